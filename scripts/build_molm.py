@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import multiprocessing as mp
+import os
 import random
 import time
 from pathlib import Path
@@ -98,10 +99,16 @@ def write_shard(corpus: list[str], tokenizer: PreTrainedTokenizerFast, shard: in
 def shard_worker(corpus_path: Path, tokenizer_path: Path, folder: Path, first: int, last: int, ahead: int) -> None:
     corpus = corpus_path.read_text().splitlines()
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    parent = os.getppid()
+    for stale in folder.glob("*.npz"):
+        if not first <= int(stale.name[:5]) < last:
+            stale.unlink()
     for shard in range(first, last):
         path = folder / f"{shard:05d}.npz"
-        while sum(1 for _ in folder.glob("[0-9]*.npz")) > ahead:
+        while shard - min((int(p.name[:5]) for p in folder.glob("*.npz")), default=shard) > ahead:
             time.sleep(2)
+            if os.getppid() != parent:  # the trainer was killed
+                return
         if not path.exists():
             write_shard(corpus, tokenizer, shard, path)
 
@@ -227,7 +234,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with moses_sample/, moleculenet/, b3db/, reactions/")
     parser.add_argument("--work", type=Path, default=Path("build/molm"))
     parser.add_argument("--out", type=Path, default=Path("src/isotrace/assets/molm"))
-    parser.add_argument("--steps", type=int, default=10_500)
+    parser.add_argument("--steps", type=int, default=7_500)
     parser.add_argument("--tokens", type=int, default=4_096, help="tokens per step")
     parser.add_argument("--d-model", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)

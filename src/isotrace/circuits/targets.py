@@ -1,0 +1,97 @@
+"""What is explained: a scalar read from the subject's final hidden state (METHODS §5).
+
+mask:POS[:TOKEN]  logit of TOKEN at masked position POS minus the mean logit; TOKEN defaults to the true one
+diff:POS:A:B      logit of A minus logit of B at masked position POS
+probe:NAME        output of a probe (log-odds or the property itself)
+
+Positions count the tokens of the input as the subject sees them: `<cls>` is 0, the first SMILES token is 1.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from isotrace.errors import InputError
+from isotrace.subjects.frozen import FrozenSubject
+from isotrace.subjects.probe import Probe, load_probe, pool, pooling_weights
+from isotrace.subjects.subject import Batch, Subject
+
+
+@dataclass(frozen=True)
+class Target:
+    """`positive` and `negative` are token ids (negative None: the mean over the vocabulary)."""
+
+    kind: Literal["mask", "diff", "probe"]
+    name: str
+    description: str
+    unit: str
+    position: int | None = None
+    positive: int | None = None
+    negative: int | None = None
+    probe: Probe | None = None
+
+    def prepare(self, subject: Subject, batch: Batch) -> Batch:
+        """The input as the target needs it: with its position masked, or unchanged."""
+        if self.position is None:
+            return batch
+        ids = batch.ids.clone()
+        ids[:, self.position] = subject.tokenizer.mask_token_id
+        return batch.with_ids(ids)
+
+    def _contrast(self, logits: Tensor) -> Tensor:
+        reference = logits.mean(-1) if self.negative is None else logits[..., self.negative]
+        return logits[..., self.positive] - reference
+
+    def value(self, subject: Subject, batch: Batch, final: Tensor) -> Tensor:
+        """`[batch]` from final hidden states `[batch, tokens, d_model]`."""
+        if self.probe is not None:
+            return self.probe.value(pool(subject, batch, final))
+        return self._contrast(subject.head(final[:, self.position]))
+
+    def linear(self, frozen: FrozenSubject) -> tuple[Tensor, float]:
+        """(gradient `[tokens, d_model]`, constant): the target as an affine function of the final hidden state
+        on the frozen input. Exact for a probe; for logits the head is linearised at this input."""
+        final = frozen.actual.final[0]
+        if self.probe is not None:
+            vector, constant = self.probe.read_vector()
+            weights = pooling_weights(frozen.subject, Batch(frozen.ids, frozen.mask, (), ()))[0]
+            return weights[:, None].to(final) * vector.to(final), constant
+        assert self.position is not None
+        row = final[self.position].detach().clone().requires_grad_(True)
+        value = self._contrast(frozen.head_map(self.position)(row))
+        (gradient,) = torch.autograd.grad(value, row)
+        full = torch.zeros_like(final)
+        full[self.position] = gradient
+        return full, float(value.detach() - gradient @ row.detach())
+
+
+def parse_target(text: str, subject: Subject, batch: Batch) -> Target:
+    """The target `text` names, on the first sequence of `batch`. Raises InputError with the way out."""
+    kind, _, rest = text.partition(":")
+    if kind == "probe" and rest:
+        probe = load_probe(subject, rest)
+        return Target("probe", text, probe.description, probe.unit, probe=probe)
+    if kind not in ("mask", "diff") or not rest:
+        raise InputError(f"{text!r} is no target: use mask:POS[:TOKEN], diff:POS:A:B or probe:NAME.")
+    where, _, tokens = rest.partition(":")
+    length = int(batch.mask[0].sum())
+    if not where.lstrip("-").isdigit() or not 0 <= int(where) < length:
+        raise InputError(f"position {where!r} is out of range: this input has positions 1 to {length - 2}.")
+    position = int(where)
+    if bool(subject.is_special[batch.ids[0, position]]):
+        name = subject.tokens(batch.ids[0, position : position + 1])[0]
+        raise InputError(f"position {position} is {name}: mask one of the positions 1 to {length - 2}.")
+    true = subject.tokens(batch.ids[0, position : position + 1])[0]
+    if kind == "mask":
+        token = tokens or true
+        description = f"logit of {token} minus the mean logit at masked position {position} (there stands {true})"
+        return Target("mask", text, description, "logit", position, subject.token_id(token))
+    vocabulary = subject.tokenizer.get_vocab()
+    pairs = [(tokens[:i], tokens[i + 1 :]) for i, c in enumerate(tokens) if c == ":"]  # ":" is itself a token
+    pair = next(((a, b) for a, b in pairs if a in vocabulary and b in vocabulary), None)
+    if pair is None:
+        raise InputError(f"{text!r} names no two tokens of {subject.source}: use diff:POS:A:B.")
+    description = f"logit of {pair[0]} minus logit of {pair[1]} at masked position {position} (there stands {true})"
+    return Target("diff", text, description, "logit", position, vocabulary[pair[0]], vocabulary[pair[1]])

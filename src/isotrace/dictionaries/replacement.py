@@ -1,0 +1,59 @@
+"""The replacement model: every MLP of the subject replaced by the dictionary (METHODS §3), differentiably."""
+
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
+from isotrace.subjects.subject import Batch, Subject, forwards_replaced
+
+Mode = Literal["free_running", "teacher_forced"]
+
+
+@contextmanager
+def mlps_computed_by(subject: Subject, function):
+    """Within the context `function(layer, mlp_in)` computes every MLP; the subject's own MLPs do not run."""
+    inputs: dict[int, Tensor] = {}
+    replaced = {}
+    for layer in range(subject.n_layers):
+
+        def enter(x, layer=layer):
+            inputs[layer] = x
+            return x
+
+        def leave(_, layer=layer):
+            return function(layer, inputs[layer])
+
+        replaced[subject.module(subject.family.mlp_in, layer)] = enter
+        replaced[subject.module(subject.family.mlp_out, layer)] = leave
+    with forwards_replaced(replaced):
+        yield
+
+
+def replaced_hidden(
+    subject: Subject, dictionary: CrossLayerTranscoder, batch: Batch, mode: Mode, clean_mlp_in: list[Tensor] | None = None
+) -> Tensor:
+    """Final hidden state `[batch, tokens, d_model]` with every MLP replaced, without error terms.
+
+    free_running: encoders read the drifting stream. teacher_forced: encoders read `clean_mlp_in`
+    (`n_layers` tensors `[batch, tokens, d_model]`), the subject's own.
+    """
+    if (mode == "teacher_forced") != (clean_mlp_in is not None):
+        raise ValueError("teacher_forced needs clean_mlp_in, free_running takes none")
+    active: dict[int, Tensor] = {}
+
+    def mlp(layer: int, x: Tensor) -> Tensor:
+        source = x if clean_mlp_in is None else clean_mlp_in[layer]
+        active[layer] = dictionary.encode(layer, source).dense(dictionary.config.n_features)
+        return dictionary.decode(layer, active)
+
+    with mlps_computed_by(subject, mlp):
+        return subject.hidden(batch.ids, batch.mask)
+
+
+def ablated_hidden(subject: Subject, batch: Batch, mean_mlp_out: Tensor) -> Tensor:
+    """Final hidden state with every MLP's output set to its mean `[n_layers, d_model]`."""
+    with mlps_computed_by(subject, lambda layer, x: mean_mlp_out[layer].expand_as(x)), torch.no_grad():
+        return subject.hidden(batch.ids, batch.mask)

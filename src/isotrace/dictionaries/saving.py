@@ -1,0 +1,132 @@
+"""Saving and loading dictionaries: a folder with `dictionary.json` and `weights.safetensors`."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from isotrace.dictionaries.config import FORMAT, FORMAT_VERSION, DictionaryConfig, DictionaryFile, SubjectReference
+from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
+from isotrace.dictionaries.registry import architecture
+from isotrace.errors import DictionaryError
+from isotrace.subjects.source import assets
+from isotrace.subjects.subject import Subject, tokenizer_hash
+
+BUNDLED = ("molm-clt",)
+FILE = TypeAdapter(DictionaryFile)
+
+
+def reference(subject: Subject) -> SubjectReference:
+    """What a dictionary remembers of its subject."""
+    return SubjectReference(
+        source=subject.source,
+        model_type=subject.model.config.model_type,
+        n_layers=subject.n_layers,
+        d_model=subject.d_model,
+        weights_sha256=subject.files.weights_sha256,
+        tokenizer_sha256=tokenizer_hash(subject.tokenizer),
+    )
+
+
+def save_dictionary(
+    dictionary: CrossLayerTranscoder,
+    folder: Path,
+    subject: SubjectReference,
+    *,
+    dtype: torch.dtype,
+    training: Mapping[str, Any],
+) -> None:
+    """Write the folder; weights are rounded to `dtype` first, so that what is saved is what was fingerprinted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rounded = {k: v.to(dtype).contiguous() for k, v in dictionary.state_dict().items()}
+    copy = type(dictionary)(dictionary.config)
+    copy.load_state_dict({k: v.float() for k, v in rounded.items()})
+    weights = folder / "weights.safetensors"
+    save_file(rounded, weights)
+    record = DictionaryFile(
+        format=FORMAT,
+        format_version=FORMAT_VERSION,
+        config=dictionary.config,
+        subject=subject,
+        weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        weights_dtype=str(dtype).removeprefix("torch."),  # pyright: ignore[reportArgumentType]
+        fingerprint=copy.fingerprint(),
+        training=dict(training),
+    )
+    (folder / "dictionary.json").write_bytes(FILE.dump_json(record, indent=2) + b"\n")
+
+
+def dictionary_folder(source: str | Path) -> Path:
+    """The folder behind `bundled:molm-clt`, `hf:org/name` or a path. Raises DictionaryError if there is none."""
+    scheme, _, name = str(source).partition(":")
+    if scheme == "bundled":
+        if name not in BUNDLED:
+            raise DictionaryError(f"no bundled dictionary {name!r}: there is bundled:{', bundled:'.join(BUNDLED)}.")
+        return assets() / name
+    folder = Path(source)
+    if not (folder / "dictionary.json").is_file():
+        raise DictionaryError(f"{str(source)!r} is no dictionary: give bundled:molm-clt or a folder with dictionary.json.")
+    return folder
+
+
+def load_dictionary(source: str | Path, subject: Subject | None = None) -> CrossLayerTranscoder:
+    """Load and check a dictionary; with `subject`, also check that it belongs to it.
+
+    Raises DictionaryError when the file is damaged (checksum, NaN, unknown key, wrong shape), when its
+    fingerprint is not reproduced, or when the subject, layer range or site differ; the message says which.
+    """
+    folder = dictionary_folder(source)
+    record = read_record(folder)
+    if subject is not None:
+        check_match(record, subject, source)
+    weights = folder / "weights.safetensors"
+    if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != record.weights_sha256:
+        raise DictionaryError(f"weights of {source} are missing, truncated or altered: get the dictionary again.")
+    try:
+        state = {k: v.float() for k, v in load_file(weights).items()}
+        dictionary = architecture(record.config.architecture)(record.config)
+        dictionary.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
+        raise DictionaryError(f"weights of {source} do not fit its config: {str(error).splitlines()[0]}") from error
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise DictionaryError(f"{name} of {source} holds NaN or infinity: get the dictionary again.")
+    found = dictionary.fingerprint()
+    if not all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(found, record.fingerprint, strict=True)):
+        raise DictionaryError(f"{source} does not reproduce its fingerprint: it was made by an incompatible version.")
+    return dictionary.eval().requires_grad_(False)
+
+
+def read_record(folder: Path) -> DictionaryFile:
+    """`dictionary.json`, validated: unknown keys, missing keys and other formats are errors."""
+    path = folder / "dictionary.json"
+    try:
+        return FILE.validate_python(json.loads(path.read_text()))
+    except (ValidationError, json.JSONDecodeError, OSError) as error:
+        first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        raise DictionaryError(f"{path.name} of {folder.name} is not valid ({first}): get the dictionary again.") from error
+
+
+def check_match(record: DictionaryFile, subject: Subject, source: str | Path) -> None:
+    """Raises DictionaryError naming every property in which `subject` is not the one trained on."""
+    here, there = reference(subject), record.subject
+    names = ("model_type", "n_layers", "d_model", "weights_sha256", "tokenizer_sha256")
+    differing = [f"{n} {str(getattr(there, n))[:12]} ≠ {str(getattr(here, n))[:12]}" for n in names
+                 if getattr(here, n) != getattr(there, n)]  # fmt: skip
+    if differing:
+        raise DictionaryError(
+            f"{source} was trained on {there.source}, not on {subject.source}: {'; '.join(differing)}. Use its own subject."
+        )
+    if record.config.n_layers != subject.n_layers or record.config.d_in != subject.d_model:
+        raise DictionaryError(f"{source} covers layers 0–{record.config.n_layers - 1}, the subject has {subject.n_layers}.")
+
+
+def config_of(source: str | Path) -> DictionaryConfig:
+    return read_record(dictionary_folder(source)).config

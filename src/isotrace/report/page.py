@@ -1,0 +1,134 @@
+"""The trace report and the index over several: one HTML file each, with every style, script and drawing inline.
+
+A page asks for nothing over the network. Its content security policy forbids requests and admits one script by
+its hash, so text that reaches the page cannot run even if an escape were missed.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from isotrace.domains.molecule.drawing import colour
+from isotrace.errors import InputError
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_TOP_FEATURES = 30
+_IN_SCRIPT = ("target", "tokens", "units", "nodes", "n_layers", "features", "verification", "circuit", "spellings")
+
+
+def render_trace(payload: Mapping[str, Any]) -> str:
+    """HTML of one trace.
+
+    `payload` holds what the trace found as plain lists, dicts, strings and numbers: title, input, subject,
+    dictionary, command, created, target, summary, warnings, molecule (SVG text), tokens, units, syntax, nodes,
+    edges, n_layers, features, verification, circuit, graph, fidelity, spellings (or None), manifest.
+    Numbers that are not finite become null and read "–". Raises InputError when an edge names an absent node or
+    two nodes share an id, KeyError when a part is missing.
+    """
+    page = _finite(payload)
+    tokens, nodes = page["tokens"], page["nodes"]
+    for name, diverging in (("score", False), ("signed", True)):
+        scale = page[f"{name}_scale"] = max((abs(t[name] or 0.0) for t in tokens), default=0.0)
+        for token in tokens:
+            token[f"{name}_colour"] = colour(token[name] or 0.0, scale, diverging=diverging)
+    for feature in page["features"].values():
+        _colour_examples(feature["examples"])
+    features = [n for n in nodes if n["kind"] == "feature"]
+    page["top"] = sorted(features, key=lambda n: -(n["influence"] or 0.0))[:_TOP_FEATURES]
+    page["strongest"] = max((u["score"] for u in page["units"] if u["score"] is not None), default=None)
+    page["n_feature_nodes"] = len(features)
+    data = {key: page[key] for key in _IN_SCRIPT} | {"edges": _indexed(page["edges"], nodes)}
+    return _render("trace.html.j2", page, script=_text("trace.js") + _text("plots.js"), data=_json(data))
+
+
+def render_index(payload: Mapping[str, Any]) -> str:
+    """HTML that lists several traces.
+
+    `payload` holds title, subject, dictionary, created, summary, fidelity, entries (name, smiles, svg, and pages
+    with their headline numbers) and rejects (input, reason). Links are the entries' `href` as given: relative.
+    """
+    return _render("index.html.j2", _finite(payload), script="", data=None)
+
+
+def _render(template: str, page: dict[str, Any], *, script: str, data: Markup | None) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"num": number, "pct": percent, "ci": interval, "svg": Markup}
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"'sha256-{digest}'" if script else "'none'"
+    return environment.get_template(template).render(
+        page, css=Markup(_text("report.css")), script=Markup(script), script_policy=policy, data=data
+    )
+
+
+def number(value: Any) -> str:
+    """`value` to three significant digits with a true minus sign, "–" for None; text passes unchanged."""
+    if value is None:
+        return "–"
+    if isinstance(value, (bool, str)):
+        return str(value)
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e6):
+        text = f"{int(value):,}"
+    elif abs(value) < 1e-3 or abs(value) >= 1e5:
+        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+")
+    else:
+        text = f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    return text.replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """Share as a percentage, with a decimal below 10 %."""
+    return "–" if value is None else f"{100 * value:.{1 if abs(value) < 0.1 else 0}f} %".replace("-", "−")
+
+
+def interval(bounds: list[float | None] | None) -> str:
+    """Interval as "[lo, hi]", empty for None."""
+    return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
+
+
+def _finite(value: Any) -> Any:
+    """Copy of nested containers with NaN and infinities replaced by None: JSON has no word for them."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _colour_examples(examples: list[dict[str, Any]]) -> None:
+    """Adds its colour to every token of a feature's examples, on one scale over all of them."""
+    scale = max((activation or 0.0 for e in examples for _, activation in e["tokens"]), default=0.0)
+    for example in examples:
+        example["tokens"] = [[t, a, colour(a or 0.0, scale, diverging=False)] for t, a in example["tokens"]]
+
+
+def _indexed(edges: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> list[list[Any]]:
+    """Edges as [source index, target index, weight], strongest first: a third of the bytes at 10,000 edges."""
+    position = {node["id"]: i for i, node in enumerate(nodes)}
+    if len(position) < len(nodes):
+        raise InputError("two nodes of the graph share an id: give every node its own.")
+    if unknown := {e[end] for e in edges for end in ("source", "target")} - position.keys():
+        raise InputError(f"an edge names node {min(unknown)!r}, which the graph lacks: prune nodes and edges together.")
+    triples = [[position[e["source"]], position[e["target"]], e["weight"]] for e in edges if e["weight"] is not None]
+    return sorted(triples, key=lambda t: -abs(t[2]))
+
+
+def _json(data: Any) -> Markup:
+    # "<" could close the script element; no other character matters to the HTML parser inside it.
+    return Markup(json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def _text(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")

@@ -1,0 +1,84 @@
+"""Linear probes on the mean-pooled final hidden state: pool → standardise → linear."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from isotrace.dictionaries.config import STRICT
+from isotrace.errors import InputError, SubjectError
+from isotrace.subjects.subject import Batch, Subject
+
+
+@dataclass(frozen=True, config=STRICT)
+class Probe:
+    """`value = ((pooled − mean) / scale) · weight + bias`, in `unit`: a log-odds for classification.
+
+    `mean`, `scale` and `weight` have d_model entries.
+    """
+
+    format: Literal["isotrace-probe"]
+    format_version: Literal[1]
+    name: str
+    description: str
+    task: Literal["classification", "regression"]
+    unit: str
+    subject_weights_sha256: str
+    mean: list[float]
+    scale: list[float]
+    weight: list[float]
+    bias: float
+
+    def read_vector(self) -> tuple[Tensor, float]:
+        """(`[d_model]`, constant): value = pooled · vector + constant."""
+        mean, scale, weight = (torch.tensor(v) for v in (self.mean, self.scale, self.weight))
+        vector = weight / scale
+        return vector, float(self.bias - mean @ vector)
+
+    def value(self, pooled: Tensor) -> Tensor:
+        """`[...]` from pooled hidden states `[..., d_model]`."""
+        vector, constant = self.read_vector()
+        return pooled @ vector + constant
+
+
+def pool(subject: Subject, batch: Batch, final: Tensor) -> Tensor:
+    """Mean of `final [batch, tokens, d_model]` over real, non-special tokens: `[batch, d_model]`.
+
+    A mask token counts: it stands for an atom or bond.
+    """
+    weights = pooling_weights(subject, batch)
+    return (final * weights[..., None]).sum(1)
+
+
+def pooling_weights(subject: Subject, batch: Batch) -> Tensor:
+    """`[batch, tokens]`, each row summing to one. Raises InputError for a row of special tokens only."""
+    special = subject.is_special[batch.ids] & (batch.ids != subject.tokenizer.mask_token_id)
+    real = (batch.mask & ~special).float()
+    if not bool((real.sum(1) > 0).all()):
+        raise InputError("a sequence holds special tokens only: there is nothing to pool.")
+    return real / real.sum(1, keepdim=True)
+
+
+def load_probe(subject: Subject, name: str) -> Probe:
+    """The probe shipped with the subject under `name`, or the JSON file `name`.
+
+    Raises InputError if there is none, SubjectError if it belongs to other weights or is damaged.
+    """
+    path = Path(name) if name.endswith(".json") else subject.files.folder / "probes" / f"{name}.json"
+    if not path.is_file():
+        known = sorted(p.stem for p in (subject.files.folder / "probes").glob("*.json"))
+        raise InputError(f"no probe {name!r} for {subject.source}: it has {', '.join(known) or 'none'}.")
+    try:
+        probe = TypeAdapter(Probe).validate_python(json.loads(path.read_text()))
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise SubjectError(f"probe file {path.name} is damaged: get it again.") from error
+    if probe.subject_weights_sha256 != subject.files.weights_sha256:
+        raise SubjectError(f"probe {name!r} was fitted on other weights than those of {subject.source}: fit it again.")
+    if not np.isfinite([*probe.mean, *probe.scale, *probe.weight, probe.bias]).all():
+        raise SubjectError(f"probe {name!r} holds NaN or infinity: get it again.")
+    return probe

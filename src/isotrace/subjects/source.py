@@ -1,0 +1,77 @@
+"""Where a subject's files are: source strings, and the hashes that tie dictionaries to subjects."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from isotrace.errors import SubjectError
+
+BUNDLED = ("molm",)
+
+
+@dataclass(frozen=True)
+class SubjectFiles:
+    """`folder` in the Hugging Face layout; `weights_sha256` over its weight files; `domain` may be None."""
+
+    source: str
+    folder: Path
+    domain: str | None
+    weights_sha256: str
+
+
+def assets() -> Path:
+    return Path(str(resources.files("isotrace") / "assets"))
+
+
+def resolve(source: str, domain: str | None) -> SubjectFiles:
+    """Raises SubjectError when nothing is there, or when the weights differ from their recorded hash."""
+    scheme, _, name = source.partition(":")
+    if scheme == "bundled":
+        if name not in BUNDLED:
+            raise SubjectError(f"no bundled subject {name!r}: there is {', '.join('bundled:' + b for b in BUNDLED)}.")
+        folder = assets() / name
+    elif scheme == "hf":
+        folder = _download(name)
+    elif scheme == "pypi":
+        raise SubjectError("pypi: subjects are not supported yet: unpack the weights and give their folder.")
+    else:
+        folder = Path(source)
+    if not (folder / "config.json").is_file():
+        raise SubjectError(f"{source!r} is no subject: give bundled:molm, hf:org/name or a folder with config.json.")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise SubjectError(f"{source!r} has no *.safetensors weights: save it with save_pretrained.")
+    digest = hashlib.sha256()
+    for path in weights:
+        digest.update(path.read_bytes())
+    record = folder / "subject.json"
+    if record.is_file():
+        recorded = json.loads(record.read_text())
+        expected = {"format", "format_version", "domain", "weights_sha256"}
+        if set(recorded) != expected or recorded["format"] != "isotrace-subject" or recorded["format_version"] != 1:
+            raise SubjectError(f"{record.name} of {source!r} is not an isotrace-subject version 1: rebuild it.")
+        if recorded["weights_sha256"] != digest.hexdigest():
+            raise SubjectError(f"the weights of {source} differ from their recorded hash: they are damaged, reinstall.")
+        domain = domain or recorded["domain"]
+    return SubjectFiles(source, folder, domain, digest.hexdigest())
+
+
+def write_record(folder: Path, domain: str) -> None:
+    """Write `subject.json` beside saved weights, so that damage is noticed when they are loaded."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    record = {"format": "isotrace-subject", "format_version": 1, "domain": domain}
+    (folder / "subject.json").write_text(json.dumps(record | {"weights_sha256": digest.hexdigest()}, indent=2) + "\n")
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    except Exception as error:
+        raise SubjectError(f"cannot get {name!r} from the hub ({type(error).__name__}): check name and network.") from error

@@ -1,0 +1,479 @@
+"""The report pages: nothing leaves the file, nothing breaks out of it, and it answers to the pointer."""
+
+import json
+import random
+import re
+import shutil
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rdkit import Chem
+
+from isotrace.domains.molecule.drawing import draw_molecule, draw_small
+from isotrace.domains.molecule.smiles import lex
+from isotrace.errors import InputError
+from isotrace.report import render_index, render_trace
+from isotrace.report.page import interval, number, percent
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+SVG_NAMESPACE = "http://www.w3.org/2000/svg"
+
+
+def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60, n_edges: int = 500) -> dict:
+    """Random numbers (seeded) on a real molecule: enough to lay out and to exercise a page, nothing to learn from."""
+    rng = random.Random(7)
+    lexemes = lex(smiles)
+    mass = [rng.random() ** 3 for _ in lexemes]
+    tokens = [
+        {"pos": p + 1, "text": x.text, "kind": x.kind, "atoms": list(x.atoms), "score": m / sum(mass)}
+        | {"signed": rng.uniform(-1, 1) * m, "masked": p == len(lexemes) - 1}
+        for p, (x, m) in enumerate(zip(lexemes, mass, strict=True))
+    ]
+    edge_token = {"kind": "special", "atoms": [], "score": 0.0, "signed": 0.0, "masked": False}
+    tokens = [
+        {"pos": 0, "text": "<cls>"} | edge_token,
+        *tokens,
+        {"pos": len(tokens) + 1, "text": "<eos>"} | edge_token,
+    ]
+    atoms = [t for t in tokens if t["kind"] == "atom"]
+    goal = atoms[-1]["pos"]
+
+    def node(id: str, kind: str, layer: int, pos: int | None, label: str, feature: int | None = None) -> dict:
+        influence = 1.0 if kind == "target" else rng.random() ** 4
+        effect = rng.gauss(0, influence) if kind == "feature" else None
+        return {"id": id, "kind": kind, "layer": layer, "pos": pos, "feature": feature, "label": label} | {
+            "activation": rng.uniform(0.1, 5) if kind == "feature" else None,
+            "influence": influence,
+            "effect": effect,
+            "f1": rng.random() if kind == "feature" else None,
+        }
+
+    nodes = [node(f"t{t['pos']}", "token", -1, t["pos"], f"token {t['text']}") for t in tokens]
+    names = ["carbonyl carbon", "aromatic ring atom", "closes ring 1", "ester oxygen", "no concept matched"]
+    for k in range(n_features):
+        layer, pos = rng.randrange(n_layers), rng.randrange(len(tokens))
+        nodes.append(node(f"f{layer}_{k}_{pos}", "feature", layer, pos, f"{names[k % 5]} ({layer}/{k})", k))
+    for k in range(n_features // 6):
+        layer, pos = k % n_layers, (5 * k) % len(tokens)
+        nodes.append(node(f"e{k}", "error", layer, pos, f"error, layer {layer}"))
+    nodes.append(node("goal", "target", n_layers, goal, "logit of O"))
+    edges = []
+    while len(edges) < n_edges:
+        source, target = rng.sample(nodes, 2)
+        if source["layer"] < target["layer"] and target["kind"] != "error":
+            edges.append({"source": source["id"], "target": target["id"], "weight": rng.gauss(0, 1) ** 3})
+
+    weights = {a: t["score"] for t in atoms for a in t["atoms"]}
+    signed = {a: t["signed"] for t in atoms for a in t["atoms"]}
+    mol = Chem.MolFromSmiles(smiles)
+    example = draw_small(ASPIRIN, {1: 2.0, 10: 1.0}, scale=2.0)
+    features = {
+        f"{n['layer']}_{n['feature']}": {
+            "layer": n["layer"],
+            "feature": n["feature"],
+            "label": n["label"],
+            "concept": None if "no concept" in n["label"] else n["label"].split(" (")[0],
+            "f1": n["f1"],
+            "f1_ci": [0.6, 0.8],
+            "q": 0.003,
+            "null_f1": 0.11,
+            "density": 0.0134,
+            "top_outputs": [{"token": "O", "weight": 0.8}, {"token": "[nH]", "weight": -0.3}],
+            "examples": [
+                {"group": g, "svg": example, "smiles": ASPIRIN, "activation": a, "tokens": [["C", a], ["(", 0.0]]}
+                for g, a in (("top", 4.2), ("top", 4.1), ("middle", 2.0), ("weak", 0.2))
+            ],
+        }
+        for n in nodes
+        if n["kind"] == "feature" and n["feature"] != 3
+    }
+    checked = [n for n in nodes if n["kind"] == "feature"][:40]
+    return {
+        "title": "Aspirin",
+        "input": smiles,
+        "subject": "bundled:molm",
+        "dictionary": "bundled:molm-clt",
+        "command": f"isotrace trace '{smiles}' --mask {goal}",
+        "created": "2026-01-01",
+        "target": {
+            "kind": "mask",
+            "name": "Logit of O at position 22",
+            "value": 7.31,
+            "description": "The last atom was hidden from the model; its score for O minus the mean of all tokens.",
+            "position": goal,
+            "predictions": [{"token": "O", "probability": 0.93}, {"token": "N", "probability": 0.05}],
+            "unit": "logits",
+        },
+        "summary": ["The model predicts O here mostly from the carbonyl written just before it.", "Atoms carry 71 %."],
+        "warnings": ["17 % of the influence passes error nodes, which this page cannot explain."],
+        "molecule": {
+            "mass_svg": draw_molecule(mol, weights, size=(460, 340), diverging=False),
+            "signed_svg": draw_molecule(mol, signed, size=(460, 340), diverging=True),
+        },
+        "tokens": tokens,
+        "units": [
+            {"index": t["atoms"][0], "symbol": t["text"], "score": t["score"], "signed": t["signed"]} for t in atoms
+        ],
+        "syntax": [
+            {"token": t["text"], "pos": t["pos"], "score": t["score"]} for t in tokens if t["kind"] not in ("atom",)
+        ],
+        "nodes": nodes,
+        "edges": edges,
+        "n_layers": n_layers,
+        "features": features,
+        "verification": {
+            "nodes": [
+                {"id": n["id"], "predicted": n["effect"], "frozen": n["effect"] * 1.01}
+                | {"free_running": n["effect"] * 0.8 + rng.gauss(0, 0.05)}
+                for n in checked
+            ],
+            "pearson_frozen": {"value": 0.999, "ci": [0.998, 1.0]},
+            "pearson_free_running": {"value": 0.91, "ci": [0.84, 0.95]},
+        },
+        "circuit": {
+            "n_features": 48,
+            "fraction_of_features": 0.0078,
+            "sufficiency": 0.81,
+            "necessity": 0.66,
+            "control": {
+                "n": 24,
+                "sufficiency": [rng.gauss(0.15, 0.08) for _ in range(24)],
+                "necessity": [rng.gauss(0.15, 0.08) for _ in range(24)],
+                "sufficiency_mean": 0.15,
+                "sufficiency_ci": [0.12, 0.18],
+                "necessity_mean": 0.14,
+                "necessity_ci": [0.11, 0.17],
+            },
+            "curve": [{"n": 2**k, "sufficiency": 1 - 0.8**k} for k in range(9)],
+        },
+        "graph": {
+            "n_nodes": len(nodes),
+            "n_edges": len(edges),
+            "n_nodes_full": 2 * len(nodes),
+            "n_edges_full": 9 * len(edges),
+            "replacement_score": 0.83,
+            "completeness_score": 0.9,
+            "max_completeness_error": 3.1e-6,
+        },
+        "fidelity": fidelity(),
+        "spellings": {
+            "spellings": [{"smiles": "O=C(C)Oc1ccccc1C(O)=O", "value": 7.0}, {"smiles": ASPIRIN, "value": 7.31}],
+            "units": [{"index": t["atoms"][0], "mean": t["signed"], "sd": 0.1 * rng.random()} for t in atoms],
+            "rank_correlation": {"mean": 0.72, "ci": [0.6, 0.81]},
+            "target_sd": 0.41,
+        },
+        "manifest": {"version": "0.1", "seed": 0, "weights": "sha256:0123", "seconds": 12.3},
+    }
+
+
+def fidelity() -> dict:
+    mode = {"loss_recovered": 0.62, "top1_agreement": 0.8, "loss_recovered_ci": [0.6, 0.64], "kl": 0.31}
+    return {"free_running": mode, "teacher_forced": mode | {"loss_recovered": 0.97, "loss_recovered_ci": [0.96, 0.98]}}
+
+
+def index_payload() -> dict:
+    svg = draw_molecule(Chem.MolFromSmiles(ASPIRIN), {1: 1.0, 3: 0.5}, size=(360, 220), diverging=False)
+    page = {"href": "aspirin/mask.html", "target": "Logit of O", "value": 7.31, "description": "masked last atom"} | {
+        "sufficiency": 0.81,
+        "sufficiency_control": 0.15,
+        "necessity": 0.66,
+        "necessity_control": float("nan"),
+        "warnings": 2,
+    }
+    entry = {"name": "Aspirin", "smiles": ASPIRIN, "svg": svg, "pages": [page, page | {"warnings": 0}]}
+    return {
+        "title": "Traces",
+        "subject": "bundled:molm",
+        "dictionary": "bundled:molm-clt",
+        "created": "2026-01-01",
+        "summary": ["Two molecules were traced, one input was left out."],
+        "fidelity": fidelity(),
+        "entries": [entry, entry | {"name": "Aspirin again"}],
+        "rejects": [{"input": "C1CC<b>", "reason": "ring closure 1 is never closed"}],
+    }
+
+
+class Elements(HTMLParser):
+    """Every element as (tag, attributes), and the text of the JSON script: what a browser's parser would see."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.data = ""
+        self._in_data = False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
+        self._in_data = tag == "script" and ("id", "data") in attrs
+
+    def handle_endtag(self, tag):
+        self._in_data = False
+
+    def handle_data(self, data):
+        self.data += data if self._in_data else ""
+
+
+@pytest.mark.parametrize("html", [render_trace(trace_payload()), render_index(index_payload())], ids=["trace", "index"])
+def test_page_asks_for_nothing(html):
+    text = html.replace(SVG_NAMESPACE, "")
+    assert not re.search(r"https?:|//[a-z]+\.|@import|\bsrc=|srcset=", text)
+    assert all(target.startswith("data:") for target in re.findall(r"url\(\s*['\"]?([^)]*)", text))
+    elements = Elements(html).found
+    links = [attrs["href"] for _, attrs in elements if attrs.get("href")]
+    assert links
+    assert all(re.match(r"data:,|aspirin/", link) for link in links)
+    assert not {tag for tag, _ in elements} & {"img", "iframe", "object", "embed", "base", "form"}
+    policy = next(a["content"] for t, a in elements if t == "meta" and a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("attack", ["</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}"])
+def test_hostile_text_stays_text(attack):
+    payload = trace_payload()
+    clean = [tag for tag, _ in Elements(render_trace(payload)).found]
+    for holder, key in [
+        (payload, "title"),
+        (payload, "input"),
+        (payload["target"], "name"),
+        (payload["tokens"][1], "text"),
+        (payload["nodes"][-1], "label"),
+        (payload["nodes"][len(payload["tokens"])], "label"),
+        (payload["features"].setdefault("x", next(iter(payload["features"].values()))), "label"),
+        (payload["manifest"], "version"),
+    ]:
+        holder[key] = attack
+    payload["manifest"][attack] = attack
+    payload["warnings"][0] = attack
+    parsed = Elements(html := render_trace(payload))
+    assert [tag for tag, _ in parsed.found if tag in ("script", "img")] == [t for t in clean if t in ("script", "img")]
+    assert not any(name.startswith("on") for _, attrs in parsed.found for name in attrs)
+    assert json.loads(parsed.data)["tokens"][1]["text"] == attack
+    assert ">49<" not in html
+
+
+def test_missing_numbers_become_null():
+    payload = trace_payload()
+    payload["circuit"]["sufficiency"] = float("nan")
+    payload["tokens"][2]["score"] = float("inf")
+    payload["nodes"][40]["influence"] = float("nan")
+    data = json.loads(
+        Elements(render_trace(payload)).data, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")
+    )
+    assert data["circuit"]["sufficiency"] is None
+    assert data["tokens"][2]["score"] is None
+    assert data["nodes"][40]["influence"] is None
+
+
+def test_payload_is_left_alone():
+    payload = trace_payload()
+    render_trace(payload)
+    assert payload == trace_payload()
+
+
+def test_edges_name_nodes():
+    payload = trace_payload()
+    data = json.loads(Elements(render_trace(payload)).data)
+    ids = [n["id"] for n in data["nodes"]]
+    assert sorted((ids[s], ids[t], w) for s, t, w in data["edges"]) == sorted(
+        (e["source"], e["target"], e["weight"]) for e in payload["edges"]
+    )
+    strengths = [abs(w) for *_, w in data["edges"]]
+    assert strengths == sorted(strengths, reverse=True)
+    payload["edges"].append({"source": "nowhere", "target": ids[0], "weight": 1.0})
+    with pytest.raises(InputError, match="nowhere"):
+        render_trace(payload)
+    payload["edges"].pop()
+    payload["nodes"].append(payload["nodes"][0])
+    with pytest.raises(InputError, match="share an id"):
+        render_trace(payload)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (-0.5, "−0.500"),
+        (12.345, "12.3"),
+        (3.1e-6, "3.1e−6"),
+        (12345, "12,345"),
+        (150.4, "150"),
+    ],
+)
+def test_numbers_read(value, text):
+    assert number(value) == text
+
+
+def test_shares_and_intervals_read():
+    assert (percent(0.0078), percent(0.71), percent(None)) == ("0.8 %", "71 %", "–")
+    assert (interval([-0.25, None]), interval(None)) == ("[−0.250, –]", "")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if not (path := next(filter(None, map(shutil.which, names)), None)):
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the path")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, tmp_path: Path):
+    """Opens HTML from a file; at the end fails on any error, and on any request other than for that file."""
+    problems: list[str] = []
+    pages = []
+
+    def opened(html: str, width: int = 1400):
+        file = tmp_path / "page.html"
+        file.write_text(html, encoding="utf-8")
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: problems.append(str(e)))
+        page.on("request", lambda r: None if r.url in (file.as_uri(), "data:,") else problems.append(r.url))
+        page.goto(file.as_uri())
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert not problems
+
+
+def lit(page, selector: str) -> list[str]:
+    return page.eval_on_selector_all(f"{selector}.lit", "found => found.map(e => e.dataset.atom ?? e.dataset.pos)")
+
+
+@pytest.mark.browser
+def test_hovering_a_node_lights_its_atoms_and_tokens(open_page):
+    payload = trace_payload()
+    page = open_page(render_trace(payload))
+    atom_token = next(t for t in payload["tokens"] if t["kind"] == "atom")
+    assert page.locator(".lit").count() == 0
+    page.hover(f'[data-node-id="t{atom_token["pos"]}"]')
+    assert set(lit(page, "#molecule .mass .hit")) == {str(a) for a in atom_token["atoms"]}
+    assert lit(page, "#strip [data-pos]") == [str(atom_token["pos"])]
+    assert page.locator("#tooltip").is_visible()
+    page.hover("h1")
+    assert page.locator(".lit").count() == 0
+    assert page.locator("#tooltip").is_hidden()
+
+
+@pytest.mark.browser
+def test_hovering_a_token_and_an_atom(open_page):
+    payload = trace_payload()
+    page = open_page(render_trace(payload))
+    ring = next(t for t in payload["tokens"] if t["kind"] == "ring")
+    page.hover(f'#strip [data-pos="{ring["pos"]}"]')
+    assert set(lit(page, "#molecule .mass .hit")) == {str(a) for a in ring["atoms"]}
+    here = {n["id"] for n in payload["nodes"] if n["pos"] == ring["pos"]}
+    assert set(page.eval_on_selector_all(".node.lit", "found => found.map(e => e.dataset.nodeId)")) == here
+    page.hover('#molecule .mass .hit[data-atom="4"]')
+    own = [t["pos"] for t in payload["tokens"] if t["kind"] == "atom" and t["atoms"] == [4]]
+    assert lit(page, "#strip [data-pos]") == [str(p) for p in own]
+
+
+@pytest.mark.browser
+def test_clicking_a_node_shows_its_card(open_page):
+    payload = trace_payload()
+    node = next(n for n in payload["nodes"] if n["kind"] == "feature" and n["feature"] == 5)
+    node["label"] = "<b>bold</b> & label"
+    page = open_page(render_trace(payload))
+    page.click(f'[data-node-id="{node["id"]}"]')
+    assert page.text_content("#card h3") == node["label"]
+    assert page.locator("#card .example svg").count() == 4
+    neighbours = [e for e in payload["edges"] if node["id"] in (e["source"], e["target"])]
+    buttons = page.locator("#card button[data-ref]")
+    assert 0 < buttons.count() <= len(neighbours)
+    other = buttons.first.get_attribute("data-ref")
+    buttons.first.click()
+    assert page.text_content("#card h3") == next(n["label"] for n in payload["nodes"] if n["id"] == other)
+    page.keyboard.press("Escape")
+    assert page.locator(".node.selected").count() == 0
+
+
+@pytest.mark.browser
+def test_table_row_selects_by_keyboard(open_page):
+    payload = trace_payload()
+    page = open_page(render_trace(payload))
+    strongest = max((n for n in payload["nodes"] if n["kind"] == "feature"), key=lambda n: n["influence"])
+    assert page.locator("#features tbody tr").count() == 30
+    page.focus("#features tbody tr:first-child button")
+    page.keyboard.press("Enter")
+    assert page.text_content("#card h3") == strongest["label"]
+
+
+@pytest.mark.browser
+def test_colours_switch(open_page):
+    page = open_page(render_trace(trace_payload()))
+    assert page.locator("div.mass").is_visible()
+    assert page.locator("div.signed").is_hidden()
+    page.click("label:has(#mode-signed)")
+    assert page.locator("div.mass").is_hidden()
+    assert page.locator("div.signed").is_visible()
+
+
+@pytest.mark.browser
+def test_threshold_changes_edges(open_page):
+    payload = trace_payload()
+    page = open_page(render_trace(payload))
+
+    def drawn() -> int:
+        return sum(
+            page.eval_on_selector_all(".edges path", "ps => ps.map(p => p.getAttribute('d').split('M').length-1)")
+        )
+
+    assert drawn() == 300
+    page.fill("#threshold", "1000")
+    page.wait_for_function("document.getElementById('shown').textContent.startsWith('500 of 500')")
+    assert drawn() == len(payload["edges"])
+
+
+@pytest.mark.parametrize("width", [1400, 420])
+@pytest.mark.browser
+def test_nothing_is_wider_than_the_window(open_page, width):
+    for html in (render_trace(trace_payload()), render_index(index_payload())):
+        page = open_page(html, width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.browser
+def test_bare_payload_renders(open_page):
+    payload = trace_payload(n_features=0, n_edges=0)
+    payload |= {"spellings": None, "warnings": [], "features": {}, "nodes": payload["nodes"][-1:]}
+    payload["nodes"][0]["pos"] = payload["target"]["position"] = None
+    payload["target"] |= {"kind": "probe", "predictions": None}
+    payload["circuit"]["curve"] = []
+    payload["circuit"]["sufficiency"] = payload["verification"]["pearson_frozen"]["value"] = float("nan")
+    page = open_page(render_trace(payload))
+    page.hover('[data-node-id="goal"]')
+    assert "Not computed" in page.text_content("main")
+
+
+@pytest.mark.browser
+def test_large_graph_stays_quick(open_page):
+    payload = trace_payload(n_features=410, n_edges=10_000)
+    assert len(payload["nodes"]) >= 500
+    start = time.perf_counter()
+    page = open_page(render_trace(payload))
+    page.fill("#threshold", "1000")
+    page.wait_for_function("document.getElementById('shown').textContent.startsWith('10,000 of')")
+    assert time.perf_counter() - start < 10
+    # Script time of a hover, without the pointer's own travel: what a reader would feel as lag.
+    spent = page.evaluate(
+        """() => {
+            const all = [...document.querySelectorAll("[data-node-id]")].slice(0, 200), start = performance.now();
+            for (const e of all) e.dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
+            return (performance.now() - start) / all.length;
+        }"""
+    )
+    assert spent < 50
