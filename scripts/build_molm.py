@@ -215,7 +215,7 @@ def train(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, work: Pa
                 log.write(json.dumps(record | {"seconds": round(time.time() - started)}) + "\n")
                 log.flush()
                 running = []
-            if step % 500 == 0 or step == args.steps:
+            if step % 250 == 0 or step == args.steps:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
                 state |= {"shard": shard, "position": position + 1, "seen": seen}
                 torch.save(state, checkpoint.with_suffix(".tmp"))
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with moses_sample/, moleculenet/, b3db/, reactions/")
     parser.add_argument("--work", type=Path, default=Path("build/molm"))
     parser.add_argument("--out", type=Path, default=Path("src/isotrace/assets/molm"))
-    parser.add_argument("--steps", type=int, default=7_500)
+    parser.add_argument("--steps", type=int, default=5_500)
     parser.add_argument("--tokens", type=int, default=4_096, help="tokens per step")
     parser.add_argument("--d-model", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)

@@ -216,8 +216,9 @@ class Elements(HTMLParser):
         self.data += data if self._in_data else ""
 
 
-@pytest.mark.parametrize("html", [render_trace(trace_payload()), render_index(index_payload())], ids=["trace", "index"])
-def test_page_asks_for_nothing(html):
+@pytest.mark.parametrize(("render", "payload"), [(render_trace, trace_payload), (render_index, index_payload)])
+def test_page_asks_for_nothing(render, payload):
+    html = render(payload())
     text = html.replace(SVG_NAMESPACE, "")
     assert not re.search(r"https?:|//[a-z]+\.|@import|\bsrc=|srcset=", text)
     assert all(target.startswith("data:") for target in re.findall(r"url\(\s*['\"]?([^)]*)", text))

@@ -11,6 +11,8 @@ Counts over all pairs are one sparse product: activations binned by threshold, t
 null of step 3 (labels exchangeable within a molecule) in closed form, so its p has no floor set by the number of
 permutations; the pair was chosen on other molecules, so p needs no correction for concepts and thresholds tried.
 A concept that all tokens of a molecule share cannot be told from the molecule by this null, and gets no label.
+Exchangeability leaves out that neighbouring tokens are alike: where both feature and concept come in runs, p is too
+small (measured on unrelated runs of 8 tokens: 12 % below 0.05), which is why a label asks for f1 and its interval too.
 """
 
 from collections.abc import Sequence

@@ -31,6 +31,7 @@ class Family:
     head: str
     head_dense: str
     head_norm: str
+    head_decoder: str
     optional_weights: tuple[str, ...]
 
 
@@ -65,6 +66,7 @@ ESM = register(
         head="lm_head",
         head_dense="lm_head.dense",
         head_norm="lm_head.layer_norm",
+        head_decoder="lm_head.decoder",
         optional_weights=("contact_head", "pooler", "position_ids", "inv_freq"),
     )
 )
@@ -84,6 +86,7 @@ BERT = register(
         head="cls",
         head_dense="cls.predictions.transform.dense",
         head_norm="cls.predictions.transform.LayerNorm",
+        head_decoder="cls.predictions.decoder",
         optional_weights=("pooler", "seq_relationship", "position_ids"),
     )
 )

@@ -64,9 +64,9 @@ def draw_molecule(
     """SVG of `mol` with a coloured disc behind every weighted atom and a band behind every weighted bond.
 
     `weights` maps atom index to weight, `bond_weights` bond index to weight; both share one scale, whose end is
-    `scale`, or the largest magnitude among them where that is None. `size` is width and height in pixels. The background is transparent. Discs
-    are `<circle class="heat" data-atom="i">`; on top of every atom lies an invisible `<circle class="hit"
-    data-atom="i">` to hover. The SVG carries no id, so several can share a page.
+    `scale`, or the largest magnitude among them where that is None. `size` is width and height in pixels. The
+    background is transparent. Discs are `<circle class="heat" data-atom="i">`; on top of every atom lies an
+    invisible `<circle class="hit" data-atom="i">` to hover. The SVG carries no id, so several can share a page.
     Raises InputError for an index the molecule lacks and for weights that have no colour (see `colour`).
     """
     bonds = bond_weights or {}

@@ -53,7 +53,7 @@ def lex(smiles: str) -> list[Lexeme]:
     bond symbol that joins nothing.
     """
     items: list[Lexeme] = []
-    open_rings: dict[str, int] = {}
+    open_rings: dict[str, tuple[int, list[int]]] = {}
     branches: list[tuple[int, int | None]] = []
     pending: list[int] = []
     previous: int | None = None
@@ -83,16 +83,17 @@ def lex(smiles: str) -> list[Lexeme]:
             if previous is None:
                 raise InputError(f"ring digit {text!r} at character {span[0] + 1} follows no atom.")
             label = text.strip("%()")
-            opener = open_rings.pop(label.lstrip("0") or "0", None)
-            if opener is None:
-                open_rings[label.lstrip("0") or "0"] = here
+            label = label.lstrip("0") or "0"
+            if label not in open_rings:
+                open_rings[label] = here, pending
                 items.append(Lexeme("ring", text, *span, (previous,), depth=len(branches)))
             else:
-                first = items[opener].atoms[0]
-                items[opener] = _replace(items[opener], atoms=(first, previous), partner=here)
-                items.append(Lexeme("ring", text, *span, (first, previous), opener, len(branches)))
-            for index in pending:
-                items[index] = _replace(items[index], atoms=items[-1].atoms)
+                opener, before = open_rings.pop(label)
+                joined = (items[opener].atoms[0], previous)
+                items[opener] = _replace(items[opener], partner=here)
+                items.append(Lexeme("ring", text, *span, joined, opener, len(branches)))
+                for index in (opener, *before, *pending):
+                    items[index] = _replace(items[index], atoms=joined)
             pending = []
         elif text == "(":
             branches.append((here, previous))
@@ -112,6 +113,9 @@ def lex(smiles: str) -> list[Lexeme]:
         raise InputError(f"ring closure {next(iter(open_rings))} of {smiles!r} is never closed.")
     if branches:
         raise InputError(f"a branch of {smiles!r} is never closed: check the parentheses.")
+    for item in items:
+        if item.kind == "bond" and len(item.atoms) != 2:
+            raise InputError(f"bond {item.text!r} at character {item.start + 1} of {smiles!r} joins nothing.")
     return items
 
 

@@ -1,0 +1,192 @@
+"""One prediction traced: graph, circuit, atoms, and the evidence that the circuit is the cause.
+
+1. tokenise, parse the target, mask where it says so
+2. linearise and build the attribution graph
+3. prune, score, map node mass to atoms, bonds and syntax
+4. verify in the real subject: single nodes, then the circuit against matched controls
+5. repeat 2 and 3 on randomised spellings of the same molecule
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rdkit import Chem
+from torch import Tensor
+
+from isotrace.circuits.graph import AttributionGraph, Frame, build_graph, frame
+from isotrace.circuits.influence import Pruned, Scores, prune, scores, total_effects
+from isotrace.circuits.interventions import Ablation
+from isotrace.circuits.targets import Target, parse_target
+from isotrace.circuits.units import UnitScores, unit_scores
+from isotrace.circuits.verification import CircuitEffects, NodeEffects, circuit_effects, node_effects
+from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
+from isotrace.domains.molecule import TokenUnit, parse, token_map
+from isotrace.domains.molecule.spelling import Spelling, spellings
+from isotrace.errors import InputError, SubjectError
+from isotrace.subjects.subject import Batch, Subject
+
+
+@dataclass(frozen=True)
+class TraceConfig:
+    """Settings of a trace; every one is written to the manifest.
+
+    `max_features`: active features that become nodes. `node_threshold`, `edge_threshold`: shares of influence
+    kept by pruning. `n_nodes`: single-node ablations. `n_controls`: matched circuits. `n_spellings`: randomised
+    spellings (0 = none), traced with at most `spelling_features` nodes each.
+    """
+
+    max_features: int = 1_200
+    node_threshold: float = 0.8
+    edge_threshold: float = 0.98
+    ablation: Ablation = "mean"
+    n_nodes: int = 96
+    n_controls: int = 24
+    n_spellings: int = 5
+    spelling_features: int = 250
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SpellingScores:
+    """`values` of the target and atom masses `[spellings, atoms]` (original atom order), the input's own
+    spelling first. `correlations`: Spearman of each other spelling's atom masses with the first's."""
+
+    smiles: tuple[str, ...]
+    values: np.ndarray
+    masses: np.ndarray
+    correlations: np.ndarray
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Everything computed for one input and target; `circuit` lists its feature nodes as indices of the graph."""
+
+    sequence: str
+    mol: Chem.Mol
+    target: Target
+    value: float
+    tokens: tuple[str, ...]
+    units: tuple[TokenUnit, ...]
+    frame: Frame
+    graph: AttributionGraph
+    pruned: Pruned
+    scores: Scores
+    effects: Tensor
+    unit_scores: UnitScores
+    circuit: Tensor
+    nodes: NodeEffects
+    circuit_effects: CircuitEffects
+    spellings: SpellingScores | None
+    config: TraceConfig
+
+
+def trace(
+    subject: Subject, dictionary: CrossLayerTranscoder, sequence: str, target: str, config: TraceConfig
+) -> Traced:
+    """Raises InputError for an input or target that cannot be used, SubjectError if the subject has no domain."""
+    if subject.files.domain != "molecule":
+        raise SubjectError(f"{subject.source} names no domain with a trace: give --domain molecule if it reads SMILES.")
+    mol = parse(sequence)
+    sequence = sequence.strip()
+    batch = subject.tokenize([sequence])
+    goal = parse_target(target, subject, batch)
+    prepared = goal.prepare(subject, batch)
+    framed = frame(subject, dictionary, prepared, goal)
+    graph = build_graph(framed, max_features=config.max_features)
+    if not graph.n_features:
+        raise InputError(f"no feature is active on {sequence!r}: the dictionary cannot explain it.")
+    pruned = prune(graph, config.node_threshold, config.edge_threshold)
+    effects = total_effects(graph)
+    tokens = tuple(subject.tokens(prepared.ids[0]))
+    units = token_map(sequence, subject.tokens(batch.ids[0]), batch.offsets[0])
+    circuit = torch.nonzero(pruned.nodes[: graph.n_features])[:, 0]
+    return Traced(
+        sequence=sequence,
+        mol=mol,
+        target=goal,
+        value=float(goal.value(subject, prepared, framed.frozen.actual.final)),
+        tokens=tokens,
+        units=units,
+        frame=framed,
+        graph=graph,
+        pruned=pruned,
+        scores=scores(graph),
+        effects=effects,
+        unit_scores=unit_scores(graph, pruned, effects, units),
+        circuit=circuit,
+        nodes=node_effects(
+            subject, framed, graph, pruned, goal, n_nodes=config.n_nodes, ablation=config.ablation, seed=config.seed
+        ),
+        circuit_effects=circuit_effects(
+            subject,
+            framed,
+            goal,
+            graph.feature_nodes[circuit],
+            n_controls=config.n_controls,
+            ablation=config.ablation,
+            seed=config.seed,
+        ),
+        spellings=spelling_scores(subject, dictionary, sequence, mol, goal, units, config),
+        config=config,
+    )
+
+
+def spelling_scores(
+    subject: Subject,
+    dictionary: CrossLayerTranscoder,
+    sequence: str,
+    mol: Chem.Mol,
+    target: Target,
+    units: tuple[TokenUnit, ...],
+    config: TraceConfig,
+) -> SpellingScores | None:
+    """None where it is not defined: for a masked token that is no single atom, which other spellings lack."""
+    masked = None if target.position is None else units[target.position]
+    if config.n_spellings == 0 or (masked is not None and (masked.kind != "atom" or len(masked.atoms) != 1)):
+        return None
+    kept, values, rows = [], [], []
+    for spelling in [Spelling(sequence, tuple(range(mol.GetNumAtoms()))), *spellings(mol, config.n_spellings, config.seed)]:
+        result = _spelled(subject, dictionary, spelling, target, masked, config)
+        if result is not None:
+            kept.append(spelling.smiles)
+            values.append(result[0])
+            rows.append(result[1])
+    if len(kept) < 3:
+        return None
+    masses = np.stack(rows)
+    ranks = masses.argsort(1).argsort(1).astype(float)
+    with np.errstate(invalid="ignore"):
+        correlations = np.asarray([np.corrcoef(ranks[0], row)[0, 1] for row in ranks[1:]])
+    return SpellingScores(tuple(kept), np.asarray(values), masses, correlations)
+
+
+def _spelled(
+    subject: Subject,
+    dictionary: CrossLayerTranscoder,
+    spelling: Spelling,
+    target: Target,
+    masked: TokenUnit | None,
+    config: TraceConfig,
+) -> tuple[float, np.ndarray] | None:
+    """(target value, atom masses in original order); None if this spelling does not fit or splits the masked atom."""
+    try:
+        batch: Batch = subject.tokenize([spelling.smiles])
+    except InputError:
+        return None
+    units = token_map(spelling.smiles, subject.tokens(batch.ids[0]), batch.offsets[0])
+    goal = target
+    if masked is not None:
+        places = [i for i, u in enumerate(units) if u.kind == "atom" and spelling.original[u.atoms[0]] == masked.atoms[0]]
+        if len(places) != 1:
+            return None
+        goal = Target(**{**target.__dict__, "position": places[0]})
+    prepared = goal.prepare(subject, batch)
+    framed = frame(subject, dictionary, prepared, goal)
+    graph = build_graph(framed, max_features=config.spelling_features)
+    pruned = prune(graph, config.node_threshold, config.edge_threshold)
+    found = unit_scores(graph, pruned, total_effects(graph), units)
+    masses = np.zeros(len(spelling.original))
+    for atom, (mass, _) in found.atoms.items():
+        masses[spelling.original[atom]] = mass
+    return float(goal.value(subject, prepared, framed.frozen.actual.final)), masses

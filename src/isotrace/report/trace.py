@@ -1,0 +1,240 @@
+"""A trace as people meet it: a JSON summary, tables, drawings, and one page that opens offline."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from isotrace.annotation.features import FeatureTables
+from isotrace.circuits.trace import Traced
+from isotrace.circuits.verification import bootstrap_mean, pearson
+from isotrace.domains.molecule.drawing import draw_molecule
+from isotrace.report.neuronpedia import graph_json, target_probability
+from isotrace.report.page import render_trace
+from isotrace.report.payload import trace_payload
+from isotrace.runs import Run, to_jsonable
+
+@dataclass(frozen=True)
+class Trace:
+    """A finished trace with the names of its features and the dictionary's fidelity (None where unknown)."""
+
+    traced: Traced
+    subject: str
+    dictionary: str
+    tables: FeatureTables
+    fidelity: dict[str, Any] | None
+    name: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `isotrace trace --json` prints; NaN becomes null when it is written."""
+        traced, graph, circuit = self.traced, self.traced.graph, self.traced.circuit_effects
+        target = traced.target
+        seed = traced.config.seed
+        frozen = pearson(traced.nodes.predicted.numpy(), traced.nodes.frozen.numpy(), seed)
+        real = pearson(traced.nodes.predicted.numpy(), traced.nodes.free_running.numpy(), seed)
+        controls = (circuit.control_sufficiency, circuit.control_necessity)
+        sufficiency, necessity = (bootstrap_mean(values, seed) for values in controls)
+        mean = lambda v: float(v.mean()) if len(v) else float("nan")  # noqa: E731
+        return {
+            "input": traced.sequence,
+            "name": self.name,
+            "subject": self.subject,
+            "dictionary": self.dictionary,
+            "target": {
+                "kind": target.kind,
+                "name": target.name,
+                "value": traced.value,
+                "unit": target.unit,
+                "description": target.description,
+                "probability": self._probability,
+            },
+            "graph": {
+                "n_nodes": int(traced.pruned.nodes.sum()),
+                "n_edges": int(traced.pruned.edges.sum()),
+                "n_nodes_full": graph.n_nodes,
+                "n_edges_full": int((graph.matrix != 0).sum()),
+                "n_active_features": graph.n_active,
+                "replacement_score": traced.scores.replacement,
+                "completeness_score": traced.scores.completeness,
+                "max_completeness_error": graph.completeness_error(),
+            },
+            "fidelity": self._fidelity,
+            "circuit": {
+                "n_features": len(traced.circuit),
+                "fraction_of_features": len(traced.circuit) / graph.n_active,
+                "sufficiency": circuit.sufficiency,
+                "necessity": circuit.necessity,
+                "full": circuit.full,
+                "empty": circuit.empty,
+                "ablation": traced.config.ablation,
+                "control": {
+                    "n": len(circuit.control_sufficiency),
+                    "sufficiency_mean": mean(circuit.control_sufficiency),
+                    "sufficiency_ci": list(sufficiency),
+                    "necessity_mean": mean(circuit.control_necessity),
+                    "necessity_ci": list(necessity),
+                },
+            },
+            "verification": {
+                "n_nodes": len(traced.nodes.nodes),
+                "pearson_frozen": frozen[0],
+                "pearson_frozen_ci": list(frozen[1:]),
+                "pearson_free_running": real[0],
+                "pearson_free_running_ci": list(real[1:]),
+            },
+            "units": self.units,
+            "bonds": [
+                {"atoms": list(u.atoms), "token": u.text, "pos": p, "score": s}
+                for p, u, s in self._positions()
+                if u.kind in ("bond", "ring") and len(u.atoms) == 2
+            ],
+            "syntax": [{"token": u.text, "pos": p, "score": s} for p, u, s in self._positions() if u.kind != "atom"],
+            "features": self.features,
+            "spellings": self._spellings,
+            "warnings": self.warnings,
+        }
+
+    @property
+    def _probability(self) -> float | None:
+        probe = self.traced.target.probe
+        return None if probe is not None and probe.task == "regression" else target_probability(self.traced)
+
+    @property
+    def _fidelity(self) -> dict[str, Any]:
+        return self.fidelity or {"free_running": None, "teacher_forced": None}
+
+    def _positions(self):
+        return zip(range(self.traced.graph.n_tokens), self.traced.units, self.traced.unit_scores.positions.tolist(), strict=True)
+
+    @cached_property
+    def units(self) -> list[dict[str, Any]]:
+        """Atoms in the order they were written."""
+        return [
+            {"index": i, "symbol": self.traced.mol.GetAtomWithIdx(i).GetSymbol(), "score": mass, "signed": signed}
+            for i, (mass, signed) in self.traced.unit_scores.atoms.items()
+        ]
+
+    @cached_property
+    def features(self) -> list[dict[str, Any]]:
+        """Feature nodes of the circuit, most influential first."""
+        traced = self.traced
+        order = traced.circuit[traced.pruned.influence[traced.circuit].argsort(descending=True)].tolist()
+        located = [tuple(row) for row in traced.graph.feature_nodes[order].tolist()]
+        rows = self.tables.of(list({(layer, feature) for layer, _, feature in located}))
+        found = []
+        for node, (layer, position, feature) in zip(order, located, strict=True):
+            row = rows.get((layer, feature), {})
+            found.append(
+                {
+                    "layer": layer,
+                    "feature": feature,
+                    "position": position,
+                    "token": traced.tokens[position],
+                    "label": row.get("label") or ("unexplained" if row else "not annotated"),
+                    "f1": row.get("f1"),
+                    "influence": float(traced.pruned.influence[node]),
+                    "effect": float(traced.effects[node]),
+                    "activation": float(traced.graph.activations[node]),
+                }
+            )
+        return found
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Plain sentences about what this trace does not show."""
+        traced, circuit = self.traced, self.traced.circuit_effects
+        found = []
+        if traced.scores.replacement < 0.5:
+            share = 1 - traced.scores.replacement
+            found.append(f"Most influence passes through error nodes ({share:.0%}): the features miss most of it.")
+        if traced.unit_scores.spread > 0.75:
+            found.append(f"Not localised: the mass is spread over {traced.unit_scores.spread:.0%} of the atoms.")
+        if not np.isfinite(circuit.sufficiency):
+            found.append("Ablating every feature leaves the target as it is: sufficiency and necessity are undefined.")
+        for name in ("sufficiency", "necessity"):
+            value, controls = getattr(circuit, name), getattr(circuit, f"control_{name}")
+            if len(controls) and np.isfinite(value) and value <= np.quantile(controls, 0.95):
+                found.append(f"The circuit's {name} ({value:.2f}) is no better than that of matched random circuits.")
+        if traced.graph.completeness_error() > 1e-4:
+            found.append("Edges and constants do not add up to 1e-4: treat small edges with care.")
+        if self.fidelity is None:
+            found.append("The dictionary carries no evaluation.json: its fidelity on held-out data is unknown.")
+        return found
+
+    @property
+    def _spellings(self) -> dict[str, Any] | None:
+        found = self.traced.spellings
+        if found is None:
+            return None
+        low, high = bootstrap_mean(found.correlations, self.traced.config.seed)
+        return {
+            "spellings": [{"smiles": s, "value": float(v)} for s, v in zip(found.smiles, found.values, strict=True)],
+            "units": [
+                {"index": i, "mean": float(m), "sd": float(s)}
+                for i, (m, s) in enumerate(zip(found.masses.mean(0), found.masses.std(0, ddof=1), strict=True))
+            ],
+            "rank_correlation": {"mean": float(found.correlations.mean()), "ci": [low, high]},
+            "target_sd": float(found.values.std(ddof=1)),
+        }
+
+    def to_frame(self) -> pl.DataFrame:
+        """Circuit features, one row each."""
+        return pl.DataFrame(self.features, infer_schema_length=None)
+
+    def payload(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        return trace_payload(self, manifest)
+
+    def html(self, manifest: dict[str, Any] | None = None) -> str:
+        return render_trace(self.payload(manifest or {}))
+
+    def _repr_html_(self) -> str:
+        return draw_molecule(self.traced.mol, {u["index"]: u["score"] for u in self.units}, size=(420, 300), diverging=False)
+
+    def save(self, run: Run) -> None:
+        """Write report.html, trace.json, graph.json (viewer schema), tables and drawings into the run folder."""
+        traced = self.traced
+        summary = self.to_dict()
+        run.json("trace", summary)
+        labels = {(f["layer"], f["feature"]): f["label"] for f in self.features}
+        slug = f"isotrace-{traced.target.name}".replace(":", "-")
+        run.json("graph", graph_json(traced, scan=self.subject, slug=slug, labels=labels))
+        run.table("features", self.to_frame())
+        run.table("units", pl.DataFrame(self.units, infer_schema_length=None))
+        run.table("syntax", pl.DataFrame(summary["syntax"], infer_schema_length=None))
+        run.table("edges", self._edge_frame())
+        run.table("interventions", self._intervention_frame())
+        run.table("controls", self._control_frame())
+        page = self.payload({"seed": traced.config.seed, **to_jsonable(asdict(traced.config)), **run.manifest["versions"]})
+        run.text("molecule_mass.svg", page["molecule"]["mass_svg"])
+        run.text("molecule_signed.svg", page["molecule"]["signed_svg"])
+        run.text("report.html", render_trace(page))
+
+    def node_id(self, node: int) -> str:
+        graph = self.traced.graph
+        layer, position, kind = graph.layer_of(node), graph.position_of(node), graph.kind_of(node)
+        if kind == "feature":
+            return f"f{layer}_{int(graph.feature_nodes[node, 2])}_{position}"
+        return "target" if kind == "target" else f"{kind[0]}{layer if kind == 'error' else ''}_{position}"
+
+    def _edge_frame(self) -> pl.DataFrame:
+        rows, columns = torch.nonzero(self.traced.pruned.edges, as_tuple=True)
+        return pl.DataFrame(
+            {
+                "source": [self.node_id(n) for n in columns.tolist()],
+                "target": [self.node_id(n) for n in rows.tolist()],
+                "weight": self.traced.graph.matrix[rows, columns].numpy(),
+            }
+        )
+
+    def _intervention_frame(self) -> pl.DataFrame:
+        nodes = self.traced.nodes
+        effects = {"predicted": nodes.predicted, "frozen": nodes.frozen, "free_running": nodes.free_running}
+        ids = [self.node_id(n) for n in nodes.nodes.tolist()]
+        return pl.DataFrame({"node": ids} | {k: v.numpy() for k, v in effects.items()})
+
+    def _control_frame(self) -> pl.DataFrame:
+        circuit = self.traced.circuit_effects
+        return pl.DataFrame({"sufficiency": circuit.control_sufficiency, "necessity": circuit.control_necessity})

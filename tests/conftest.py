@@ -1,0 +1,65 @@
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import tiny
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Folder of every tiny subject, by variant."""
+    root = tmp_path_factory.mktemp("subjects")
+    return {v: tiny.save_subject(tiny.tiny_model(v), root / v) for v in tiny.VARIANTS}
+
+
+@pytest.fixture(scope="session")
+def _loaded(folders):
+    """[float32, float64] subjects by variant: loading is the slow part, and no test writes to them."""
+    return {v: (tiny.load_tiny(f), tiny.in_float64(tiny.load_tiny(f))) for v, f in folders.items()}
+
+
+@pytest.fixture(params=tiny.VARIANTS)
+def variant(request):
+    return request.param
+
+
+@pytest.fixture
+def subject(_loaded, variant):
+    """A tiny float32 subject."""
+    return _loaded[variant][0]
+
+
+@pytest.fixture
+def double():
+    """float64 as torch's default, so that dictionaries and graphs made in the test are float64 too."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def subject64(_loaded, variant, double):
+    """The same subject in float64."""
+    return _loaded[variant][1]
+
+
+@pytest.fixture
+def rotary(_loaded):
+    """One float32 subject, where one architecture is enough."""
+    return _loaded["esm-rotary"][0]
+
+
+@pytest.fixture
+def rotary64(_loaded, double):
+    return _loaded["esm-rotary"][1]
+
+
+@pytest.fixture(scope="session")
+def relu_subject(tmp_path_factory):
+    """A BERT with ReLU MLPs: `tiny.exact_dictionary` reproduces it without error."""
+    folder = tmp_path_factory.mktemp("relu") / "bert"
+    return tiny.load_tiny(tiny.save_subject(tiny.tiny_model("bert", hidden_act="relu"), folder))
