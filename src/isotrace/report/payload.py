@@ -87,7 +87,7 @@ def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
             "curve": [],
         },
         "graph": summary["graph"],
-        "fidelity": _fidelity(trace.fidelity),
+        "fidelity": fidelity_table(trace.fidelity),
         "spellings": summary["spellings"],
         "manifest": manifest,
     }
@@ -216,7 +216,7 @@ def top_outputs(trace: "Trace", layer: int, feature: int, n: int = 5) -> list[di
     ]
 
 
-def _fidelity(fidelity: dict[str, Any] | None) -> dict[str, Any]:
+def fidelity_table(fidelity: dict[str, Any] | None) -> dict[str, Any]:
     """The page's table wants the interval beside its number."""
     shown = {}
     for mode in ("free_running", "teacher_forced"):

@@ -1,0 +1,144 @@
+"""Train, evaluate and annotate the bundled cross-layer transcoder. Resumable: run the same command again.
+
+    python scripts/build_clt.py DATA --work build/molm --out src/isotrace/assets/molm-clt
+
+1. train     on randomised spellings of the subject's own training molecules
+2. evaluate  fidelity on held-out molecules, probes read from the replaced stream → evaluation.json
+3. annotate  names and examples of the features on held-out molecules → features.parquet, examples.parquet
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from build_molm import canonical
+from build_probes import TASKS, pooled, table, with_ci
+from rdkit import Chem, RDLogger
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from isotrace.activations.harvest import Corpus
+from isotrace.annotation.annotate import annotate
+from isotrace.dictionaries.config import DictionaryConfig
+from isotrace.dictionaries.fidelity import evaluate
+from isotrace.dictionaries.replacement import replaced_hidden
+from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
+from isotrace.subjects.probe import load_probe
+from isotrace.subjects.subject import Subject, load_subject
+from isotrace.training.config import TrainingConfig
+from isotrace.training.loop import train_dictionary
+
+RDLogger.DisableLog("rdApp.*")
+
+
+def spelled(smiles: list[str], seed: int) -> list[str]:
+    """A randomised spelling of each molecule."""
+    rng, result = random.Random(seed), []
+    for text in smiles:
+        mol = Chem.MolFromSmiles(text)
+        root = rng.randrange(mol.GetNumAtoms())
+        result.append(Chem.MolToSmiles(mol, doRandom=True, canonical=False, rootedAtAtom=root))
+    return result
+
+
+def train(args: argparse.Namespace, subject: Subject) -> None:
+    config = DictionaryConfig(
+        "crosslayer", subject.d_model, subject.d_model, args.features, subject.n_layers, subject.n_layers, "topk", args.k
+    )
+    training = TrainingConfig(tokens=args.tokens, finetune_tokens=args.finetune_tokens)
+    corpus = Corpus.of(subject, spelled((args.work / "corpus.txt").read_text().splitlines()[: args.molecules], 0))
+    log, started, count = (args.work / "clt.jsonl").open("a"), time.time(), 0
+
+    def on_step(record: dict) -> None:
+        nonlocal count
+        count += 1
+        if count % 25 == 0:
+            log.write(json.dumps(record | {"seconds": round(time.time() - started)}) + "\n")
+            log.flush()
+
+    dictionary = train_dictionary(subject, corpus, config, training, args.work / "clt.pt", on_step)
+    summary = {"config": asdict(training), "molecules": len(corpus.ids), "corpus": "training part of the subject's corpus"}
+    save_dictionary(dictionary, args.out, reference(subject), dtype=torch.float16, training=summary)
+
+
+def held_out(args: argparse.Namespace) -> list[str]:
+    lines = (args.work / "heldout.txt").read_text().splitlines()
+    return random.Random(1).sample(lines, args.evaluate)
+
+
+def measure(args: argparse.Namespace, subject: Subject) -> None:
+    dictionary = load_dictionary(args.out, subject)
+    result = evaluate(subject, dictionary, held_out(args))
+    probes = {}
+    for task, (_, _, kind, _, _) in TASKS.items():
+        probe = load_probe(subject, task)
+        frame, _ = table(args.data, task, subject)
+        test = frame.filter(frame["split_scaffold"] == "test")
+        y = test["y"].to_numpy()
+        streams = {
+            "subject": None,
+            "replaced": lambda batch: replaced_hidden(subject, dictionary, batch, "free_running"),
+        }
+        probes[task] = {
+            name: with_ci(kind, y, probe.value(torch.from_numpy(pooled(subject, test["smiles"].to_list(), hidden))).numpy())
+            for name, hidden in streams.items()
+        }
+    norms = dictionary.decoder_norms()
+    result |= {
+        "probes_free_running": probes,
+        "decoder_norms": {q: float(norms.quantile(v)) for q, v in (("q05", 0.05), ("median", 0.5), ("q95", 0.95))},
+        "dead_in_training_statistics": float((dictionary.density == 0).float().mean()),
+    }
+    (args.out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result))
+
+
+def name_features(args: argparse.Namespace, subject: Subject) -> None:
+    dictionary = load_dictionary(args.out, subject)
+    lines = (args.work / "heldout.txt").read_text().splitlines()
+    chosen = spelled(random.Random(2).sample(lines, args.annotate), 2)
+    scaffolds = [MurckoScaffold.MurckoScaffoldSmiles(canonical(s)) for s in chosen]
+    say = lambda text: print(text, file=sys.stderr)  # noqa: E731
+    features, examples, rejects = annotate(subject, dictionary, chosen, scaffolds, seed=0, progress=say)
+    numeric = [c for c, t in features.schema.items() if t.is_float()]
+    features.with_columns(features[c].cast(features[c].dtype) for c in numeric).write_parquet(
+        args.out / "features.parquet", compression="zstd", compression_level=19
+    )
+    examples.write_parquet(args.out / "examples.parquet", compression="zstd", compression_level=19)
+    named = features.filter(features["label"] != "unexplained")
+    counts = {"sequences": args.annotate - rejects.height, "rejected": rejects.height, "features": features.height}
+    counts |= {"named": named.height, "concepts_named": named["concept"].n_unique()}
+    counts |= {"by_layer": np.bincount(named["layer"].to_numpy(), minlength=subject.n_layers).tolist()}
+    (args.out / "annotation.json").write_text(json.dumps(counts, indent=2) + "\n")
+    print(json.dumps(counts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("build/molm"))
+    parser.add_argument("--subject", default="src/isotrace/assets/molm")
+    parser.add_argument("--out", type=Path, default=Path("src/isotrace/assets/molm-clt"))
+    parser.add_argument("--features", type=int, default=1_536)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=6_000_000)
+    parser.add_argument("--finetune-tokens", type=int, default=1_000_000)
+    parser.add_argument("--molecules", type=int, default=200_000)
+    parser.add_argument("--evaluate", type=int, default=1_500)
+    parser.add_argument("--annotate", type=int, default=2_400)
+    parser.add_argument("--only", choices=("train", "evaluate", "annotate"))
+    args = parser.parse_args()
+    subject = load_subject(args.subject, domain="molecule")
+    stages = {"train": train, "evaluate": measure, "annotate": name_features}
+    for name, stage in stages.items():
+        if args.only in (None, name):
+            stage(args, subject)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The command line: one thin file per command. Results go to stdout, progress and errors to stderr."""
+
+import os
+import sys
+
+import typer
+
+from isotrace import __version__
+from isotrace.cli import demo, doctor, trace
+from isotrace.errors import IsotraceError
+
+app = typer.Typer(
+    name="isotrace",
+    help="Follow one prediction of a scientific language model through its features, back to its atoms.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("trace")(trace.command)
+app.command("demo")(demo.command)
+app.command("doctor")(doctor.command)
+
+
+@app.callback(invoke_without_command=True)
+def options(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: an error a user can act on is one line on stderr and an exit code (docs/runs.md)."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except IsotraceError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("error: stopped; what was finished is kept.", err=True)
+        sys.exit(130)

@@ -1,0 +1,153 @@
+"""isotrace trace: why did the subject say so?"""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import typer
+
+from isotrace.errors import InputError
+
+
+
+def command(
+    subject: Annotated[str, typer.Argument(help="bundled:molm, hf:org/name or a folder.")],
+    dictionary: Annotated[str, typer.Argument(help="bundled:molm-clt or a folder.")],
+    input: Annotated[str, typer.Argument(help="A SMILES, a file of many (CSV, TSV, Parquet, .smi, SDF), or - for stdin.")],
+    target: Annotated[str, typer.Option(help="mask:POS[:TOKEN], diff:POS:A:B or probe:NAME; POS 1 is the first token.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; without it and without --json: runs/…")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    domain: Annotated[str | None, typer.Option(help="What tokens stand for, where the subject does not say.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the file that holds the SMILES.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace another command's run in --out.")] = False,
+    max_features: Annotated[int, typer.Option(min=1, help="Most active features that become nodes.")] = 1_200,
+    node_threshold: Annotated[float, typer.Option(min=0, max=1, help="Share of influence the nodes keep.")] = 0.8,
+    edge_threshold: Annotated[float, typer.Option(min=0, max=1, help="Share of influence the edges keep.")] = 0.98,
+    ablation: Annotated[str, typer.Option(help="What ablation sets a feature to: mean or zero.")] = "mean",
+    controls: Annotated[int, typer.Option(min=2, help="Matched random circuits.")] = 24,
+    spellings: Annotated[int, typer.Option(min=0, help="Randomised spellings; 0 = none.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of controls, spellings and bootstraps.")] = 0,
+) -> None:
+    """Trace one prediction to features and atoms, verify it by intervention, and write a report."""
+    from isotrace.api import Tracer
+    from isotrace.circuits.trace import TraceConfig
+    from isotrace.inputs import read_inputs, rejects_frame
+    from isotrace.runs import dumps, open_run
+
+    if ablation not in ("mean", "zero"):
+        raise InputError(f"--ablation {ablation!r}: use mean or zero.")
+    config = TraceConfig(
+        max_features=max_features,
+        node_threshold=node_threshold,
+        edge_threshold=edge_threshold,
+        ablation=ablation,  # pyright: ignore[reportArgumentType]
+        n_controls=controls,
+        n_spellings=spellings,
+        seed=seed,
+    )
+    if not input.strip():
+        raise InputError("the input is empty: give a SMILES or a file.")
+    rows, rejects = read_inputs(input, column=column)
+    single = rows.height + rejects.height == 1 and not Path(input).is_file()
+    tracer = Tracer(subject, dictionary, domain=domain)
+    folder = out or (None if json else Path("runs") / slug(f"trace {input[:40]} {target}"))
+    inputs: dict[str, Path | str] = {"input": Path(input) if Path(input).is_file() else input}
+    arguments = {"command": command_line(), "seed": seed, "inputs": inputs, "overwrite": overwrite}
+    if single:
+        result = tracer.trace(rows["sequence"][0], target, config)
+        if folder is not None:
+            with open_run(folder, **arguments) as run:
+                result.save(run)
+        summary = result.to_dict()
+        typer.echo(dumps(summary) if json else "\n".join(describe(summary, folder)))
+        return
+    found, refused = [], [(r["index"], r["input"], r["reason"]) for r in rejects.to_dicts()]
+    for row in progress(rows.to_dicts(), "tracing"):
+        try:
+            result = tracer.trace(row["sequence"], target, config, name=row["name"])
+        except InputError as error:
+            refused.append((row["index"], row["sequence"], str(error)))
+            continue
+        found.append(result.to_dict() | {"index": row["index"]})
+        if folder is not None:
+            with open_run(folder / slug(f"{row['index']:05d} {row['name'] or ''}"), **arguments) as run:
+                result.save(run)
+    table = rejects_frame(refused)
+    if folder is not None:
+        with open_run(folder / "summary", **arguments) as run:
+            run.table("rejects", table)
+            run.table("traces", flat(found))
+    if not found:
+        raise InputError(f"no row of {input!r} could be traced; first reason: {refused[0][2]}")
+    if json:
+        typer.echo(dumps({"traces": found, "rejects": table.to_dicts()}))
+    else:
+        typer.echo(f"{len(found)} traced, {table.height} rejected{'' if folder is None else f'; see {folder}'}")
+        for index, text, reason in refused:
+            typer.echo(f"  rejected row {index}: {text!r}: {reason}")
+
+
+def flat(found: list[dict[str, Any]]) -> pl.DataFrame:
+    """One row per trace with the numbers a table wants."""
+    rows = [
+        {
+            "index": t["index"],
+            "input": t["input"],
+            "name": t["name"],
+            "value": t["target"]["value"],
+            "n_features": t["circuit"]["n_features"],
+            "sufficiency": t["circuit"]["sufficiency"],
+            "necessity": t["circuit"]["necessity"],
+            "control_sufficiency": t["circuit"]["control"]["sufficiency_mean"],
+            "control_necessity": t["circuit"]["control"]["necessity_mean"],
+            "replacement_score": t["graph"]["replacement_score"],
+            "warnings": len(t["warnings"]),
+        }
+        for t in found
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def describe(summary: dict[str, Any], folder: Path | None) -> Iterable[str]:
+    """A trace in a few lines of plain text."""
+    target, circuit, checks = summary["target"], summary["circuit"], summary["verification"]
+    control = circuit["control"]
+    yield f"{summary['input']}  {target['name']} = {target['value']:.3f} {target['unit']}"
+    yield (
+        f"circuit: {circuit['n_features']} features ({circuit['fraction_of_features']:.1%} of the active ones), "
+        f"sufficiency {circuit['sufficiency']:.2f} (controls {control['sufficiency_mean']:.2f}), "
+        f"necessity {circuit['necessity']:.2f} (controls {control['necessity_mean']:.2f})"
+    )
+    yield (
+        f"predicted against actual effects: r = {checks['pearson_free_running']:.2f} free-running, "
+        f"{checks['pearson_frozen']:.2f} frozen; replacement score {summary['graph']['replacement_score']:.2f}"
+    )
+    best = sorted(summary["units"], key=lambda u: -u["score"])[:5]
+    yield "atoms: " + ", ".join(f"{u['symbol']}{u['index']} {u['score']:.1%}" for u in best)
+    for warning in summary["warnings"]:
+        yield f"warning: {warning}"
+    if folder is not None:
+        yield f"report: {folder / 'report.html'}"
+
+
+def progress(items: list[Any], label: str) -> Iterable[Any]:
+    """`items` with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description=label, console=Console(file=sys.stderr), transient=True)
+
+
+def slug(text: str) -> str:
+    """A folder name: letters, digits, - and _."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-") or "trace"
+
+
+def command_line() -> str:
+    return shlex.join(["isotrace", *sys.argv[1:]])
+
+
