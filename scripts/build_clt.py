@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from build_molm import canonical
-from build_probes import TASKS, pooled, table, with_ci
 from rdkit import Chem, RDLogger
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from build_molm import canonical
+from build_probes import TASKS, pooled, table, with_ci
 from isotrace.activations.harvest import Corpus
 from isotrace.annotation.annotate import annotate
 from isotrace.dictionaries.config import DictionaryConfig
@@ -48,7 +48,14 @@ def spelled(smiles: list[str], seed: int) -> list[str]:
 
 def train(args: argparse.Namespace, subject: Subject) -> None:
     config = DictionaryConfig(
-        "crosslayer", subject.d_model, subject.d_model, args.features, subject.n_layers, subject.n_layers, "topk", args.k
+        "crosslayer",
+        subject.d_model,
+        subject.d_model,
+        args.features,
+        subject.n_layers,
+        subject.n_layers,
+        "topk",
+        args.k,
     )
     training = TrainingConfig(tokens=args.tokens, finetune_tokens=args.finetune_tokens)
     corpus = Corpus.of(subject, spelled((args.work / "corpus.txt").read_text().splitlines()[: args.molecules], 0))
@@ -62,7 +69,11 @@ def train(args: argparse.Namespace, subject: Subject) -> None:
             log.flush()
 
     dictionary = train_dictionary(subject, corpus, config, training, args.work / "clt.pt", on_step)
-    summary = {"config": asdict(training), "molecules": len(corpus.ids), "corpus": "training part of the subject's corpus"}
+    summary = {
+        "config": asdict(training),
+        "molecules": len(corpus.ids),
+        "corpus": "training part of the subject's corpus",
+    }
     save_dictionary(dictionary, args.out, reference(subject), dtype=torch.float16, training=summary)
 
 
@@ -85,7 +96,9 @@ def measure(args: argparse.Namespace, subject: Subject) -> None:
             "replaced": lambda batch: replaced_hidden(subject, dictionary, batch, "free_running"),
         }
         probes[task] = {
-            name: with_ci(kind, y, probe.value(torch.from_numpy(pooled(subject, test["smiles"].to_list(), hidden))).numpy())
+            name: with_ci(
+                kind, y, probe.value(torch.from_numpy(pooled(subject, test["smiles"].to_list(), hidden))).numpy()
+            )
             for name, hidden in streams.items()
         }
     norms = dictionary.decoder_norms()

@@ -25,6 +25,7 @@ from rdkit import Chem, RDLogger
 from transformers import AutoTokenizer, EsmConfig, EsmForMaskedLM, PreTrainedTokenizerFast
 
 from isotrace.domains.molecule.tokenizer import build_tokenizer
+from isotrace.subjects.source import write_record
 
 RDLogger.DisableLog("rdApp.*")
 MAX_LENGTH = 256
@@ -85,9 +86,7 @@ def write_shard(corpus: list[str], tokenizer: PreTrainedTokenizerFast, shard: in
         root = -1 if 0.1 <= draw < 0.2 else rng.randrange(mol.GetNumAtoms())
         kekule = draw < 0.1
         spelled.append(
-            corpus[index]
-            if root < 0
-            else Chem.MolToSmiles(mol, doRandom=True, canonical=False, kekuleSmiles=kekule)
+            corpus[index] if root < 0 else Chem.MolToSmiles(mol, doRandom=True, canonical=False, kekuleSmiles=kekule)
         )
     ids = [i for i in tokenizer(spelled)["input_ids"] if len(i) <= MAX_LENGTH]
     flat = np.concatenate([np.asarray(i, dtype=np.uint16) for i in ids])
@@ -192,8 +191,8 @@ def train(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, work: Pa
         path = folder / f"{shard:05d}.npz"
         while not path.exists():
             time.sleep(0.5)
-        for position, ids in list(enumerate(batches(path, args.tokens, shard)))[position:]:
-            generator = torch.Generator().manual_seed(1_000_003 * shard + position)
+        for place, ids in list(enumerate(batches(path, args.tokens, shard)))[position:]:
+            generator = torch.Generator().manual_seed(1_000_003 * shard + place)
             inputs, chosen = mask_tokens(ids, tokenizer, generator)
             with torch.autocast(device.type, torch.bfloat16):
                 hidden = encoder(inputs.to(device)).last_hidden_state
@@ -217,7 +216,7 @@ def train(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, work: Pa
                 running = []
             if step % 250 == 0 or step == args.steps:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-                state |= {"shard": shard, "position": position + 1, "seen": seen}
+                state |= {"shard": shard, "position": place + 1, "seen": seen}
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").rename(checkpoint)
             if step == args.steps:
@@ -250,6 +249,7 @@ def main() -> None:
     model = train(args, tokenizer, args.work)
     model.to(torch.float16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
+    write_record(args.out, "molecule")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,13 @@ from isotrace.subjects.subject import Subject, load_subject
 
 RDLogger.DisableLog("rdApp.*")
 TASKS = {
-    "bbb": ("b3db/b3db_classification.csv.gz", "bbb", "classification", "log-odds", "blood-brain barrier, log-odds of BBB+"),
+    "bbb": (
+        "b3db/b3db_classification.csv.gz",
+        "bbb",
+        "classification",
+        "log-odds",
+        "blood-brain barrier, log-odds of BBB+",
+    ),
     "esol": (
         "moleculenet/esol.csv",
         "measured_log_solubility_mol_per_l",
@@ -124,9 +130,18 @@ def main() -> None:
         x = {k: pooled(subject, s) for k, s in smiles.items()}
         scaler, model = fit(kind, x, y)
         probe = Probe(
-            "isotrace-probe", 1, task, description, kind, unit, subject.files.weights_sha256,
-            scaler.mean_.tolist(), scaler.scale_.tolist(), np.ravel(model.coef_).tolist(), float(np.ravel(model.intercept_)[0]),
-        )  # fmt: skip
+            format="isotrace-probe",
+            format_version=1,
+            name=task,
+            description=description,
+            task=kind,
+            unit=unit,
+            subject_weights_sha256=subject.files.weights_sha256,
+            mean=scaler.mean_.tolist(),
+            scale=scaler.scale_.tolist(),
+            weight=np.ravel(model.coef_).tolist(),
+            bias=float(np.ravel(model.intercept_)[0]),
+        )
         (folder / f"{task}.json").write_text(json.dumps(asdict(probe)) + "\n")
         predicted = probe.value(torch.from_numpy(x["test"]).float()).double().numpy()
         forest = (RandomForestClassifier if kind == "classification" else RandomForestRegressor)(

@@ -19,7 +19,7 @@ from rdkit import Chem, RDLogger
 from isotrace.activations.harvest import Corpus, Plan, mask_some
 from isotrace.domains.molecule import token_map
 from isotrace.errors import InputError
-from isotrace.subjects.subject import Batch, Subject, load_subject
+from isotrace.subjects.subject import Subject, load_subject
 
 RDLogger.DisableLog("rdApp.*")
 RATE = 0.15
@@ -60,7 +60,11 @@ def masked_scores(subject: Subject, smiles: list[str], unigram: torch.Tensor, se
             rows.setdefault(kinds[members[i]][j], []).append((float(loss[i, j]), base, bool(hit[i, j])))
     table = {k: np.asarray(v, dtype=float) for k, v in rows.items()}
     everything = np.concatenate(list(table.values()))
-    summary = lambda a: {"n": len(a), "cross_entropy": a[:, 0].mean(), "top1": a[:, 2].mean(), "unigram": a[:, 1].mean()}  # noqa: E731
+
+    def summary(a: np.ndarray) -> dict[str, float]:
+        loss, base, hit = a.mean(0).tolist()
+        return {"n": len(a), "cross_entropy": loss, "top1": hit, "unigram": base}
+
     return {"all": summary(everything)} | {k: summary(v) for k, v in sorted(table.items())}
 
 
@@ -82,7 +86,6 @@ def validity(subject: Subject, smiles: list[str], seed: int, *, at_once: bool) -
                 logits[special] = -torch.inf
                 ids[row, position] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[0]
     texts = ["".join(subject.tokens(r[m][1:-1])) for r, m in zip(ids, batch.mask, strict=True)]
-    # an atom of hypervalence in the origin stays one: count only what sampling could break
     valid = [Chem.MolFromSmiles(t) is not None for t in texts]
     changed = [t != s for t, s in zip(texts, smiles, strict=True)]
     return {
@@ -104,7 +107,11 @@ def pooled_validity(subject: Subject, smiles: list[str], seed: int, *, at_once: 
     n = sum(p["n"] for p in parts)
     result = {k: sum(p[k] * p["n"] for p in parts) / n for k in ("valid", "changed")}
     draws = np.random.default_rng(seed).binomial(n, result["valid"], 2_000) / n
-    return {"n": n} | result | {"valid_ci": np.quantile(draws, [0.025, 0.975]).tolist(), "examples": parts[len(parts) // 2]["examples"]}
+    return (
+        {"n": n}
+        | result
+        | {"valid_ci": np.quantile(draws, [0.025, 0.975]).tolist(), "examples": parts[len(parts) // 2]["examples"]}
+    )
 
 
 def main() -> None:

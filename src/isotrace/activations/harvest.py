@@ -64,7 +64,7 @@ def mask_some(subject: Subject, batch: Batch, rate: float, generator: torch.Gene
 
 
 def mlp_activations(subject: Subject, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """(mlp_in, mlp_out, final) with shapes `[n_layers, batch, tokens, d_model]` twice and `[batch, tokens, d_model]`."""
+    """(mlp_in, mlp_out, final) with shapes `[n_layers, batch, tokens, d_model]` twice, `[batch, tokens, d_model]`."""
     layers = range(subject.n_layers)
     names_in, names_out = ([f"layers.{i}.mlp_{side}" for i in layers] for side in ("in", "out"))
     output = subject.run(batch, capture=[*names_in, *names_out], logits=False)

@@ -55,17 +55,21 @@ def annotate(
     unique = {g: i for i, g in enumerate(dict.fromkeys(groups[n] for n in kept))}
     side = np.random.default_rng(seed).random(len(unique)) < 0.5
     selection = np.asarray([side[unique[groups[n]]] for n in kept])
-    labelled = sparse.vstack(concepts, format="csr")
+    labelled = sparse.csr_matrix(sparse.vstack(concepts))
     names = [c.name for c in CONCEPTS]
     features, examples = [], []
     texts = [sequences[n].strip() for n in kept]
     starts = np.concatenate([[0], np.cumsum(blocks)])
     for layer in range(dictionary.config.n_layers):
-        matrix = sparse.vstack(acts[layer], format="csr")
+        matrix = sparse.csr_matrix(sparse.vstack(acts[layer]))
         frame = associate(matrix, labelled, molecule, selection, names=names, seed=seed + layer)
-        density = np.asarray((matrix > 0).mean(0)).ravel()
+        density = np.bincount(matrix.indices, minlength=matrix.shape[1]) / matrix.shape[0]
         features.append(frame.with_columns(pl.lit(layer).alias("layer"), pl.Series("density", density)))
-        examples.append(_examples(matrix.tocsc(), molecule, starts, texts, seed).with_columns(pl.lit(layer).alias("layer")))
+        examples.append(
+            _examples(sparse.csc_matrix(matrix), molecule, starts, texts, seed).with_columns(
+                pl.lit(layer).alias("layer")
+            )
+        )
         progress(f"layer {layer} of {dictionary.config.n_layers} annotated")
     schema = {"index": pl.Int64, "input": pl.String, "reason": pl.String}
     return pl.concat(features), pl.concat(examples), pl.DataFrame(rejects, schema=schema)
@@ -86,7 +90,7 @@ def _examples(
     """Sequences by their maximal activation: the highest, around the median, and the lowest positive ones."""
     rng = np.random.default_rng(seed)
     records = []
-    for feature in range(matrix.shape[1]):
+    for feature in range(len(matrix.indptr) - 1):
         part = slice(matrix.indptr[feature], matrix.indptr[feature + 1])
         rows, values = matrix.indices[part], matrix.data[part]
         if not len(rows):

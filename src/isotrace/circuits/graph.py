@@ -121,11 +121,10 @@ def frame(subject: Subject, dictionary: CrossLayerTranscoder, batch: Batch, targ
     frozen = FrozenSubject(subject, batch)
     config = dictionary.config
     encoded = [dictionary.encode(layer, frozen.actual.mlp_in[layer][0]) for layer in range(config.n_layers)]
-    active = SparseActivations(
-        torch.stack([e.indices for e in encoded]), torch.stack([e.values for e in encoded])
-    )
+    active = SparseActivations(torch.stack([e.indices for e in encoded]), torch.stack([e.values for e in encoded]))
     writes = tuple(
-        active.values[s][..., None, None] * dictionary.write_vectors(s, active.indices[s]) for s in range(config.n_layers)
+        active.values[s][..., None, None] * dictionary.write_vectors(s, active.indices[s])
+        for s in range(config.n_layers)
     )
     reconstructed = reconstruct(dictionary, writes)
     errors = torch.stack([m[0] for m in frozen.sources.mlp_out]) - reconstructed
@@ -157,10 +156,9 @@ class EdgeRows:
         self.has_positions = sources.positions is not None
         self.n_columns = self.n_slots + n_layers * n_tokens + n_tokens * (1 + self.has_positions)
         self.flat_writes = [w.flatten(2) for w in frame.writes]
-        blank = sources.map(lambda t: torch.zeros_like(t[:1]).expand(batch_size, -1, -1).clone().requires_grad_(True))
-        self.leaves = blank
+        self.leaves = sources.map(lambda t: t.new_zeros(batch_size, *t.shape[1:]).requires_grad_(True))
         with torch.enable_grad():
-            self.replay = frame.frozen.replay(blank)
+            self.replay = frame.frozen.replay(self.leaves)
         with torch.no_grad():
             biases = tuple(b.expand(1, n_tokens, -1) for b in frame.dictionary.b_dec)
             zero = sources.map(torch.zeros_like)
@@ -200,11 +198,11 @@ class EdgeRows:
 
     def _edges(self, output: Tensor, gradient: Tensor, layer: int) -> Tensor:
         """`[batch_size, n_columns]`: sources below `layer` against the backpropagated gradient."""
-        embeddings = [self.leaves.words, *([self.leaves.positions] if self.leaves.positions is not None else [])]
-        wanted = [*embeddings, *self.leaves.mlp_out[:layer]]
+        n_embeddings = 1 + self.has_positions
+        wanted = self.leaves.tensors()[: n_embeddings + layer]
         found = torch.autograd.grad(output, wanted, gradient, retain_graph=True, allow_unused=True)
         grads = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
-        on_embeddings, on_mlp = grads[: len(embeddings)], grads[len(embeddings) :]
+        on_embeddings, on_mlp = grads[:n_embeddings], grads[n_embeddings:]
         rows = torch.zeros(len(gradient), self.n_columns)
         sources, per_layer = self.frame.frozen.sources, self.n_tokens * self.k
         for source in range(layer):
@@ -215,8 +213,7 @@ class EdgeRows:
             at = self.n_slots + source * self.n_tokens
             rows[:, at : at + self.n_tokens] = (on_mlp[source] * self.frame.errors[source]).sum(-1)
         at = self.n_slots + self.n_layers * self.n_tokens
-        values = [sources.words, *([sources.positions] if sources.positions is not None else [])]
-        for grad, value in zip(on_embeddings, values, strict=True):
+        for grad, value in zip(on_embeddings, sources.tensors()[:n_embeddings], strict=True):
             rows[:, at : at + self.n_tokens] = (grad * value).sum(-1)
             at += self.n_tokens
         return rows
@@ -270,7 +267,7 @@ def _assemble(frame: Frame, edges: EdgeRows, rows: Tensor, constants: Tensor, co
     rows = torch.cat([rows[1:][order], rows[:1]])
     constants = torch.cat([constants[1:][order], constants[:1]])
     columns = sorted(columns)
-    located = torch.tensor([edges.slot(c) for c in columns]).reshape(-1, 3)
+    located = torch.tensor([edges.slot(c) for c in columns], dtype=torch.long).reshape(-1, 3)
     layer, position, slot = located.unbind(1)
     features = frame.active.indices[layer, position, slot]
     others = list(range(edges.n_slots, edges.n_columns))

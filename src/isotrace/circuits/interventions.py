@@ -61,7 +61,7 @@ def ablate_in_subject(
 
         final = subject.run(copies, edit_mlp_out=edit, logits=False).final
         results.append(target.value(subject, copies, final))
-    return torch.cat(results)
+    return torch.cat(results) if results else torch.zeros(0)
 
 
 def _deltas(
@@ -99,7 +99,7 @@ def ablate_in_frozen(frame: Frame, nodes: Nodes, ablation: Ablation, chunk: int 
     decoders = [dictionary.write_vectors(s, frame.active.indices[s]) for s in range(config.n_layers)]
     biases = [dictionary.b_enc[s][frame.active.indices[s]] for s in range(config.n_layers)]
     results = []
-    for part in nodes.split(chunk):
+    for part in nodes.split(chunk) if len(nodes) else ():
         outputs = [frame.errors[t] + dictionary.b_dec[t] for t in range(config.n_layers)]
 
         def mlp(layer: int, x: Tensor, part=part, outputs=outputs) -> Tensor:

@@ -146,7 +146,10 @@ def spelling_scores(
     if config.n_spellings == 0 or (masked is not None and (masked.kind != "atom" or len(masked.atoms) != 1)):
         return None
     kept, values, rows = [], [], []
-    for spelling in [Spelling(sequence, tuple(range(mol.GetNumAtoms()))), *spellings(mol, config.n_spellings, config.seed)]:
+    for spelling in [
+        Spelling(sequence, tuple(range(mol.GetNumAtoms()))),
+        *spellings(mol, config.n_spellings, config.seed),
+    ]:
         result = _spelled(subject, dictionary, spelling, target, masked, config)
         if result is not None:
             kept.append(spelling.smiles)
@@ -177,7 +180,9 @@ def _spelled(
     units = token_map(spelling.smiles, subject.tokens(batch.ids[0]), batch.offsets[0])
     goal = target
     if masked is not None:
-        places = [i for i, u in enumerate(units) if u.kind == "atom" and spelling.original[u.atoms[0]] == masked.atoms[0]]
+        places = [
+            i for i, u in enumerate(units) if u.kind == "atom" and spelling.original[u.atoms[0]] == masked.atoms[0]
+        ]
         if len(places) != 1:
             return None
         goal = Target(**{**target.__dict__, "position": places[0]})

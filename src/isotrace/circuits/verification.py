@@ -74,7 +74,7 @@ def matched_controls(
     """`n_controls` circuits `[n, 3]` drawn from the features active on this input: for every node of `circuit`
     another node of the same layer, among the `neighbours` closest in activation frequency that are still free.
 
-    Nodes of the circuit itself are drawn only where its layer has no others left.
+    Nodes of the circuit itself may be drawn only in a layer that has too few others.
     """
     rng = np.random.default_rng(seed)
     n_layers = len(frame.active.values)
@@ -127,9 +127,7 @@ def circuit_effects(
     span = full - empty if abs(full - empty) > 1e-6 else float("nan")
     sufficiency = ((kept[:-1].double() - empty) / span).numpy()
     necessity = ((full - removed.double()) / span).numpy()
-    return CircuitEffects(
-        full, empty, float(sufficiency[0]), float(necessity[0]), sufficiency[1:], necessity[1:]
-    )
+    return CircuitEffects(full, empty, float(sufficiency[0]), float(necessity[0]), sufficiency[1:], necessity[1:])
 
 
 def bootstrap_mean(values: np.ndarray, seed: int, n: int = 2_000) -> tuple[float, float]:
@@ -142,8 +140,9 @@ def bootstrap_mean(values: np.ndarray, seed: int, n: int = 2_000) -> tuple[float
 
 
 def pearson(x: np.ndarray, y: np.ndarray, seed: int, n: int = 1_000) -> tuple[float, float, float]:
-    """(r, low, high) with a 95 % bootstrap interval over pairs; NaN when either side is constant."""
-    if len(x) < 3 or np.std(x) == 0 or np.std(y) == 0:
+    """(r, low, high) with a 95 % bootstrap interval over pairs; NaN for fewer than three pairs, for a non-finite
+    value, and when either side is constant."""
+    if len(x) < 3 or not np.isfinite([x, y]).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan"), float("nan"), float("nan")
     draws = np.random.default_rng(seed).integers(0, len(x), (n, len(x)))
     a, b = x[draws], y[draws]

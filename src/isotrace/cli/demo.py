@@ -46,9 +46,7 @@ def command(
             result.save(run)
         summary = result.to_dict()
         results.append(summary)
-        entry = entries.setdefault(
-            name, {"name": name, "smiles": smiles, "svg": result._repr_html_(), "pages": []}
-        )
+        entry = entries.setdefault(name, {"name": name, "smiles": smiles, "svg": result._repr_html_(), "pages": []})
         entry["pages"].append(page_row(summary, f"../{folder}/report.html"))
     with open_run(out / "index", **arguments) as run:
         run.text("index.html", index_page(tracer, list(entries.values()), run.manifest["started"]))
@@ -108,7 +106,15 @@ def show(results: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="isotrace demo: circuit against matched random circuits, free-running", title_justify="left")
-    for column in ("molecule", "target", "value", "features", "sufficiency (control)", "necessity (control)", "top atoms"):
+    for column in (
+        "molecule",
+        "target",
+        "value",
+        "features",
+        "sufficiency (control)",
+        "necessity (control)",
+        "top atoms",
+    ):
         table.add_column(column, no_wrap=True)
     for t in results:
         circuit, control = t["circuit"], t["circuit"]["control"]

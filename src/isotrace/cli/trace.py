@@ -13,12 +13,15 @@ import typer
 from isotrace.errors import InputError
 
 
-
 def command(
     subject: Annotated[str, typer.Argument(help="bundled:molm, hf:org/name or a folder.")],
     dictionary: Annotated[str, typer.Argument(help="bundled:molm-clt or a folder.")],
-    input: Annotated[str, typer.Argument(help="A SMILES, a file of many (CSV, TSV, Parquet, .smi, SDF), or - for stdin.")],
-    target: Annotated[str, typer.Option(help="mask:POS[:TOKEN], diff:POS:A:B or probe:NAME; POS 1 is the first token.")],
+    input: Annotated[
+        str, typer.Argument(help="A SMILES, a file of many (CSV, TSV, Parquet, .smi, SDF), or - for stdin.")
+    ],
+    target: Annotated[
+        str, typer.Option(help="mask:POS[:TOKEN], diff:POS:A:B or probe:NAME; POS 1 is the first token.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Run folder; without it and without --json: runs/…")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     domain: Annotated[str | None, typer.Option(help="What tokens stand for, where the subject does not say.")] = None,
@@ -149,5 +152,3 @@ def slug(text: str) -> str:
 
 def command_line() -> str:
     return shlex.join(["isotrace", *sys.argv[1:]])
-
-

@@ -33,7 +33,11 @@ def mlps_computed_by(subject: Subject, function):
 
 
 def replaced_hidden(
-    subject: Subject, dictionary: CrossLayerTranscoder, batch: Batch, mode: Mode, clean_mlp_in: list[Tensor] | None = None
+    subject: Subject,
+    dictionary: CrossLayerTranscoder,
+    batch: Batch,
+    mode: Mode,
+    clean_mlp_in: list[Tensor] | None = None,
 ) -> Tensor:
     """Final hidden state `[batch, tokens, d_model]` with every MLP replaced, without error terms.
 

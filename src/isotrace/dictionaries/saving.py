@@ -72,7 +72,9 @@ def dictionary_folder(source: str | Path) -> Path:
         return assets() / name
     folder = Path(source)
     if not (folder / "dictionary.json").is_file():
-        raise DictionaryError(f"{str(source)!r} is no dictionary: give bundled:molm-clt or a folder with dictionary.json.")
+        raise DictionaryError(
+            f"{str(source)!r} is no dictionary: give bundled:molm-clt or a folder with dictionary.json."
+        )
     return folder
 
 
@@ -111,7 +113,9 @@ def read_record(folder: Path) -> DictionaryFile:
         return FILE.validate_python(json.loads(path.read_text()))
     except (ValidationError, json.JSONDecodeError, OSError) as error:
         first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else str(error).splitlines()[0]
-        raise DictionaryError(f"{path.name} of {folder.name} is not valid ({first}): get the dictionary again.") from error
+        raise DictionaryError(
+            f"{path.name} of {folder.name} is not valid ({first}): get the dictionary again."
+        ) from error
 
 
 def check_match(record: DictionaryFile, subject: Subject, source: str | Path) -> None:
@@ -122,10 +126,13 @@ def check_match(record: DictionaryFile, subject: Subject, source: str | Path) ->
                  if getattr(here, n) != getattr(there, n)]  # fmt: skip
     if differing:
         raise DictionaryError(
-            f"{source} was trained on {there.source}, not on {subject.source}: {'; '.join(differing)}. Use its own subject."
+            f"{source} was trained on {there.source}, not on {subject.source}: {'; '.join(differing)}. "
+            "Use its own subject."
         )
     if record.config.n_layers != subject.n_layers or record.config.d_in != subject.d_model:
-        raise DictionaryError(f"{source} covers layers 0–{record.config.n_layers - 1}, the subject has {subject.n_layers}.")
+        raise DictionaryError(
+            f"{source} covers layers 0–{record.config.n_layers - 1}, the subject has {subject.n_layers}."
+        )
 
 
 def config_of(source: str | Path) -> DictionaryConfig:

@@ -98,7 +98,9 @@ def sentences(trace: "Trace", summary: dict[str, Any]) -> list[str]:
     target, circuit, graph = summary["target"], summary["circuit"], summary["graph"]
     control = circuit["control"]
     probability = target["probability"]
-    value = f"{target['value']:.2f} {target['unit']}" + ("" if probability is None else f", probability {probability:.2f}")
+    value = f"{target['value']:.2f} {target['unit']}" + (
+        "" if probability is None else f", probability {probability:.2f}"
+    )
     found = [f"{target['description']}: {value}."]
     ranked = sorted(trace.units, key=lambda u: -u["score"])[:3]
     atoms = ", ".join(f"{u['symbol']}{u['index']} ({u['score']:.0%})" for u in ranked)
@@ -208,12 +210,10 @@ def top_outputs(trace: "Trace", layer: int, feature: int, n: int = 5) -> list[di
     subject, dictionary = trace.traced.frame.frozen.subject, trace.traced.frame.dictionary
     write = dictionary.write_vectors(layer, torch.tensor(feature)).sum(0)
     decoder = subject.module(subject.family.head_decoder)
-    promoted = decoder.weight @ write
+    promoted = decoder(write) - decoder(torch.zeros_like(write))
     promoted = promoted - promoted.mean()
     top = promoted.topk(n)
-    return [
-        {"token": t, "weight": w} for t, w in zip(subject.tokens(top.indices), top.values.tolist(), strict=True)
-    ]
+    return [{"token": t, "weight": w} for t, w in zip(subject.tokens(top.indices), top.values.tolist(), strict=True)]
 
 
 def fidelity_table(fidelity: dict[str, Any] | None) -> dict[str, Any]:
@@ -227,7 +227,9 @@ def fidelity_table(fidelity: dict[str, Any] | None) -> dict[str, Any]:
     return shown
 
 
-def example_cards(tables: FeatureTables, keys: list[tuple[int, int]], tokenise) -> dict[tuple[int, int], list[dict[str, Any]]]:
+def example_cards(
+    tables: FeatureTables, keys: list[tuple[int, int]], tokenise
+) -> dict[tuple[int, int], list[dict[str, Any]]]:
     """Drawn examples of each feature; `tokenise(smiles)` gives (token texts, units)."""
     cards: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for key, rows in tables.examples_of(keys).items():

@@ -17,6 +17,7 @@ from isotrace.report.page import render_trace
 from isotrace.report.payload import trace_payload
 from isotrace.runs import Run, to_jsonable
 
+
 @dataclass(frozen=True)
 class Trace:
     """A finished trace with the names of its features and the dictionary's fidelity (None where unknown)."""
@@ -107,7 +108,12 @@ class Trace:
         return self.fidelity or {"free_running": None, "teacher_forced": None}
 
     def _positions(self):
-        return zip(range(self.traced.graph.n_tokens), self.traced.units, self.traced.unit_scores.positions.tolist(), strict=True)
+        return zip(
+            range(self.traced.graph.n_tokens),
+            self.traced.units,
+            self.traced.unit_scores.positions.tolist(),
+            strict=True,
+        )
 
     @cached_property
     def units(self) -> list[dict[str, Any]]:
@@ -191,7 +197,9 @@ class Trace:
         return render_trace(self.payload(manifest or {}))
 
     def _repr_html_(self) -> str:
-        return draw_molecule(self.traced.mol, {u["index"]: u["score"] for u in self.units}, size=(420, 300), diverging=False)
+        return draw_molecule(
+            self.traced.mol, {u["index"]: u["score"] for u in self.units}, size=(420, 300), diverging=False
+        )
 
     def save(self, run: Run) -> None:
         """Write report.html, trace.json, graph.json (viewer schema), tables and drawings into the run folder."""
@@ -207,7 +215,9 @@ class Trace:
         run.table("edges", self._edge_frame())
         run.table("interventions", self._intervention_frame())
         run.table("controls", self._control_frame())
-        page = self.payload({"seed": traced.config.seed, **to_jsonable(asdict(traced.config)), **run.manifest["versions"]})
+        page = self.payload(
+            {"seed": traced.config.seed, **to_jsonable(asdict(traced.config)), **run.manifest["versions"]}
+        )
         run.text("molecule_mass.svg", page["molecule"]["mass_svg"])
         run.text("molecule_signed.svg", page["molecule"]["signed_svg"])
         run.text("report.html", render_trace(page))

@@ -72,6 +72,10 @@ def _download(name: str) -> Path:
 
     repo, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(
+            snapshot_download(repo, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*.txt"])
+        )
     except Exception as error:
-        raise SubjectError(f"cannot get {name!r} from the hub ({type(error).__name__}): check name and network.") from error
+        raise SubjectError(
+            f"cannot get {name!r} from the hub ({type(error).__name__}): check name and network."
+        ) from error

@@ -143,7 +143,9 @@ class Subject:
                 unknown = ", ".join(sorted({repr(text[a:b]) for a, b in spans}))
                 raise InputError(f"{text!r} holds tokens {self.source} does not know: {unknown}; rewrite or drop it.")
             if len(ids) > self.max_tokens:
-                raise InputError(f"{len(ids)} tokens, but {self.source} takes {self.max_tokens}: shorten {text[:40]!r}….")
+                raise InputError(
+                    f"{len(ids)} tokens, but {self.source} takes {self.max_tokens}: shorten {text[:40]!r}…."
+                )
             rows.append((ids, tuple(map(tuple, row["offset_mapping"]))))
         width = max(len(ids) for ids, _ in rows)
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)

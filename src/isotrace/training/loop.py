@@ -131,9 +131,7 @@ def reconstruct(subject, corpus, dictionary, training, norms, optimizer, state, 
                 group["lr"] = training.learning_rate * rate
             with torch.autocast("cpu", getattr(torch, training.dtype), enabled=training.dtype != "float32"):
                 dead = since > training.dead_after
-                out = reconstruction(
-                    dictionary, x[:, part], y[:, part], dead, training.auxiliary, training.auxiliary_k
-                )
+                out = reconstruction(dictionary, x[:, part], y[:, part], dead, training.auxiliary, training.auxiliary_k)
             step(optimizer, dictionary, out.total)
             since = torch.where(out.fired, torch.zeros_like(since), since + training.batch_tokens)
             state["tokens"] += training.batch_tokens
@@ -146,7 +144,9 @@ def reconstruct(subject, corpus, dictionary, training, norms, optimizer, state, 
 
 def finetune(subject, corpus, dictionary, training, optimizer, state, save, on_step) -> None:
     """Free-running KL and hidden-state error, the reconstruction loss kept as an anchor."""
-    stream = masked_batches(subject, corpus, training.batch_tokens, training.mask_rate, training.seed + 1, state["batch"])
+    stream = masked_batches(
+        subject, corpus, training.batch_tokens, training.mask_rate, training.seed + 1, state["batch"]
+    )
     none_dead = torch.zeros(dictionary.config.n_layers, dictionary.config.n_features, dtype=torch.bool)
     started, first = time.time(), state["tokens"]
     for number, batch, chosen in stream:
@@ -185,7 +185,9 @@ def schedule(progress: float, warmup: float) -> float:
 
 
 @torch.no_grad()
-def fold(dictionary: CrossLayerTranscoder, mean_in: Tensor, scale_in: Tensor, mean_out: Tensor, scale_out: Tensor) -> None:
+def fold(
+    dictionary: CrossLayerTranscoder, mean_in: Tensor, scale_in: Tensor, mean_out: Tensor, scale_out: Tensor
+) -> None:
     """Move the normalisation into the weights; the function of raw activations stays the same."""
     config = dictionary.config
     for layer in range(config.n_layers):

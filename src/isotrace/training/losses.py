@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
-from isotrace.subjects.subject import Batch, Subject
 from isotrace.dictionaries.replacement import replaced_hidden
+from isotrace.subjects.subject import Batch, Subject
 
 
 @dataclass(frozen=True)

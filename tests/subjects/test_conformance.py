@@ -1,0 +1,191 @@
+"""What every family must do: the same numbers as transformers, captured and edited where it says."""
+
+import json
+import shutil
+
+import pytest
+import tiny
+import torch
+from beartype import beartype
+from jaxtyping import Bool, Float, Int64, jaxtyped
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForMaskedLM
+
+from isotrace.errors import InputError, SubjectError
+from isotrace.subjects.families import FAMILIES, family_of
+
+SEQUENCES = ["C[nH]1O=c1", "CC", "c1cc[nH]c1Cl"]
+HOOKS = [f"layers.{layer}.mlp_{side}" for layer in range(tiny.N_LAYERS) for side in ("in", "out")]
+
+
+def plain(folder):
+    return AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def test_every_family_is_covered():
+    assert {v.partition("-")[0] for v in tiny.VARIANTS} == set(FAMILIES)
+
+
+@torch.no_grad()
+def test_activations_and_logits_are_those_of_transformers(subject, folders, variant):
+    """Hooks on transformers' own blocks; the MLP output is also recomputed from the block's weights."""
+    model, base = plain(folders[variant]), variant.partition("-")[0]
+    seen = {}
+    for layer in range(tiny.N_LAYERS):
+        block = model.get_submodule(f"{base}.encoder.layer.{layer}")
+        block.intermediate.register_forward_pre_hook(
+            lambda m, args, at=layer: seen.__setitem__(f"layers.{at}.mlp_in", args[0])
+        )
+        block.output.dense.register_forward_hook(
+            lambda m, args, out, at=layer: seen.__setitem__(f"layers.{at}.mlp_out", out)
+        )
+    batch = subject.tokenize(SEQUENCES)
+    expected = model(input_ids=batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True)
+    found = subject.run(batch, capture=HOOKS)
+    assert set(found.captured) == set(HOOKS)
+    for name in HOOKS:
+        torch.testing.assert_close(found.captured[name], seen[name], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.logits[batch.mask], expected.logits[batch.mask], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.final, expected.hidden_states[-1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(subject.head(found.final), found.logits)
+    for layer in range(tiny.N_LAYERS):
+        block = model.get_submodule(f"{base}.encoder.layer.{layer}")
+        recomputed = block.output.dense(block.intermediate(found.captured[f"layers.{layer}.mlp_in"]))
+        torch.testing.assert_close(found.captured[f"layers.{layer}.mlp_out"], recomputed, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_and_company_change_nothing(subject):
+    batch = subject.tokenize(SEQUENCES)
+    together = subject.run(batch, capture=HOOKS)
+    for row, text in enumerate(SEQUENCES):
+        alone = subject.run(subject.tokenize([text]), capture=HOOKS)
+        length = alone.final.shape[1]
+        assert int(batch.mask[row].sum()) == length
+        pairs = [(together.final, alone.final), (together.logits, alone.logits)]
+        pairs += [(together.captured[name], alone.captured[name]) for name in HOOKS]
+        for padded, single in pairs:
+            torch.testing.assert_close(padded[row, :length], single[0], rtol=1e-4, atol=1e-4)
+
+
+def test_edits_intervene(subject):
+    batch = subject.tokenize(SEQUENCES[:1])
+    clean = subject.run(batch, capture=HOOKS)
+    seen = []
+
+    def edit(layer, mlp_in, mlp_out):
+        seen.append((layer, mlp_in, mlp_out))
+        return mlp_out + 1 if layer == 1 else mlp_out
+
+    edited = subject.run(batch, capture=HOOKS, edit_mlp_out=edit)
+    assert [layer for layer, _, _ in seen] == [0, 1, 2]
+    torch.testing.assert_close(seen[0][1], clean.captured["layers.0.mlp_in"])
+    torch.testing.assert_close(seen[1][2], clean.captured["layers.1.mlp_out"])
+    torch.testing.assert_close(edited.captured["layers.1.mlp_out"], clean.captured["layers.1.mlp_out"] + 1)
+    torch.testing.assert_close(edited.captured["layers.1.mlp_in"], clean.captured["layers.1.mlp_in"])
+    noise = torch.randn(subject.d_model, generator=torch.Generator().manual_seed(0))
+    moved = subject.run(batch, capture=HOOKS, edit_mlp_out=lambda n, x, y: y + noise if n == 1 else y)
+    assert float((moved.captured["layers.2.mlp_in"] - clean.captured["layers.2.mlp_in"]).abs().max()) > 1e-3
+    assert float((moved.logits - clean.logits).abs().max()) > 1e-3
+    unchanged = subject.run(batch, edit_mlp_out=lambda n, x, y: y)
+    assert torch.equal(unchanged.logits, clean.logits)
+    assert torch.equal(subject.run(batch).logits, clean.logits), "no hook is left behind"
+
+
+def test_unknown_hookpoints(subject):
+    batch = subject.tokenize(["CC"])
+    for name in ("layers.3.mlp_in", "layers.0.attn_out", "nonsense"):
+        with pytest.raises(SubjectError, match=f"no hookpoint '{name}'"):
+            subject.run(batch, capture=["layers.0.mlp_in", name])
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "empty"), ("  ", "empty"), ("CXC", "'X'"), ("CéC", "'é'")])
+def test_unusable_input(subject, text, message):
+    with pytest.raises(InputError, match=message):
+        subject.tokenize(["CC", text])
+
+
+def test_the_longest_input_fits_and_one_more_token_does_not(subject, variant):
+    """ESM's learned positions start behind the padding index, so two of them are lost."""
+    assert subject.max_tokens == tiny.MAX_POSITIONS - 2 * (variant == "esm-absolute")
+    batch = subject.tokenize(["C" * (subject.max_tokens - 2)])
+    assert batch.ids.shape == (1, subject.max_tokens)
+    assert bool(torch.isfinite(subject.run(batch).logits).all())
+    with pytest.raises(InputError, match=f"{subject.max_tokens + 1} tokens, but .* takes {subject.max_tokens}"):
+        subject.tokenize(["C" * (subject.max_tokens - 1)])
+
+
+def test_tokens(subject):
+    batch = subject.tokenize(SEQUENCES)
+    assert subject.tokens(batch.ids[0]) == ["<cls>", "C", "[nH]", "1", "O", "=", "c", "1", "<eos>"]
+    assert [SEQUENCES[0][a:b] for a, b in batch.offsets[0][1:-1]] == ["C", "[nH]", "1", "O", "=", "c", "1"]
+    assert subject.token_id("O") == int(batch.ids[0, 4])
+    assert batch.ids[1][~batch.mask[1]].tolist() == [subject.pad_id] * int((~batch.mask[1]).sum())
+    with pytest.raises(InputError, match="'Xx' is no token"):
+        subject.token_id("Xx")
+
+
+def test_norms_are_all_the_layernorms_on_the_way(subject, variant):
+    """Every LayerNorm outside the head, so that the frozen subject misses none."""
+    found = {name for name, m in subject.model.named_modules() if isinstance(m, torch.nn.LayerNorm)}
+    head = tuple(f"{h}." for h in ("lm_head", "cls"))
+    assert set(subject.norms) == {name for name in found if not name.startswith(head)}
+    assert (subject.position_embedding is not None) == (variant in ("esm-absolute", "bert"))
+
+
+def test_shapes(subject):
+    batch = subject.tokenize(SEQUENCES)
+    output = subject.run(batch, capture=HOOKS)
+
+    @jaxtyped(typechecker=beartype)
+    def check(
+        ids: Int64[Tensor, "batch tokens"],
+        mask: Bool[Tensor, "batch tokens"],
+        final: Float[Tensor, "batch tokens d"],
+        logits: Float[Tensor, "batch tokens vocabulary"],
+        mlp_in: Float[Tensor, "batch tokens d"],
+        mlp_out: Float[Tensor, "batch tokens d"],
+    ) -> None:
+        pass
+
+    check(batch.ids, batch.mask, output.final, output.logits, *(output.captured[n] for n in HOOKS[:2]))
+    assert subject.run(batch, logits=False).logits is None
+
+
+def test_an_architecture_without_an_entry():
+    with pytest.raises(SubjectError, match=r"'gpt2' \(known: bert, esm\)"):
+        family_of("gpt2")
+
+
+def damaged(folder, copy, change):
+    shutil.copytree(folder, copy)
+    state = load_file(copy / "model.safetensors")
+    change(state)
+    save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+def test_non_finite_and_missing_weights(folders, tmp_path):
+    name = "esm.encoder.layer.1.output.dense.weight"
+    with pytest.raises(SubjectError, match=rf"{name}.*NaN"):
+        tiny.load_tiny(damaged(folders["esm-rotary"], tmp_path / "nan", lambda s: s[name].fill_(float("nan"))))
+    with pytest.raises(SubjectError, match=rf"lacks 1 weights, '{name}'"):
+        tiny.load_tiny(damaged(folders["esm-rotary"], tmp_path / "missing", lambda s: s.pop(name)))
+
+
+def test_truncated_weights(folders, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folders["bert"], copy)
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SubjectError, match="cannot load"):
+        tiny.load_tiny(copy)
+
+
+def test_a_foreign_model_type(folders, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folders["bert"], copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
+    with pytest.raises(SubjectError, match="no family entry for model type 'roberta'"):
+        tiny.load_tiny(copy)
