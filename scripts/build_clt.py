@@ -90,17 +90,13 @@ def measure(args: argparse.Namespace, subject: Subject) -> None:
         probe = load_probe(subject, task)
         frame, _ = table(args.data, task, subject)
         test = frame.filter(frame["split_scaffold"] == "test")
-        y = test["y"].to_numpy()
+        y, smiles = test["y"].to_numpy(), test["smiles"].to_list()
         streams = {
             "subject": None,
             "replaced": lambda batch: replaced_hidden(subject, dictionary, batch, "free_running"),
         }
-        probes[task] = {
-            name: with_ci(
-                kind, y, probe.value(torch.from_numpy(pooled(subject, test["smiles"].to_list(), hidden))).numpy()
-            )
-            for name, hidden in streams.items()
-        }
+        read = lambda hidden: probe.value(torch.from_numpy(pooled(subject, smiles, hidden)).float()).double().numpy()  # noqa: B023, E731
+        probes[task] = {name: with_ci(kind, y, read(hidden)) for name, hidden in streams.items()}
     norms = dictionary.decoder_norms()
     result |= {
         "probes_free_running": probes,

@@ -18,6 +18,7 @@ from isotrace.subjects.subject import Batch, Subject, load_subject
 
 VARIANTS = ("esm-rotary", "esm-token-dropout", "esm-absolute", "bert")
 SMILES = "C[nH]1O=c1"
+MOLECULES = ["CCOCC", "c1cc[nH]c1", "CC(=O)N", "OCCN", "c1ccccc1", "CC(=O)O", "NCCNC", "C#CCO", "OC=O", "CCCl"]
 D_MODEL, N_LAYERS, MAX_POSITIONS = 16, 3, 24
 
 
@@ -53,6 +54,21 @@ def tiny_model(variant: str, **changes) -> PreTrainedModel:
         }
         model = EsmForMaskedLM(EsmConfig(**shape | changes))
     perturb(model, 0.25, seed=VARIANTS.index(variant))
+    return model
+
+
+def fit(model: PreTrainedModel, sequences: list[str], steps: int) -> PreTrainedModel:
+    """A few steps of masked language modelling, so that the MLPs help and ablating them costs something."""
+    encoded = tokenizer()(sequences, padding=True, return_tensors="pt")
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        chosen = (torch.rand(ids.shape, generator=generator) < 0.3) & (ids > 4)
+        logits = model(input_ids=ids.masked_fill(chosen, 4), attention_mask=mask).logits
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits[chosen], ids[chosen]).backward()
+        optimizer.step()
     return model
 
 

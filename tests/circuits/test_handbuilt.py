@@ -153,7 +153,8 @@ def test_the_circuit_is_the_cause(handbuilt, traced):
 def test_sufficiency_and_necessity_are_one_and_those_of_decoys_zero(handbuilt, traced):
     subject, _, _, target = handbuilt
     framing, _ = traced
-    found = circuit_effects(subject, framing, target, torch.tensor([SOURCE, READER]), n_controls=3, ablation="zero", seed=0)
+    circuit = torch.tensor([SOURCE, READER])
+    found = circuit_effects(subject, framing, target, circuit, n_controls=3, ablation="zero", seed=0)
     assert (found.sufficiency, found.necessity) == (pytest.approx(1, abs=1e-4), pytest.approx(1, abs=1e-4))
     # each layer has one other active feature, so every control is the two decoys
     assert found.control_sufficiency == pytest.approx([0, 0, 0], abs=1e-4)

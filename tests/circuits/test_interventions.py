@@ -1,5 +1,7 @@
 """Ablations against a reference written with transformers' own model and hooks."""
 
+from functools import cache
+
 import pytest
 import tiny
 import torch
@@ -21,6 +23,7 @@ def active_nodes(subject, dictionary, batch, target):
     return build_graph(frame(subject, dictionary, batch, target), max_features=10_000).feature_nodes
 
 
+@cache
 def plain(folder):
     return AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
@@ -55,11 +58,14 @@ def reference(model, dictionary, batch, subject, target, nodes, values):
 
         return hook
 
+    handles = []
     for layer in range(config.n_layers):
         block = model.get_submodule(path.format(layer))
-        block.intermediate.dense.register_forward_pre_hook(remember(layer))
-        block.output.dense.register_forward_hook(change(layer))
+        handles.append(block.intermediate.dense.register_forward_pre_hook(remember(layer)))
+        handles.append(block.output.dense.register_forward_hook(change(layer)))
     output = model(input_ids=batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True)
+    for handle in handles:
+        handle.remove()
     if target.kind == "probe":
         # ESM's last hidden state comes after its final norm, BERT's is the last block's output
         final = output.hidden_states[-1]
@@ -70,7 +76,7 @@ def reference(model, dictionary, batch, subject, target, nodes, values):
 
 
 @pytest.mark.parametrize("kind", ["mask", "probe"])
-@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_ablation_equals_plain_transformers(subject, folders, variant, kind, window, ablation):
     batch, target = tiny.prepared(kind, subject)

@@ -117,7 +117,7 @@ def test_the_longest_input_fits_and_one_more_token_does_not(subject, variant):
 
 def test_tokens(subject):
     batch = subject.tokenize(SEQUENCES)
-    assert subject.tokens(batch.ids[0]) == ["<cls>", "C", "[nH]", "1", "O", "=", "c", "1", "<eos>"]
+    assert subject.tokens(batch.ids[0][batch.mask[0]]) == ["<cls>", "C", "[nH]", "1", "O", "=", "c", "1", "<eos>"]
     assert [SEQUENCES[0][a:b] for a, b in batch.offsets[0][1:-1]] == ["C", "[nH]", "1", "O", "=", "c", "1"]
     assert subject.token_id("O") == int(batch.ids[0, 4])
     assert batch.ids[1][~batch.mask[1]].tolist() == [subject.pad_id] * int((~batch.mask[1]).sum())

@@ -60,7 +60,7 @@ def mask_some(subject: Subject, batch: Batch, rate: float, generator: torch.Gene
     """Replace tokens by the mask token, each with probability `rate`, specials never: (batch, chosen bool)."""
     chosen = torch.rand(batch.ids.shape, generator=generator) < rate
     chosen &= ~subject.is_special[batch.ids]
-    return batch.with_ids(batch.ids.masked_fill(chosen, subject.tokenizer.mask_token_id)), chosen
+    return batch.with_ids(batch.ids.masked_fill(chosen, subject.mask_id)), chosen
 
 
 def mlp_activations(subject: Subject, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

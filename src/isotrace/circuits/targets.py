@@ -37,7 +37,7 @@ class Target:
         if self.position is None:
             return batch
         ids = batch.ids.clone()
-        ids[:, self.position] = subject.tokenizer.mask_token_id
+        ids[:, self.position] = subject.mask_id
         return batch.with_ids(ids)
 
     def _contrast(self, logits: Tensor) -> Tensor:

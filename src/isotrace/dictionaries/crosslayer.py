@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.registry import register
+from isotrace.kernels.topk import topk
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class CrossLayerTranscoder(nn.Module):
 
     def preactivations(self, layer: int, x: Tensor) -> Tensor:
         """h `[..., F]` of MLP inputs x `[..., d_in]`."""
-        return x @ self.W_enc[layer] + self.b_enc[layer]
+        return torch.nn.functional.linear(x, self.W_enc[layer].T, self.b_enc[layer])
 
     def encode(self, layer: int, x: Tensor) -> SparseActivations:
         """The k largest positive pre-activations of every token; x `[..., d_in]`."""
-        values, indices = self.preactivations(layer, x).relu().topk(self.config.k, sorted=False)
-        return SparseActivations(indices, values)
+        values, indices = topk(self.preactivations(layer, x), self.config.k)
+        return SparseActivations(indices, values.relu())
 
     def decoder(self, source: int, target: int) -> Tensor:
         """W_dec^{source→target} `[F, d_out]`, a view."""

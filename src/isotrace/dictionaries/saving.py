@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,14 @@ def load_dictionary(source: str | Path, subject: Subject | None = None) -> Cross
         state = {k: v.float() for k, v in load_file(weights).items()}
         dictionary = architecture(record.config.architecture)(record.config)
         dictionary.load_state_dict(state)
+        found = dictionary.fingerprint()
     except (SafetensorError, RuntimeError) as error:
         raise DictionaryError(f"weights of {source} do not fit its config: {str(error).splitlines()[0]}") from error
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise DictionaryError(f"{name} of {source} holds NaN or infinity: get the dictionary again.")
-    found = dictionary.fingerprint()
-    if not all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(found, record.fingerprint, strict=True)):
+    pairs = zip_longest(found, record.fingerprint, fillvalue=math.nan)
+    if not all(math.isclose(a, b, rel_tol=1e-3) for a, b in pairs):
         raise DictionaryError(f"{source} does not reproduce its fingerprint: it was made by an incompatible version.")
     return dictionary.eval().requires_grad_(False)
 
@@ -111,7 +113,7 @@ def read_record(folder: Path) -> DictionaryFile:
     path = folder / "dictionary.json"
     try:
         return FILE.validate_python(json.loads(path.read_text()))
-    except (ValidationError, json.JSONDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:  # ValidationError, JSONDecodeError and UnicodeDecodeError are ValueErrors
         first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise DictionaryError(
             f"{path.name} of {folder.name} is not valid ({first}): get the dictionary again."
@@ -130,8 +132,9 @@ def check_match(record: DictionaryFile, subject: Subject, source: str | Path) ->
             "Use its own subject."
         )
     if record.config.n_layers != subject.n_layers or record.config.d_in != subject.d_model:
+        shape = f"{record.config.n_layers} layers of width {record.config.d_in}"
         raise DictionaryError(
-            f"{source} covers layers 0–{record.config.n_layers - 1}, the subject has {subject.n_layers}."
+            f"{source} covers {shape}, the subject has {subject.n_layers} of {subject.d_model}: get the dictionary again."
         )
 
 

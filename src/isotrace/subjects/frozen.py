@@ -11,6 +11,7 @@ In replay every hidden state and logit is an affine function of the embeddings a
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +137,7 @@ class FrozenSubject:
         """The head at `position` as an affine map `[..., d_model]` → `[..., vocabulary]`: its pointwise
         function becomes the secant gate f(z)/z and its norm's σ is fixed, both as this input has them."""
         subject, family = self.subject, self.subject.family
-        dense, norm = subject.module(family.head_dense), subject.module(family.head_norm)
+        dense, norm = subject.module(family.head_dense), cast(nn.LayerNorm, subject.module(family.head_norm))
         stored: dict[str, Tensor] = {}
 
         def keep_dense(_, args, output):
@@ -169,9 +170,9 @@ class FrozenSubject:
 
         return apply
 
-    def _linear_norm(self, norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _linear_norm(self, norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
         return lambda x: self._normalise(x, norm, self.sigma[norm])
 
     @staticmethod
-    def _normalise(x: Tensor, norm: nn.Module, sigma: Tensor) -> Tensor:
+    def _normalise(x: Tensor, norm: nn.LayerNorm, sigma: Tensor) -> Tensor:
         return (x - x.mean(-1, keepdim=True)) / sigma * norm.weight + norm.bias

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -57,7 +57,7 @@ def pool(subject: Subject, batch: Batch, final: Tensor) -> Tensor:
 
 def pooling_weights(subject: Subject, batch: Batch) -> Tensor:
     """`[batch, tokens]`, each row summing to one. Raises InputError for a row of special tokens only."""
-    special = subject.is_special[batch.ids] & (batch.ids != subject.tokenizer.mask_token_id)
+    special = subject.is_special[batch.ids] & (batch.ids != subject.mask_id)
     real = (batch.mask & ~special).float()
     if not bool((real.sum(1) > 0).all()):
         raise InputError("a sequence holds special tokens only: there is nothing to pool.")
@@ -75,7 +75,7 @@ def load_probe(subject: Subject, name: str) -> Probe:
         raise InputError(f"no probe {name!r} for {subject.source}: it has {', '.join(known) or 'none'}.")
     try:
         probe = TypeAdapter(Probe).validate_python(json.loads(path.read_text()))
-    except (ValidationError, json.JSONDecodeError) as error:
+    except ValueError as error:  # ValidationError, JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise SubjectError(f"probe file {path.name} is damaged: get it again.") from error
     if probe.subject_weights_sha256 != subject.files.weights_sha256:
         raise SubjectError(f"probe {name!r} was fitted on other weights than those of {subject.source}: fit it again.")

@@ -48,9 +48,13 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
         digest.update(path.read_bytes())
     record = folder / "subject.json"
     if record.is_file():
-        recorded = json.loads(record.read_text())
-        expected = {"format", "format_version", "domain", "weights_sha256"}
-        if set(recorded) != expected or recorded["format"] != "isotrace-subject" or recorded["format_version"] != 1:
+        keys = {"format", "format_version", "domain", "weights_sha256"}
+        try:
+            recorded = json.loads(record.read_text())
+        except ValueError:
+            recorded = None
+        valid = isinstance(recorded, dict) and set(recorded) == keys
+        if not valid or (recorded["format"], recorded["format_version"]) != ("isotrace-subject", 1):
             raise SubjectError(f"{record.name} of {source!r} is not an isotrace-subject version 1: rebuild it.")
         if recorded["weights_sha256"] != digest.hexdigest():
             raise SubjectError(f"the weights of {source} differ from their recorded hash: they are damaged, reinstall.")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,9 +95,10 @@ class Subject:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, files: SubjectFiles) -> None:
         self.model, self.tokenizer, self.files = model.eval().requires_grad_(False), tokenizer, files
         self.family: Family = family_of(model.config.model_type)
+        self.mask_id, self.pad_id = (cast(int, i) for i in (tokenizer.mask_token_id, tokenizer.pad_token_id))
         self.n_layers: int = model.config.num_hidden_layers
         self.d_model: int = model.config.hidden_size
-        self.max_tokens = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+        self.max_tokens = min(tokenizer.model_max_length, self._positions())
         special = torch.zeros(len(tokenizer), dtype=torch.bool)
         special[tokenizer.all_special_ids] = True
         self.is_special = special
@@ -114,21 +115,28 @@ class Subject:
         return self.model.get_submodule(path if layer is None else path.format(layer))
 
     @property
-    def position_embedding(self) -> nn.Module | None:
+    def position_embedding(self) -> nn.Embedding | None:
         """The learned position embedding, None for rotary models."""
         absolute = getattr(self.model.config, "position_embedding_type", "absolute") in ("absolute", None)
-        return self.module(self.family.position_embedding) if absolute and self.family.position_embedding else None
+        path = self.family.position_embedding
+        return cast(nn.Embedding, self.module(path)) if absolute and path else None
+
+    def _positions(self) -> int:
+        """How many tokens fit: where padding has a learned position, those of real tokens start behind it."""
+        table = self.position_embedding
+        first = 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+        return self.model.config.max_position_embeddings - first
 
     @property
     def attentions(self) -> list[nn.Module]:
         return [self.module(self.family.attention, layer) for layer in range(self.n_layers)]
 
     @property
-    def norms(self) -> dict[str, nn.Module]:
+    def norms(self) -> dict[str, nn.LayerNorm]:
         """Every norm between embedding and final hidden state, by module path."""
         paths = [p.format(layer) for layer in range(self.n_layers) for p in self.family.layer_norms]
         named = dict(self.model.named_modules())
-        return {p: named[p] for p in (*paths, *self.family.other_norms) if named.get(p) is not None}
+        return {p: cast(nn.LayerNorm, named[p]) for p in (*paths, *self.family.other_norms) if named.get(p) is not None}
 
     def tokenize(self, sequences: Sequence[str]) -> Batch:
         """Raises InputError for an empty, too long or unknown-token sequence; the message names the culprit."""
@@ -148,14 +156,14 @@ class Subject:
                 )
             rows.append((ids, tuple(map(tuple, row["offset_mapping"]))))
         width = max(len(ids) for ids, _ in rows)
-        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        ids = torch.full((len(rows), width), self.pad_id)
         for i, (row, _) in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
         mask = torch.arange(width)[None] < torch.tensor([len(r) for r, _ in rows])[:, None]
         return Batch(ids.to(self.device), mask.to(self.device), tuple(sequences), tuple(o for _, o in rows))
 
     def tokens(self, ids: Tensor) -> list[str]:
-        return self.tokenizer.convert_ids_to_tokens(ids.tolist())
+        return [*self.tokenizer.convert_ids_to_tokens(ids.tolist())]
 
     def token_id(self, token: str) -> int:
         """Raises InputError when the token is not in the vocabulary."""

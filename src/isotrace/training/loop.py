@@ -30,6 +30,7 @@ from isotrace.training.config import TrainingConfig
 from isotrace.training.losses import free_running, reconstruction
 
 Callback = Callable[[dict[str, Any]], None]
+STATISTICS_TOKENS = 200_000
 
 
 def train_dictionary(
@@ -42,9 +43,13 @@ def train_dictionary(
 ) -> CrossLayerTranscoder:
     """Train (or go on training, if `checkpoint` exists) and return the dictionary, float32, folded.
 
-    Raises RunError when the checkpoint belongs to another configuration or the loss is not finite; the last
-    good checkpoint stays.
+    Raises RunError when the checkpoint belongs to another configuration, when the corpus or a block is too small
+    for a batch, or when the loss is not finite; the last good checkpoint stays.
     """
+    if not corpus.ids:
+        raise RunError("the corpus holds no sequence this subject can read: give others.")
+    if training.block_tokens < training.batch_tokens:
+        raise RunError("block_tokens is smaller than batch_tokens: a block must hold at least one batch.")
     torch.manual_seed(training.seed)
     dictionary = architecture(config.architecture)(config)
     initialise(dictionary)
@@ -200,7 +205,7 @@ def fold(
 
 @torch.no_grad()
 def statistics(subject: Subject, corpus: Corpus, dictionary: CrossLayerTranscoder, training: TrainingConfig) -> None:
-    """Fill `mean_activation` and `density` `[n_layers, F]` from a fresh 200,000 tokens of the stream."""
+    """Fill `mean_activation` and `density` `[n_layers, F]` from STATISTICS_TOKENS fresh tokens of the stream."""
     config, count = dictionary.config, 0
     total, active = torch.zeros_like(dictionary.mean_activation), torch.zeros_like(dictionary.density)
     for _, x, _, tokens in harvest_blocks(subject, corpus, training, start=0, salt=29):
@@ -209,7 +214,7 @@ def statistics(subject: Subject, corpus: Corpus, dictionary: CrossLayerTranscode
             total[layer] += dense.sum(0)
             active[layer] += (dense > 0).sum(0)
         count += tokens
-        if count >= 200_000:
+        if count >= STATISTICS_TOKENS:
             break
     dictionary.mean_activation.copy_(total / count)
     dictionary.density.copy_(active / count)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
 from isotrace.dictionaries.replacement import replaced_hidden
+from isotrace.kernels.topk import topk
 from isotrace.subjects.subject import Batch, Subject
 
 
@@ -32,8 +33,8 @@ def reconstruction(
     dense, pre = [], []
     for layer in range(config.n_layers):
         h = dictionary.preactivations(layer, x[layer])
-        values, indices = h.relu().topk(config.k, sorted=False)
-        dense.append(torch.zeros_like(h).scatter(-1, indices, values))
+        values, indices = topk(h, config.k)
+        dense.append(torch.zeros_like(h).scatter(-1, indices, values.relu()))
         pre.append(h)
     y_hat = dictionary.decode_all(dense)
     residual = y - y_hat

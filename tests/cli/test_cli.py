@@ -1,0 +1,214 @@
+"""The commands as a user meets them, on the bundled subject and dictionary."""
+
+import json
+import shutil
+import sys
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from isotrace.cli import main
+from isotrace.dictionaries.saving import dictionary_folder
+from isotrace.subjects.source import assets
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+QUICK = ("--max-features", "120", "--controls", "20", "--spellings", "2")
+BUNDLED = ("bundled:molm", "bundled:molm-clt")
+
+
+@pytest.fixture
+def isotrace(capsys, monkeypatch):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["isotrace", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+            sys.exit(0)
+        printed = capsys.readouterr()
+        return stopped.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def dictionary(tmp_path_factory):
+    """A copy of the bundled dictionary that a test may damage."""
+
+    def copy(name):
+        folder = tmp_path_factory.mktemp(name) / "clt"
+        shutil.copytree(dictionary_folder("bundled:molm-clt"), folder)
+        return folder
+
+    return copy
+
+
+def test_trace_prints_one_json_object_and_the_same_again(isotrace):
+    arguments = ("trace", *BUNDLED, ASPIRIN, "--target", "probe:bbb", "--json", *QUICK)
+    code, out, _ = isotrace(*arguments)
+    assert code == 0
+    found = json.loads(out)
+    assert {"kind", "name", "value"} <= set(found["target"])
+    assert {"n_nodes", "n_edges", "replacement_score", "completeness_score", "max_completeness_error"} <= set(
+        found["graph"]
+    )
+    for mode in ("free_running", "teacher_forced"):
+        assert {"loss_recovered", "top1_agreement"} <= set(found["fidelity"][mode])
+    assert {"n_features", "fraction_of_features", "sufficiency", "necessity", "control"} <= set(found["circuit"])
+    control = found["circuit"]["control"]
+    assert {"sufficiency_mean", "sufficiency_ci", "necessity_mean", "necessity_ci"} <= set(control)
+    assert control["n"] >= 20
+    assert {"pearson_frozen", "pearson_free_running"} <= set(found["verification"])
+    assert [u["symbol"] for u in found["units"]] == list("CCOOCCCCCCCOO")
+    assert [u["index"] for u in found["units"]] == list(range(13))
+    assert all({"layer", "feature", "label", "f1", "influence"} <= set(f) for f in found["features"])
+    lanes = sum(u["score"] for u in found["units"]) + sum(s["score"] for s in found["syntax"])
+    assert lanes == pytest.approx(1, abs=1e-9)
+    assert found["graph"]["max_completeness_error"] < 1e-4
+    assert isotrace(*arguments)[1] == out
+
+
+@pytest.mark.parametrize(
+    ("smiles", "target", "says"),
+    [
+        ("C1CC", "probe:bbb", "ring closure 1"),
+        ("c1cccc1", "probe:bbb", "kekulize"),
+        ("CC(C)(C)(C)C", "probe:bbb", "valence"),
+        ("C?C", "probe:bbb", "no SMILES"),
+        ("C" * 400, "probe:bbb", "tokens"),
+        ("", "probe:bbb", "empty"),
+        ("   ", "probe:bbb", "empty"),
+        ("CCO", "mask:77", "out of range"),
+        ("CCO", "mask:-1", "out of range"),
+        ("CCO", "mask:0", "<cls>"),
+        ("CCO", "mask:x", "out of range"),
+        ("CCO", "mask:1:Zz", "no token"),
+        ("CCO", "diff:1:C", "no two tokens"),
+        ("CCO", "probe:weight", "no probe"),
+        ("CCO", "nonsense", "no target"),
+        ("missing.csv", "probe:bbb", "missing.csv"),
+    ],
+)
+def test_an_input_that_cannot_be_used_is_one_line_and_exit_code_2(isotrace, smiles, target, says):
+    code, out, err = isotrace("trace", *BUNDLED, smiles, "--target", target, "--json", *QUICK)
+    assert code == 2
+    assert out == ""
+    assert says in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def corrupt(path, how):
+    data = bytearray(path.read_bytes())
+    if how == "truncated":
+        data = data[: len(data) // 2]
+    elif how == "flipped":
+        data[len(data) // 2] ^= 1
+    elif how == "nan":
+        tensors = load_file(path)
+        name = max(tensors, key=lambda n: tensors[n].numel())
+        tensors[name].view(-1)[0] = torch.nan
+        save_file(tensors, path, metadata={"format": "pt"})
+        return
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "nan"])
+def test_damaged_dictionary_weights_are_refused(isotrace, dictionary, how):
+    folder = dictionary(how)
+    corrupt(folder / "weights.safetensors", how)
+    code, _, err = isotrace("trace", "bundled:molm", folder, "CCO", "--target", "probe:bbb", "--json")
+    assert code == 4
+    assert err.startswith("error: weights")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["with-hash", "without-hash"])
+@pytest.mark.parametrize("how", ["truncated", "flipped", "nan"])
+def test_damaged_subject_weights_are_refused(isotrace, tmp_path, how, recorded):
+    """Without a recorded hash a flipped bit is noticed by the dictionary, which knows its subject's hash."""
+    folder = tmp_path / "molm"
+    shutil.copytree(assets() / "molm", folder)
+    if not recorded:
+        (folder / "subject.json").unlink()
+    corrupt(folder / "model.safetensors", how)
+    arguments = ("trace", folder, "bundled:molm-clt", "CCO", "--target", "probe:bbb", "--json", "--domain", "molecule")
+    code, _, err = isotrace(*arguments)
+    assert code == (4 if how == "flipped" and not recorded else 3)
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_dictionary_of_another_subject_or_range_is_refused(isotrace, dictionary, folders):
+    other = ("--target", "mask:1", "--json", "--domain", "molecule")
+    code, _, err = isotrace("trace", folders["esm-rotary"], "bundled:molm-clt", "CCO", *other)
+    assert code == 4
+    assert "was trained on" in err
+    assert "weights_sha256" in err
+    folder = dictionary("range")
+    record = json.loads((folder / "dictionary.json").read_text())
+    record["config"]["n_layers"] -= 1
+    (folder / "dictionary.json").write_text(json.dumps(record))
+    code, _, err = isotrace("trace", "bundled:molm", folder, "CCO", *other)
+    assert code == 4
+    assert "layers 0" in err
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(isotrace, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+    code, _, err = isotrace("trace", *BUNDLED, "CCO", "--target", "mask:1", "--out", blocker / "run", *QUICK)
+    assert code == 5
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_in_a_file_of_many_bad_rows_are_rejected_and_the_rest_is_done(isotrace, tmp_path):
+    table = tmp_path / "many.csv"
+    table.write_text("name,smiles\nethanol,CCO\nbroken,C1CC\nblank,\nunknown,C?C\npyridine,c1ccncc1\n")
+    out = tmp_path / "out"
+    code, printed, _ = isotrace("trace", *BUNDLED, table, "--target", "mask:1", "--out", out, "--json", *QUICK)
+    assert code == 0
+    found = json.loads(printed)
+    assert [t["name"] for t in found["traces"]] == ["ethanol", "pyridine"]
+    assert [r["index"] for r in found["rejects"]] == [1, 2, 3]
+    rejects = pl.read_parquet(out / "summary" / "rejects.parquet").sort("index")
+    assert rejects["index"].to_list() == [1, 2, 3]
+    assert all(rejects["reason"])
+    assert len(list(out.glob("*/report.html"))) == 2
+    table.write_text("smiles\nC1CC\n")
+    code, _, err = isotrace("trace", *BUNDLED, table, "--target", "mask:1", "--json", *QUICK)
+    assert code == 2
+    assert "no row" in err
+
+
+def test_the_run_folder_holds_what_the_docs_promise(isotrace, tmp_path):
+    out = tmp_path / "run"
+    code, printed, _ = isotrace("trace", *BUNDLED, "CC(N)C(=O)O", "--target", "diff:3:N:O", "--out", out, *QUICK)
+    assert code == 0
+    assert "report.html" in printed
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["status"] == "complete"
+    assert set(manifest["files"]) == {p.name for p in out.iterdir()} - {"manifest.json"}
+    summary = json.loads((out / "trace.json").read_text())
+    assert summary["target"]["kind"] == "diff"
+    assert pl.read_parquet(out / "features.parquet").height == summary["circuit"]["n_features"]
+    assert pl.read_parquet(out / "edges.parquet").height == summary["graph"]["n_edges"]
+    assert pl.read_parquet(out / "controls.parquet").height == 20
+
+
+def test_doctor_finds_a_healthy_installation(isotrace, tmp_path):
+    code, out, err = isotrace("doctor", "--out", tmp_path, "--json")
+    found = json.loads(out)
+    assert [c["check"] for c in found["checks"] if not c["ok"]] == []
+    assert code == 0, err
+
+
+def test_doctor_fails_where_it_cannot_write(isotrace, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, out, _ = isotrace("doctor", "--out", tmp_path / "file" / "x", "--json")
+    assert code == 5
+    assert [c["check"] for c in json.loads(out)["checks"] if not c["ok"]] == ["write access"]

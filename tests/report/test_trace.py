@@ -1,0 +1,152 @@
+"""Reports of real traces: the viewer's JSON, the page, and what the warnings say."""
+
+import json
+import shutil
+
+import jsonschema
+import pytest
+
+import isotrace
+from isotrace.api import Tracer
+from isotrace.circuits.trace import TraceConfig
+
+QUICK = TraceConfig(max_features=150, n_nodes=24, n_controls=20, n_spellings=3)
+TEXT, NUMBER = {"type": "string"}, {"type": "number"}
+NODE = {
+    "type": "object",
+    "required": ["node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"],
+    "properties": {
+        "node_id": TEXT,
+        "feature": {"type": ["integer", "null"]},
+        "layer": {"type": ["string", "integer"]},
+        "ctx_idx": {"type": "integer"},
+        "feature_type": {"enum": ["cross layer transcoder", "mlp reconstruction error", "embedding", "logit"]},
+        "jsNodeId": TEXT,
+        "clerp": TEXT,
+        "influence": {"type": ["number", "null"]},
+        "activation": {"type": ["number", "null"]},
+    },
+}
+VIEWER = {
+    "type": "object",
+    "required": ["metadata", "qParams", "nodes", "links"],
+    "properties": {
+        "metadata": {
+            "type": "object",
+            "required": ["slug", "scan", "prompt_tokens", "prompt"],
+            "properties": {
+                "slug": TEXT,
+                "scan": TEXT,
+                "prompt": TEXT,
+                "prompt_tokens": {"type": "array", "items": TEXT},
+            },
+        },
+        "qParams": {"type": "object"},
+        "nodes": {"type": "array", "items": NODE},
+        "links": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["source", "target", "weight"],
+                "properties": {"source": TEXT, "target": TEXT, "weight": NUMBER},
+            },
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def tracer():
+    return Tracer("bundled:molm", "bundled:molm-clt")
+
+
+@pytest.fixture(scope="module", params=["probe:bbb", "mask:4"])
+def traced(tracer, request):
+    return tracer.trace("CC(=O)Oc1ccccc1C(=O)O", request.param, QUICK, name="aspirin")
+
+
+def test_graph_json_is_what_viewers_read(traced):
+    from isotrace.report.neuronpedia import graph_json
+
+    graph = json.loads(json.dumps(graph_json(traced.traced, scan="molm", slug="x", labels={}), allow_nan=False))
+    jsonschema.validate(graph, VIEWER)
+    ids = [n["node_id"] for n in graph["nodes"]]
+    assert len(ids) == len(set(ids)) == int(traced.traced.pruned.nodes.sum())
+    assert {e[k] for e in graph["links"] for k in ("source", "target")} <= set(ids)
+    assert len(graph["links"]) == int(traced.traced.pruned.edges.sum())
+    (logit,) = [n for n in graph["nodes"] if n["feature_type"] == "logit"]
+    assert "(p=" in logit["clerp"]
+    for node in graph["nodes"]:
+        if node["feature_type"] == "cross layer transcoder":
+            layer, feature, position = map(int, node["node_id"].split("_"))
+            assert (node["layer"], node["ctx_idx"]) == (str(layer), position)
+            assert node["feature"] == (layer + feature) * (layer + feature + 1) // 2 + feature
+
+
+def test_other_spellings_are_compared_atom_by_atom(traced):
+    found = traced.to_dict()["spellings"]
+    assert len({s["smiles"] for s in found["spellings"]}) == len(found["spellings"]) == 4
+    assert len(found["units"]) == 13
+    assert all(u["sd"] >= 0 for u in found["units"])
+    assert any(u["sd"] > 0 for u in found["units"])
+
+
+def test_spellings_keep_track_of_atoms():
+    from rdkit import Chem
+
+    from isotrace.domains.molecule import parse
+    from isotrace.domains.molecule.spelling import spellings
+
+    mol = parse("C[C@H](N)C(=O)OC1CC1[N+](=O)[O-]")
+    found = spellings(mol, 12, seed=3)
+    assert len({s.smiles for s in found}) == len(found) > 5
+    for spelling in found:
+        other = parse(spelling.smiles)
+        assert Chem.MolToSmiles(other) == Chem.MolToSmiles(mol)
+        assert sorted(spelling.original) == list(range(mol.GetNumAtoms()))
+        for bond in other.GetBonds():
+            ends = spelling.original[bond.GetBeginAtomIdx()], spelling.original[bond.GetEndAtomIdx()]
+            assert mol.GetBondBetweenAtoms(*ends).GetBondType() == bond.GetBondType()
+
+
+def test_a_masked_syntax_token_has_no_other_spelling(tracer):
+    assert tracer.trace("CC(=O)Oc1ccccc1", "mask:3", QUICK).to_dict()["spellings"] is None
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    text = (Path(isotrace.__file__).parents[2] / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.browser
+def test_the_page_of_a_real_trace_works_offline(traced, tmp_path):
+    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    page_file = tmp_path / "report.html"
+    page_file.write_text(traced.html(), encoding="utf-8")
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=shutil.which(browser), args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_page(viewport={"width": 1400, "height": 900})
+        requests, problems = [], []
+        page.on("request", lambda r: requests.append(r.url))
+        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: problems.append(str(e)))
+        page.goto(page_file.as_uri())
+        best = traced.features[0]
+        node = f"f{best['layer']}_{best['feature']}_{best['position']}"
+        page.hover(f'[data-node-id="{node}"]', force=True)
+        assert page.locator(f'[data-pos="{best["position"]}"].lit').count() >= 1
+        assert best["label"] in page.inner_text("#tooltip")
+        page.click(f'[data-node-id="{node}"]', force=True)
+        assert best["label"] in page.inner_text("#card")
+        assert [u for u in requests if not u.startswith(("file:", "data:"))] == []
+        assert problems == []
+        chromium.close()
