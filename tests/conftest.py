@@ -3,8 +3,9 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-import tiny
 import torch
+
+import tiny
 
 torch.set_num_threads(1)
 

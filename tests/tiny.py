@@ -20,6 +20,7 @@ VARIANTS = ("esm-rotary", "esm-token-dropout", "esm-absolute", "bert")
 SMILES = "C[nH]1O=c1"
 MOLECULES = ["CCOCC", "c1cc[nH]c1", "CC(=O)N", "OCCN", "c1ccccc1", "CC(=O)O", "NCCNC", "C#CCO", "OC=O", "CCCl"]
 D_MODEL, N_LAYERS, MAX_POSITIONS = 16, 3, 24
+SEED = 0
 
 
 def tokenizer():
@@ -34,6 +35,7 @@ def perturb(model: torch.nn.Module, scale: float, seed: int) -> None:
 
 
 def tiny_model(variant: str, **changes) -> PreTrainedModel:
+    torch.manual_seed(SEED)
     shape = {
         "vocab_size": len(tokenizer()),
         "hidden_size": D_MODEL,
@@ -53,7 +55,7 @@ def tiny_model(variant: str, **changes) -> PreTrainedModel:
             "emb_layer_norm_before": variant == "esm-absolute",
         }
         model = EsmForMaskedLM(EsmConfig(**shape | changes))
-    perturb(model, 0.25, seed=VARIANTS.index(variant))
+    perturb(model, 0.25, seed=SEED + VARIANTS.index(variant))
     return model
 
 

@@ -14,10 +14,10 @@ is exact.
 """
 
 import pytest
-import tiny
 import torch
 from transformers import EsmConfig, EsmForMaskedLM
 
+import tiny
 from isotrace.circuits.graph import build_graph, frame
 from isotrace.circuits.influence import prune, scores, total_effects
 from isotrace.circuits.interventions import ablate_in_subject
@@ -126,7 +126,7 @@ def test_graph_and_pruning_recover_exactly_the_circuit(traced):
 def test_the_edge_through_attention_has_the_size_written_into_the_weights(traced):
     """u has length a·0.1 at C; value and output pass on 1.4/5 of its normalised size; the reader's norm and
     weight 12 do the rest."""
-    framing, graph = traced
+    _, graph = traced
     source = float(graph.activations[at(graph, SOURCE)])
     assert source == pytest.approx(10 * 4 - 20, rel=1e-4)
     length = (1 + (0.1 * source) ** 2) ** 0.5

@@ -3,10 +3,10 @@
 from functools import cache
 
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForMaskedLM
 
+import tiny
 from isotrace.circuits.graph import build_graph, frame
 from isotrace.circuits.interventions import ablate_in_frozen, ablate_in_subject
 
@@ -87,7 +87,9 @@ def test_ablation_equals_plain_transformers(subject, folders, variant, kind, win
     arguments = (subject, dictionary, batch, target, sets)
     found = ablate_in_subject(*arguments, complement=False, ablation=ablation, chunk=2)
     values = dictionary.mean_activation if ablation == "mean" else torch.zeros_like(dictionary.mean_activation)
-    expected = [reference(plain(folders[variant]), dictionary, batch, subject, target, s.tolist(), values) for s in sets]
+    expected = [
+        reference(plain(folders[variant]), dictionary, batch, subject, target, s.tolist(), values) for s in sets
+    ]
     assert found.tolist() == pytest.approx(expected, rel=2e-4, abs=2e-4)
     clean = float(target.value(subject, batch, subject.run(batch).final))
     assert max(abs(value - clean) for value in expected) > 1e-2, "the ablations do something"

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-import tiny
 import torch
 
+import tiny
 from isotrace.circuits.graph import build_graph, frame
 from isotrace.circuits.influence import prune, total_effects
 from isotrace.circuits.verification import (

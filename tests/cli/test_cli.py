@@ -154,7 +154,7 @@ def test_a_dictionary_of_another_subject_or_range_is_refused(isotrace, dictionar
     (folder / "dictionary.json").write_text(json.dumps(record))
     code, _, err = isotrace("trace", "bundled:molm", folder, "CCO", *other)
     assert code == 4
-    assert "layers 0" in err
+    assert "covers 5 layers" in err
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(isotrace, tmp_path):

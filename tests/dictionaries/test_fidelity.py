@@ -1,9 +1,9 @@
 """Loss recovered is one for an exact dictionary, zero for the mean, negative for a harmful one."""
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from isotrace.activations.harvest import Corpus, Plan, mask_some, mlp_activations
 from isotrace.dictionaries.fidelity import MODES, evaluate, mean_mlp_out
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden

@@ -1,13 +1,14 @@
 """Every registered architecture: configuration, saving, and function and gradients against a dense reference."""
+# ruff: noqa: F722  (shape annotations are not Python expressions)
 
 import pytest
-import tiny
 import torch
 from beartype import beartype
 from jaxtyping import Float, Int64, jaxtyped
 from pydantic import TypeAdapter
 from torch import Tensor
 
+import tiny
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.registry import ARCHITECTURES, architecture
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary

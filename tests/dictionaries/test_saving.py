@@ -4,10 +4,10 @@ import hashlib
 import json
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+import tiny
 from isotrace.dictionaries.saving import config_of, load_dictionary, reference, save_dictionary
 from isotrace.errors import DictionaryError
 
@@ -100,7 +100,9 @@ def test_swapped_decoders_break_the_fingerprint(saved, rotary):
         load_dictionary(saved)
 
 
-@pytest.mark.parametrize("change", [lambda f: [v * 1.01 for v in f], lambda f: f[:-1], lambda f: [*f, 1.0], lambda f: []])
+@pytest.mark.parametrize(
+    "change", [lambda f: [v * 1.01 for v in f], lambda f: f[:-1], lambda f: [*f, 1.0], lambda f: []]
+)
 def test_another_fingerprint(saved, change):
     rewrite(saved, fingerprint=change(record(saved)["fingerprint"]))
     with pytest.raises(DictionaryError, match="fingerprint"):
@@ -186,7 +188,7 @@ def test_a_layer_range_that_is_not_the_subjects(rotary, tmp_path):
     folder = tiny.save_subject(tiny.tiny_model("esm-rotary", num_hidden_layers=2), tmp_path / "two")
     dictionary = tiny.random_dictionary(tiny.load_tiny(folder), window=2)
     save_dictionary(dictionary, tmp_path / "d", reference(rotary), dtype=torch.float32, training={})
-    with pytest.raises(DictionaryError, match="covers 2 layers .* the subject has 3"):
+    with pytest.raises(DictionaryError, match=r"covers 2 layers .* the subject has 3"):
         load_dictionary(tmp_path / "d", rotary)
 
 

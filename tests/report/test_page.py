@@ -63,7 +63,8 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
     while len(edges) < n_edges:
         source, target = rng.sample(nodes, 2)
         if source["layer"] < target["layer"] and target["kind"] != "error":
-            edges.append({"source": source["id"], "target": target["id"], "weight": rng.gauss(0, 1) ** 3})
+            weight = rng.gauss(0, 1) ** 3
+            edges.append({"source": source["id"], "target": target["id"], "weight": weight, "influence": abs(weight)})
 
     weights = {a: t["score"] for t in atoms for a in t["atoms"]}
     signed = {a: t["signed"] for t in atoms for a in t["atoms"]}
@@ -283,7 +284,7 @@ def test_edges_name_nodes():
     )
     strengths = [abs(w) for *_, w in data["edges"]]
     assert strengths == sorted(strengths, reverse=True)
-    payload["edges"].append({"source": "nowhere", "target": ids[0], "weight": 1.0})
+    payload["edges"].append({"source": "nowhere", "target": ids[0], "weight": 1.0, "influence": 1.0})
     with pytest.raises(InputError, match="nowhere"):
         render_trace(payload)
     payload["edges"].pop()

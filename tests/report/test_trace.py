@@ -60,7 +60,7 @@ def tracer():
     return Tracer("bundled:molm", "bundled:molm-clt")
 
 
-@pytest.fixture(scope="module", params=["probe:bbb", "mask:4"])
+@pytest.fixture(scope="module", params=["probe:bbb", "mask:7"])
 def traced(tracer, request):
     return tracer.trace("CC(=O)Oc1ccccc1C(=O)O", request.param, QUICK, name="aspirin")
 

@@ -1,10 +1,10 @@
 """What every family must do: the same numbers as transformers, captured and edited where it says."""
+# ruff: noqa: F722  (shape annotations are not Python expressions)
 
 import json
 import shutil
 
 import pytest
-import tiny
 import torch
 from beartype import beartype
 from jaxtyping import Bool, Float, Int64, jaxtyped
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
+import tiny
 from isotrace.errors import InputError, SubjectError
 from isotrace.subjects.families import FAMILIES, family_of
 

@@ -1,9 +1,9 @@
 """The frozen subject equals the subject on its input, and is affine everywhere."""
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from isotrace.subjects.frozen import FrozenSubject, Sources
 from isotrace.subjects.subject import forwards_replaced
 

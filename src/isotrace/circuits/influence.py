@@ -51,15 +51,26 @@ def scores(graph: AttributionGraph) -> Scores:
     return Scores(float(on_tokens / (on_tokens + on_errors)), float((clean * weight).sum() / weight.sum()))
 
 
-def prune(graph: AttributionGraph, node_threshold: float, edge_threshold: float) -> Pruned:
+def supporters(support: Tensor, threshold: float) -> Tensor:
+    """`[n]` bool: the fewest nodes that together make up `threshold` of the sum of positive `support`."""
+    positive = support.clamp(min=0)
+    return (positive >= cumulative_cut(positive, threshold)) & (positive > 0)
+
+
+def prune(
+    graph: AttributionGraph, node_threshold: float, edge_threshold: float, features: Tensor | None = None
+) -> Pruned:
     """Keep the features and errors that carry `node_threshold` of the influence, then the edges that carry
     `edge_threshold` of the edge influence, then drop what no longer leads from an embedding or error to the
-    target. Embeddings and the target always stay."""
+    target. Embeddings and the target always stay. `features [n_features]` bool, where given, names the features
+    to keep instead."""
     total = influence(graph.matrix, graph.target)
     keep = torch.zeros(graph.n_nodes, dtype=torch.bool)
     internal = total[: graph.tokens.start]
     if len(internal):
         keep[: graph.tokens.start] = total[: graph.tokens.start] >= cumulative_cut(internal, node_threshold)
+    if features is not None:
+        keep[: graph.n_features] = features
     keep[graph.tokens] = True
     keep[graph.target] = True
     matrix = graph.matrix.clone()

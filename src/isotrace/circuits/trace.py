@@ -2,7 +2,9 @@
 
 1. tokenise, parse the target, mask where it says so
 2. linearise and build the attribution graph
-3. prune, score, map node mass to atoms, bonds and syntax
+3. choose the circuit: the fewest features that carry most of the support of the prediction, where support is
+   the graph's predicted effect of ablating a feature, signed towards what all features together do; prune
+   the graph to it, score, map node mass to atoms, bonds and syntax
 4. verify in the real subject: single nodes, then the circuit against matched controls
 5. repeat 2 and 3 on randomised spellings of the same molecule
 """
@@ -15,11 +17,11 @@ from rdkit import Chem
 from torch import Tensor
 
 from isotrace.circuits.graph import AttributionGraph, Frame, build_graph, frame
-from isotrace.circuits.influence import Pruned, Scores, prune, scores, total_effects
-from isotrace.circuits.interventions import Ablation
+from isotrace.circuits.influence import Pruned, Scores, prune, scores, supporters, total_effects
+from isotrace.circuits.interventions import Ablation, ablate_in_subject
 from isotrace.circuits.targets import Target, parse_target
 from isotrace.circuits.units import UnitScores, unit_scores
-from isotrace.circuits.verification import CircuitEffects, NodeEffects, circuit_effects, node_effects
+from isotrace.circuits.verification import CircuitEffects, NodeEffects, ablation_effects, circuit_effects, node_effects
 from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
 from isotrace.domains.molecule import TokenUnit, parse, token_map
 from isotrace.domains.molecule.spelling import Spelling, spellings
@@ -31,13 +33,13 @@ from isotrace.subjects.subject import Batch, Subject
 class TraceConfig:
     """Settings of a trace; every one is written to the manifest.
 
-    `max_features`: active features that become nodes. `node_threshold`, `edge_threshold`: shares of influence
-    kept by pruning. `n_nodes`: single-node ablations. `n_controls`: matched circuits. `n_spellings`: randomised
+    `max_features`: active features that become nodes. `node_threshold`: share of the support that the circuit's
+    features carry (and of the influence that kept errors carry). `edge_threshold`: share of influence kept edges carry. `n_nodes`: single-node ablations. `n_controls`: matched circuits. `n_spellings`: randomised
     spellings (0 = none), traced with at most `spelling_features` nodes each.
     """
 
     max_features: int = 1_200
-    node_threshold: float = 0.8
+    node_threshold: float = 0.7
     edge_threshold: float = 0.98
     ablation: Ablation = "mean"
     n_nodes: int = 96
@@ -77,6 +79,7 @@ class Traced:
     circuit: Tensor
     nodes: NodeEffects
     circuit_effects: CircuitEffects
+    by_influence: CircuitEffects
     spellings: SpellingScores | None
     config: TraceConfig
 
@@ -96,8 +99,10 @@ def trace(
     graph = build_graph(framed, max_features=config.max_features)
     if not graph.n_features:
         raise InputError(f"no feature is active on {sequence!r}: the dictionary cannot explain it.")
-    pruned = prune(graph, config.node_threshold, config.edge_threshold)
+    value = float(goal.value(subject, prepared, framed.frozen.actual.final))
+    direction = 1.0 if value >= empty_value(subject, framed, goal, config.ablation) else -1.0
     effects = total_effects(graph)
+    pruned = prune_to_circuit(framed, graph, effects, direction, config)
     tokens = tuple(subject.tokens(prepared.ids[0]))
     units = token_map(sequence, subject.tokens(batch.ids[0]), batch.offsets[0])
     circuit = torch.nonzero(pruned.nodes[: graph.n_features])[:, 0]
@@ -105,7 +110,7 @@ def trace(
         sequence=sequence,
         mol=mol,
         target=goal,
-        value=float(goal.value(subject, prepared, framed.frozen.actual.final)),
+        value=value,
         tokens=tokens,
         units=units,
         frame=framed,
@@ -127,9 +132,44 @@ def trace(
             ablation=config.ablation,
             seed=config.seed,
         ),
-        spellings=spelling_scores(subject, dictionary, sequence, mol, goal, units, config),
+        by_influence=variant_effects(subject, framed, goal, graph, pruned, len(circuit), config),
+        spellings=spelling_scores(subject, dictionary, sequence, mol, goal, units, direction, config),
         config=config,
     )
+
+
+def empty_value(subject: Subject, framed: Frame, target: Target, ablation: Ablation) -> float:
+    """The target with every feature ablated."""
+    nothing = [torch.zeros(0, 3, dtype=torch.long)]
+    arguments = (subject, framed.dictionary, framed.batch, target, nothing)
+    return float(ablate_in_subject(*arguments, complement=True, ablation=ablation)[0])
+
+
+def prune_to_circuit(
+    framed: Frame, graph: AttributionGraph, effects: Tensor, direction: float, config: TraceConfig
+) -> Pruned:
+    """The graph pruned to the features that carry `node_threshold` of the support.
+
+    Ranking by unsigned influence instead mixes features that push against the prediction into the circuit; on a
+    probe, whose value is a sum over all positions, that circuit does no better than matched random ones.
+    """
+    support = direction * ablation_effects(framed, graph, effects, config.ablation)
+    return prune(graph, config.node_threshold, config.edge_threshold, supporters(support, config.node_threshold))
+
+
+def variant_effects(
+    subject: Subject,
+    framed: Frame,
+    target: Target,
+    graph: AttributionGraph,
+    pruned: Pruned,
+    size: int,
+    config: TraceConfig,
+) -> CircuitEffects:
+    """The same measurements for as many features ranked by unsigned influence, without controls."""
+    nodes = pruned.influence[: graph.n_features].argsort(descending=True)[:size]
+    arguments = (subject, framed, target, graph.feature_nodes[nodes])
+    return circuit_effects(*arguments, n_controls=0, ablation=config.ablation, seed=config.seed)
 
 
 def spelling_scores(
@@ -139,6 +179,7 @@ def spelling_scores(
     mol: Chem.Mol,
     target: Target,
     units: tuple[TokenUnit, ...],
+    direction: float,
     config: TraceConfig,
 ) -> SpellingScores | None:
     """None where it is not defined: for a masked token that is no single atom, which other spellings lack."""
@@ -150,7 +191,7 @@ def spelling_scores(
         Spelling(sequence, tuple(range(mol.GetNumAtoms()))),
         *spellings(mol, config.n_spellings, config.seed),
     ]:
-        result = _spelled(subject, dictionary, spelling, target, masked, config)
+        result = _spelled(subject, dictionary, spelling, target, masked, direction, config)
         if result is not None:
             kept.append(spelling.smiles)
             values.append(result[0])
@@ -170,6 +211,7 @@ def _spelled(
     spelling: Spelling,
     target: Target,
     masked: TokenUnit | None,
+    direction: float,
     config: TraceConfig,
 ) -> tuple[float, np.ndarray] | None:
     """(target value, atom masses in original order); None if this spelling does not fit or splits the masked atom."""
@@ -189,8 +231,9 @@ def _spelled(
     prepared = goal.prepare(subject, batch)
     framed = frame(subject, dictionary, prepared, goal)
     graph = build_graph(framed, max_features=config.spelling_features)
-    pruned = prune(graph, config.node_threshold, config.edge_threshold)
-    found = unit_scores(graph, pruned, total_effects(graph), units)
+    effects = total_effects(graph)
+    pruned = prune_to_circuit(framed, graph, effects, direction, config)
+    found = unit_scores(graph, pruned, effects, units)
     masses = np.zeros(len(spelling.original))
     for atom, (mass, _) in found.atoms.items():
         masses[spelling.original[atom]] = mass

@@ -62,10 +62,18 @@ def node_effects(
     real = ablate_in_subject(
         subject, frame.dictionary, frame.batch, target, singles, complement=False, ablation=ablation, chunk=32
     )
-    base = baseline(frame.dictionary, ablation)[located[:, 0], located[:, 2]].double()
-    activation = graph.activations[nodes].double()
-    predicted = total_effects(graph)[nodes] * (activation - base) / activation
+    predicted = ablation_effects(frame, graph, total_effects(graph), ablation)[nodes]
     return NodeEffects(nodes, predicted, frozen, clean - real.double())
+
+
+def ablation_effects(frame: Frame, graph: AttributionGraph, effects: Tensor, ablation: Ablation) -> Tensor:
+    """Predicted fall of the target when each feature is set to its ablated value, `[n_features]` float64.
+
+    `effects` are the total effects of removing it altogether."""
+    layer, _, feature = graph.feature_nodes.unbind(1)
+    activation = graph.activations.double()
+    base = baseline(frame.dictionary, ablation)[layer, feature].double()
+    return effects[: graph.n_features] * (activation - base) / activation
 
 
 def matched_controls(

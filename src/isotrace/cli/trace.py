@@ -1,5 +1,6 @@
 """isotrace trace: why did the subject say so?"""
 
+import os
 import re
 import shlex
 import sys
@@ -28,7 +29,7 @@ def command(
     column: Annotated[str | None, typer.Option(help="Column of the file that holds the SMILES.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace another command's run in --out.")] = False,
     max_features: Annotated[int, typer.Option(min=1, help="Most active features that become nodes.")] = 1_200,
-    node_threshold: Annotated[float, typer.Option(min=0, max=1, help="Share of influence the nodes keep.")] = 0.8,
+    node_threshold: Annotated[float, typer.Option(min=0, max=1, help="Share of support the circuit keeps.")] = 0.7,
     edge_threshold: Annotated[float, typer.Option(min=0, max=1, help="Share of influence the edges keep.")] = 0.98,
     ablation: Annotated[str, typer.Option(help="What ablation sets a feature to: mean or zero.")] = "mean",
     controls: Annotated[int, typer.Option(min=2, help="Matched random circuits.")] = 24,
@@ -55,10 +56,11 @@ def command(
     if not input.strip():
         raise InputError("the input is empty: give a SMILES or a file.")
     rows, rejects = read_inputs(input, column=column)
-    single = rows.height + rejects.height == 1 and not Path(input).is_file()
+    from_file = os.path.isfile(input)  # not Path.is_file, which raises for a SMILES longer than a file name
+    single = rows.height + rejects.height == 1 and not from_file
     tracer = Tracer(subject, dictionary, domain=domain)
     folder = out or (None if json else Path("runs") / slug(f"trace {input[:40]} {target}"))
-    inputs: dict[str, Path | str] = {"input": Path(input) if Path(input).is_file() else input}
+    inputs: dict[str, Path | str] = {"input": Path(input) if from_file else input}
     arguments = {"command": command_line(), "seed": seed, "inputs": inputs, "overwrite": overwrite}
     if single:
         result = tracer.trace(rows["sequence"][0], target, config)

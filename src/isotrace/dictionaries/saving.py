@@ -134,7 +134,7 @@ def check_match(record: DictionaryFile, subject: Subject, source: str | Path) ->
     if record.config.n_layers != subject.n_layers or record.config.d_in != subject.d_model:
         shape = f"{record.config.n_layers} layers of width {record.config.d_in}"
         raise DictionaryError(
-            f"{source} covers {shape}, the subject has {subject.n_layers} of {subject.d_model}: get the dictionary again."
+            f"{source} covers {shape}, the subject has {subject.n_layers} of {subject.d_model}: get it again."
         )
 
 

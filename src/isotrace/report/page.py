@@ -115,14 +115,14 @@ def _colour_examples(examples: list[dict[str, Any]]) -> None:
 
 
 def _indexed(edges: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> list[list[Any]]:
-    """Edges as [source index, target index, weight], strongest first: a third of the bytes at 10,000 edges."""
+    """Edges as [source index, target index, weight], most influential first: a third of the bytes at 10,000 edges."""
     position = {node["id"]: i for i, node in enumerate(nodes)}
     if len(position) < len(nodes):
         raise InputError("two nodes of the graph share an id: give every node its own.")
     if unknown := {e[end] for e in edges for end in ("source", "target")} - position.keys():
         raise InputError(f"an edge names node {min(unknown)!r}, which the graph lacks: prune nodes and edges together.")
-    triples = [[position[e["source"]], position[e["target"]], e["weight"]] for e in edges if e["weight"] is not None]
-    return sorted(triples, key=lambda t: -abs(t[2]))
+    ranked = sorted((e for e in edges if e["weight"] is not None), key=lambda e: -e["influence"])
+    return [[position[e["source"]], position[e["target"]], e["weight"]] for e in ranked]
 
 
 def _json(data: Any) -> Markup:

@@ -1,11 +1,14 @@
 """The data of the trace page, from a `Trace`."""
 
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from isotrace.annotation.features import FeatureTables
+from isotrace.circuits.graph import normalise
+from isotrace.circuits.influence import influence
 from isotrace.domains.molecule import token_map
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
 
 CARDS = 32
 """Features that get a card with drawn examples: the most influential of the circuit."""
-EDGES = 6_000
+EDGES, PER_NODE = 5_000, 3
+"""Edges on the page: the most influential ones, and at least so many into and out of every node."""
 
 
 def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
@@ -152,13 +156,32 @@ def _node(trace: "Trace", node: int) -> dict[str, Any]:
 
 
 def _edges(trace: "Trace") -> list[dict[str, Any]]:
-    """The strongest edges of the pruned graph."""
-    rows, columns = torch.nonzero(trace.traced.pruned.edges, as_tuple=True)
-    weights = trace.traced.graph.matrix[rows, columns]
-    order = weights.abs().argsort(descending=True)[:EDGES].tolist()
+    """The most influential edges of the pruned graph, and of every node its strongest ones, so that no node that
+    was kept looks unconnected. `influence` = normalised weight × influence of the edge's target."""
+    traced = trace.traced
+    matrix = torch.where(traced.pruned.edges, traced.graph.matrix, torch.zeros_like(traced.graph.matrix))
+    weight = influence(matrix, traced.graph.target)
+    weight[traced.graph.target] = 1
+    scores = normalise(matrix.double()) * weight[:, None]
+    rows, columns = torch.nonzero(traced.pruned.edges, as_tuple=True)
+    ranked = scores[rows, columns].argsort(descending=True)
+    seen: Counter[int] = Counter()
+    chosen = []
+    for place, index in enumerate(ranked.tolist()):
+        ends = int(rows[index]), int(columns[index])
+        if place < EDGES or min(seen[ends[0]], seen[~ends[1]]) < PER_NODE:
+            chosen.append(index)
+            seen[ends[0]] += 1  # as target
+            seen[~ends[1]] += 1  # as source
     names = {n: trace.node_id(n) for n in torch.cat([rows, columns]).unique().tolist()}
     return [
-        {"source": names[int(columns[i])], "target": names[int(rows[i])], "weight": float(weights[i])} for i in order
+        {
+            "source": names[int(columns[i])],
+            "target": names[int(rows[i])],
+            "weight": float(matrix[rows[i], columns[i]]),
+            "influence": float(scores[rows[i], columns[i]]),
+        }
+        for i in chosen
     ]
 
 

@@ -71,6 +71,10 @@ class Trace:
                 "full": circuit.full,
                 "empty": circuit.empty,
                 "ablation": traced.config.ablation,
+                "by_influence": {
+                    "sufficiency": traced.by_influence.sufficiency,
+                    "necessity": traced.by_influence.necessity,
+                },
                 "control": {
                     "n": len(circuit.control_sufficiency),
                     "sufficiency_mean": mean(circuit.control_sufficiency),

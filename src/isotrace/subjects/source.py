@@ -52,7 +52,7 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
         try:
             recorded = json.loads(record.read_text())
         except ValueError:
-            recorded = None
+            recorded = {}
         valid = isinstance(recorded, dict) and set(recorded) == keys
         if not valid or (recorded["format"], recorded["format_version"]) != ("isotrace-subject", 1):
             raise SubjectError(f"{record.name} of {source!r} is not an isotrace-subject version 1: rebuild it.")

@@ -130,6 +130,8 @@ def reconstruct(subject, corpus, dictionary, training, norms, optimizer, state, 
         x = (x - mean_in[:, None]) / scale_in[:, None, None]
         y = (y - mean_out[:, None]) / scale_out[:, None, None]
         for at in range(0, x.shape[1] - training.batch_tokens + 1, training.batch_tokens):
+            if state["tokens"] >= training.tokens:  # past its end the schedule falls below zero
+                break
             part = slice(at, at + training.batch_tokens)
             rate = schedule(state["tokens"] / training.tokens, training.warmup)
             for group in optimizer.param_groups:

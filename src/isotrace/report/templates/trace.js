@@ -144,8 +144,7 @@ const shown = () => Math.round(edges.length * (slider.value / 1000) ** 2);
 function refreshEdges() {
   const n = shown();
   drawEdges(edgeLayer, edges.slice(0, n), 0.16);
-  $("shown").textContent = `${n.toLocaleString("en")} of ${edges.length.toLocaleString("en")}`
-    + (n ? `, strength ≥ ${num(Math.abs(edges[n - 1][2]))}` : "");
+  $("shown").textContent = `${n.toLocaleString("en")} of ${edges.length.toLocaleString("en")}, most influential first`;
 }
 let pending = 0;
 slider.addEventListener("input", () => {
