@@ -27,6 +27,13 @@ def graph_of(subject, kind, *, max_features=ALL, **shape):
     return framing, build_graph(framing, max_features=max_features, batch_size=8)
 
 
+def largest_deviation(graph):
+    """Largest |Σ edges + constant − pre-activation| / |pre-activation|: stricter than `completeness_error`."""
+    rows = [*range(graph.n_features), graph.target]
+    found = graph.matrix.sum(1)[rows] + graph.constant[rows] + graph.unselected[rows]
+    return float(((found - graph.preactivation[rows]) / graph.preactivation[rows]).abs().max())
+
+
 def layers_of(graph):
     return torch.tensor([graph.layer_of(node) for node in range(graph.n_nodes)])
 
@@ -37,11 +44,13 @@ def test_edges_add_up(subject64, kind, window):
     """All active features are nodes, or only a few of them: the sum is complete either way."""
     framing, graph = graph_of(subject64, kind, window=window)
     assert graph.completeness_error() < 1e-9
+    assert largest_deviation(graph) < 1e-7
     assert graph.n_features == graph.n_active == int((framing.active.values > 0).sum()) > 20
     assert float(graph.unselected.abs().max()) == 0
     few = build_graph(framing, max_features=7, batch_size=8)
     assert few.n_features == 7
     assert few.completeness_error() < 1e-9
+    assert largest_deviation(few) < 1e-7
     assert float(few.unselected.abs().max()) > 0
 
 

@@ -56,20 +56,17 @@ def annotate(
     side = np.random.default_rng(seed).random(len(unique)) < 0.5
     selection = np.asarray([side[unique[groups[n]]] for n in kept])
     labelled = sparse.csr_matrix(sparse.vstack(concepts))
-    names = [c.name for c in CONCEPTS]
+    concept_names = [c.name for c in CONCEPTS]
     features, examples = [], []
-    texts = [sequences[n].strip() for n in kept]
+    texts: list[str] = [str(sequences[n]).strip() for n in kept]
     starts = np.concatenate([[0], np.cumsum(blocks)])
     for layer in range(dictionary.config.n_layers):
         matrix = sparse.csr_matrix(sparse.vstack(acts[layer]))
-        frame = associate(matrix, labelled, molecule, selection, names=names, seed=seed + layer)
-        density = np.bincount(matrix.indices, minlength=matrix.shape[1]) / matrix.shape[0]
+        frame = associate(matrix, labelled, molecule, selection, names=concept_names, seed=seed + layer)
+        density = np.bincount(matrix.indices, minlength=dictionary.config.n_features) / len(molecule)
         features.append(frame.with_columns(pl.lit(layer).alias("layer"), pl.Series("density", density)))
-        examples.append(
-            _examples(sparse.csc_matrix(matrix), molecule, starts, texts, seed).with_columns(
-                pl.lit(layer).alias("layer")
-            )
-        )
+        found = _examples(sparse.csc_matrix(matrix), molecule, starts, texts, seed)
+        examples.append(found.with_columns(pl.lit(layer).alias("layer")))
         progress(f"layer {layer} of {dictionary.config.n_layers} annotated")
     schema = {"index": pl.Int64, "input": pl.String, "reason": pl.String}
     return pl.concat(features), pl.concat(examples), pl.DataFrame(rejects, schema=schema)

@@ -85,10 +85,12 @@ class AttributionGraph:
         return self.n_nodes - 1
 
     def completeness_error(self) -> float:
-        """Largest |Σ edges + constant − pre-activation| / |pre-activation| over feature and target rows."""
+        """Largest |Σ edges + constant − pre-activation| / (Σ |edges| + |constant|) over feature and target rows."""
         rows = [*range(self.n_features), self.target]
-        found = self.matrix.double().sum(1)[rows] + self.constant[rows] + self.unselected[rows]
-        return float(((found - self.preactivation[rows]).abs() / self.preactivation[rows].abs()).max())
+        edges = self.matrix.double()[rows]
+        found = edges.sum(1) + self.constant[rows] + self.unselected[rows]
+        scale = edges.abs().sum(1) + self.constant[rows].abs()
+        return float(((found - self.preactivation[rows]).abs() / scale).max())
 
     def layer_of(self, node: int) -> int:
         """-1 for embeddings, n_layers for the target."""

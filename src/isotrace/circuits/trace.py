@@ -34,7 +34,8 @@ class TraceConfig:
     """Settings of a trace; every one is written to the manifest.
 
     `max_features`: active features that become nodes. `node_threshold`: share of the support that the circuit's
-    features carry (and of the influence that kept errors carry). `edge_threshold`: share of influence kept edges carry. `n_nodes`: single-node ablations. `n_controls`: matched circuits. `n_spellings`: randomised
+    features carry (and of the influence that kept errors carry). `edge_threshold`: share of influence that kept
+    edges carry. `n_nodes`: single-node ablations. `n_controls`: matched circuits. `n_spellings`: randomised
     spellings (0 = none), traced with at most `spelling_features` nodes each.
     """
 

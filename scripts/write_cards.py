@@ -1,0 +1,191 @@
+# ruff: noqa: E501  (rows of tables read better unbroken)
+"""Write the cards of the bundled assets and the README's table from the numbers measured beside them.
+
+    python scripts/write_cards.py
+
+Reads card.json and probe_report.json (molm), evaluation.json and annotation.json (molm-clt), demo/index/results.json
+if a demo was run; writes README.md in both asset folders and the block between the markers in the main README.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+MOLM, CLT = ROOT / "src/isotrace/assets/molm", ROOT / "src/isotrace/assets/molm-clt"
+DATA = """\
+| data | origin | licence |
+|---|---|---|
+| MOSES train and test samples | Polykovskiy et al. 2020, package molsets 0.3.1 | MIT |
+| MoleculeNet (BACE, BBBP, ESOL, FreeSolv, HIV, lipophilicity, QM8, SIDER, Tox21) | Wu et al. 2018, as in IBM/materials | Apache-2.0 |
+| B3DB | Meng et al. 2021, package qc-b3db 1.1.1 | CC0-1.0 |
+| USPTO-50k reactants and products | Liu et al. 2017 split, from D. Lowe's extraction | Apache-2.0 |
+"""
+
+
+def load(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def ci(entry: dict, digits: int = 3) -> str:
+    low, high = entry["ci"]
+    return f"{entry['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def molm() -> str:
+    card, probes = load(MOLM / "card.json"), load(MOLM / "probe_report.json")
+    trained, untrained = card["trained"], card["untrained"]
+    lines = [
+        "# molm: the bundled subject",
+        "",
+        f"A SMILES masked language model in the ESM2 architecture (`EsmForMaskedLM`: pre-norm, rotary positions), "
+        f"{card['parameters'] / 1e6:.2f} M parameters, float16 weights. Trained by `scripts/build_molm.py` for "
+        f"{card['training']['steps']:,} steps, {card['training']['tokens'] / 1e6:.1f} M tokens of randomised SMILES. "
+        "Measured by `scripts/card_molm.py` and `scripts/build_probes.py`; all intervals are 95 %.",
+        "",
+        f"## Masked tokens of {card['held_out_molecules']:,} molecules it never saw (15 % masked)",
+        "",
+        "| tokens | n | cross-entropy (nats) | unigram | top-1 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in trained.items():
+        lines.append(
+            f"| {name} | {row['n']:,.0f} | {row['cross_entropy']:.3f} | {row['unigram']:.3f} | {row['top1']:.3f} |"
+        )
+    lines += [
+        f"| all, untrained copy | {untrained['n']:,.0f} | {untrained['cross_entropy']:.3f} | {untrained['unigram']:.3f} "
+        f"| {untrained['top1']:.3f} |",
+        "",
+        "## Valid molecules after masking 15 % and sampling at temperature 1",
+        "",
+        "| sampling | n | valid | string changed |",
+        "|---|---|---|---|",
+    ]
+    for key, name in (
+        ("validity_one_by_one", "one token after another, random order"),
+        ("validity_all_at_once", "all at once, independently"),
+        ("validity_untrained", "untrained copy, one after another"),
+    ):
+        row = card[key]
+        lines.append(
+            f"| {name} | {row['n']:,} | {row['valid']:.3f} [{row['valid_ci'][0]:.3f}, {row['valid_ci'][1]:.3f}] "
+            f"| {row['changed']:.2f} |"
+        )
+    lines += ["", "## Probes on the mean-pooled final hidden state, scaffold split", ""]
+    lines += [
+        "| probe | metric (test) | linear probe | ECFP4 + random forest | same probe, untrained copy |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in probes.items():
+        for metric in row["probe"]:
+            cells = [ci(row[k][metric]) for k in ("probe", "ecfp4_random_forest", "untrained_subject_probe")]
+            lines.append(f"| {name} (n = {row['n']['test']}) | {metric} | " + " | ".join(cells) + " |")
+    lines += ["", "## Data", "", DATA]
+    return "\n".join(lines)
+
+
+def clt() -> str:
+    found, names, record = load(CLT / "evaluation.json"), load(CLT / "annotation.json"), load(CLT / "dictionary.json")
+    config, training = record["config"], record["training"]["config"]
+    lines = [
+        "# molm-clt: the bundled cross-layer transcoder",
+        "",
+        f"All {config['n_layers']} MLPs of `bundled:molm`, {config['n_features']:,} features per layer, TopK with "
+        f"k = {config['k']} per token and layer, special tokens included, float16 weights. Trained by "
+        f"`scripts/build_clt.py`: {training['tokens'] / 1e6:.1f} M tokens on reconstruction, then "
+        f"{training['finetune_tokens'] / 1e6:.1f} M tokens inside the free-running subject.",
+        "",
+        f"## Fidelity on {found['n_sequences']:,} held-out molecules ({found['n_masked']:,} masked tokens)",
+        "",
+        "| every MLP replaced | loss recovered | top-1 agreement | KL | cross-entropy |",
+        "|---|---|---|---|---|",
+    ]
+    for mode, name in (("free_running", "**free-running**"), ("teacher_forced", "teacher-forced")):
+        row = found[mode]
+        value = ci({"value": row["loss_recovered"], "ci": row["ci"]}, 4)
+        lines.append(
+            f"| {name} | {value} | {row['top1_agreement']:.3f} | {row['kl']:.4f} | {row['cross_entropy']:.3f} |"
+        )
+    lines += [
+        "",
+        f"Subject: cross-entropy {found['clean']['cross_entropy']:.3f}, top-1 {found['clean']['top1']:.3f}; every MLP at "
+        f"its mean: {found['ablated']['cross_entropy']:.3f}, {found['ablated']['top1']:.3f}.",
+        "",
+        "| probe read from the stream | metric | subject | every MLP replaced, free-running |",
+        "|---|---|---|---|",
+    ]
+    for name, row in found["probes_free_running"].items():
+        lines += [f"| {name} | {m} | {ci(row['subject'][m])} | {ci(row['replaced'][m])} |" for m in row["subject"]]
+    fve = ", ".join(f"{v:.3f}" for v in found["fve"])
+    lines += [
+        "",
+        f"FVE per layer {fve}. L0 {found['l0']:.1f} per token and layer. Dead on this set {found['dead_fraction']:.2%}; "
+        f"dead in the training statistics {found['dead_in_training_statistics']:.2%}. Decoder norm of a feature (over "
+        f"all its targets): median {found['decoder_norms']['median']:.2f}, 5–95 % {found['decoder_norms']['q05']:.2f}–"
+        f"{found['decoder_norms']['q95']:.2f}.",
+        "",
+        "## Names",
+        "",
+        f"{names['named']:,} of {names['features']:,} features have a name on {names['sequences']:,} held-out molecules "
+        f"({names['concepts_named']} concepts; by layer {', '.join(map(str, names['by_layer']))}): held-out F1 ≥ 0.5, "
+        "q < 0.05 and a 95 % interval above the permutation null. The others are called unexplained.",
+        "",
+        "## Data",
+        "",
+        "Example molecules in `examples.parquet` come from the held-out parts of:",
+        "",
+        DATA,
+    ]
+    return "\n".join(lines)
+
+
+def readme() -> str:
+    card, probes, found = load(MOLM / "card.json"), load(MOLM / "probe_report.json"), load(CLT / "evaluation.json")
+    free, forced = found["free_running"], found["teacher_forced"]
+    bbb, esol = probes["bbb"], probes["esol"]
+    replaced = found["probes_free_running"]["bbb"]
+    valid = card["validity_one_by_one"]
+    rows = [
+        ("molm: masked cross-entropy, held-out", f"{card['trained']['all']['cross_entropy']:.3f}",
+         f"unigram {card['trained']['all']['unigram']:.3f}, untrained {card['untrained']['cross_entropy']:.3f}"),
+        ("molm: masked top-1, held-out", f"{card['trained']['all']['top1']:.3f}", f"untrained {card['untrained']['top1']:.3f}"),
+        ("molm: valid after masking 15 % and sampling", f"{valid['valid']:.3f}",
+         f"untrained {card['validity_untrained']['valid']:.3f}; all tokens at once {card['validity_all_at_once']['valid']:.3f}"),
+        ("BBB probe, AUROC, scaffold test", ci(bbb["probe"]["auroc"]),
+         f"ECFP4 + forest {ci(bbb['ecfp4_random_forest']['auroc'])}, untrained {ci(bbb['untrained_subject_probe']['auroc'])}"),
+        ("ESOL probe, RMSE, scaffold test", ci(esol["probe"]["rmse"]),
+         f"ECFP4 + forest {ci(esol['ecfp4_random_forest']['rmse'])}, untrained {ci(esol['untrained_subject_probe']['rmse'])}"),
+        ("CLT: loss recovered, free-running", ci({"value": free["loss_recovered"], "ci": free["ci"]}, 4),
+         f"teacher-forced {forced['loss_recovered']:.4f}"),
+        ("CLT: BBB AUROC with every MLP replaced", ci(replaced["replaced"]["auroc"]), f"subject {replaced['subject']['auroc']['value']:.3f}"),
+    ]  # fmt: skip
+    results = ROOT / "demo/index/results.json"
+    if results.is_file():
+        traces = json.loads(results.read_text())
+        for kind in ("probe", "mask"):
+            chosen = [t["circuit"] for t in traces if t["target"]["kind"] == kind]
+            median = lambda f, c=chosen: float(np.median([f(x) for x in c]))  # noqa: E731
+            for what in ("sufficiency", "necessity"):
+                rows.append(
+                    (
+                        f"demo, {kind} targets: circuit {what}, median of {len(chosen)}",
+                        f"{median(lambda c, w=what: c[w]):.2f}",
+                        f"matched random circuits {median(lambda c, w=what: c['control'][f'{w}_mean']):.2f}; "
+                        f"circuit is {median(lambda c: c['fraction_of_features']):.1%} of the active features",
+                    )
+                )
+    table = ["| what | measured | beside it |", "|---|---|---|"]
+    return "\n".join(table + [f"| {a} | {b} | {c} |" for a, b, c in rows])
+
+
+def main() -> None:
+    (MOLM / "README.md").write_text(molm())
+    (CLT / "README.md").write_text(clt())
+    path, start, end = ROOT / "README.md", "<!-- numbers -->\n", "\n<!-- end of numbers -->"
+    text = path.read_text()
+    path.write_text(text[: text.index(start) + len(start)] + readme() + text[text.index(end) :])
+
+
+if __name__ == "__main__":
+    main()
