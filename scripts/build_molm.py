@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with moses_sample/, moleculenet/, b3db/, reactions/")
     parser.add_argument("--work", type=Path, default=Path("build/molm"))
     parser.add_argument("--out", type=Path, default=Path("src/isotrace/assets/molm"))
-    parser.add_argument("--steps", type=int, default=5_500)
+    parser.add_argument("--steps", type=int, default=6_500)
     parser.add_argument("--tokens", type=int, default=4_096, help="tokens per step")
     parser.add_argument("--d-model", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)

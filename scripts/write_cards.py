@@ -63,9 +63,11 @@ def molm() -> str:
         "|---|---|---|---|",
     ]
     for key, name in (
-        ("validity_one_by_one", "one token after another, random order"),
-        ("validity_all_at_once", "all at once, independently"),
-        ("validity_untrained", "untrained copy, one after another"),
+        ("validity_nucleus", "one token after another, the most certain first, 0.9 nucleus"),
+        ("validity_confident", "one token after another, the most certain first"),
+        ("validity_random", "one token after another, random order"),
+        ("validity_at_once", "all at once, independently"),
+        ("validity_untrained", "untrained copy, the most certain first, 0.9 nucleus"),
     ):
         row = card[key]
         lines.append(
@@ -145,13 +147,13 @@ def readme() -> str:
     free, forced = found["free_running"], found["teacher_forced"]
     bbb, esol = probes["bbb"], probes["esol"]
     replaced = found["probes_free_running"]["bbb"]
-    valid = card["validity_one_by_one"]
+    valid = card["validity_nucleus"]
     rows = [
         ("molm: masked cross-entropy, held-out", f"{card['trained']['all']['cross_entropy']:.3f}",
          f"unigram {card['trained']['all']['unigram']:.3f}, untrained {card['untrained']['cross_entropy']:.3f}"),
         ("molm: masked top-1, held-out", f"{card['trained']['all']['top1']:.3f}", f"untrained {card['untrained']['top1']:.3f}"),
-        ("molm: valid after masking 15 % and sampling", f"{valid['valid']:.3f}",
-         f"untrained {card['validity_untrained']['valid']:.3f}; all tokens at once {card['validity_all_at_once']['valid']:.3f}"),
+        ("molm: valid after masking 15 % and sampling (0.9 nucleus)", f"{valid['valid']:.3f}",
+         f"no nucleus {card['validity_confident']['valid']:.3f}, random order {card['validity_random']['valid']:.3f}, all at once {card['validity_at_once']['valid']:.3f}, untrained {card['validity_untrained']['valid']:.3f}"),
         ("BBB probe, AUROC, scaffold test", ci(bbb["probe"]["auroc"]),
          f"ECFP4 + forest {ci(bbb['ecfp4_random_forest']['auroc'])}, untrained {ci(bbb['untrained_subject_probe']['auroc'])}"),
         ("ESOL probe, RMSE, scaffold test", ci(esol["probe"]["rmse"]),
