@@ -89,8 +89,9 @@ class AttributionGraph:
         rows = [*range(self.n_features), self.target]
         edges = self.matrix.double()[rows]
         found = edges.sum(1) + self.constant[rows] + self.unselected[rows]
-        scale = edges.abs().sum(1) + self.constant[rows].abs()
-        return float(((found - self.preactivation[rows]).abs() / scale).max())
+        return float(
+            ((found - self.preactivation[rows]).abs() / (edges.abs().sum(1) + self.constant[rows].abs())).max()
+        )
 
     def layer_of(self, node: int) -> int:
         """-1 for embeddings, n_layers for the target."""
@@ -227,8 +228,9 @@ def normalise(rows: Tensor) -> Tensor:
     return absolute / absolute.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
-def build_graph(frame: Frame, *, max_features: int, batch_size: int = 64) -> AttributionGraph:
-    """Steps 2 to 5. At most `max_features` active features become nodes."""
+def build_graph(frame: Frame, *, max_features: int, batch_size: int | None = None) -> AttributionGraph:
+    """Steps 2 to 5. At most `max_features` active features become nodes; long inputs get smaller batches."""
+    batch_size = batch_size or max(4, min(64, 4_096 // frame.n_tokens))
     edges = EdgeRows(frame, batch_size)
     values = frame.active.values.flatten()
     budget = min(max_features, int((values > 0).sum()))
