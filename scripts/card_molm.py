@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/molm"))
     parser.add_argument("--out", type=Path, default=Path("src/isotrace/assets/molm"))
-    parser.add_argument("--n", type=int, default=1_500)
+    parser.add_argument("--n", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     subject = load_subject(args.out, domain="molecule")

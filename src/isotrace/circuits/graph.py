@@ -89,9 +89,8 @@ class AttributionGraph:
         rows = [*range(self.n_features), self.target]
         edges = self.matrix.double()[rows]
         found = edges.sum(1) + self.constant[rows] + self.unselected[rows]
-        return float(
-            ((found - self.preactivation[rows]).abs() / (edges.abs().sum(1) + self.constant[rows].abs())).max()
-        )
+        scale = edges.abs().sum(1) + self.constant[rows].abs()
+        return float(((found - self.preactivation[rows]).abs() / scale).max())
 
     def layer_of(self, node: int) -> int:
         """-1 for embeddings, n_layers for the target."""
@@ -285,7 +284,7 @@ def _assemble(frame: Frame, edges: EdgeRows, rows: Tensor, constants: Tensor, co
     activations = frame.active.values[layer, position, slot]
     final = frame.frozen.actual.final[0]
     value = float((frame.gradient.double() * final.double()).sum()) + frame.constant
-    per_node["pre"][places] = torch.cat([activations, torch.tensor([value])]).double()
+    per_node["pre"][places] = torch.cat([activations, activations.new_tensor([value])]).double()
     per_node["constant"][places] = constants.double()
     per_node["unselected"][places] = rows[:, : edges.n_slots][:, missing].double().sum(1)
     return AttributionGraph(
