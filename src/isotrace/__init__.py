@@ -1,19 +1,27 @@
 """isotrace: follow one prediction of a scientific language model through its features, back to its atoms."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isotrace.annotation.annotate import annotate
+    from isotrace.api import trace
+    from isotrace.dictionaries.fidelity import evaluate
+    from isotrace.dictionaries.saving import load_dictionary
+    from isotrace.subjects.subject import load_subject
+    from isotrace.training.loop import train_dictionary
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "annotate", "evaluate", "load_dictionary", "load_subject", "trace", "train_dictionary"]
 
 _LAZY = {
-    "load_subject": "isotrace.subjects.subject",
-    "load_dictionary": "isotrace.dictionaries.saving",
-    "evaluate": "isotrace.dictionaries.fidelity",
-    "train_dictionary": "isotrace.training.loop",
     "annotate": "isotrace.annotation.annotate",
+    "evaluate": "isotrace.dictionaries.fidelity",
+    "load_dictionary": "isotrace.dictionaries.saving",
+    "load_subject": "isotrace.subjects.subject",
     "trace": "isotrace.api",
+    "train_dictionary": "isotrace.training.loop",
 }
-__all__ = ["__version__", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:

@@ -274,9 +274,9 @@ def _assemble(frame: Frame, edges: EdgeRows, rows: Tensor, constants: Tensor, co
     layer, position, slot = located.unbind(1)
     features = frame.active.indices[layer, position, slot]
     others = list(range(edges.n_slots, edges.n_columns))
-    n_selected, n_nodes = len(columns), len(columns) + len(others) + 1
+    n_nodes = len(columns) + len(others) + 1
     matrix = torch.zeros(n_nodes, n_nodes)
-    places = torch.tensor([*range(n_selected), n_nodes - 1])
+    places = torch.tensor([*range(len(columns)), n_nodes - 1])
     matrix[places, : n_nodes - 1] = rows[:, columns + others]
     missing = torch.ones(edges.n_slots, dtype=torch.bool)
     missing[columns] = False
