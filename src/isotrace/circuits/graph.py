@@ -282,8 +282,7 @@ def _assemble(frame: Frame, edges: EdgeRows, rows: Tensor, constants: Tensor, co
     missing[columns] = False
     per_node = {name: torch.zeros(n_nodes, dtype=torch.float64) for name in ("pre", "constant", "unselected")}
     activations = frame.active.values[layer, position, slot]
-    final = frame.frozen.actual.final[0]
-    value = float((frame.gradient.double() * final.double()).sum()) + frame.constant
+    value = float((frame.gradient.double() * frame.frozen.actual.final[0].double()).sum()) + frame.constant
     per_node["pre"][places] = torch.cat([activations, activations.new_tensor([value])]).double()
     per_node["constant"][places] = constants.double()
     per_node["unselected"][places] = rows[:, : edges.n_slots][:, missing].double().sum(1)
