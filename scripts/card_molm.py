@@ -1,6 +1,6 @@
 """Measure the bundled subject on molecules it never saw, and write its card.
 
-    python scripts/card_molm.py --work build/molm --out src/isotrace/assets/molm
+    python scripts/card_molm.py --work build/molm --moses DATA/moses_sample/test_10k.csv.gz --out src/isotrace/assets/molm
 
 Masked cross-entropy and top-1 beside a unigram model and an untrained copy, loss by token class, and the share of
 molecules that are valid after 15 % of their tokens are masked and sampled again (temperature 1): the most certain
@@ -13,6 +13,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from rdkit import Chem, RDLogger
 
@@ -127,12 +128,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/molm"))
     parser.add_argument("--out", type=Path, default=Path("src/isotrace/assets/molm"))
+    parser.add_argument("--moses", type=Path, required=True, help="test_10k.csv.gz of the MOSES sample")
     parser.add_argument("--n", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     subject = load_subject(args.out, domain="molecule")
     rng = random.Random(args.seed)
     held = usable(subject, rng.sample((args.work / "heldout.txt").read_text().splitlines(), args.n))
+    moses = usable(subject, rng.sample(pl.read_csv(args.moses)["smiles"].to_list(), args.n))
     train = rng.sample((args.work / "corpus.txt").read_text().splitlines(), 5_000)
     counts = torch.ones(len(subject.tokenizer))
     for row in Corpus.of(subject, train).ids:
@@ -146,6 +149,7 @@ def main() -> None:
         "trained": masked_scores(subject, held, counts / counts.sum(), args.seed),
         "untrained": masked_scores(copy, held, counts / counts.sum(), args.seed)["all"],
         "validity_nucleus": validity(subject, held, args.seed, "confident", 0.9),
+        "validity_moses": validity(subject, moses, args.seed, "confident", 0.9),
         "validity_confident": validity(subject, held, args.seed, "confident", 1.0),
         "validity_random": validity(subject, held, args.seed, "random", 1.0),
         "validity_at_once": validity(subject, held, args.seed, "at_once", 1.0),

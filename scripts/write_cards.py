@@ -64,6 +64,7 @@ def molm() -> str:
     ]
     for key, name in (
         ("validity_nucleus", "one token after another, the most certain first, 0.9 nucleus"),
+        ("validity_moses", "the same, MOSES test molecules only"),
         ("validity_confident", "one token after another, the most certain first"),
         ("validity_random", "one token after another, random order"),
         ("validity_at_once", "all at once, independently"),
@@ -153,7 +154,7 @@ def readme() -> str:
          f"unigram {card['trained']['all']['unigram']:.3f}, untrained {card['untrained']['cross_entropy']:.3f}"),
         ("molm: masked top-1, held-out", f"{card['trained']['all']['top1']:.3f}", f"untrained {card['untrained']['top1']:.3f}"),
         ("molm: valid after masking 15 % and sampling (0.9 nucleus)", f"{valid['valid']:.3f}",
-         f"no nucleus {card['validity_confident']['valid']:.3f}, random order {card['validity_random']['valid']:.3f}, all at once {card['validity_at_once']['valid']:.3f}, untrained {card['validity_untrained']['valid']:.3f}"),
+         f"MOSES test only {card['validity_moses']['valid']:.3f}, no nucleus {card['validity_confident']['valid']:.3f}, random order {card['validity_random']['valid']:.3f}, all at once {card['validity_at_once']['valid']:.3f}, untrained {card['validity_untrained']['valid']:.3f}"),
         ("BBB probe, AUROC, scaffold test", ci(bbb["probe"]["auroc"]),
          f"ECFP4 + forest {ci(bbb['ecfp4_random_forest']['auroc'])}, untrained {ci(bbb['untrained_subject_probe']['auroc'])}"),
         ("ESOL probe, RMSE, scaffold test", ci(esol["probe"]["rmse"]),

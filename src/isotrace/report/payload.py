@@ -119,6 +119,8 @@ def sentences(trace: "Trace", summary: dict[str, Any]) -> list[str]:
         f"{control['sufficiency_mean']:.2f}); without it {circuit['necessity']:.2f} is lost "
         f"(matched {control['necessity_mean']:.2f})."
     )
+    if circuit["sufficiency"] > 1.2:
+        found.append("It overshoots because features left out of it push the other way.")
     named = [f for f in summary["features"] if f["label"] not in ("unexplained", "not annotated")]
     if named:
         labels = list(dict.fromkeys(f["label"] for f in named))[:5]
