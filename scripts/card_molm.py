@@ -1,6 +1,6 @@
 """Measure the bundled subject on molecules it never saw, and write its card.
 
-    python scripts/card_molm.py --work build/molm --moses DATA/moses_sample/test_10k.csv.gz --out src/isotrace/assets/molm
+    python scripts/card_molm.py --work build/molm --moses DATA/moses_sample/test_10k.csv.gz
 
 Masked cross-entropy and top-1 beside a unigram model and an untrained copy, loss by token class, and the share of
 molecules that are valid after 15 % of their tokens are masked and sampled again (temperature 1): the most certain

@@ -106,6 +106,10 @@ def sentences(trace: "Trace", summary: dict[str, Any]) -> list[str]:
         "" if probability is None else f", probability {probability:.2f}"
     )
     found = [f"{target['description']}: {value}."]
+    way = "up" if circuit["full"] >= circuit["empty"] else "down"
+    found.append(
+        f"With every feature ablated it would be {circuit['empty']:.2f}: the circuit explains the way {way} from there."
+    )
     ranked = sorted(trace.units, key=lambda u: -u["score"])[:3]
     atoms = ", ".join(f"{u['symbol']}{u['index']} ({u['score']:.0%})" for u in ranked)
     lane = sum(s["score"] for s in summary["syntax"])
