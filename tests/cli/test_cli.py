@@ -178,7 +178,11 @@ def test_in_a_file_of_many_bad_rows_are_rejected_and_the_rest_is_done(isotrace, 
     rejects = pl.read_parquet(out / "summary" / "rejects.parquet").sort("index")
     assert rejects["index"].to_list() == [1, 2, 3]
     assert all(rejects["reason"])
-    assert len(list(out.glob("*/report.html"))) == 2
+    pages = list(out.glob("*/report.html"))
+    assert len(pages) == 2
+    index = (out / "summary" / "index.html").read_text()
+    assert all(f"../{page.parent.name}/report.html" in index for page in pages)
+    assert "ring closure 1" in index
     table.write_text("smiles\nC1CC\n")
     code, _, err = isotrace("trace", *BUNDLED, table, "--target", "mask:1", "--json", *QUICK)
     assert code == 2

@@ -27,6 +27,7 @@ def command(
     from isotrace.api import Tracer
     from isotrace.circuits.trace import TraceConfig
     from isotrace.domains.molecule import token_map
+    from isotrace.report.index import entry, index_page, page_row
     from isotrace.runs import dumps, open_run
 
     tracer = Tracer("bundled:molm", "bundled:molm-clt")
@@ -44,12 +45,12 @@ def command(
         folder = Path(slug(name)) / slug(target)
         with open_run(out / folder, **arguments) as run:
             result.save(run)
-        summary = result.to_dict()
-        results.append(summary)
-        entry = entries.setdefault(name, {"name": name, "smiles": smiles, "svg": result._repr_html_(), "pages": []})
-        entry["pages"].append(page_row(summary, f"../{folder}/report.html"))
+        results.append(result.to_dict())
+        page = page_row(results[-1], f"../{folder}/report.html")
+        entries.setdefault(name, entry(name, smiles, result._repr_html_()))["pages"].append(page)
     with open_run(out / "index", **arguments) as run:
-        run.text("index.html", index_page(tracer, list(entries.values()), run.manifest["started"]))
+        title = "Why did the model say so? Six drugs, traced"
+        run.text("index.html", index_page(title, tracer, list(entries.values()), [], run.manifest["started"]))
         run.json("results", results)
     (out / "index.html").write_text(
         '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=index/index.html">'
@@ -60,44 +61,6 @@ def command(
     else:
         show(results)
         typer.echo(f"pages: {out / 'index.html'}")
-
-
-def page_row(summary: dict[str, Any], href: str) -> dict[str, Any]:
-    target, circuit = summary["target"], summary["circuit"]
-    return {
-        "href": href,
-        "target": target["name"],
-        "value": target["value"],
-        "description": target["description"],
-        "sufficiency": circuit["sufficiency"],
-        "sufficiency_control": circuit["control"]["sufficiency_mean"],
-        "necessity": circuit["necessity"],
-        "necessity_control": circuit["control"]["necessity_mean"],
-        "warnings": len(summary["warnings"]),
-    }
-
-
-def index_page(tracer: Any, entries: list[dict[str, Any]], created: str) -> str:
-    from isotrace.report.page import render_index
-    from isotrace.report.payload import fidelity_table
-
-    pages = [p for e in entries for p in e["pages"]]
-    beaten = sum(p["sufficiency"] > p["sufficiency_control"] for p in pages)
-    return render_index(
-        {
-            "title": "Why did the model say so? Six drugs, traced",
-            "subject": tracer.subject.source,
-            "dictionary": tracer.name,
-            "created": created,
-            "summary": [
-                f"{len(pages)} predictions of {len(entries)} drugs, each traced to features and atoms.",
-                f"In {beaten} of {len(pages)} the circuit alone keeps more of the effect than matched random circuits.",
-            ],
-            "fidelity": fidelity_table(tracer.fidelity),
-            "entries": entries,
-            "rejects": [],
-        }
-    )
 
 
 def show(results: list[dict[str, Any]]) -> None:

@@ -40,6 +40,7 @@ def command(
     from isotrace.api import Tracer
     from isotrace.circuits.trace import TraceConfig
     from isotrace.inputs import read_inputs, rejects_frame
+    from isotrace.report.index import entry, index_page, page_row
     from isotrace.runs import dumps, open_run
 
     if ablation not in ("mean", "zero"):
@@ -70,7 +71,7 @@ def command(
         summary = result.to_dict()
         typer.echo(dumps(summary) if json else "\n".join(describe(summary, folder)))
         return
-    found, refused = [], [(r["index"], r["input"], r["reason"]) for r in rejects.to_dicts()]
+    found, entries, refused = [], [], [(r["index"], r["input"], r["reason"]) for r in rejects.to_dicts()]
     for row in progress(rows.to_dicts(), "tracing"):
         try:
             result = tracer.trace(row["sequence"], target, config, name=row["name"])
@@ -79,19 +80,25 @@ def command(
             continue
         found.append(result.to_dict() | {"index": row["index"]})
         if folder is not None:
-            with open_run(folder / slug(f"{row['index']:05d} {row['name'] or ''}"), **arguments) as run:
+            place = slug(f"{row['index']:05d} {row['name'] or ''}")
+            with open_run(folder / place, **arguments) as run:
                 result.save(run)
+            entries.append(entry(row["name"] or row["sequence"], row["sequence"], result._repr_html_()))
+            entries[-1]["pages"].append(page_row(found[-1], f"../{place}/report.html"))
     table = rejects_frame(refused)
     if folder is not None:
         with open_run(folder / "summary", **arguments) as run:
             run.table("rejects", table)
             run.table("traces", flat(found))
+            title = f"{len(found)} molecules traced, {table.height} rejected"
+            run.text("index.html", index_page(title, tracer, entries, table.to_dicts(), run.manifest["started"]))
     if not found:
         raise InputError(f"no row of {input!r} could be traced; first reason: {refused[0][2]}")
     if json:
         typer.echo(dumps({"traces": found, "rejects": table.to_dicts()}))
     else:
-        typer.echo(f"{len(found)} traced, {table.height} rejected{'' if folder is None else f'; see {folder}'}")
+        where = "" if folder is None else f"; see {folder / 'summary' / 'index.html'}"
+        typer.echo(f"{len(found)} traced, {table.height} rejected{where}")
         for index, text, reason in refused:
             typer.echo(f"  rejected row {index}: {text!r}: {reason}")
 
