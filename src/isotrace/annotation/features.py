@@ -20,6 +20,11 @@ class FeatureTables:
         """Rows of the given (layer, feature) pairs, as dictionaries; unannotated features are missing."""
         return {(row["layer"], row["feature"]): row for row in self._select(self.features, keys)}
 
+    @staticmethod
+    def label(row: dict[str, Any]) -> str:
+        """The name in a row of `of`; an empty row is a feature nobody annotated."""
+        return row.get("label") or ("unexplained" if row else "not annotated")
+
     def examples_of(self, keys: list[tuple[int, int]]) -> dict[tuple[int, int], list[dict[str, Any]]]:
         found: dict[tuple[int, int], list[dict[str, Any]]] = {}
         for row in self._select(self.examples, keys):

@@ -1,35 +1,14 @@
 """The replacement model: every MLP of the subject replaced by the dictionary (METHODS §3), differentiably."""
 
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
-from isotrace.subjects.subject import Batch, Subject, forwards_replaced
+from isotrace.subjects.subject import Batch, Subject, mlps_computed_by
 
 Mode = Literal["free_running", "teacher_forced"]
-
-
-@contextmanager
-def mlps_computed_by(subject: Subject, function):
-    """Within the context `function(layer, mlp_in)` computes every MLP; the subject's own MLPs do not run."""
-    inputs: dict[int, Tensor] = {}
-    replaced = {}
-    for layer in range(subject.n_layers):
-
-        def enter(x, layer=layer):
-            inputs[layer] = x
-            return x
-
-        def leave(_, layer=layer):
-            return function(layer, inputs[layer])
-
-        replaced[subject.module(subject.family.mlp_in, layer)] = enter
-        replaced[subject.module(subject.family.mlp_out, layer)] = leave
-    with forwards_replaced(replaced):
-        yield
 
 
 def replaced_hidden(

@@ -28,7 +28,6 @@ def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
     signed = {u["index"]: u["signed"] for u in trace.units}
     positions, signs = traced.unit_scores.positions.tolist(), traced.unit_scores.signed.tolist()
     nodes = torch.nonzero(traced.pruned.nodes)[:, 0].tolist()
-    shown = {u["index"]: max(0.0, u["score"]) for u in trace.units}
     circuit = summary["circuit"]
     effects = traced.circuit_effects
     return {
@@ -44,7 +43,7 @@ def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
         "summary": sentences(trace, summary),
         "warnings": summary["warnings"],
         "molecule": {
-            "mass_svg": draw_molecule(traced.mol, shown, size=(460, 340), diverging=False),
+            "mass_svg": draw_molecule(traced.mol, masses, size=(460, 340), diverging=False),
             "signed_svg": draw_molecule(traced.mol, signed, size=(460, 340), diverging=True),
         },
         "tokens": [
@@ -59,7 +58,7 @@ def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
             }
             for p, unit in enumerate(traced.units)
         ],
-        "units": [u | {"score": masses[u["index"]]} for u in trace.units],
+        "units": trace.units,
         "syntax": summary["syntax"],
         "nodes": [_node(trace, node) for node in nodes],
         "edges": _edges(trace),
@@ -148,11 +147,11 @@ def _node(trace: "Trace", node: int) -> dict[str, Any]:
     }
     if kind == "feature":
         feature = int(graph.feature_nodes[node, 2])
-        row = trace.tables.of([(layer, feature)]).get((layer, feature), {})
+        row = trace.rows.get((layer, feature), {})
         return base | {
             "feature": feature,
             "activation": float(graph.activations[node]),
-            "label": row.get("label") or ("unexplained" if row else "not annotated"),
+            "label": trace.tables.label(row),
             "f1": row.get("f1"),
         }
     if kind == "target":
@@ -206,7 +205,6 @@ def _cards(trace: "Trace") -> dict[str, dict[str, Any]]:
     traced = trace.traced
     subject, dictionary = traced.frame.frozen.subject, traced.frame.dictionary
     keys = list(dict.fromkeys((f["layer"], f["feature"]) for f in trace.features))
-    rows = trace.tables.of(keys)
 
     def tokenise(smiles: str):
         batch = subject.tokenize([smiles])
@@ -216,11 +214,11 @@ def _cards(trace: "Trace") -> dict[str, dict[str, Any]]:
     drawn = example_cards(trace.tables, keys[:CARDS], tokenise)
     cards = {}
     for layer, feature in keys:
-        row = rows.get((layer, feature), {})
+        row = trace.rows.get((layer, feature), {})
         cards[f"{layer}_{feature}"] = {
             "layer": layer,
             "feature": feature,
-            "label": row.get("label") or ("unexplained" if row else "not annotated"),
+            "label": trace.tables.label(row),
             "concept": row.get("concept"),
             "f1": row.get("f1"),
             "f1_ci": [row.get("f1_ci_low"), row.get("f1_ci_high")],

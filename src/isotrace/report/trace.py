@@ -31,6 +31,10 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """What `isotrace trace --json` prints; NaN becomes null when it is written."""
+        return dict(self._summary)
+
+    @cached_property
+    def _summary(self) -> dict[str, Any]:
         traced, graph, circuit = self.traced, self.traced.graph, self.traced.circuit_effects
         target = traced.target
         seed = traced.config.seed
@@ -128,22 +132,27 @@ class Trace:
         ]
 
     @cached_property
+    def rows(self) -> dict[tuple[int, int], dict[str, Any]]:
+        """Annotation of the circuit's features by (layer, feature), read from the table once."""
+        located = self.traced.graph.feature_nodes[self.traced.circuit].tolist()
+        return self.tables.of(list({(layer, feature) for layer, _, feature in located}))
+
+    @cached_property
     def features(self) -> list[dict[str, Any]]:
         """Feature nodes of the circuit, most influential first."""
         traced = self.traced
         order = traced.circuit[traced.pruned.influence[traced.circuit].argsort(descending=True)].tolist()
         located = [tuple(row) for row in traced.graph.feature_nodes[order].tolist()]
-        rows = self.tables.of(list({(layer, feature) for layer, _, feature in located}))
         found = []
         for node, (layer, position, feature) in zip(order, located, strict=True):
-            row = rows.get((layer, feature), {})
+            row = self.rows.get((layer, feature), {})
             found.append(
                 {
                     "layer": layer,
                     "feature": feature,
                     "position": position,
                     "token": traced.tokens[position],
-                    "label": row.get("label") or ("unexplained" if row else "not annotated"),
+                    "label": self.tables.label(row),
                     "f1": row.get("f1"),
                     "influence": float(traced.pruned.influence[node]),
                     "effect": float(traced.effects[node]),

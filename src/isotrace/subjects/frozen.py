@@ -21,6 +21,7 @@ from isotrace.subjects.subject import (
     Subject,
     attention_replaced,
     forwards_replaced,
+    mlps_computed_by,
     softmax_attention,
 )
 
@@ -106,19 +107,7 @@ class FrozenSubject:
         """Run with frozen attention and norms. MLP outputs come from `sources`, or from `mlp(layer, mlp_in)`
         where that is given (interventions in the frozen model)."""
         subject, rows = self.subject, len(sources.words)
-        mlp_in: list[Tensor] = []
         replaced: dict[nn.Module, Callable] = {}
-        for layer in range(subject.n_layers):
-
-            def enter(x, layer=layer):
-                mlp_in.append(x)
-                return x
-
-            def leave(_, layer=layer):
-                return sources.mlp_out[layer] if mlp is None else mlp(layer, mlp_in[layer])
-
-            replaced[subject.module(subject.family.mlp_in, layer)] = enter
-            replaced[subject.module(subject.family.mlp_out, layer)] = leave
         for norm in subject.norms.values():
             replaced[norm] = self._linear_norm(norm)
         replaced[subject.module(subject.family.word_embedding)] = lambda _: sources.words
@@ -129,9 +118,13 @@ class FrozenSubject:
             pattern = self.patterns[module]
             return (pattern @ value).transpose(1, 2), pattern
 
-        with forwards_replaced(replaced), attention_replaced(subject.attentions, attend):
+        compute = mlp or (lambda layer, _: sources.mlp_out[layer])
+        with ExitStack() as stack:
+            stack.enter_context(forwards_replaced(replaced))
+            stack.enter_context(attention_replaced(subject.attentions, attend))
+            mlp_in = stack.enter_context(mlps_computed_by(subject, compute))
             final = subject.hidden(self.ids.expand(rows, -1), self.mask.expand(rows, -1))
-        return Replay(tuple(mlp_in), final)
+        return Replay(tuple(mlp_in[layer] for layer in range(subject.n_layers)), final)
 
     def head_map(self, position: int) -> Callable[[Tensor], Tensor]:
         """The head at `position` as an affine map `[..., d_model]` → `[..., vocabulary]`: its pointwise

@@ -40,12 +40,9 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
         folder = Path(source)
     if not (folder / "config.json").is_file():
         raise SubjectError(f"{source!r} is no subject: give bundled:molm, hf:org/name or a folder with config.json.")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
+    if not any(folder.glob("*.safetensors")):
         raise SubjectError(f"{source!r} has no *.safetensors weights: save it with save_pretrained.")
-    digest = hashlib.sha256()
-    for path in weights:
-        digest.update(path.read_bytes())
+    digest = weights_hash(folder)
     record = folder / "subject.json"
     if record.is_file():
         keys = {"format", "format_version", "domain", "weights_sha256"}
@@ -56,19 +53,24 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
         valid = isinstance(recorded, dict) and set(recorded) == keys
         if not valid or (recorded["format"], recorded["format_version"]) != ("isotrace-subject", 1):
             raise SubjectError(f"{record.name} of {source!r} is not an isotrace-subject version 1: rebuild it.")
-        if recorded["weights_sha256"] != digest.hexdigest():
+        if recorded["weights_sha256"] != digest:
             raise SubjectError(f"the weights of {source} differ from their recorded hash: they are damaged, reinstall.")
         domain = domain or recorded["domain"]
-    return SubjectFiles(source, folder, domain, digest.hexdigest())
+    return SubjectFiles(source, folder, domain, digest)
+
+
+def weights_hash(folder: Path) -> str:
+    """sha256 over the weight files of a subject, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def write_record(folder: Path, domain: str) -> None:
     """Write `subject.json` beside saved weights, so that damage is noticed when they are loaded."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.read_bytes())
     record = {"format": "isotrace-subject", "format_version": 1, "domain": domain}
-    (folder / "subject.json").write_text(json.dumps(record | {"weights_sha256": digest.hexdigest()}, indent=2) + "\n")
+    (folder / "subject.json").write_text(json.dumps(record | {"weights_sha256": weights_hash(folder)}, indent=2) + "\n")
 
 
 def _download(name: str) -> Path:

@@ -223,6 +223,29 @@ class Subject:
         return Output(final, self.head(final) if logits else None, captured)
 
 
+@contextmanager
+def mlps_computed_by(subject: Subject, function: Callable[[int, Tensor], Tensor]) -> Iterator[dict[int, Tensor]]:
+    """Within the context `function(layer, mlp_in)` computes every MLP; the subject's own MLPs do not run.
+
+    Yields the MLP inputs by layer, filled as the subject runs.
+    """
+    inputs: dict[int, Tensor] = {}
+    replaced: dict[nn.Module, Callable[..., Any]] = {}
+    for layer in range(subject.n_layers):
+
+        def enter(x: Tensor, layer: int = layer) -> Tensor:
+            inputs[layer] = x
+            return x
+
+        def leave(_: Tensor, layer: int = layer) -> Tensor:
+            return function(layer, inputs[layer])
+
+        replaced[subject.module(subject.family.mlp_in, layer)] = enter
+        replaced[subject.module(subject.family.mlp_out, layer)] = leave
+    with forwards_replaced(replaced):
+        yield inputs
+
+
 def load_subject(source: str | Path, *, domain: str | None = None, device: str = "cpu") -> Subject:
     """Load `bundled:molm`, `hf:org/name`, or a folder in the Hugging Face layout.
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
 from isotrace.activations.harvest import Corpus, masked_batches, mlp_activations
@@ -220,6 +219,3 @@ def statistics(subject: Subject, corpus: Corpus, dictionary: CrossLayerTranscode
             break
     dictionary.mean_activation.copy_(total / count)
     dictionary.density.copy_(active / count)
-
-
-SETTINGS = TypeAdapter(TrainingConfig)
