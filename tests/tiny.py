@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, EsmConfig, EsmForMaskedLM, PreTrainedModel
 
-import isotrace.dictionaries.crosslayer  # noqa: F401  (registers the architecture)
 from isotrace.circuits.targets import Target, parse_target
+from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.config import DictionaryConfig
-from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
-from isotrace.dictionaries.registry import architecture
+from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.subjects.probe import Probe
 from isotrace.subjects.subject import Batch, Subject, load_subject
@@ -90,29 +89,30 @@ def load_tiny(folder: Path) -> Subject:
 
 
 def random_dictionary(
-    subject: Subject, *, n_features: int = 12, k: int = 3, window: int = N_LAYERS, seed: int = 0
-) -> CrossLayerTranscoder:
-    """Non-zero weights and statistics in torch's default dtype."""
-    config = DictionaryConfig(
-        architecture="crosslayer",
-        d_in=subject.d_model,
-        d_out=subject.d_model,
-        n_features=n_features,
-        n_layers=subject.n_layers,
-        window=window,
-        activation="topk",
-        k=k,
-    )
-    dictionary = architecture("crosslayer")(config)
+    subject: Subject,
+    architecture: str = "crosslayer",
+    *,
+    n_features: int = 12,
+    k: int | None = 3,
+    seed: int = 0,
+    **given,
+) -> Dictionary:
+    """Non-zero weights, rule parameters and statistics in torch's default dtype; thresholds are positive."""
+    return randomised(configure(subject, architecture, n_features=n_features, k=k, **given), seed)
+
+
+def randomised(config: DictionaryConfig, seed: int = 0) -> Dictionary:
+    dictionary = build(config, seed)
     generator = torch.Generator().manual_seed(seed)
     for parameter in dictionary.parameters():
-        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
-    dictionary.mean_activation.copy_(torch.rand(dictionary.mean_activation.shape, generator=generator))
-    dictionary.density.copy_(torch.rand(dictionary.density.shape, generator=generator))
+        parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    statistics = [dictionary.mean_activation, dictionary.density]
+    for tensor in statistics + [t for name, t in dictionary.state_dict().items() if name == "rule.threshold"]:
+        tensor.copy_(torch.rand(tensor.shape, generator=generator))
     return dictionary.requires_grad_(False)
 
 
-def exact_dictionary(subject: Subject) -> CrossLayerTranscoder:
+def exact_dictionary(subject: Subject) -> Dictionary:
     """A per-layer transcoder equal to the MLPs of a subject whose MLPs are linear → ReLU → linear."""
     n_neurons = subject.model.config.intermediate_size
     dictionary = random_dictionary(subject, n_features=n_neurons, k=n_neurons, window=1)
@@ -147,7 +147,7 @@ def prepared(kind: str, subject: Subject, smiles: str = SMILES) -> tuple[Batch, 
     return target.prepare(subject, batch), target
 
 
-def with_config(dictionary: CrossLayerTranscoder, **changes) -> DictionaryConfig:
+def with_config(dictionary: Dictionary, **changes) -> DictionaryConfig:
     return replace(dictionary.config, **changes)
 
 

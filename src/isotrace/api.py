@@ -9,8 +9,8 @@ from rdkit import Chem
 from isotrace.annotation.features import load_features
 from isotrace.circuits.trace import TraceConfig
 from isotrace.circuits.trace import trace as trace_one
-from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
-from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.saving import dictionary_folder, load_dictionary, require_whole_mlp
 from isotrace.errors import InputError
 from isotrace.report.trace import Trace
 from isotrace.subjects.subject import Subject, load_subject
@@ -30,7 +30,8 @@ class Tracer:
 
     def __init__(self, subject: str | Subject, dictionary: str | Path, *, domain: str | None = None) -> None:
         self.subject = subject if isinstance(subject, Subject) else load_subject(subject, domain=domain)
-        self.dictionary: CrossLayerTranscoder = load_dictionary(dictionary, self.subject)
+        self.dictionary: Dictionary = load_dictionary(dictionary, self.subject)
+        require_whole_mlp(self.dictionary.config, self.subject)
         self.name = str(dictionary)
         folder = dictionary_folder(dictionary)
         self.tables, self.fidelity = load_features(folder), read_fidelity(folder)

@@ -76,13 +76,33 @@ class Run:
         self._save()
         return target
 
+    def expect(self, *names: str) -> None:
+        """List files that something else will write here, so that a run killed before `adopt` is still recognised."""
+        self.manifest["files"] |= {name: self.manifest["files"].get(name) for name in names}
+        self._save()
+
+    def adopt(self, *names: str) -> None:
+        """Hash files that something else wrote here, and drop from the list those it did not."""
+        for name in names:
+            target = self.path / name
+            self.manifest["files"].pop(name, None)
+            if target.is_file():
+                self.manifest["files"][name] = sha256_file(target)
+        self._save()
+
     def _save(self) -> None:
         _write(self.path / MANIFEST, (dumps(self.manifest, indent=2) + "\n").encode())
 
 
 @contextmanager
 def open_run(
-    path: str | Path, *, command: str, seed: int, inputs: Mapping[str, Path | str], overwrite: bool
+    path: str | Path,
+    *,
+    command: str,
+    seed: int,
+    inputs: Mapping[str, Path | str],
+    overwrite: bool,
+    resume: bool = False,
 ) -> Iterator[Run]:
     """Make the run folder `path`, yield it open, and close its manifest.
 
@@ -91,8 +111,9 @@ def open_run(
     inputs: what the numbers depend on. A Path is a file or folder, hashed by content; a str is a value itself
         (a SMILES, `bundled:molm`).
     overwrite: replace a run of another command. Files no run wrote are never removed.
+    resume: go on in a folder that holds a run: nothing is removed, its list of files is taken over.
 
-    The folder's earlier run is removed first. On an exception the manifest says `failed` and why, and the
+    Otherwise the folder's earlier run is removed first. On an exception the manifest says `failed` and why, and the
     exception goes on. Raises RunError if the folder cannot be written or holds something else, InputError if
     an input does not exist.
     """
@@ -112,7 +133,10 @@ def open_run(
         "files": {},
     }
     run = Run(Path(path), manifest)
-    _claim(run.path, command, overwrite)
+    if resume:
+        manifest["files"] = read_manifest(run.path)["files"]
+    else:
+        _claim(run.path, command, overwrite)
     run._save()
     try:
         yield run

@@ -5,7 +5,7 @@ import torch
 
 import tiny
 from isotrace.activations.harvest import Corpus, Plan, mask_some, mlp_activations
-from isotrace.dictionaries.fidelity import MODES, evaluate, mean_mlp_out
+from isotrace.dictionaries.fidelity import MODES, evaluate, mean_activations
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
 
 SEQUENCES = tiny.MOLECULES * 2
@@ -33,7 +33,7 @@ def test_an_exact_dictionary_recovers_everything(relu_subject, exact):
 
 
 def test_the_mean_recovers_nothing(relu_subject, exact):
-    mean = mean_mlp_out(relu_subject, Corpus.of(relu_subject, SEQUENCES), 0)
+    mean = mean_activations(relu_subject, Corpus.of(relu_subject, SEQUENCES), exact.config.writes, 0)
     for layer in range(tiny.N_LAYERS):
         exact.W_dec[layer].data.zero_()
         exact.b_dec[layer].data.copy_(mean[layer])
@@ -64,7 +64,7 @@ def test_numbers_are_those_of_a_plain_loop(relu_subject):
     dictionary = tiny.random_dictionary(subject)
     found = evaluate(subject, dictionary, sequences, mask_rate=0.5, n_bootstrap=20, seed=3)
     corpus = Corpus.of(subject, sequences)
-    mean = mean_mlp_out(subject, corpus, 3)
+    mean = mean_activations(subject, corpus, dictionary.config.writes, 3)
     sums = dict.fromkeys(("clean", "free_running", "teacher_forced", "ablated"), 0.0)
     divergence, n = 0.0, 0
     for number, rows in enumerate(Plan(corpus.lengths, 4_096, 3).epoch(0)):
@@ -75,7 +75,7 @@ def test_numbers_are_those_of_a_plain_loop(relu_subject):
             "clean": final,
             "free_running": replaced_hidden(subject, dictionary, batch, "free_running"),
             "teacher_forced": replaced_hidden(subject, dictionary, batch, "teacher_forced", list(x)),
-            "ablated": ablated_hidden(subject, batch, mean),
+            "ablated": ablated_hidden(subject, dictionary, batch, mean),
         }
         logs = {k: subject.head(v).log_softmax(-1)[chosen] for k, v in finals.items()}
         for name, log in logs.items():
@@ -112,5 +112,5 @@ def test_teacher_forcing_reads_the_clean_stream(relu_subject):
     torch.testing.assert_close(forced, run.final, rtol=1e-5, atol=1e-5)
     assert float((replaced_hidden(relu_subject, dictionary, batch, "free_running") - forced).abs().max()) > 1e-3
     for mode, inputs in (("teacher_forced", None), ("free_running", list(x))):
-        with pytest.raises(ValueError, match="clean_mlp_in"):
+        with pytest.raises(ValueError, match="teacher_forced needs clean activations"):
             replaced_hidden(relu_subject, dictionary, batch, mode, inputs)

@@ -1,208 +1,219 @@
-"""Every registered architecture: configuration, saving, and function and gradients against a dense reference."""
-# ruff: noqa: F722  (shape annotations are not Python expressions)
+"""Every architecture under every sparsity rule: configuration, saving, and loss and gradients against a dense
+reference that knows nothing of the package's encoders and decoders."""
+
+import itertools
+import json
+from dataclasses import asdict
+from typing import NamedTuple
 
 import pytest
 import torch
-from beartype import beartype
-from jaxtyping import Float, Int64, jaxtyped
 from pydantic import TypeAdapter
 from torch import Tensor
 
 import tiny
+from isotrace.activations.harvest import activations
+from isotrace.dictionaries import architectures, sparsity
 from isotrace.dictionaries.config import DictionaryConfig
-from isotrace.dictionaries.registry import ARCHITECTURES, architecture
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.registry import ARCHITECTURES, RULES, architecture, rule
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
 from isotrace.errors import DictionaryError
+from isotrace.training.config import TrainingConfig
 from isotrace.training.losses import reconstruction
 
-WINDOWS = (1, 2, tiny.N_LAYERS)
-AUXILIARY, AUXILIARY_K = 0.25, 2
+TRAINING = TrainingConfig(auxiliary=0.25, auxiliary_k=2, bandwidth=0.7, tanh_scale=1.5, dtype="float64")
+PENALTY = 0.3
 
 
-@pytest.fixture(params=sorted(ARCHITECTURES))
-def cls(request):
-    return ARCHITECTURES[request.param]
+class Case(NamedTuple):
+    architecture: str
+    rule: str
+    prefixes: tuple[int, ...] = ()
+    token_normalization: str = "none"
+
+    def make(self, subject, **given) -> Dictionary:
+        if self.architecture == "crosslayer":
+            given = {"window": 2} | given
+        k = 3 if RULES[self.rule].needs_k else None
+        shape = {"prefixes": self.prefixes, "token_normalization": self.token_normalization}
+        return tiny.random_dictionary(subject, self.architecture, activation=self.rule, k=k, **shape | given)
 
 
-def make(cls, subject, window=tiny.N_LAYERS):
-    dictionary = tiny.random_dictionary(subject, window=window)
-    assert type(dictionary) is cls
-    return dictionary
+CASES = [Case(*parts) for parts in itertools.product(sorted(ARCHITECTURES), sorted(RULES), ((), (4, 7, 12)))]
+CASES += [Case("skip_transcoder", name, (), "standardize") for name in sorted(RULES)]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(str(part) for part in case if part))
+def case(request):
+    return request.param
 
 
 def inputs(d, tokens=11):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, tiny.N_LAYERS, tokens, d, generator=generator)
+    return torch.randn(2, tiny.N_LAYERS, tokens, d, generator=torch.Generator().manual_seed(1))
 
 
-def dense_reference(dictionary, x, parameters):
-    """(m̂ `[layers, tokens, d]`, pre-activations, activations `[layers, tokens, F]`) from one decoder tensor
-    `[source, target, F, d]` with zeros where nothing is written."""
-    w_enc, b_enc, w_dec, b_dec = parameters
-    c = dictionary.config
-    h = torch.einsum("ltd,ldf->ltf", x, w_enc) + b_enc[:, None]
-    a = h.clamp(min=0)
-    smallest = a.sort(-1, descending=True).values[..., c.k - 1 : c.k]
-    a = a * (a >= smallest)
-    source, target = torch.meshgrid(torch.arange(c.n_layers), torch.arange(c.n_layers), indexing="ij")
-    writes = (target >= source) & (target < source + c.window)
-    return torch.einsum("stf,sufd,su->utd", a, w_dec, writes.to(a)) + b_dec[:, None], h, a
-
-
-def dense_parameters(dictionary):
-    c = dictionary.config
-    w_dec = torch.zeros(c.n_layers, c.n_layers, c.n_features, c.d_out)
-    for s in range(c.n_layers):
-        for slot, t in enumerate(range(s, min(s + c.window, c.n_layers))):
-            w_dec[s, t] = dictionary.W_dec[s][:, slot * c.d_out : (slot + 1) * c.d_out]
-    parts = [torch.stack(list(dictionary.W_enc)), torch.stack(list(dictionary.b_enc)), w_dec,
-             torch.stack(list(dictionary.b_dec))]  # fmt: skip
-    return [p.detach().clone().requires_grad_(True) for p in parts]
-
-
-def dense_loss(dictionary, x, y, dead, parameters):
-    """The training loss, written a second time."""
-    y_hat, h, _ = dense_reference(dictionary, x, parameters)
-    variance = ((y - y.mean(1, keepdim=True)) ** 2).mean((1, 2))
-    loss = (((y - y_hat) ** 2).mean((1, 2)) / variance).sum()
-    for layer in range(len(x)):
-        if dead[layer].any():
-            masked = torch.where(dead[layer], h[layer], -torch.inf).clamp(min=0)
-            smallest = masked.sort(-1, descending=True).values[:, AUXILIARY_K - 1 : AUXILIARY_K]
-            part = (masked * (masked >= smallest)) @ parameters[2][layer, layer]
-            residual = (y - y_hat)[layer].detach()
-            loss = loss + AUXILIARY * ((residual - part) ** 2).mean() / (residual**2).mean()
-    return loss
-
-
-@pytest.mark.parametrize("window", WINDOWS)
-def test_config_round_trip(cls, rotary, window):
-    adapter, config = TypeAdapter(DictionaryConfig), make(cls, rotary, window).config
-    assert adapter.validate_json(adapter.dump_json(config)) == config
-    assert architecture(config.architecture) is cls
-
-
-@pytest.mark.parametrize("window", WINDOWS)
-def test_save_and_load(cls, rotary, window, tmp_path):
-    dictionary = make(cls, rotary, window)
-    save_dictionary(dictionary, tmp_path / "d", reference(rotary), dtype=torch.float32, training={"tokens": 1})
-    loaded = load_dictionary(tmp_path / "d", rotary)
-    x, _ = inputs(rotary.d_model)
-    assert torch.equal(loaded(x), dictionary(x))
-    assert loaded.config == dictionary.config
-    for name, value in dictionary.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value)
-    assert not any(p.requires_grad for p in loaded.parameters())
-
-
-@pytest.mark.parametrize("window", WINDOWS)
-def test_output_and_gradients_are_those_of_the_dense_reference(cls, rotary64, window):
-    dictionary = make(cls, rotary64, window).requires_grad_(True)
-    x, y = inputs(rotary64.d_model)
-    parameters = dense_parameters(dictionary)
-    y_hat, _, a = dense_reference(dictionary, x, parameters)
-    torch.testing.assert_close(dictionary(x), y_hat, rtol=1e-12, atol=1e-12)
-    dead = torch.rand(len(x), dictionary.config.n_features, generator=torch.Generator().manual_seed(2)) < 0.4
-    dead[1] = False
-    out = reconstruction(dictionary, x, y, dead, AUXILIARY, AUXILIARY_K)
-    expected = dense_loss(dictionary, x, y, dead, parameters)
-    torch.testing.assert_close(out.total, expected, rtol=1e-12, atol=1e-12)
-    assert torch.equal(out.fired, (a > 0).any(1))
-    torch.testing.assert_close(
-        out.fve, 1 - ((y - y_hat) ** 2).mean((1, 2)) / y.var(1, correction=0).mean(-1), rtol=1e-12, atol=1e-12
-    )
-    out.total.backward()
-    expected.backward()
-    w_enc, b_enc, w_dec, b_dec = (p.grad for p in parameters)
-    for layer in range(len(x)):
-        targets = dictionary.config.targets(layer)
-        pairs = [(dictionary.W_enc[layer], w_enc[layer]), (dictionary.b_enc[layer], b_enc[layer]),
-                 (dictionary.b_dec[layer], b_dec[layer]),
-                 (dictionary.W_dec[layer], torch.cat([w_dec[layer, t] for t in targets], -1))]  # fmt: skip
-        for found, wanted in pairs:
-            torch.testing.assert_close(found.grad, wanted, rtol=1e-10, atol=1e-12)
-            assert float(wanted.abs().max()) > 0
-
-
-@pytest.mark.parametrize("window", WINDOWS)
-def test_the_decoders_agree(cls, rotary64, window):
-    """decode, decode_all, write_vectors and decoder say the same."""
-    dictionary = make(cls, rotary64, window)
-    x, _ = inputs(rotary64.d_model)
-    sparse = [dictionary.encode(layer, x[layer]) for layer in range(len(x))]
-    dense = {layer: s.dense(dictionary.config.n_features) for layer, s in enumerate(sparse)}
-    whole = dictionary.decode_all(list(dense.values()))
-    for target in range(len(x)):
-        torch.testing.assert_close(dictionary.decode(target, dense), whole[target], rtol=1e-12, atol=1e-12)
-    total = torch.stack([b.expand(x.shape[1], -1) for b in dictionary.b_dec]).clone()
-    for source, s in enumerate(sparse):
-        rows = dictionary.write_vectors(source, s.indices)
-        assert rows.shape[-2] == min(window, len(x) - source)
-        for slot, target in enumerate(dictionary.config.targets(source)):
-            torch.testing.assert_close(rows[..., slot, :], dictionary.decoder(source, target)[s.indices])
-            total[target] += (s.values[..., None] * rows[..., slot, :]).sum(-2)
-    torch.testing.assert_close(total, whole, rtol=1e-12, atol=1e-12)
-
-
-def test_encode_keeps_the_k_largest_positive(cls, rotary64):
-    dictionary = make(cls, rotary64)
-    x, _ = inputs(rotary64.d_model, tokens=50)
-    x[:, 0] = 0  # with a zero input only biases speak
-    for layer in range(len(x)):
-        h, sparse = dictionary.preactivations(layer, x[layer]), dictionary.encode(layer, x[layer])
-        dense = sparse.dense(dictionary.config.n_features)
-        assert int((dense > 0).sum(-1).max()) <= dictionary.config.k
-        for row, values in zip(h, dense, strict=True):
-            best = sorted((v for v in row.tolist() if v > 0), reverse=True)[: dictionary.config.k]
-            assert sorted(values[values > 0].tolist(), reverse=True) == best
-            assert bool((values[values > 0] == row[values > 0]).all())
-
-
-def test_company_and_padding_change_nothing(cls, rotary64):
-    """Tokens are encoded one by one: batch shape and padding rows do not matter."""
-    dictionary = make(cls, rotary64)
-    x, _ = inputs(rotary64.d_model)
-    whole = dictionary(x)
-    torch.testing.assert_close(dictionary(x[:, 3:5]), whole[:, 3:5], rtol=1e-12, atol=1e-12)
-    padded = torch.cat([x, torch.full_like(x, 1e3)], 1)
-    torch.testing.assert_close(dictionary(padded)[:, : x.shape[1]], whole, rtol=1e-12, atol=1e-12)
-    for layer in range(len(x)):
-        batched = dictionary.encode(layer, x[layer][None].expand(2, -1, -1)).dense(dictionary.config.n_features)
-        single = dictionary.encode(layer, x[layer]).dense(dictionary.config.n_features)
-        torch.testing.assert_close(batched, single.expand(2, -1, -1), rtol=1e-12, atol=1e-12)
-
-
-def test_decoder_norms_belong_to_features(cls, rotary64):
-    dictionary = make(cls, rotary64, window=2)
-    norms = dictionary.decoder_norms()
-    assert norms.shape == (tiny.N_LAYERS, dictionary.config.n_features)
-    for source in range(tiny.N_LAYERS):
-        parts = [dictionary.decoder(source, t).square().sum(-1) for t in dictionary.config.targets(source)]
-        torch.testing.assert_close(norms[source], torch.stack(parts).sum(0).sqrt())
-
-
-def test_shapes(cls, rotary):
-    dictionary = make(cls, rotary)
-    x, y = inputs(rotary.d_model)
-    sparse = dictionary.encode(0, x[0])
-
-    @jaxtyped(typechecker=beartype)
-    def check(
-        x: Float[Tensor, "layers tokens d"],
-        output: Float[Tensor, "layers tokens d"],
-        indices: Int64[Tensor, "tokens k"],
-        values: Float[Tensor, "tokens k"],
-        dense: Float[Tensor, "tokens features"],
-        fired: Tensor,
-    ) -> None:
-        pass
-
-    dead = torch.zeros(tiny.N_LAYERS, dictionary.config.n_features, dtype=torch.bool)
-    fired = reconstruction(dictionary, x, y, dead, 0.0, 1).fired
-    check(x, dictionary(x), sparse.indices, sparse.values, sparse.dense(dictionary.config.n_features), fired)
-    assert (fired.shape, fired.dtype) == (dead.shape, torch.bool)
-
-
-def test_an_unknown_architecture():
-    with pytest.raises(DictionaryError, match=r"'gated' \(known: .*crosslayer"):
+def test_everything_is_registered():
+    assert set(ARCHITECTURES) == set(architectures.__all__) == {"sae", "transcoder", "skip_transcoder", "crosslayer"}
+    assert set(RULES) == set(sparsity.__all__) == {"topk", "batchtopk", "relu", "jumprelu", "gated"}
+    with pytest.raises(DictionaryError, match=r"unknown architecture 'gated': there is crosslayer, sae"):
         architecture("gated")
+    with pytest.raises(DictionaryError, match=r"unknown sparsity rule 'sae': there is batchtopk, gated"):
+        rule("sae")
+
+
+def test_config_round_trip(case, rotary):
+    adapter, config = TypeAdapter(DictionaryConfig), case.make(rotary).config
+    assert adapter.validate_json(adapter.dump_json(config)) == config
+    assert adapter.validate_python(json.loads(json.dumps(asdict(config)))) == config
+    assert type(case.make(rotary)) is architecture(config.architecture) is ARCHITECTURES[case.architecture]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_saved_and_loaded_it_is_the_same_function(case, rotary, tmp_path, dtype):
+    dictionary = case.make(rotary)
+    x, _ = inputs(rotary.d_model)
+    save_dictionary(dictionary, tmp_path, reference(rotary), dtype=dtype, training={"tokens": 1})
+    loaded = load_dictionary(tmp_path, rotary)
+    assert loaded.config == dictionary.config
+    assert not any(p.requires_grad for p in loaded.parameters())
+    state = dictionary.state_dict()
+    assert set(loaded.state_dict()) == set(state)
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, state[name].to(dtype).float()), name
+        state[name].copy_(value)
+    assert torch.equal(loaded(x), dictionary(x))
+    for layer in range(len(x)):
+        dense = [d.encode(layer, x[layer]).dense(12) for d in (loaded, dictionary)]
+        assert torch.equal(*dense)
+        assert 0 < int((dense[0] > 0).sum()) < dense[0].numel()
+
+
+def sparse_reference(name: str, h: Tensor, p: dict[str, Tensor], layer: int) -> tuple[Tensor, Tensor | None]:
+    """(activations, open gates) `[tokens, 12]` of a whole batch, with k = 3."""
+    if name == "topk":
+        cut = h.sort(-1, descending=True).values[:, 2:3]
+        return h.relu() * (h >= cut), None
+    if name == "batchtopk":
+        positive = h[h > 0].sort(descending=True).values
+        return h.relu() * (h >= positive[min(3 * len(h), len(positive)) - 1]), None
+    if name == "jumprelu":
+        return h.relu() * (h > p["rule.threshold"][layer]), None
+    if name == "gated":
+        gate = h * torch.exp(-p["rule.gate_scale"][layer]) + p["rule.gate_bias"][layer]
+        return h.relu() * (gate > 0), gate.relu()
+    return h.relu(), None
+
+
+def loss_reference(case, config, p, x, y, dead):
+    """(loss, ŷ, every layer's (h, a)): METHODS §1 written out for dense tensors, parameters by name."""
+    layers, d = range(len(x)), config.d_out
+    mean, deviation, epsilon = 0.0, 1.0, 0.0
+    if case.token_normalization == "standardize":
+        mean, deviation, epsilon = x.mean(-1, keepdim=True), x.std(-1, keepdim=True), 1e-5
+    z = (x - mean) / (deviation + epsilon)
+    h = [z[s] @ p[f"W_enc.{s}"] + p[f"b_enc.{s}"] for s in layers]
+    found = [sparse_reference(case.rule, h[s], p, s) for s in layers]
+
+    def decoded(features, weights):
+        out = []
+        for t in layers:
+            part = weights[f"b_dec.{t}"] + (z[t] @ weights[f"W_skip.{t}"] if config.skip else 0)
+            for s in range(max(0, t - config.window + 1), t + 1):
+                part = part + features[s] @ weights[f"W_dec.{s}"][:, (t - s) * d : (t - s + 1) * d]
+            out.append(part)
+        return torch.stack(out) * deviation + mean
+
+    def error(y_hat):
+        var = ((y - y.mean(1, keepdim=True)) ** 2).mean((1, 2))
+        return (((y - y_hat) ** 2).mean((1, 2)) / var).sum()
+
+    loss, y_hat, sizes = torch.zeros(()), y, config.prefixes or (config.n_features,)
+    for size in sizes:
+        first = (torch.arange(config.n_features) < size).to(x)
+        y_hat = decoded([a * first for a, _ in found], p)
+        loss = loss + error(y_hat) / len(sizes)
+    for s, (a, gate) in enumerate(found):
+        norms = p[f"W_dec.{s}"].norm(dim=1)
+        if case.rule == "jumprelu":
+            loss = loss + PENALTY * torch.tanh(TRAINING.tanh_scale * norms * a).sum(-1).mean()
+        if case.rule in ("relu", "gated"):
+            loss = loss + PENALTY * (norms * (a if gate is None else gate)).sum(-1).mean()
+    if case.rule == "gated":
+        loss = loss + error(decoded([gate for _, gate in found], {k: v.detach() for k, v in p.items()}))
+    residual = ((y - y_hat) / deviation).detach()
+    for s in layers:
+        if dead[s].any():
+            masked = torch.where(dead[s], h[s], -torch.inf).relu()
+            masked = masked * (masked >= masked.sort(-1, descending=True).values[:, 1:2])
+            part = masked @ p[f"W_dec.{s}"][:, :d]
+            loss = loss + TRAINING.auxiliary * ((residual[s] - part) ** 2).mean() / (residual[s] ** 2).mean()
+    return loss, y_hat, [(h[s], a) for s, (a, _) in enumerate(found)]
+
+
+def test_loss_and_every_gradient_are_those_of_the_dense_reference(case, rotary64):
+    dictionary = case.make(rotary64).requires_grad_(True)
+    x, y = inputs(rotary64.d_model)
+    dead = torch.rand(len(x), 12, generator=torch.Generator().manual_seed(2)) < 0.4
+    dead[1] = False
+    parameters = {name: v.detach().clone().requires_grad_(True) for name, v in dictionary.named_parameters()}
+    expected, y_hat, found = loss_reference(case, dictionary.config, parameters, x, y, dead)
+    for _, a in found:
+        a.retain_grad()
+    expected.backward()
+    if case.rule == "jumprelu":  # Rajamanoharan et al. 2024b, eq. 11: the step itself has no gradient
+        theta, width = parameters["rule.threshold"], TRAINING.bandwidth
+        near = [((h - theta[s]).abs() < width / 2) * a.grad for s, (h, a) in enumerate(found)]
+        theta.grad = torch.stack([-theta[s] / width * n.sum(0) for s, n in enumerate(near)]).detach()
+    out = reconstruction(dictionary, x, y, TRAINING, dead, penalty=PENALTY)
+    torch.testing.assert_close(out.total, expected, rtol=1e-12, atol=1e-12)
+    active = torch.stack([a for _, a in found]) > 0
+    assert torch.equal(out.fired, active.any(1))
+    assert float(out.l0) == pytest.approx(float(active.sum(-1).double().mean()))
+    variance = ((y - y.mean(1, keepdim=True)) ** 2).mean((1, 2))
+    torch.testing.assert_close(out.fve, 1 - ((y - y_hat) ** 2).mean((1, 2)) / variance, rtol=1e-12, atol=1e-12)
+    out.total.backward()
+    for name, parameter in dictionary.named_parameters():
+        wanted = parameters[name].grad
+        assert float(wanted.abs().max()) > 0, name
+        torch.testing.assert_close(parameter.grad, wanted, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_inference_is_the_dense_reference(case, rotary64):
+    """Of single tokens, so that a rule that looks at its batch must not."""
+    dictionary = case.make(rotary64)
+    config, (x, y) = dictionary.config, inputs(rotary64.d_model)
+    whole, parameters = dictionary(x), dict(dictionary.named_parameters())
+    if case.rule == "batchtopk":  # at inference a jumprelu whose threshold is shared
+        case, parameters = case._replace(rule="jumprelu"), parameters | {"rule.threshold": dictionary.rule.threshold}
+    _, y_hat, found = loss_reference(case, config, parameters, x, y, torch.zeros(len(x), 12))
+    torch.testing.assert_close(whole, y_hat, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(dictionary(x[:, 3:5]), whole[:, 3:5], rtol=1e-12, atol=1e-12)
+    dense = {s: dictionary.encode(s, x[s]).dense(12) for s in range(len(x))}
+    for s, (h, a) in enumerate(found):
+        torch.testing.assert_close(dictionary.preactivations(s, x[s]), h, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(dense[s], a, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(dictionary.decode(s, dense, x[s]), y_hat[s], rtol=1e-12, atol=1e-12)
+        batched = dictionary.encode(s, x[s].expand(2, 1, -1, -1)).dense(12)
+        torch.testing.assert_close(batched, a.expand(2, 1, -1, -1), rtol=1e-12, atol=1e-12)
+
+
+def test_padding_changes_nothing(case, rotary64):
+    """The real tokens of a padded batch are those of every sequence alone: same activations, same loss."""
+    dictionary = case.make(rotary64)
+    sites = list(dict.fromkeys([*dictionary.config.reads, *dictionary.config.writes]))
+    reads, writes = ([sites.index(site) for site in s] for s in (dictionary.config.reads, dictionary.config.writes))
+    molecules = ["CC", "c1cc[nH]c1", "CC(=O)N"]
+    together = activations(rotary64, rotary64.tokenize(molecules), sites)
+    apart = torch.cat([activations(rotary64, rotary64.tokenize([m]), sites) for m in molecules], 1)
+    assert together.shape == apart.shape
+    for layer, place in enumerate(reads):
+        first, second = (dictionary.encode(layer, t[place]).dense(12) for t in (together, apart))
+        torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
+    dead = torch.zeros(len(reads), 12, dtype=torch.bool)
+    first, second = (
+        reconstruction(dictionary, tokens[reads], tokens[writes], TRAINING, dead, penalty=PENALTY)
+        for tokens in (together, apart)
+    )
+    torch.testing.assert_close(first.total, second.total, rtol=1e-9, atol=1e-9)
+    assert torch.equal(first.fired, second.fired)

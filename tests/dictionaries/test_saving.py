@@ -44,6 +44,24 @@ def test_intact(saved, rotary):
     assert len(record(saved)["fingerprint"]) == tiny.N_LAYERS
 
 
+RULE_CASES = [("crosslayer", "topk"), ("sae", "batchtopk"), ("skip_transcoder", "jumprelu"), ("transcoder", "gated")]
+
+
+@pytest.mark.parametrize(("architecture", "rule"), RULE_CASES)
+@pytest.mark.parametrize(
+    ("value", "message"), [(float("nan"), "NaN or infinity"), (float("inf"), "NaN"), (7e4, r"beyond torch\.float16")]
+)
+def test_what_cannot_be_saved_is_refused(rotary, tmp_path, architecture, rule, value, message):
+    """In every tensor in turn, and nothing is left that could be taken for a dictionary."""
+    k = 3 if "topk" in rule else None
+    for name in tiny.random_dictionary(rotary, architecture, activation=rule, k=k).state_dict():
+        dictionary = tiny.random_dictionary(rotary, architecture, activation=rule, k=k)
+        dictionary.state_dict()[name][..., 1] = value
+        with pytest.raises(DictionaryError, match=rf"{name} holds .*{message}"):
+            save_dictionary(dictionary, tmp_path, reference(rotary), dtype=torch.float16, training={})
+        assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_rounded_weights_keep_their_fingerprint(rotary, tmp_path, dtype):
     dictionary = tiny.random_dictionary(rotary)
@@ -112,7 +130,7 @@ def test_another_fingerprint(saved, change):
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"format_version": 2}, "format_version"),
+        ({"format_version": 1}, "format_version: Input should be 2"),
         ({"format": "other"}, "format"),
         ({"comment": "hello"}, "comment"),
         ({"fingerprint": [None] * 3}, "fingerprint"),
@@ -127,7 +145,16 @@ def test_an_invalid_record(saved, changes, cause):
 
 @pytest.mark.parametrize(
     ("changes", "cause"),
-    [({"hidden": 3}, "hidden"), ({"activation": "relu"}, "activation"), ({"hookpoint_in": "resid"}, "hookpoint_in")],
+    [
+        ({"hidden": 3}, r"config\.hidden: Unexpected keyword"),
+        ({"activation": "relu"}, "relu takes no k"),
+        ({"activation": "other"}, "unknown sparsity rule 'other'"),
+        ({"hookpoint_in": "resid"}, "hookpoint 'resid' must have the form"),
+        ({"k": 100}, "k 100 is larger than n_features 12"),
+        ({"prefixes": [4, 8]}, "prefixes must increase and end with n_features"),
+        ({"n_layers": 2}, r"config\.n_layers"),
+        ({"layers": [0, 2, 1]}, "layers must be increasing"),
+    ],
 )
 def test_an_invalid_config(saved, changes, cause):
     rewrite(saved, config=record(saved)["config"] | changes)
@@ -150,7 +177,10 @@ def test_a_missing_key(saved, key):
         load_dictionary(saved)
 
 
-@pytest.mark.parametrize("changes", [{"n_features": 13}, {"window": 3}, {"n_layers": 2}, {"d_in": 8}, {"k": 100}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"n_features": 13}, {"window": 3}, {"layers": [0, 1]}, {"d_in": 8}, {"skip": True}, {"activation": "batchtopk"}],
+)
 def test_a_config_of_another_shape(saved, changes):
     rewrite(saved, config=record(saved)["config"] | changes)
     with pytest.raises(DictionaryError, match="do not fit its config"):
@@ -165,7 +195,7 @@ def test_another_k_breaks_the_fingerprint(saved):
 
 def test_an_unknown_architecture(saved):
     rewrite(saved, config=record(saved)["config"] | {"architecture": "gated"})
-    with pytest.raises(DictionaryError, match="unknown dictionary architecture 'gated'"):
+    with pytest.raises(DictionaryError, match="unknown architecture 'gated': there is crosslayer"):
         load_dictionary(saved)
 
 
@@ -183,13 +213,16 @@ def test_another_layer_count(saved, rotary, tmp_path):
         load_dictionary(saved, tiny.load_tiny(folder))
 
 
-def test_a_layer_range_that_is_not_the_subjects(rotary, tmp_path):
-    """The reference is right but the dictionary itself covers fewer layers."""
-    folder = tiny.save_subject(tiny.tiny_model("esm-rotary", num_hidden_layers=2), tmp_path / "two")
-    dictionary = tiny.random_dictionary(tiny.load_tiny(folder), window=2)
-    save_dictionary(dictionary, tmp_path / "d", reference(rotary), dtype=torch.float32, training={})
-    with pytest.raises(DictionaryError, match=r"covers 2 layers .* the subject has 3"):
-        load_dictionary(tmp_path / "d", rotary)
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"layers": (1, 2, 3)}, "covers layers"), ({"d_out": 8}, "of width 8")]
+)
+def test_a_shape_that_is_not_the_subjects(rotary, tmp_path, changes, message):
+    """The reference is right but the dictionary itself covers a layer or a width the subject does not have."""
+    dictionary = tiny.randomised(tiny.with_config(tiny.random_dictionary(rotary), **changes))
+    save_dictionary(dictionary, tmp_path, reference(rotary), dtype=torch.float32, training={})
+    assert load_dictionary(tmp_path).config == dictionary.config
+    with pytest.raises(DictionaryError, match=rf"{message}.* the subject has 3 of 16"):
+        load_dictionary(tmp_path, rotary)
 
 
 def test_another_tokenizer(saved):

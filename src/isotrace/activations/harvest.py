@@ -1,59 +1,80 @@
-"""Streaming activations out of a subject: unpadded batches of equal length, in a reproducible order."""
+"""Harvesting activations: one pass per batch, without gradients or head, that stops at the last hookpoint."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from isotrace.subjects.subject import Batch, Subject
+from isotrace.activations.corpus import Corpus, Plan
+from isotrace.activations.fast import fast_kernels
+from isotrace.errors import SubjectError
+from isotrace.subjects.subject import Batch, Subject, hookpoints_edited
+
+__all__ = ["Corpus", "Plan", "activations", "mask_some", "masked_batches", "mlp_activations", "record", "width"]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which rows of a corpus form batch number i: the same plan for the same corpus, size and seed.
+class _Done(Exception):  # noqa: N818
+    """Every hookpoint has been seen."""
 
-    Batches hold sequences of one length (in tokens), about `tokens` tokens each, in random order; the order
-    of every epoch is a function of `seed` and the epoch.
+
+def width(subject: Subject, hookpoints: Sequence[str]) -> int:
+    """The last dimension of the tensors at `hookpoints`: d_ff at `neuron`, d_model elsewhere.
+
+    Raises SubjectError for a hookpoint the subject does not have, and for none, repeated or unequally wide ones.
     """
-
-    lengths: np.ndarray
-    tokens: int
-    seed: int
-
-    def epoch(self, number: int) -> list[np.ndarray]:
-        rng = np.random.default_rng((self.seed, number))
-        batches = []
-        for length in np.unique(self.lengths):
-            rows = rng.permutation(np.flatnonzero(self.lengths == length))
-            step = max(1, self.tokens // int(length))
-            batches += [rows[i : i + step] for i in range(0, len(rows), step)]
-        return [batches[i] for i in rng.permutation(len(batches))]
+    if not hookpoints or len(set(hookpoints)) < len(hookpoints):
+        raise SubjectError("hookpoints must be named, each once: drop the repetition or name at least one.")
+    found = set()
+    for name in hookpoints:
+        module, side = subject.hookpoint(name)
+        linear = isinstance(module, nn.Linear)
+        found.add((module.in_features if side == "input" else module.out_features) if linear else subject.d_model)
+    if len(found) > 1:
+        raise SubjectError(f"hookpoints {min(found)} and {max(found)} wide do not fit one tensor: harvest them apart.")
+    return found.pop()
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Tokenised sequences, all within the subject's limits."""
+def activations(subject: Subject, batch: Batch, hookpoints: Sequence[str]) -> Tensor:
+    """`[n_hookpoints, tokens, d]` of the real tokens of `batch`, row after row, padding dropped; d and errors as in
+    `width`, dtype that of the weights."""
+    full, d = bool(batch.mask.all()), width(subject, hookpoints)
+    shape = (len(hookpoints), int(batch.mask.sum()), d)
+    out = torch.empty(shape, dtype=subject.model.dtype, device=batch.ids.device)
 
-    ids: list[np.ndarray]
+    def take(index: int, x: Tensor) -> None:
+        out[index] = x.flatten(0, 1) if full else x[batch.mask]
 
-    @classmethod
-    def of(cls, subject: Subject, sequences: Sequence[str]) -> "Corpus":
-        """Sequences that are too long or hold unknown tokens are left out; `len(corpus.ids)` says how many stay."""
-        rows = subject.tokenizer(list(sequences), verbose=False)["input_ids"]
-        unknown = subject.tokenizer.unk_token_id
-        kept = [np.asarray(r, dtype=np.int64) for r in rows if len(r) <= subject.max_tokens and unknown not in r]
-        return cls(kept)
+    record(subject, batch, hookpoints, take)
+    return out
 
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.asarray([len(r) for r in self.ids])
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        """An unpadded batch; all rows must have one length."""
-        ids = torch.from_numpy(np.stack([self.ids[r] for r in rows]))
-        return Batch(ids, torch.ones_like(ids, dtype=torch.bool), (), ())
+def record(subject: Subject, batch: Batch, hookpoints: Sequence[str], take: Callable[[int, Tensor], None]) -> None:
+    """Run `batch` and call `take(i, x [batch, tokens, d])` with the tensor at every `hookpoints[i]`.
+
+    Always in the precision of the weights, whatever autocast surrounds it. `take` must copy what it keeps.
+    `hookpoints` hold no repetition, see `width`.
+    """
+    left = len(hookpoints)
+
+    def see(index: int, x: Tensor) -> Tensor:
+        nonlocal left
+        take(index, x)
+        left -= 1
+        if not left:
+            raise _Done
+        return x
+
+    edits = {name: partial(see, index) for index, name in enumerate(hookpoints)}
+    with (
+        torch.no_grad(),
+        torch.autocast(batch.ids.device.type, enabled=False),
+        fast_kernels(subject),
+        hookpoints_edited(subject, edits),
+        suppress(_Done),
+    ):
+        subject.hidden(batch.ids, batch.mask)
 
 
 def mask_some(subject: Subject, batch: Batch, rate: float, generator: torch.Generator) -> tuple[Batch, Tensor]:
@@ -73,19 +94,29 @@ def mlp_activations(subject: Subject, batch: Batch) -> tuple[Tensor, Tensor, Ten
 
 
 def masked_batches(
-    subject: Subject, corpus: Corpus, tokens: int, rate: float, seed: int, start: int = 0
+    subject: Subject,
+    corpus: Corpus,
+    tokens: int,
+    rate: float,
+    seed: int,
+    start: int = 0,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[tuple[int, Batch, Tensor]]:
-    """Endless (number, batch, chosen) from batch number `start` on. Every second batch is masked at `rate`,
-    the others are whole, since probes read unmasked input."""
-    plan, number = Plan(corpus.lengths, tokens, seed), 0
-    per_epoch = len(plan.epoch(0))
-    epoch, offset = divmod(start, per_epoch)
+    """Endless (number, batch, chosen) from this rank's batch number `start` on. Every second batch is masked at
+    `rate`, the others are whole, since probes read unmasked input. Of `world_size` ranks, rank r takes batches
+    r, r + world_size, … of the common order."""
+    plan = Plan(corpus.lengths, tokens, seed)
+    per_epoch, current, epoch = plan.per_epoch(), -1, []
+    number = start
     while True:
-        for index, rows in enumerate(plan.epoch(epoch)):
-            if epoch * per_epoch + index < epoch * per_epoch + offset:
-                continue
-            number = epoch * per_epoch + index
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            batch, chosen = mask_some(subject, corpus.batch(rows), rate if number % 2 == 0 else 0.0, generator)
-            yield number, batch, chosen
-        epoch, offset = epoch + 1, 0
+        overall = number * world_size + rank
+        if overall // per_epoch != current:
+            current = overall // per_epoch
+            epoch = plan.epoch(current)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + overall)
+        batch = corpus.batch(epoch[overall % per_epoch])
+        batch, chosen = mask_some(subject, batch, rate if number % 2 == 0 else 0.0, generator)
+        yield number, batch, chosen
+        number += 1

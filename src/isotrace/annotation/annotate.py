@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 
 from isotrace.annotation.associations import associate
-from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
+from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.molecule import parse, token_map
 from isotrace.domains.molecule.concepts import CONCEPTS, concept_matrix
 from isotrace.errors import InputError
@@ -23,7 +23,7 @@ GROUPS = {"top": 4, "middle": 2, "weak": 2}
 
 def annotate(
     subject: Subject,
-    dictionary: CrossLayerTranscoder,
+    dictionary: Dictionary,
     sequences: Sequence[str],
     groups: Sequence[str],
     *,
@@ -72,7 +72,7 @@ def annotate(
     return pl.concat(features), pl.concat(examples), pl.DataFrame(rejects, schema=schema)
 
 
-def _csr(dictionary: CrossLayerTranscoder, layer: int, x: torch.Tensor) -> sparse.csr_matrix:
+def _csr(dictionary: Dictionary, layer: int, x: torch.Tensor) -> sparse.csr_matrix:
     """Activations `[tokens, F]` of one sequence."""
     found = dictionary.encode(layer, x)
     rows = torch.arange(len(x))[:, None].expand_as(found.indices)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from isotrace.circuits.targets import Target
-from isotrace.dictionaries.crosslayer import CrossLayerTranscoder, SparseActivations
+from isotrace.dictionaries.dictionary import Dictionary, SparseActivations
 from isotrace.subjects.frozen import FrozenSubject, Sources
 from isotrace.subjects.subject import Batch, Subject
 
@@ -30,7 +30,7 @@ class Frame:
     """
 
     frozen: FrozenSubject
-    dictionary: CrossLayerTranscoder
+    dictionary: Dictionary
     batch: Batch
     active: SparseActivations
     errors: Tensor
@@ -118,7 +118,7 @@ class AttributionGraph:
 
 
 @torch.no_grad()
-def frame(subject: Subject, dictionary: CrossLayerTranscoder, batch: Batch, target: Target) -> Frame:
+def frame(subject: Subject, dictionary: Dictionary, batch: Batch, target: Target) -> Frame:
     """Step 1: freeze and encode. `batch` holds one sequence, already prepared for the target."""
     frozen = FrozenSubject(subject, batch)
     config = dictionary.config
@@ -135,7 +135,7 @@ def frame(subject: Subject, dictionary: CrossLayerTranscoder, batch: Batch, targ
     return Frame(frozen, dictionary, batch, active, errors, writes, gradient, constant)
 
 
-def reconstruct(dictionary: CrossLayerTranscoder, writes: tuple[Tensor, ...]) -> Tensor:
+def reconstruct(dictionary: Dictionary, writes: tuple[Tensor, ...]) -> Tensor:
     """m̂ `[n_layers, ..., d]`: what the features write, plus the decoder biases."""
     totals = [bias.expand_as(writes[0][..., 0, 0, :]) for bias in dictionary.b_dec]
     for source, write in enumerate(writes):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isotrace.circuits.graph import Frame
 from isotrace.circuits.targets import Target
-from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
+from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.subjects.frozen import Sources
 from isotrace.subjects.subject import Batch, Subject
 
@@ -21,7 +21,7 @@ Nodes = Tensor
 """`[n, 3]` int64: (layer, position, feature)."""
 
 
-def baseline(dictionary: CrossLayerTranscoder, ablation: Ablation) -> Tensor:
+def baseline(dictionary: Dictionary, ablation: Ablation) -> Tensor:
     """What an ablated feature is set to, `[n_layers, F]`."""
     mean = dictionary.mean_activation
     return mean if ablation == "mean" else torch.zeros_like(mean)
@@ -30,7 +30,7 @@ def baseline(dictionary: CrossLayerTranscoder, ablation: Ablation) -> Tensor:
 @torch.no_grad()
 def ablate_in_subject(
     subject: Subject,
-    dictionary: CrossLayerTranscoder,
+    dictionary: Dictionary,
     batch: Batch,
     target: Target,
     sets: Sequence[Nodes],
@@ -65,7 +65,7 @@ def ablate_in_subject(
 
 
 def _deltas(
-    dictionary: CrossLayerTranscoder, layer: int, x: Tensor, sets: Sequence[Nodes], base: Tensor, complement: bool
+    dictionary: Dictionary, layer: int, x: Tensor, sets: Sequence[Nodes], base: Tensor, complement: bool
 ) -> tuple[Tensor | None, Tensor]:
     """(Δa `[rows, tokens, n]`, the n features it concerns); None where nothing is ablated in this layer."""
     n_features = dictionary.config.n_features

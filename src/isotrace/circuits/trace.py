@@ -22,7 +22,7 @@ from isotrace.circuits.interventions import Ablation, ablate_in_subject
 from isotrace.circuits.targets import Target, parse_target
 from isotrace.circuits.units import UnitScores, unit_scores
 from isotrace.circuits.verification import CircuitEffects, NodeEffects, ablation_effects, circuit_effects, node_effects
-from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
+from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.molecule import TokenUnit, parse, token_map
 from isotrace.domains.molecule.spelling import Spelling, spellings
 from isotrace.errors import InputError, SubjectError
@@ -86,7 +86,7 @@ class Traced:
 
 
 def trace(
-    subject: Subject, dictionary: CrossLayerTranscoder, sequence: str, target: str, config: TraceConfig
+    subject: Subject, dictionary: Dictionary, sequence: str, target: str, config: TraceConfig
 ) -> Traced:
     """Raises InputError for an input or target that cannot be used, SubjectError if the subject has no domain."""
     if subject.files.domain != "molecule":
@@ -175,7 +175,7 @@ def variant_effects(
 
 def spelling_scores(
     subject: Subject,
-    dictionary: CrossLayerTranscoder,
+    dictionary: Dictionary,
     sequence: str,
     mol: Chem.Mol,
     target: Target,
@@ -208,7 +208,7 @@ def spelling_scores(
 
 def _spelled(
     subject: Subject,
-    dictionary: CrossLayerTranscoder,
+    dictionary: Dictionary,
     spelling: Spelling,
     target: Target,
     masked: TokenUnit | None,

@@ -6,7 +6,7 @@ import sys
 import typer
 
 from isotrace import __version__
-from isotrace.cli import demo, doctor, trace
+from isotrace.cli import demo, doctor, harvest, trace, train
 from isotrace.errors import IsotraceError
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("trace")(trace.command)
+app.command("train")(train.command)
+app.command("harvest")(harvest.command)
 app.command("demo")(demo.command)
 app.command("doctor")(doctor.command)
 

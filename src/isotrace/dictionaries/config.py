@@ -2,11 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid")
-FORMAT, FORMAT_VERSION = "isotrace-dictionary", 1
+FORMAT, FORMAT_VERSION = "isotrace-dictionary", 2
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -23,35 +23,74 @@ class SubjectReference:
 
 @dataclass(frozen=True, config=STRICT)
 class DictionaryConfig:
-    """Shape and rule of a dictionary over the MLPs of layers `0 … n_layers − 1`.
+    """Shape and rule of a dictionary over some layers of a subject.
 
-    A feature of layer s writes to the MLP outputs of layers s … min(s + window, n_layers) − 1.
-    `k` features are active per token and layer.
+    `layers` are the subject's, increasing; everywhere else layer s means the s-th of them. Features of layer s
+    read `hookpoint_in` of layer s and write to `hookpoint_out` of layers s … min(s + window, n_layers) − 1.
+    `k` features are active per token and layer, exactly (topk) or on average over a batch (batchtopk); the
+    other rules fix no number. `prefixes` are the nested sizes of a Matryoshka dictionary, the last one
+    `n_features`; empty for an ordinary one. `skip` adds a linear path from the input to its own layer's output.
+    `token_normalization` "standardize" takes mean and standard deviation out of every token before encoding and
+    gives them back after decoding. `special_tokens` says whether special tokens were among the training tokens.
     """
 
     architecture: str
-    d_in: int
-    d_out: int
-    n_features: int
-    n_layers: int
-    window: int
-    activation: Literal["topk"]
-    k: int
-    hookpoint_in: Literal["layers.{}.mlp_in"] = "layers.{}.mlp_in"
-    hookpoint_out: Literal["layers.{}.mlp_out"] = "layers.{}.mlp_out"
+    activation: str
+    layers: tuple[NonNegativeInt, ...]
+    d_in: PositiveInt
+    d_out: PositiveInt
+    n_features: PositiveInt
+    hookpoint_in: str
+    hookpoint_out: str
+    k: PositiveInt | None = None
+    window: PositiveInt = 1
+    prefixes: tuple[PositiveInt, ...] = ()
+    skip: bool = False
+    token_normalization: Literal["none", "standardize"] = "none"
     special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DictionaryConfig":
+        if not self.layers or list(self.layers) != sorted(set(self.layers)):
+            raise ValueError("layers must be increasing, and at least one")
+        if self.k is not None and self.k > self.n_features:
+            raise ValueError(f"k {self.k} is larger than n_features {self.n_features}")
+        if self.window > self.n_layers:
+            raise ValueError(f"window {self.window} is larger than the {self.n_layers} layers covered")
+        if self.prefixes and (
+            list(self.prefixes) != sorted(set(self.prefixes)) or self.prefixes[-1] != self.n_features
+        ):
+            raise ValueError("prefixes must increase and end with n_features")
+        for site in (self.hookpoint_in, self.hookpoint_out):
+            if not (site.startswith("layers.{}.") and site.count("{") == 1):
+                raise ValueError(f"hookpoint {site!r} must have the form layers.{{}}.NAME")
+        return self
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
 
     def targets(self, source: int) -> range:
         """Layers that features of layer `source` write to."""
         return range(source, min(source + self.window, self.n_layers))
 
+    @property
+    def reads(self) -> list[str]:
+        """Hookpoint read by each layer."""
+        return [self.hookpoint_in.format(layer) for layer in self.layers]
+
+    @property
+    def writes(self) -> list[str]:
+        """Hookpoint that each layer reconstructs."""
+        return [self.hookpoint_out.format(layer) for layer in self.layers]
+
 
 @dataclass(frozen=True, config=STRICT)
 class DictionaryFile:
-    """`dictionary.json`. `fingerprint` is the reconstruction of a fixed probe batch, see `crosslayer`."""
+    """`dictionary.json`. `fingerprint` is the reconstruction of a fixed probe batch, see `Dictionary.fingerprint`."""
 
     format: Literal["isotrace-dictionary"]
-    format_version: Literal[1]
+    format_version: Literal[2]
     config: DictionaryConfig
     subject: SubjectReference
     weights_sha256: str

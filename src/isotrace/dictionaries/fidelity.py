@@ -1,119 +1,253 @@
 """How faithful the replacement model is on held-out sequences (METHODS §3).
 
 Cross-entropy is taken on masked positions only, since a masked language model copies the others.
-loss recovered = (CE_ablated − CE_replaced) / (CE_ablated − CE_clean), ablated = every MLP output at its mean.
-Nothing is clipped: a replacement worse than ablation is negative.
+loss recovered = (CE_ablated − CE_replaced) / (CE_ablated − CE_clean), ablated = everything the dictionary writes at
+its mean.
+Nothing is clipped: a replacement worse than ablation is negative, and what is undefined is NaN with a note.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from isotrace.activations.harvest import Corpus, Plan, mask_some, mlp_activations
-from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
+from isotrace.activations.harvest import Corpus, Plan, mask_some
+from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
+from isotrace.errors import InputError, RunError
 from isotrace.subjects.subject import Subject
 
 MODES = ("free_running", "teacher_forced")
+BATCH_TOKENS = 4_096
+ROUNDING = 1e-6  # cross-entropies closer than this, relatively, are one number in float32
+Progress = Callable[[list[Any]], Iterable[Any]]
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Measured:
+    """One dictionary on one set of sequences.
+
+    sums: per sequence `[n_sequences]` float64, over its masked positions: `n`, then cross-entropy (nats), hits of the
+        truth, agreement and KL with the clean subject under `clean`, `ablated` and both modes.
+    residual, total: squared error and variance `[n_layers]` of what is written. fired: tokens on which each feature
+        is active `[n_layers, F]`. norms: of decoder rows `[n_layers, F]`. n_tokens: all tokens, masked or not.
+    """
+
+    sums: dict[str, np.ndarray]
+    residual: np.ndarray
+    total: np.ndarray
+    fired: np.ndarray
+    norms: np.ndarray
+    n_tokens: int
+
+    def rows(self, draws: np.ndarray, name: str) -> np.ndarray:
+        """Sum of `name` over every draw of sequences `[..., n]` → `[...]`."""
+        return self.sums[name][draws].sum(-1)
+
+    def recovered(self, mode: str, draws: np.ndarray) -> np.ndarray:
+        """Loss recovered of every draw of sequences; NaN where ablation changes nothing."""
+        ablated, clean, replaced = (self.rows(draws, name) for name in ("ablated", "clean", mode))
+        cost = ablated - clean
+        return (ablated - replaced) / np.where(np.abs(cost) > ROUNDING * clean, cost, np.nan)
+
+
 def evaluate(
     subject: Subject,
-    dictionary: CrossLayerTranscoder,
+    dictionary: Dictionary,
     sequences: Sequence[str],
     *,
     mask_rate: float = 0.15,
     seed: int = 0,
     n_bootstrap: int = 500,
 ) -> dict[str, Any]:
-    """Fidelity of `dictionary` on `sequences`, each masked once at `mask_rate`.
+    """Fidelity of `dictionary` on `sequences`, each masked once at `mask_rate`. What it writes is replaced; other
+    layers and sites stay the subject's own.
 
-    Returns `free_running` and `teacher_forced` {loss_recovered, ci, top1_agreement, kl, cross_entropy},
+    Returns `free_running` and `teacher_forced` {loss_recovered, ci, note, top1_agreement, kl, cross_entropy},
     `clean` and `ablated` {cross_entropy, top1}, `fve [n_layers]`, `l0` (per token and layer), `dead_fraction`
-    (no activation on this set), counts. CIs are 95 % bootstrap intervals over sequences.
+    (no activation on this set), `density`, `decoder_norms` and counts, see `summarise`. CIs are 95 % bootstrap
+    intervals over sequences. Raises InputError if no token is masked, RunError for a value that is not finite.
     """
-    config, corpus = dictionary.config, Corpus.of(subject, sequences)
-    mean_out = mean_mlp_out(subject, corpus, seed)
-    per_sequence: dict[str, list[Tensor]] = {}
-    residual, total = torch.zeros(config.n_layers), torch.zeros(config.n_layers)
-    fired = torch.zeros(config.n_layers, config.n_features, dtype=torch.bool)
-    active, n_tokens = 0, 0
-    for number, rows in enumerate(Plan(corpus.lengths, 4_096, seed).epoch(0)):
+    corpus = Corpus.of(subject, sequences)
+    measured = measure(subject, [dictionary], corpus, names=["the dictionary"], mask_rate=mask_rate, seed=seed)[0]
+    return summarise(measured, bootstrap(len(corpus.ids), n_bootstrap, seed))
+
+
+@torch.no_grad()
+def measure(
+    subject: Subject,
+    dictionaries: Sequence[Dictionary],
+    corpus: Corpus,
+    *,
+    names: Sequence[str],
+    mask_rate: float,
+    seed: int,
+    progress: Progress = iter,
+) -> list[Measured]:
+    """Every dictionary on the same masked sequences, which the subject reads once for all of them.
+
+    `names` are for messages, `progress` wraps the list of batches. Raises InputError if no token is masked,
+    RunError naming the dictionary whose numbers are not finite.
+    """
+    configs = [dictionary.config for dictionary in dictionaries]
+    sites = sorted({site for config in configs for site in (*config.reads, *config.writes)})
+    means = {
+        writes: mean_activations(subject, corpus, writes, seed)
+        for writes in ({tuple(config.writes) for config in configs} if len(corpus.ids) else ())
+    }
+    tallies = [_Tally(dictionary, means.get(tuple(dictionary.config.writes))) for dictionary in dictionaries]
+    for number, rows in enumerate(progress(Plan(corpus.lengths, BATCH_TOKENS, seed).epoch(0))):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        batch, chosen = mask_some(subject, corpus.batch(rows), mask_rate, generator)
-        truth = torch.from_numpy(np.stack([corpus.ids[r] for r in rows]))
-        x, y, final = mlp_activations(subject, batch)
-        clean = subject.head(final).log_softmax(-1)
-        finals = {
-            "free_running": replaced_hidden(subject, dictionary, batch, "free_running"),
-            "teacher_forced": replaced_hidden(subject, dictionary, batch, "teacher_forced", list(x)),
-            "ablated": ablated_hidden(subject, batch, mean_out),
-        }
-        record = {"n": chosen.sum(1), "clean": _entropy(clean, truth, chosen)}
-        record["clean_top1"] = ((clean.argmax(-1) == truth) & chosen).sum(1)
-        for name, hidden in finals.items():
-            logits = subject.head(hidden).log_softmax(-1)
-            record[name] = _entropy(logits, truth, chosen)
-            record[f"{name}_top1"] = ((logits.argmax(-1) == truth) & chosen).sum(1)
-            record[f"{name}_agree"] = ((logits.argmax(-1) == clean.argmax(-1)) & chosen).sum(1)
-            record[f"{name}_kl"] = ((clean.exp() * (clean - logits)).sum(-1) * chosen).sum(1)
+        whole = corpus.batch(rows)
+        batch, chosen = mask_some(subject, whole, mask_rate, generator)
+        output = subject.run(batch, capture=sites)
+        assert output.logits is not None
+        clean = output.logits.log_softmax(-1)
+        shared = {"n": chosen.sum(1)} | _scores("clean", clean, None, whole.ids, chosen)
+        ablated: dict[tuple[str, ...], dict[str, Tensor]] = {}
+        for tally in tallies:
+            config, writes = tally.dictionary.config, tuple(tally.dictionary.config.writes)
+            if writes not in ablated:
+                hidden = ablated_hidden(subject, tally.dictionary, batch, means[writes])
+                logits = subject.head(hidden).log_softmax(-1)
+                ablated[writes] = _scores("ablated", logits, clean, whole.ids, chosen)
+            record = shared | ablated[writes]
+            reads = [output.captured[site] for site in config.reads]
+            for mode in MODES:
+                given = reads if mode == "teacher_forced" else None
+                hidden = replaced_hidden(subject, tally.dictionary, batch, mode, given)
+                record |= _scores(mode, subject.head(hidden).log_softmax(-1), clean, whole.ids, chosen)
+            tally.add(record, torch.stack(reads), torch.stack([output.captured[site] for site in config.writes]))
+    if not len(corpus.ids) or not sum(float(n.sum()) for n in tallies[0].sums["n"]):
+        raise InputError(f"no token of {len(corpus.ids)} sequences was masked: give more, or raise --mask-rate.")
+    return [tally.measured(name) for name, tally in zip(names, tallies, strict=True)]
+
+
+class _Tally:
+    """Running sums of one dictionary; `mean_out [n_layers, d_out]` is what FVE is relative to."""
+
+    def __init__(self, dictionary: Dictionary, mean_out: Tensor | None) -> None:
+        config = dictionary.config
+        self.dictionary, self.mean_out, self.sums, self.n_tokens = dictionary, mean_out, {}, 0
+        self.residual, self.total = (torch.zeros(config.n_layers, dtype=torch.float64) for _ in range(2))
+        self.fired = torch.zeros(config.n_layers, config.n_features, dtype=torch.int64)
+
+    def add(self, record: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
+        """x, y `[n_layers, batch, tokens, d]`: what is read, and what should be written."""
+        assert self.mean_out is not None
         for key, value in record.items():
-            per_sequence.setdefault(key, []).append(value.double())
-        flat_x, flat_y = x.flatten(1, 2), y.flatten(1, 2)
-        residual += (flat_y - dictionary(flat_x)).square().sum((1, 2))
-        total += (flat_y - mean_out[:, None]).square().sum((1, 2))
-        for layer in range(config.n_layers):
-            sparse = dictionary.encode(layer, flat_x[layer])
-            fired[layer, sparse.indices[sparse.values > 0]] = True
-            active += int((sparse.values > 0).sum())
-        n_tokens += batch.ids.numel()
-    sums = {k: torch.cat(v).numpy() for k, v in per_sequence.items()}
-    draws = np.random.default_rng(seed).integers(0, len(sums["n"]), (n_bootstrap, len(sums["n"])))
+            self.sums.setdefault(key, []).append(value.double())
+        x, y, dictionary = x.flatten(1, 2), y.flatten(1, 2), self.dictionary
+        active = [dictionary.encode(layer, tokens) for layer, tokens in enumerate(x)]
+        written = dictionary.finish_all(dictionary.decode_sparse(active) + dictionary.biases, x)
+        self.residual += (y - written).square().sum((1, 2))
+        self.total += (y - self.mean_out[:, None]).square().sum((1, 2))
+        for layer, sparse in enumerate(active):
+            indices = sparse.indices[sparse.values > 0].long()
+            self.fired[layer] += torch.bincount(indices, minlength=dictionary.config.n_features)
+        self.n_tokens += x.shape[1]
 
-    def recovered(name: str, rows: np.ndarray) -> np.ndarray:
-        ablated, clean, replaced = (sums[k][rows].sum(-1) for k in ("ablated", "clean", name))
-        return (ablated - replaced) / (ablated - clean)
+    def measured(self, name: str) -> Measured:
+        sums = {key: torch.cat(values).numpy() for key, values in self.sums.items()}
+        if bad := [key for key, values in sums.items() if not np.isfinite(values).all()]:
+            raise RunError(f"{name}: {bad[0]} is not finite: get the dictionary again, or train it again.")
+        norms = self.dictionary.decoder_norms().numpy()
+        return Measured(sums, self.residual.numpy(), self.total.numpy(), self.fired.numpy(), norms, self.n_tokens)
 
-    n = sums["n"].sum()
-    result: dict[str, Any] = {}
+
+def bootstrap(n_sequences: int, n_bootstrap: int, seed: int) -> np.ndarray:
+    """Draws of sequences with replacement `[n_bootstrap, n_sequences]`; the same for every dictionary, so that
+    differences between them are paired."""
+    return np.random.default_rng(seed).integers(0, n_sequences, (n_bootstrap, n_sequences))
+
+
+def summarise(measured: Measured, draws: np.ndarray) -> dict[str, Any]:
+    """The dictionary that `evaluate` returns. `note` says why a loss recovered or its interval is NaN, or that
+    ablation helps, so that its sign is turned round; else it is None."""
+    every, sums = np.arange(len(measured.sums["n"])), measured.sums
+    n, result = float(sums["n"].sum()), {}
+    clean, ablated = (float(sums[name].sum() / n) for name in ("clean", "ablated"))
     for mode in MODES:
-        low, high = np.quantile(recovered(mode, draws), [0.025, 0.975])
+        point = float(measured.recovered(mode, every))
+        interval, note = quantiles(measured.recovered(mode, draws), len(every))
+        if np.isnan(point):
+            note = f"undefined: cross-entropy is {clean:.6g} with and without ablation"
+        elif ablated < clean:
+            note = f"ablation lowers cross-entropy, from {clean:.4g} to {ablated:.4g}"
         result[mode] = {
-            "loss_recovered": float(recovered(mode, np.arange(len(sums["n"])))),
-            "ci": [float(low), float(high)],
+            "loss_recovered": point,
+            "ci": interval,
+            "note": note,
             "top1_agreement": float(sums[f"{mode}_agree"].sum() / n),
             "kl": float(sums[f"{mode}_kl"].sum() / n),
             "cross_entropy": float(sums[mode].sum() / n),
         }
-    for name in ("clean", "ablated"):
-        result[name] = {"cross_entropy": float(sums[name].sum() / n), "top1": float(sums[f"{name}_top1"].sum() / n)}
+    for name, entropy in (("clean", clean), ("ablated", ablated)):
+        result[name] = {"cross_entropy": entropy, "top1": float(sums[f"{name}_top1"].sum() / n)}
+    total = np.where(measured.total > 0, measured.total, np.nan)
     return result | {
-        "fve": (1 - residual / total).tolist(),
-        "l0": active / (n_tokens * config.n_layers),
-        "dead_fraction": float((~fired).float().mean()),
-        "n_sequences": len(corpus.ids),
-        "n_tokens": n_tokens,
+        "fve": (1 - measured.residual / total).tolist(),
+        "l0": float(measured.fired.sum() / (measured.n_tokens * len(measured.fired))),
+        "dead_fraction": float((measured.fired == 0).mean()),
+        "density": density(measured.fired, measured.n_tokens),
+        "decoder_norms": _quantiles(measured.norms, {"q05": 0.05, "median": 0.5, "q95": 0.95}),
+        "n_sequences": len(every),
+        "n_tokens": measured.n_tokens,
         "n_masked": int(n),
     }
 
 
+def quantiles(values: np.ndarray, n_sequences: int) -> tuple[list[float], str | None]:
+    """(95 % percentile interval of bootstrap `values`, None), or ([NaN, NaN], why there is none)."""
+    if n_sequences < 2 or not len(values):
+        return [np.nan, np.nan], "no interval: it needs two sequences and a bootstrap"
+    if undefined := int(np.isnan(values).sum()):
+        return [np.nan, np.nan], f"no interval: undefined in {undefined} of {len(values)} bootstrap draws"
+    return np.quantile(values, [0.025, 0.975]).tolist(), None
+
+
+def density(fired: np.ndarray, n_tokens: int) -> dict[str, Any]:
+    """Share of tokens on which a feature is active, over all layers: quantiles of all features, and a histogram of
+    log10 over those active at all (`edges`, `counts`); `n_dead` are the others."""
+    share = fired.ravel() / n_tokens
+    edges = np.arange(min(np.floor(-np.log10(n_tokens)), -1), 0.25, 0.5)
+    counts, _ = np.histogram(np.log10(fired[fired > 0]) - np.log10(n_tokens), edges)
+    levels = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
+    histogram = {"edges": edges.tolist(), "counts": counts.tolist(), "n_dead": int((share == 0).sum())}
+    return {"quantiles": _quantiles(share, levels), "histogram": histogram}
+
+
+def _quantiles(values: np.ndarray, levels: dict[str, float]) -> dict[str, float]:
+    return {name: float(np.quantile(values, level)) for name, level in levels.items()}
+
+
 @torch.no_grad()
-def mean_mlp_out(subject: Subject, corpus: Corpus, seed: int, tokens: int = 20_000) -> Tensor:
-    """Mean MLP output `[n_layers, d_model]` over about `tokens` tokens of the corpus."""
-    total, count = torch.zeros(subject.n_layers, subject.d_model), 0
-    for rows in Plan(corpus.lengths, 4_096, seed).epoch(0):
-        _, y, _ = mlp_activations(subject, corpus.batch(rows))
-        total += y.sum((1, 2))
-        count += y.shape[1] * y.shape[2]
+def mean_activations(
+    subject: Subject, corpus: Corpus, hookpoints: Sequence[str], seed: int, tokens: int = 20_000
+) -> Tensor:
+    """Mean activation `[n_hookpoints, d]` over about `tokens` tokens of the corpus."""
+    total, count = torch.zeros(()), 0
+    for rows in Plan(corpus.lengths, BATCH_TOKENS, seed).epoch(0):
+        captured = subject.run(corpus.batch(rows), capture=hookpoints, logits=False).captured
+        total = total + torch.stack([captured[site].sum((0, 1)) for site in hookpoints])
+        count += corpus.lengths[rows].sum()
         if count >= tokens:
             break
-    return total / count
+    return total / int(count)
 
 
-def _entropy(log_probabilities: Tensor, truth: Tensor, chosen: Tensor) -> Tensor:
-    """Summed cross-entropy per sequence `[batch]` over the chosen positions, in nats."""
-    return -(log_probabilities.gather(-1, truth[..., None])[..., 0] * chosen).sum(1)
+def _scores(name: str, logits: Tensor, clean: Tensor | None, truth: Tensor, chosen: Tensor) -> dict[str, Tensor]:
+    """Sums per sequence `[batch]` over the chosen positions, from log-probabilities `[batch, tokens, vocabulary]`:
+    cross-entropy in nats, hits; against `clean` also agreement and KL(clean ‖ name) in nats."""
+    best = logits.argmax(-1)
+    scores = {
+        name: -(logits.gather(-1, truth[..., None])[..., 0] * chosen).sum(1),
+        f"{name}_top1": ((best == truth) & chosen).sum(1),
+    }
+    if clean is not None:
+        scores[f"{name}_agree"] = ((best == clean.argmax(-1)) & chosen).sum(1)
+        scores[f"{name}_kl"] = ((clean.exp() * (clean - logits)).sum(-1) * chosen).sum(1)
+    return scores

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from isotrace.dictionaries.config import FORMAT, FORMAT_VERSION, DictionaryConfig, DictionaryFile, SubjectReference
-from isotrace.dictionaries.crosslayer import CrossLayerTranscoder
+from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import architecture
 from isotrace.errors import DictionaryError
 from isotrace.subjects.source import assets
@@ -37,18 +37,25 @@ def reference(subject: Subject) -> SubjectReference:
 
 
 def save_dictionary(
-    dictionary: CrossLayerTranscoder,
+    dictionary: Dictionary,
     folder: Path,
     subject: SubjectReference,
     *,
     dtype: torch.dtype,
     training: Mapping[str, Any],
 ) -> None:
-    """Write the folder; weights are rounded to `dtype` first, so that what is saved is what was fingerprinted."""
+    """Write the folder; weights are rounded to `dtype` first, so that what is saved is what was fingerprinted.
+
+    Raises DictionaryError for a weight that is not finite, or not in `dtype`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rounded = {k: v.to(dtype).contiguous() for k, v in dictionary.state_dict().items()}
     copy = type(dictionary)(dictionary.config)
     copy.load_state_dict({k: v.float() for k, v in rounded.items()})
+    for name, value in rounded.items():
+        if not torch.isfinite(value).all():
+            kind = "NaN or infinity" if not torch.isfinite(dictionary.state_dict()[name]).all() else "values beyond"
+            raise DictionaryError(f"{name} holds {kind} {dtype}: save in another dtype, or train again.")
     weights = folder / "weights.safetensors"
     save_file(rounded, weights)
     record = DictionaryFile(
@@ -71,15 +78,20 @@ def dictionary_folder(source: str | Path) -> Path:
         if name not in BUNDLED:
             raise DictionaryError(f"no bundled dictionary {name!r}: there is bundled:{', bundled:'.join(BUNDLED)}.")
         return assets() / name
-    folder = Path(source)
+    if scheme == "hf":
+        from isotrace.dictionaries.hub import hub_folder  # which imports this module
+
+        folder = hub_folder(name)
+    else:
+        folder = Path(source)
     if not (folder / "dictionary.json").is_file():
         raise DictionaryError(
-            f"{str(source)!r} is no dictionary: give bundled:molm-clt or a folder with dictionary.json."
+            f"{str(source)!r} is no dictionary: give bundled:molm-clt, hf:org/name or a folder with dictionary.json."
         )
     return folder
 
 
-def load_dictionary(source: str | Path, subject: Subject | None = None) -> CrossLayerTranscoder:
+def load_dictionary(source: str | Path, subject: Subject | None = None) -> Dictionary:
     """Load and check a dictionary; with `subject`, also check that it belongs to it.
 
     Raises DictionaryError when the file is damaged (checksum, NaN, unknown key, wrong shape), when its
@@ -114,7 +126,10 @@ def read_record(folder: Path) -> DictionaryFile:
     try:
         return FILE.validate_python(json.loads(path.read_text()))
     except (ValueError, OSError) as error:  # ValidationError, JSONDecodeError and UnicodeDecodeError are ValueErrors
-        first = str(error.errors()[0]["loc"]) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        first = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            what = error.errors()[0]
+            first = ".".join(map(str, what["loc"])) + ": " + what["msg"].removeprefix("Value error, ")
         raise DictionaryError(
             f"{path.name} of {folder.name} is not valid ({first}): get the dictionary again."
         ) from error
@@ -131,10 +146,23 @@ def check_match(record: DictionaryFile, subject: Subject, source: str | Path) ->
             f"{source} was trained on {there.source}, not on {subject.source}: {'; '.join(differing)}. "
             "Use its own subject."
         )
-    if record.config.n_layers != subject.n_layers or record.config.d_in != subject.d_model:
-        shape = f"{record.config.n_layers} layers of width {record.config.d_in}"
+    if record.config.layers[-1] >= subject.n_layers or record.config.d_out != subject.d_model:
+        shape = f"layers {record.config.layers} of width {record.config.d_out}"
         raise DictionaryError(
             f"{source} covers {shape}, the subject has {subject.n_layers} of {subject.d_model}: get it again."
+        )
+
+
+def require_whole_mlp(config: DictionaryConfig, subject: Subject) -> None:
+    """Raises DictionaryError unless the dictionary stands for every MLP of `subject`, without a skip path: what a
+    circuit, or fine-tuning inside the subject, needs."""
+    sites = ("layers.{}.mlp_in", "layers.{}.mlp_out")
+    whole = config.layers == tuple(range(subject.n_layers)) and (config.hookpoint_in, config.hookpoint_out) == sites
+    if not whole or config.skip or config.token_normalization != "none":
+        raise DictionaryError(
+            f"this {config.architecture} reads {config.hookpoint_in} and writes {config.hookpoint_out} of layers "
+            f"{', '.join(map(str, config.layers))}{' with a skip path' if config.skip else ''}: a circuit needs a "
+            f"transcoder or crosslayer from mlp_in to mlp_out of all {subject.n_layers} layers."
         )
 
 

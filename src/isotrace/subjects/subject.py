@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +17,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from isotrace.errors import InputError, SubjectError
-from isotrace.subjects.families import Family, family_of
+from isotrace.subjects.families import Family, Side, family_of
 from isotrace.subjects.source import SubjectFiles, resolve
 
-AttentionFunction = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]]
+AttentionFunction = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]
 ATTENTION = "isotrace"
 
 
@@ -114,6 +115,14 @@ class Subject:
     def module(self, path: str, layer: int | None = None) -> nn.Module:
         return self.model.get_submodule(path if layer is None else path.format(layer))
 
+    def hookpoint(self, name: str) -> tuple[nn.Module, Side]:
+        """The module and the side of it (`input` or `output`) where the tensor `layers.N.KIND` flows.
+
+        Raises SubjectError for a layer or kind this subject does not have.
+        """
+        path, side = self.family.hookpoint(name, self.n_layers)
+        return self.module(path), side
+
     @property
     def position_embedding(self) -> nn.Embedding | None:
         """The learned position embedding, None for rotary models."""
@@ -192,35 +201,43 @@ class Subject:
     ) -> Output:
         """One free-running pass: attention and norms are recomputed on whatever the edits make of the stream.
 
-        `capture` lists hookpoints `layers.N.mlp_in` / `layers.N.mlp_out`. `edit_mlp_out(layer, mlp_in, mlp_out)`
-        returns the MLP output to use, both `[batch, tokens, d_model]`.
+        `capture` lists hookpoints (`layers.N.mlp_in` …, see `hookpoint`). `edit_mlp_out(layer, mlp_in, mlp_out)`
+        returns the MLP output to use, both `[batch, tokens, d_model]`; what is captured is what flows on.
         """
         captured: dict[str, Tensor] = {}
-        inputs: dict[int, Tensor] = {}
-        wanted = set(capture)
-        with ExitStack() as stack:
+        inputs: dict[str, Tensor] = {}
+
+        def keep(store: dict[str, Tensor], name: str, value: Tensor) -> Tensor:
+            store[name] = value
+            return value
+
+        edits: dict[str, Callable[[Tensor], Tensor]] = {}
+        if edit_mlp_out is not None:
             for layer in range(self.n_layers):
-
-                def before(_, args, layer=layer):
-                    inputs[layer] = args[0]
-                    if f"layers.{layer}.mlp_in" in wanted:
-                        captured[f"layers.{layer}.mlp_in"] = args[0]
-
-                def after(_, args, output, layer=layer):
-                    if edit_mlp_out is not None:
-                        output = edit_mlp_out(layer, inputs[layer], output)
-                    if f"layers.{layer}.mlp_out" in wanted:
-                        captured[f"layers.{layer}.mlp_out"] = output
-                    return output
-
-                first = self.module(self.family.mlp_in, layer).register_forward_pre_hook(before)
-                last = self.module(self.family.mlp_out, layer).register_forward_hook(after)
-                stack.callback(first.remove)
-                stack.callback(last.remove)
+                before, after = f"layers.{layer}.mlp_in", f"layers.{layer}.mlp_out"
+                edits[before] = partial(keep, inputs, before)
+                edits[after] = lambda out, n=layer, before=before: edit_mlp_out(n, inputs[before], out)
+        # Hooks run in the order of their registration: captures last.
+        with hookpoints_edited(self, edits), hookpoints_edited(self, {n: partial(keep, captured, n) for n in capture}):
             final = self.hidden(batch.ids, batch.mask)
-        if missing := wanted - set(captured):
-            raise SubjectError(f"{self.source} has no hookpoint {sorted(missing)[0]!r}: it has {self.n_layers} layers.")
         return Output(final, self.head(final) if logits else None, captured)
+
+
+@contextmanager
+def hookpoints_edited(subject: Subject, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Within the context the tensor at each named hookpoint, `[batch, tokens, d]`, is replaced by the
+    function's result; all that follows is computed from it, differentiably. Raises SubjectError, see
+    `Subject.hookpoint`. Editing `mlp_in` changes what the MLP reads, never the stream that passes it by."""
+    found = [(*subject.hookpoint(name), function) for name, function in edits.items()]
+    with ExitStack() as stack:
+        for module, side, function in found:
+            if side == "input":
+                hook = lambda _, args, function=function: (function(args[0]), *args[1:])  # noqa: E731
+                stack.callback(module.register_forward_pre_hook(hook).remove)
+            else:
+                hook = lambda _, args, output, function=function: function(output)  # noqa: E731
+                stack.callback(module.register_forward_hook(hook).remove)
+        yield
 
 
 @contextmanager

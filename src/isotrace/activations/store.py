@@ -1,0 +1,226 @@
+"""Activations on disk: written once from a stream, read back as a stream, in bounded memory both times."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from isotrace.activations.manifest import (
+    MANIFEST,
+    Dtype,
+    Manifest,
+    Origin,
+    Shard,
+    read_manifest,
+    write_manifest,
+    write_whole,
+)
+from isotrace.activations.stream import Block, SubjectStream
+from isotrace.errors import RunError
+from isotrace.runs import sha256_file
+from isotrace.subjects.subject import tokenizer_hash
+
+ROWS = 16_384  # rows of a shard looked at together when it is checked
+
+
+def write_store(
+    stream: SubjectStream,
+    folder: str | Path,
+    *,
+    tokens: int,
+    dtype: Dtype,
+    shard_tokens: int,
+    progress: Callable[[int, int], None],
+) -> Manifest:
+    """Write `tokens` tokens of `stream` to `folder`, in shards of whole blocks with at least `shard_tokens` each.
+
+    Run again after a kill or a full disk, it goes on behind the last complete shard and ends with the same files.
+    Memory: two shards. `progress(written, tokens)` is called after every shard.
+
+    Raises RunError when `folder` holds anything else, when a value is not finite in `dtype`, or when the disk
+    refuses; shards written before stay.
+    """
+    folder, manifest = Path(folder), _opened(stream, Path(folder), tokens, dtype, shard_tokens)
+    shards = list(manifest.shards)
+    blocks = stream.blocks(shards[-1].position if shards else 0)
+    while (written := sum(shard.tokens for shard in shards)) < tokens:
+        wanted = min(shard_tokens, tokens - written)
+        parts, count, position = [], 0, 0
+        while count < wanted:
+            block = next(blocks)
+            parts.append(block.activations.cpu().to(getattr(torch, dtype)))
+            count, position = count + parts[-1].shape[1], block.position
+        count = min(count, tokens - written)
+        tensors = {
+            name: torch.cat([part[i] for part in parts])[:count].contiguous()
+            for i, name in enumerate(stream.hookpoints)
+        }
+        for name, tensor in tensors.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise RunError(f"{name} holds values that are not finite in {dtype}: use float32, or mend the subject.")
+        path = folder / f"shard-{len(shards):05}.safetensors"
+        write_whole(path, lambda temporary, tensors=tensors: save_file(tensors, temporary))
+        shards.append(Shard(path.name, count, sha256_file(path), position))
+        manifest = dataclasses.replace(manifest, shards=tuple(shards))
+        write_manifest(folder, manifest)
+        progress(written + count, tokens)
+    return manifest
+
+
+def _opened(stream: SubjectStream, folder: Path, tokens: int, dtype: Dtype, shard_tokens: int) -> Manifest:
+    """The manifest in `folder` if it was begun with these settings, else a new one in a folder without files."""
+    files = stream.subject.files
+    origin = Origin(files.source, files.weights_sha256, tokenizer_hash(stream.subject.tokenizer))
+    new = Manifest(
+        "isotrace-activations", 1, stream.hookpoints, stream.d, dtype, origin, stream.describe(),
+        tokens, shard_tokens, (),
+    )  # fmt: skip
+    if tokens < 1 or shard_tokens < 1:
+        raise RunError("a store and its shards need at least one token: raise tokens and shard_tokens.")
+    if (folder / MANIFEST).exists():
+        old = read_manifest(folder)
+        if dataclasses.replace(old, shards=()) != new:
+            raise RunError(f"{folder} holds a store made with other settings: use them again, or another folder.")
+        return old
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(not file.name.endswith(".tmp") for file in folder.iterdir()):
+            raise RunError(f"{folder} holds files but no activation store: choose another folder.")
+    except OSError as error:
+        raise RunError(f"cannot make {folder} ({error.strerror}): choose another folder.") from None
+    write_manifest(folder, new)
+    return new
+
+
+class StoreStream:
+    """A store as an endless stream of blocks of exactly `block_tokens` tokens, float32. Positions count blocks.
+
+    An epoch reads the shards one after the other, in an order of its own, and a block may run from one epoch into the
+    next. Blocks are shuffled by their number. Every shard's checksum, shapes and finiteness are checked when it is
+    first used.
+
+    hookpoints: those to read, in this order; None is all. bad_shards: `error` raises RunError naming the file and
+    what is wrong with it; `skip` calls `warn(reason)`, lists the file in `skipped` and goes on without its tokens,
+    so that the blocks it would have filled are shorter. rank, world_size: see `SubjectStream`.
+
+    Raises RunError for a folder that is no complete store, or lacks a hookpoint.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        hookpoints: Sequence[str] | None = None,
+        *,
+        block_tokens: int,
+        seed: int,
+        bad_shards: Literal["error", "skip"],
+        warn: Callable[[str], None],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.folder = Path(folder)
+        self.manifest = manifest = read_manifest(self.folder)
+        if manifest.written < manifest.tokens or not manifest.shards:
+            raise RunError(
+                f"{folder} holds {manifest.written} of {manifest.tokens} tokens: run its harvest again to finish it."
+            )
+        self.hookpoints = manifest.hookpoints if hookpoints is None else tuple(hookpoints)
+        if missing := set(self.hookpoints) - set(manifest.hookpoints):
+            raise RunError(f"{folder} has no {min(missing)!r}: it holds {', '.join(manifest.hookpoints)}.")
+        if block_tokens < 1 or not 0 <= rank < world_size:
+            raise RunError("a block needs at least one token and a rank lies below world_size: change them.")
+        self.d, self.block_tokens, self.seed = manifest.d, block_tokens, seed
+        self.bad_shards, self.warn, self.rank, self.world_size = bad_shards, warn, rank, world_size
+        self.skipped: list[str] = []
+        self._checked: set[str] = set()
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "store",
+            "manifest_sha256": hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest(),
+            "hookpoints": list(self.hookpoints),
+            "block_tokens": self.block_tokens,
+            "seed": self.seed,
+            "bad_shards": self.bad_shards,
+            "rank": self.rank,
+            "world_size": self.world_size,
+        }
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        position = start
+        while True:
+            overall = position * self.world_size + self.rank
+            pieces = [piece for piece in self._pieces(overall) if self._usable(piece[0])]
+            position += 1
+            if pieces:
+                yield Block(position, self._read(pieces, overall))
+            elif len(self.skipped) == len(self.manifest.shards):
+                raise RunError(f"every shard of {self.folder} is bad: harvest it again.")
+
+    def _pieces(self, number: int) -> Iterator[tuple[Shard, int, int]]:
+        """(shard, first row, end row) of block `number` in the endless row of epochs."""
+        epoch, first = divmod(number * self.block_tokens, self.manifest.tokens)
+        left = self.block_tokens
+        while left:
+            for index in np.random.default_rng((self.seed, epoch)).permutation(len(self.manifest.shards)):
+                shard = self.manifest.shards[index]
+                end = min(shard.tokens, first + left)
+                if first < end:
+                    yield shard, first, end
+                    left -= end - first
+                first = max(0, first - shard.tokens)
+            epoch += 1
+
+    def _read(self, pieces: list[tuple[Shard, int, int]], number: int) -> Tensor:
+        count = sum(end - first for _, first, end in pieces)
+        places = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + number))
+        block = torch.empty(len(self.hookpoints), count, self.d)
+        for shard, first, end in pieces:
+            there, places = places[: end - first], places[end - first :]
+            with safe_open(self.folder / shard.file, "pt") as file:
+                for i, name in enumerate(self.hookpoints):
+                    block[i].index_copy_(0, there, file.get_slice(name)[first:end].float())
+        return block
+
+    def _usable(self, shard: Shard) -> bool:
+        if shard.file in self.skipped:
+            return False
+        if shard.file not in self._checked:
+            if reason := self._fault(shard):
+                message = f"{self.folder / shard.file} {reason}: harvest the store again, or skip bad shards."
+                if self.bad_shards == "error":
+                    raise RunError(message)
+                self.skipped.append(shard.file)
+                self.warn(message)
+                return False
+            self._checked.add(shard.file)
+        return True
+
+    def _fault(self, shard: Shard) -> str | None:
+        """What is wrong with the file of `shard`, None if nothing is."""
+        path, shape = self.folder / shard.file, [shard.tokens, self.d]
+        try:
+            if sha256_file(path) != shard.sha256:
+                return "is damaged or cut short (its checksum differs)"
+            with safe_open(path, "pt") as file:
+                slices = {name: file.get_slice(name) for name in self.manifest.hookpoints}
+                if any(found.get_shape() != shape for found in slices.values()):
+                    return f"holds tensors of another shape than {shape}"
+                for name, found in slices.items():
+                    for row in range(0, shard.tokens, ROWS):
+                        if not bool(torch.isfinite(found[row : row + ROWS]).all()):
+                            return f"holds NaN or infinity at {name}"
+        except FileNotFoundError:
+            return "is missing"
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        except SafetensorError as error:
+            return f"is no shard of this store ({error})"
+        return None

@@ -1,0 +1,139 @@
+"""Endless streams of shuffled activations, in blocks of bounded size, resumable at every block.
+
+A block is a shuffle buffer: its tokens come from many sequences in a planned order, are shuffled by its position,
+and are handed on at once. Only one block is held at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isotrace.activations.harvest import Corpus, masked_batches, record, width
+from isotrace.errors import RunError
+from isotrace.subjects.subject import Batch, Subject, tokenizer_hash
+
+
+@dataclass(frozen=True)
+class Block:
+    """`activations [n_hookpoints, tokens, d]` float32, shuffled over tokens. `position` is where to go on after
+    this block: `stream.blocks(start=position)` yields what would have followed."""
+
+    position: int
+    activations: Tensor
+
+
+class ActivationStream(Protocol):
+    """What training reads. `d` is the width of every hookpoint."""
+
+    @property
+    def hookpoints(self) -> tuple[str, ...]: ...
+
+    @property
+    def d(self) -> int: ...
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        """Endless. A block is a function of `describe()` and the position it starts at, nothing else."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """JSON object for the record of a training run; two streams are the same if theirs are equal."""
+        ...
+
+
+class SubjectStream:
+    """Activations harvested while they are needed. Positions count this rank's batches.
+
+    block_tokens: a block holds at least this many tokens, and less than one batch more.
+    batch_tokens: tokens per pass of the subject, see `Plan`.
+    mask_rate: share of the tokens masked in every second batch.
+    special_tokens: whether begin, end and their like are kept; mask tokens always are.
+    rank, world_size: of `world_size` streams that differ in `rank` alone, each takes its share of the batches.
+
+    Raises RunError where nothing is left to harvest, SubjectError as `width` does.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        corpus: Corpus,
+        hookpoints: Sequence[str],
+        *,
+        block_tokens: int,
+        batch_tokens: int,
+        mask_rate: float,
+        seed: int,
+        special_tokens: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if block_tokens < 1 or not 0 <= rank < world_size:
+            raise RunError("a block needs at least one token and a rank lies below world_size: change them.")
+        usable = np.ones_like(subject.is_special) if special_tokens else ~subject.is_special.numpy()
+        if not usable[corpus.tokens].any():
+            raise RunError("the corpus holds no token to harvest from this subject: give other sequences.")
+        self.subject, self.corpus, self.hookpoints, self.d = (
+            subject,
+            corpus,
+            tuple(hookpoints),
+            width(subject, hookpoints),
+        )
+        self.block_tokens, self.batch_tokens, self.mask_rate, self.seed = block_tokens, batch_tokens, mask_rate, seed
+        self.special_tokens, self.rank, self.world_size = special_tokens, rank, world_size
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "subject",
+            "weights_sha256": self.subject.files.weights_sha256,
+            "tokenizer_sha256": tokenizer_hash(self.subject.tokenizer),
+            "corpus_sha256": self.corpus.sha256(),
+            "hookpoints": list(self.hookpoints),
+            "block_tokens": self.block_tokens,
+            "batch_tokens": self.batch_tokens,
+            "mask_rate": self.mask_rate,
+            "seed": self.seed,
+            "special_tokens": self.special_tokens,
+            "rank": self.rank,
+            "world_size": self.world_size,
+        }
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        gathered: list[tuple[Batch, Tensor]] = []
+        count = 0
+        share = {"rank": self.rank, "world_size": self.world_size}
+        for number, batch, _ in masked_batches(
+            self.subject, self.corpus, self.batch_tokens, self.mask_rate, self.seed, start, **share
+        ):
+            kept = self._kept(batch)
+            gathered.append((batch, kept))
+            count += int(kept.sum())
+            if count >= self.block_tokens:
+                yield Block(number + 1, self._harvest(gathered, count, number))
+                gathered, count = [], 0
+
+    def _kept(self, batch: Batch) -> Tensor:
+        """`[batch, tokens]` bool."""
+        if self.special_tokens:
+            return batch.mask
+        return ~self.subject.is_special[batch.ids] | (batch.ids == self.subject.mask_id)
+
+    def _harvest(self, gathered: list[tuple[Batch, Tensor]], count: int, number: int) -> Tensor:
+        """Every token is written once, to its place in the shuffled block."""
+        device = self.subject.device
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number * self.world_size + self.rank)
+        places = torch.randperm(count, generator=generator).to(device)
+        block = torch.empty(len(self.hookpoints), count, self.d, dtype=self.subject.model.dtype, device=device)
+        for batch, kept in gathered:
+            there, places = places[: int(kept.sum())], places[int(kept.sum()) :]
+            rows = None if bool(kept.all()) else kept.flatten().nonzero().squeeze(1).to(device)
+
+            def take(index: int, x: Tensor, there: Tensor = there, rows: Tensor | None = rows) -> None:
+                flat = x.flatten(0, 1)
+                block[index].index_copy_(0, there, flat if rows is None else flat[rows])
+
+            moved = Batch(batch.ids.to(device), batch.mask.to(device), (), ())
+            record(self.subject, moved, self.hookpoints, take)
+        return block

@@ -1,0 +1,49 @@
+"""A config filled in for a subject, and a fresh dictionary of it."""
+
+from typing import Any
+
+import torch
+
+from isotrace.dictionaries.config import DictionaryConfig
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.registry import architecture
+from isotrace.errors import DictionaryError
+from isotrace.subjects.subject import Subject
+
+
+def configure(subject: Subject, name: str, **given: Any) -> DictionaryConfig:
+    """Config of architecture `name` on `subject`: all layers, its usual hookpoints, TopK, unless `given` says else.
+
+    `n_features` must be given. A crosslayer transcoder without `window` reaches every layer above. Raises
+    DictionaryError naming a key that does not exist or a value that does not fit.
+    """
+    cls = architecture(name)
+    layers = tuple(given.get("layers", range(subject.n_layers)))
+    if any(layer >= subject.n_layers for layer in layers):
+        raise DictionaryError(f"layers {layers}: {subject.source} has layers 0 to {subject.n_layers - 1}.")
+    usual: dict[str, Any] = {
+        "activation": "topk",
+        "d_in": subject.d_model,
+        "d_out": subject.d_model,
+        "hookpoint_in": cls.default_in,
+        "hookpoint_out": cls.default_out,
+        "skip": name == "skip_transcoder",
+        "window": len(layers) if name == "crosslayer" else 1,
+    }
+    try:
+        config = DictionaryConfig(**usual | given | {"architecture": name, "layers": layers})
+    except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
+        errors = getattr(error, "errors", None)
+        first = errors()[0] if errors else {"loc": (), "msg": str(error)}
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise DictionaryError(f"dictionary settings: {where + ': ' if where else ''}{reason}.") from error
+    cls.check(config)
+    return config
+
+
+def build(config: DictionaryConfig, seed: int) -> Dictionary:
+    """A freshly initialised dictionary; the same config and seed give the same weights."""
+    dictionary = architecture(config.architecture)(config)
+    dictionary.initialise(torch.Generator().manual_seed(seed))
+    return dictionary

@@ -1,0 +1,151 @@
+"""The dictionary: features that read one hookpoint of each layer and write to another (METHODS §1).
+
+    h_s = x_s W_enc^s + b_enc^s                          pre-activation, [tokens, F]
+    a_s = rule(h_s)                                      activations, sparse
+    ŷ_t = Σ_{t − window < s ≤ t} a_s W_dec^{s→t} + b_dec^t (+ x_t W_skip^t)
+
+Architectures differ in the hookpoints, in the window and in how they start; sparsity rules in `rule`. Constant
+normalisation of inputs and outputs is folded into the weights, so raw activations map to raw activations.
+Decoders of one source lie side by side, `W_dec.{s} [F, n_targets · d_out]`, so that one gather serves all targets
+(METHODS §2). In memory an encoder is the transpose of contiguous `[F, d_in]`: a feature's weights lie together.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from isotrace.dictionaries.config import DictionaryConfig
+from isotrace.dictionaries.registry import rule
+from isotrace.dictionaries.sparsity.rule import Rule, SparseActivations
+from isotrace.errors import DictionaryError
+from isotrace.kernels import sparse_decode
+
+
+class Dictionary(nn.Module):
+    """Base of all architectures. `default_in`, `default_out` are the hookpoints `configure` fills in."""
+
+    default_in: ClassVar[str]
+    default_out: ClassVar[str]
+
+    def __init__(self, config: DictionaryConfig) -> None:
+        super().__init__()
+        self.check(config)
+        self.config = config
+        layers = range(config.n_layers)
+        empty = torch.zeros
+        self.W_enc = nn.ParameterList(empty(config.n_features, config.d_in).T for _ in layers)
+        self.b_enc = nn.ParameterList(empty(config.n_features) for _ in layers)
+        self.W_dec = nn.ParameterList(empty(config.n_features, len(config.targets(s)) * config.d_out) for s in layers)
+        self.b_dec = nn.ParameterList(empty(config.d_out) for _ in layers)
+        self.W_skip = nn.ParameterList(empty(config.d_in, config.d_out) for _ in layers if config.skip)
+        self.rule: Rule = rule(config.activation)(config)
+        # statistics of the training stream, needed for mean ablation and for matched controls
+        self.mean_activation = nn.Buffer(torch.zeros(config.n_layers, config.n_features))
+        self.density = nn.Buffer(torch.zeros(config.n_layers, config.n_features))
+
+    @classmethod
+    def check(cls, config: DictionaryConfig) -> None:
+        """Raises DictionaryError for a config this architecture, or its sparsity rule, cannot have."""
+        rule(config.activation).check(config)
+        if config.token_normalization != "none" and config.d_in != config.d_out:
+            raise DictionaryError("token_normalization needs d_in = d_out: leave it out, or use an sae.")
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Unit-norm random encoders; decoders start at zero, so that the first steps fit them alone."""
+        for weight in self.W_enc:
+            weight.data = torch.randn(weight.T.shape, generator=generator).T
+            weight.data /= weight.data.norm(dim=0, keepdim=True)
+        for weight in [*self.W_dec, *self.W_skip]:
+            nn.init.zeros_(weight)
+
+    def standardised(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+        """(encoder input, mean, deviation) of x `[..., d_in]`; 0 and 1 where tokens are not normalised."""
+        if self.config.token_normalization == "none":
+            return x, 0.0, 1.0
+        mean, deviation = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+        # ε on the way in only, as in InterProt, ProtoMech and SAELens, whose files are then the same function here
+        return (x - mean) / (deviation + 1e-5), mean, deviation
+
+    def preactivations(self, layer: int, x: Tensor) -> Tensor:
+        """h `[..., F]` of inputs x `[..., d_in]` of one layer."""
+        return nn.functional.linear(self.standardised(x)[0], self.W_enc[layer].T, self.b_enc[layer])
+
+    def encode(self, layer: int, x: Tensor) -> SparseActivations:
+        """Active features of every token by the inference rule; x `[..., d_in]`."""
+        return self.rule.encode(layer, self.preactivations(layer, x))
+
+    def decoder(self, source: int, target: int) -> Tensor:
+        """W_dec^{source→target} `[F, d_out]`, a view."""
+        slot, d = self.config.targets(source).index(target), self.config.d_out
+        return self.W_dec[source][:, slot * d : (slot + 1) * d]
+
+    def decode(self, target: int, activations: dict[int, Tensor], x: Tensor) -> Tensor:
+        """ŷ of layer `target` `[..., d_out]` from dense activations `[..., F]` of each source layer and that
+        layer's own input x `[..., d_in]`, which only a skip path and token normalisation read."""
+        total = self.b_dec[target]
+        for source, dense in activations.items():
+            if target in self.config.targets(source):
+                total = total + dense @ self.decoder(source, target)
+        return self.finished(target, total, x)
+
+    def finished(self, target: int, total: Tensor, x: Tensor) -> Tensor:
+        """Skip path and token normalisation, after decoding."""
+        seen, mean, deviation = self.standardised(x)
+        return (total + seen @ self.W_skip[target] if self.config.skip else total) * deviation + mean
+
+    def finish_all(self, decoded: Tensor, x: Tensor) -> Tensor:
+        """`finished` for every layer: decoded `[n_layers, tokens, d_out]`, inputs `[n_layers, tokens, d_in]`."""
+        if not self.config.skip and self.config.token_normalization == "none":
+            return decoded
+        return torch.stack([self.finished(t, decoded[t], x[t]) for t in range(self.config.n_layers)])
+
+    def decode_sparse(self, active: list[SparseActivations]) -> Tensor:
+        """Σ a W_dec `[n_layers, tokens, d_out]`, no bias, from the activations of every layer `[tokens, k]`."""
+        values, indices = [a.values for a in active], [a.indices for a in active]
+        return sparse_decode(values, indices, [*self.W_dec], self.config.d_out, self.config.window)
+
+    @property
+    def biases(self) -> Tensor:
+        """b_dec of every layer `[n_layers, 1, d_out]`."""
+        return torch.stack([*self.b_dec])[:, None]
+
+    def write_vectors(self, source: int, indices: Tensor) -> Tensor:
+        """Decoder rows `[..., n_targets, d_out]` of the given features of layer `source`."""
+        return self.W_dec[source][indices].unflatten(-1, (-1, self.config.d_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ŷ `[n_layers, tokens, d_out]` of true inputs `[n_layers, tokens, d_in]` (teacher-forced)."""
+        decoded = self.decode_sparse([self.encode(layer, tokens) for layer, tokens in enumerate(x)])
+        return self.finish_all(decoded + self.biases, x)
+
+    @torch.no_grad()
+    def fold(self, mean_in: Tensor, scale_in: Tensor, mean_out: Tensor, scale_out: Tensor) -> None:
+        """Move constant normalisation into the weights: what mapped (x − mean_in) / scale_in to
+        (y − mean_out) / scale_out maps x to y. Means `[n_layers, d]`, scales `[n_layers]`. Activations stay the
+        same."""
+        for layer in range(self.config.n_layers):
+            self.W_enc[layer] /= scale_in[layer]
+            self.b_enc[layer] -= mean_in[layer] @ self.W_enc[layer]
+            for target in self.config.targets(layer):
+                self.decoder(layer, target).mul_(scale_out[target])
+            if self.config.skip:
+                self.W_skip[layer] /= scale_in[layer]
+                self.b_dec[layer] -= mean_in[layer] @ self.W_skip[layer]
+                self.W_skip[layer] *= scale_out[layer]
+            self.b_dec[layer].mul_(scale_out[layer]).add_(mean_out[layer])
+
+    def decoder_norms(self) -> Tensor:
+        """`[n_layers, F]`: a feature's norm is that of its whole row, over all its targets."""
+        return torch.stack([w.norm(dim=1) for w in self.W_dec])
+
+    @torch.no_grad()
+    def fingerprint(self) -> list[float]:
+        """Reconstruction of a fixed probe batch, reduced to one number per layer: catches a changed decoder
+        layout or activation rule that a checksum of the file cannot see."""
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(self.config.n_layers, 16, self.config.d_in, generator=generator, dtype=torch.float32)
+        output = self.double()(probe.double())
+        result = output.square().mean((1, 2)).sqrt().tolist()
+        self.float()
+        return [float(f"{value:.6g}") for value in result]

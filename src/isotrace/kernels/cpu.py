@@ -1,0 +1,151 @@
+"""The kernels on the CPU with Numba: the functions of `plain`, the loops of `jit` on slices in threads.
+
+Decoders are worked through in blocks, one (source, target) pair at a time: a block of a few MB stays in the cache
+while all tokens pass. A thread owns a range of tokens (forward) or of features (backward), so none waits for
+another and every gradient row is written by one thread, once.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isotrace.kernels import jit, memory
+
+BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+@cache
+def pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, "isotrace-kernels")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.cache_clear)  # a child does not inherit the threads
+
+
+def parallel(run: Callable[[int, int], Any], bounds: list[int]) -> None:
+    """run(start, stop) for every pair of neighbouring bounds, the first on the calling thread."""
+    slices = [(a, b) for a, b in pairwise(bounds) if a < b]
+    if not slices:
+        return
+    waiting = [pool(torch.get_num_threads()).submit(run, *part) for part in slices[1:]]
+    run(*slices[0])
+    for task in waiting:
+        task.result()
+
+
+def even(total: int) -> list[int]:
+    n = torch.get_num_threads()
+    return [total * i // n for i in range(n + 1)]
+
+
+def by_pairs(offsets: np.ndarray) -> list[int]:
+    """Bounds of feature ranges holding about equally many (token, slot) pairs, each feature counted as one more."""
+    cost = offsets + np.arange(len(offsets))
+    n = torch.get_num_threads()
+    inner = np.searchsorted(cost, [cost[-1] * i / n for i in range(1, n)]).tolist()
+    return [0, *inner, len(offsets) - 1]
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+def sorted_pairs(indices: np.ndarray, n_features: int) -> tuple[np.ndarray, np.ndarray]:
+    order, offsets = np.empty(indices.size, np.int64), np.empty(n_features + 1, np.int64)
+    jit.sort_by_feature(indices, n_features, order, offsets)
+    return order, offsets
+
+
+def select(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, product: torch.dtype, dense: bool):
+    rows = W_enc.detach().T.contiguous()
+    x, b_enc = x.detach(), b_enc.detach()
+    h = memory.empty((len(x), len(rows)), product)
+    torch.addmm(b_enc.to(product), x.to(product), rows.to(product).T, out=h)
+    values, indices = torch.empty(len(x), k, dtype=rows.dtype), torch.empty(len(x), k, dtype=torch.int64)
+    bits = h.view(BITS[product]).numpy()
+    mask = bits.dtype.type(np.iinfo(bits.dtype).max)
+    v, i = values.numpy(), indices.numpy()
+    if product == rows.dtype:
+        parallel(lambda a, b: jit.select(h.numpy(), bits, mask, k, v, i, a, b), even(len(x)))
+    else:
+        parts, m = (array(x.to(rows.dtype)), rows.numpy(), array(b_enc)), min(2 * k, len(rows))
+        parallel(lambda a, b: jit.select_rescored(bits, mask, *parts, k, m, v, i, a, b), even(len(x)))
+    return values, indices, h if dense else None
+
+
+def encode_values(x: Tensor, W_enc: Tensor, b_enc: Tensor, indices: Tensor) -> Tensor:
+    values = torch.empty(indices.shape, dtype=W_enc.dtype)
+    parts = array(x.to(W_enc.dtype)), array(W_enc.T), array(b_enc), array(indices), values.numpy()
+    parallel(lambda a, b: jit.encode_values(*parts, a, b), even(len(x)))
+    return values
+
+
+def encode_gradients(grad: Tensor, x: Tensor, indices: Tensor, n_features: int) -> tuple[Tensor, Tensor]:
+    weight, bias = memory.empty((n_features, x.shape[1]), grad.dtype), torch.empty(n_features, dtype=grad.dtype)
+    g, rows, out, out_bias = array(grad), array(x.to(grad.dtype)), weight.numpy(), bias.numpy()
+    order, offsets = sorted_pairs(np.where(g == 0, -1, array(indices)), n_features)
+
+    def run(start: int, stop: int) -> None:
+        jit.scatter_rows(g, order, offsets, rows, out, 0, start, stop)
+        jit.bias_gradient(g, order, offsets, out_bias, start, stop)
+
+    parallel(run, by_pairs(offsets))
+    return weight, bias
+
+
+def decode(values: list[Tensor], indices: list[Tensor], W_dec: list[Tensor], d_out: int) -> Tensor:
+    total = torch.empty(len(values), len(values[0]), d_out, dtype=values[0].dtype)
+    v, i, W, out = [array(t) for t in values], [array(t) for t in indices], [array(t) for t in W_dec], total.numpy()
+
+    def run(start: int, stop: int) -> None:
+        out[:, start:stop] = 0
+        for source, weight in enumerate(W):
+            for slot in range(weight.shape[1] // d_out):
+                jit.gather(v[source], i[source], weight, slot * d_out, out[source + slot], start, stop)
+
+    parallel(run, even(len(v[0])))
+    return total
+
+
+def decode_gradients(
+    grad: Tensor,
+    values: list[Tensor],
+    indices: list[Tensor],
+    W_dec: list[Tensor],
+    of_values: list[bool],
+    of_weights: list[bool],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    rows, d_out = array(grad), grad.shape[2]
+    g_values = [torch.zeros_like(v) if asked else None for v, asked in zip(values, of_values, strict=True)]
+    pairs = zip(W_dec, of_weights, strict=True)
+    g_weights = [memory.empty(tuple(w.shape), w.dtype) if asked else None for w, asked in pairs]
+    for source, weight in enumerate(W_dec):
+        g_v, g_w = g_values[source], g_weights[source]
+        if g_v is None and g_w is None:
+            continue
+        decode_back(source, d_out, rows, array(values[source]), array(indices[source]), array(weight), g_v, g_w)
+    return g_values, g_weights
+
+
+def decode_back(source, d_out, rows, v, i, W, g_v: Tensor | None, g_w: Tensor | None) -> None:
+    order, offsets = sorted_pairs(np.where(v == 0, -1, i), len(W))
+    out_v = np.zeros_like(v) if g_v is None else g_v.numpy()
+    out_w = np.empty_like(W) if g_w is None else g_w.numpy()
+
+    def run(start: int, stop: int) -> None:
+        for slot in range(W.shape[1] // d_out):
+            target, column = rows[source + slot], slot * d_out
+            if g_v is None:
+                jit.scatter_rows(v, order, offsets, target, out_w, column, start, stop)
+            else:
+                jit.decode_back(v, order, offsets, target, W, column, out_v, out_w, start, stop)
+
+    parallel(run, by_pairs(offsets))

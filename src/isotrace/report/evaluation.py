@@ -1,0 +1,238 @@
+"""The page and the picture of `isotrace evaluate`: fidelity against sparsity, controls beside it.
+
+The picture is SVG text in which every point is labelled where it stands, legible from 400 pixels of width on.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+from xml.sax.saxutils import escape
+
+import polars as pl
+
+from isotrace.dictionaries.comparison import Comparison
+from isotrace.report.page import _finite, _render
+from isotrace.runs import Run
+
+WIDTH, HEIGHT = 480, 400
+LEFT, RIGHT, TOP, BOTTOM = 54, 466, 34, 352
+INK, GREY, GRID = "#1d2733", "#6b7683", "#e6eaee"
+COLOURS = ("#1f609f", "#b3560a", "#1b7837", "#762a83", "#b2182b", "#01665e")
+FONT, EM = 14, 0.56  # pixels; mean width of a character of the sans-serif fonts used
+Box = tuple[float, float, float, float]
+ROLES = {
+    "random": "random directions of the same input, as many as the dictionary has up to 4,096, with a fitted readout",
+    "pca": "± principal components of the output; it reads the very output that it reconstructs",
+    "neurons": "the subject's own MLP neurons, those that write most kept",
+    "shuffled": "the dictionary with its decoder rows permuted among the features of a layer",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """`y` with its interval `ci` is drawn filled, `y_hollow` hollow at the same x. Values that are not finite are
+    left out."""
+
+    label: str
+    x: float
+    y: float
+    ci: tuple[float, float]
+    y_hollow: float
+    control: bool
+
+
+def save_evaluation(run: Run, comparison: Comparison, rejects: pl.DataFrame) -> None:
+    """Write `fidelity.parquet`, `rejects.parquet`, `evaluation.json`, `pareto.svg` and `report.html` into the run.
+
+    rejects: `index`, `input`, `reason`.
+    """
+    picture = pareto_svg(comparison)
+    run.table("fidelity", comparison.to_frame())
+    run.table("rejects", rejects)
+    run.json("evaluation", comparison.to_dict() | {"rejects": rejects.to_dicts()})
+    run.text("pareto.svg", picture)
+    run.text("report.html", evaluation_page(comparison, rejects, picture, run.manifest))
+
+
+def evaluation_page(comparison: Comparison, rejects: pl.DataFrame, picture: str, manifest: Mapping[str, Any]) -> str:
+    """HTML of one file that opens offline; `picture` is SVG text, `manifest` the run's."""
+    page = _finite(comparison.to_dict())
+    names = short_names([entry["name"] for entry in page["dictionaries"]])
+    page["entries"] = [
+        entry | {"short": names[entry["name"]], "role": None, "reason": None} for entry in page["dictionaries"]
+    ]
+    page["entries"] += [entry | {"short": entry["name"], "role": ROLES[entry["name"]]} for entry in page["controls"]]
+    page |= {
+        "title": "How faithful the dictionaries are" if len(names) > 1 else "How faithful the dictionary is",
+        "picture": picture,
+        "rejects": rejects.to_dicts(),
+        "created": manifest["started"],
+        "command": manifest["command"],
+    }
+    return _render("evaluation.html.j2", page, script="", data=None)
+
+
+def pareto_svg(comparison: Comparison) -> str:
+    """Free-running loss recovered over L0 with 95 % intervals, teacher-forced hollow, controls grey."""
+    names = short_names([entry["name"] for entry in comparison.dictionaries])
+    points = [_point(entry, names[entry["name"]], control=False) for entry in comparison.dictionaries]
+    points += [_point(entry, entry["name"], control=True) for entry in comparison.controls if not entry["reason"]]
+    return scatter(points, x="active features per token and layer (L0)", y="loss recovered")
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Name → the shortest end of its path that no other name shares."""
+    short = {}
+    for name in names:
+        parts = PurePath(name).parts or (name,)
+        ends = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        others = [other for other in names if other != name]
+        alone = (end for end in ends if not any(other == end or other.endswith(f"/{end}") for other in others))
+        short[name] = next(alone, name)
+    return short
+
+
+def _point(entry: Mapping[str, Any], label: str, *, control: bool) -> Point:
+    free = entry["free_running"]
+    return Point(
+        label,
+        entry["l0"],
+        free["loss_recovered"],
+        tuple(free["ci"]),
+        entry["teacher_forced"]["loss_recovered"],
+        control,
+    )
+
+
+def scatter(points: Sequence[Point], *, x: str, y: str) -> str:
+    """SVG text. The x axis is logarithmic where x spans more than tenfold; controls, which share an x, stand side by
+    side to the right of it. The y axis holds all that is no control; a control far below is an arrow at the lower
+    edge, its value beside its name."""
+    shown = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y) and point.x > 0]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="scatter" '
+        f'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="{FONT}" fill="{INK}">',
+        f"<title>{escape(y)} over {escape(x)}</title>",
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+    ]
+    if not shown:
+        return "".join([*parts, _text(WIDTH / 2, HEIGHT / 2, "no finite value to plot", "middle"), "</svg>\n"])
+    xs = [point.x for point in shown]
+    log = max(xs) > 10 * min(xs)
+    low_x, high_x = _x_range(xs, log)
+    low, high = _y_range(shown)
+    turn = math.log10 if log else float
+    across = lambda v: LEFT + (turn(v) - turn(low_x)) / (turn(high_x) - turn(low_x)) * (RIGHT - LEFT)  # noqa: E731
+    down = lambda v: BOTTOM - (v - low) / (high - low) * (BOTTOM - TOP)  # noqa: E731
+    for value in _ticks(low, high):
+        parts.append(f'<path d="M{LEFT} {down(value):.1f}H{RIGHT}" stroke="{GRID}"/>')
+        parts.append(_text(LEFT - 8, down(value) + 5, f"{value:.3f}".rstrip("0").rstrip("."), "end"))
+    for value in _log_ticks(low_x, high_x) if log else _ticks(low_x, high_x):
+        parts.append(f'<path d="M{across(value):.1f} {BOTTOM}v5" stroke="{INK}"/>')
+        parts.append(_text(across(value), BOTTOM + 20, f"{value:g}", "middle"))
+    parts.append(f'<path d="M{LEFT} {BOTTOM}H{RIGHT}" stroke="{INK}"/>')
+    parts.append(_text((LEFT + RIGHT) / 2, HEIGHT - 10, x, "middle"))
+    parts.append(_text(8, 18, f"{y}: ● free-running, 95 % CI   ○ teacher-forced", "start"))
+    labels: list[tuple[Point, float, float]] = []
+    taken: list[Box] = []
+    trained, controls = ([point for point in shown if point.control == kind] for kind in (False, True))
+    for point in shown:
+        place = across(point.x) + (16 * (1 + controls.index(point)) if point.control else 0)
+        colour = GREY if point.control else COLOURS[trained.index(point) % len(COLOURS)]
+        shape = 0 if point.control else trained.index(point) % 4
+        if point.y < low:
+            parts.append(f'<path d="M{place - 6:.1f} {BOTTOM - 12}h12l-6 10z" fill="{colour}"/>')
+            labels.append((point, place, BOTTOM - 7))
+            taken.append((place - 7, BOTTOM - 13, place + 7, BOTTOM))
+            continue
+        if all(math.isfinite(end) for end in point.ci):
+            bottom, top = (down(max(end, low)) for end in point.ci)
+            bar = f"M{place:.1f} {bottom:.1f}V{top:.1f}M{place - 4:.1f} {bottom:.1f}h8M{place - 4:.1f} {top:.1f}h8"
+            parts.append(f'<path d="{bar}" stroke="{colour}" stroke-width="1.5"/>')
+            taken.append((place - 5, top, place + 5, bottom))
+        if math.isfinite(point.y_hollow) and point.y_hollow >= low:
+            ring = _marker(place, down(point.y_hollow), 7.5, shape)
+            parts.append(f'<path d="{ring}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
+            taken.append((place - 8, down(point.y_hollow) - 8, place + 8, down(point.y_hollow) + 8))
+        parts.append(f'<path d="{_marker(place, down(point.y), 4.5, shape)}" fill="{colour}"/>')
+        labels.append((point, place, down(point.y)))
+        taken.append((place - 6, down(point.y) - 6, place + 6, down(point.y) + 6))
+    ranked = [*(one for one in labels if not one[0].control), *(one for one in labels[::-1] if one[0].control)]
+    for point, place, height in ranked:
+        text = f"{point.label} {point.y:.2f}".replace("-", "−") if point.y < low else point.label
+        parts += _label(text, place, height, taken, GREY if point.control else INK)
+    return "".join([*parts, "</svg>\n"])
+
+
+def _x_range(xs: Sequence[float], log: bool) -> tuple[float, float]:
+    if log:
+        return min(xs) / 1.5, max(xs) * 1.5
+    span = max(max(xs) - min(xs), 0.5 * max(xs))
+    return max(0.0, min(xs) - 0.4 * span), max(xs) + 0.4 * span
+
+
+def _y_range(points: Sequence[Point]) -> tuple[float, float]:
+    trained = [point for point in points if not point.control] or list(points)
+    values = [v for p in trained for v in (p.y, p.y_hollow, *p.ci) if math.isfinite(v)]
+    high = max(v for v in (1.0, *values, *(p.y for p in points)) if math.isfinite(v))
+    reach = high - max(3 * (high - min(values)), 0.12)
+    low = min(v for v in (*values, *(p.y for p in points)) if math.isfinite(v) and v >= reach)
+    span = max(high - low, 0.04)
+    return low - 0.2 * span, high + 0.15 * span
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round values between low and high."""
+    raw = (high - low) / 5
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = [m * 10.0**p for p in powers for m in ((1, 2, 5) if high < 200 * low else (1,))]
+    return [value for value in values if low <= value <= high]
+
+
+def _marker(x: float, y: float, r: float, shape: int) -> str:
+    """Path of a circle, square, diamond or triangle of about the same area."""
+    if shape == 0:
+        return f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
+    corners = {
+        1: [(-0.89, -0.89), (0.89, -0.89), (0.89, 0.89), (-0.89, 0.89)],
+        2: [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
+        3: [(0, -1.3), (1.25, 0.9), (-1.25, 0.9)],
+    }[shape]
+    return "M" + "L".join(f"{x + r * a:.1f} {y + r * b:.1f}" for a, b in corners) + "z"
+
+
+def _label(text: str, x: float, y: float, taken: list[Box], colour: str) -> list[str]:
+    """The label beside its point, moved up or down with a leader line until it covers nothing."""
+    text = text if len(text) <= 30 else f"{text[:29]}…"
+    width = EM * FONT * len(text)
+    places = [(side, shift) for shift in (0, -16, 16, -32, 32, -48, 48, -64, 64, 80, -80) for side in (1, -1)]
+    for side, shift in places:
+        start = x + 13 if side > 0 else x - 13 - width
+        box = (start, y + shift - 9, start + width, y + shift + 7)
+        inside = box[0] >= LEFT - 2 and box[2] <= WIDTH - 2 and box[1] >= TOP - 8 and box[3] <= BOTTOM - 1
+        if inside and not any(_overlap(box, other) for other in taken):
+            break
+    else:
+        side, shift, box = 1, 0, (x + 13, y - 9, x + 13 + width, y + 7)
+    taken.append(box)
+    end = x + 11 * side
+    parts = [f'<path d="M{x + 6 * side:.1f} {y:.1f}L{end:.1f} {y + shift:.1f}" stroke="{GREY}" fill="none"/>'] * bool(
+        shift
+    )
+    return [*parts, _text(x + 13 * side, y + shift + 5, text, "start" if side > 0 else "end", colour)]
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _text(x: float, y: float, text: str, anchor: str, colour: str = INK) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'

@@ -1,0 +1,134 @@
+"""What watches a training run: each takes the record of a step and is closed at the end.
+
+A record holds job, phase, step, tokens, loss and its parts, fve (per layer), l0, dead (share), gradient_norm,
+tokens_per_s, eta_s; see `Trainer.record`.
+"""
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from isotrace.errors import RunError
+
+Record = dict[str, Any]
+
+
+class Callback(Protocol):
+    def __call__(self, record: Record) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlLog:
+    """One line per step in `path`. A resumed run repeats the steps after its checkpoint: their lines are replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.seen = path, set()
+        self.file = path.open("a")
+
+    def __call__(self, record: Record) -> None:
+        key = (record["job"], record["phase"])
+        if key not in self.seen:
+            self.seen.add(key)
+            self._drop_from(*key, record["step"])
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+
+    def _drop_from(self, job: str, phase: str, step: int) -> None:
+        self.file.close()
+        kept = [r for r in read_log(self.path) if (r["job"], r["phase"]) != (job, phase) or r["step"] < step]
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        self.file = self.path.open("a")
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def read_log(path: Path) -> list[Record]:
+    """The records of a JSONL log; a last line that a kill cut short is left out."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+class TensorBoardLog:
+    """Scalars under `job/phase/name` in the folder `path`. Needs the extra `isotrace[tensorboard]`."""
+
+    def __init__(self, path: Path) -> None:
+        _need("tensorboard", "tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(path))
+
+    def __call__(self, record: Record) -> None:
+        for name, value in scalars(record).items():
+            self.writer.add_scalar(f"{record['job']}/{record['phase']}/{name}", value, record["tokens"])
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandbLog:
+    """Scalars to Weights & Biases, mode and account from its own environment. Needs the extra `isotrace[wandb]`."""
+
+    def __init__(self, path: Path, settings: Record) -> None:
+        _need("wandb", "wandb")
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self.run = wandb.init(project="isotrace", dir=str(path), config=settings)
+
+    def __call__(self, record: Record) -> None:
+        prefix = f"{record['job']}/{record['phase']}"
+        self.run.log({f"{prefix}/{n}": v for n, v in scalars(record).items()} | {f"{prefix}/tokens": record["tokens"]})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class ProgressBar:
+    """tokens/s, loss, FVE, L0, dead share and time left on stderr. `totals` are the tokens of each (job, phase)."""
+
+    def __init__(self, totals: dict[tuple[str, str], int]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.totals, self.tasks = totals, {}
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")
+        self.bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(file=sys.stderr))
+        self.bar.start()
+
+    def __call__(self, record: Record) -> None:
+        key = (record["job"], record["phase"])
+        if key not in self.tasks:
+            self.tasks[key] = self.bar.add_task(" ".join(key), total=self.totals[key], text="")
+        fve = sum(record["fve"]) / len(record["fve"])
+        text = (
+            f"{record['tokens_per_s']:,.0f} tokens/s  loss {record['loss']:.3f}  FVE {fve:.3f}  L0 {record['l0']:.1f}"
+        )
+        if "dead" in record:
+            text += f"  dead {record['dead']:.1%}"
+        if record["eta_s"] is not None:
+            minutes, seconds = divmod(max(0, int(record["eta_s"])), 60)
+            text += f"  {minutes}:{seconds:02d} left"
+        self.bar.update(self.tasks[key], completed=record["tokens"], text=text)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+def scalars(record: Record) -> dict[str, float]:
+    """The numbers of a record, FVE by layer."""
+    counters = ("step", "tokens", "eta_s")
+    plain = {n: float(v) for n, v in record.items() if isinstance(v, float | int) and n not in counters}
+    return plain | {f"fve/{layer}": float(value) for layer, value in enumerate(record["fve"])}
+
+
+def _need(module: str, extra: str) -> None:
+    if find_spec(module) is None:
+        raise RunError(f"{module} is not installed: pip install 'isotrace[{extra}]', or log without it.")

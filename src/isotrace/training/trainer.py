@@ -1,0 +1,202 @@
+"""One dictionary in training: weights, optimiser, counters, and the step that advances them."""
+
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isotrace.dictionaries.config import DictionaryConfig
+from isotrace.errors import RunError
+from isotrace.training.config import TrainingConfig
+from isotrace.training.losses import LossOutput, reconstruction
+from isotrace.training.parallel import Parallel, split
+from isotrace.training.world import World
+
+
+@dataclass(frozen=True)
+class Job:
+    """A dictionary to train. Several jobs share one stream."""
+
+    name: str
+    config: DictionaryConfig
+    training: TrainingConfig
+
+    def settings(self) -> dict[str, Any]:
+        return {"name": self.name, "dictionary": asdict(self.config), "training": asdict(self.training)}
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Constants of one hookpoint each: `mean [n, d]`, `scale [n]`, and whether an activation is massive: beyond 100
+    times the median magnitude (of several processes, the mean of their medians)."""
+
+    mean: Tensor
+    scale: Tensor
+    massive: list[bool]
+
+    @classmethod
+    def of(cls, activations: Tensor, world: World | None = None) -> "Norms":
+        """activations `[n, tokens, d]`, together with those of the other processes of `world`."""
+        world = world or World()
+        count = sum(world.all(activations.shape[1]))
+        mean = activations.sum(1)
+        world.sum_(mean)
+        mean /= count
+        squares = (activations - mean[:, None]).square().sum((1, 2))
+        world.sum_(squares)
+        magnitude = activations.abs().flatten(1)
+        largest, median = magnitude.amax(1), magnitude.median(1).values
+        world.max_(largest)
+        world.mean_(median)
+        return cls(mean, (squares / (count * activations.shape[2])).sqrt(), (largest > 100 * median).tolist())
+
+    def to(self, device: torch.device) -> "Norms":
+        return replace(self, mean=self.mean.to(device), scale=self.scale.to(device))
+
+    def at(self, places: list[int]) -> tuple[Tensor, Tensor]:
+        return self.mean[places], self.scale[places]
+
+
+class Trainer:
+    """Trains `job` on activations of `hookpoints`, which hold all that the dictionary reads and writes."""
+
+    def __init__(
+        self,
+        job: Job,
+        hookpoints: tuple[str, ...],
+        world: World,
+        device: torch.device,
+        parallel: Parallel = "data",
+    ) -> None:
+        self.job, self.world = job, world
+        self.split = split(world, parallel, job.config)
+        self.dictionary = self.split.build(job.config, job.training.seed).to(device)
+        self.reads = [hookpoints.index(site) for site in job.config.reads]
+        self.writes = [hookpoints.index(site) for site in job.config.writes]
+        self.tokens, self.steps = 0, 0
+        self.since = torch.zeros_like(self.dictionary.density, dtype=torch.int64)
+        self.optimizer = self.new_optimizer(job.training.learning_rate)
+        if job.training.batch_tokens % world.size:
+            raise RunError(f"batch_tokens must be a multiple of the {world.size} processes.")
+        self._started, self._counted = time.perf_counter(), 0
+
+    def new_optimizer(self, rate: float) -> torch.optim.Adam:
+        return torch.optim.Adam(self.dictionary.parameters(), lr=rate, betas=(0.9, 0.99), fused=True)
+
+    @property
+    def done(self) -> bool:
+        return self.tokens >= self.job.training.tokens
+
+    def constants(self, norms: Norms) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(mean_in, scale_in, mean_out, scale_out); token normalisation leaves nothing to a constant."""
+        (mean_in, scale_in), (mean_out, scale_out) = norms.at(self.reads), norms.at(self.writes)
+        if self.job.config.token_normalization != "none":
+            nothing = torch.zeros_like(mean_in), torch.ones_like(scale_in)
+            return *nothing, *nothing
+        return mean_in, scale_in, mean_out, scale_out
+
+    def train_block(self, activations: Tensor, norms: Norms, on_step) -> None:
+        """Use up a block `[n_hookpoints, tokens, d]`; a rest smaller than a batch is left."""
+        size = self.job.training.batch_tokens // self.world.size
+        mean_in, scale_in, mean_out, scale_out = self.constants(norms)
+        for number in range(self.world.least(activations.shape[1] // size)):
+            if self.done:  # past its end the schedule falls below zero
+                break
+            part = self.split.tokens(activations[:, number * size : (number + 1) * size])
+            x = (part[self.reads] - mean_in[:, None]) / scale_in[:, None, None]
+            y = (part[self.writes] - mean_out[:, None]) / scale_out[:, None, None]
+            on_step(self.step(x, y))
+
+    def step(self, x: Tensor, y: Tensor) -> dict[str, Any]:
+        """One step on normalised x, y `[n_layers, tokens, d]`; returns the record that callbacks see."""
+        training = self.job.training
+        progress = self.tokens / training.tokens
+        dead = self.since >= training.dead_after
+        first, second = y.mean(1), y.square().mean((1, 2))
+        self.split.mean_(first, second)
+        out = reconstruction(
+            self.dictionary,
+            x,
+            y,
+            training,
+            dead,
+            penalty=training.penalty * min(1.0, progress / training.penalty_warmup),
+            var=second - first.square().mean(1),
+            split=self.split,
+        )
+        norm = self.update(out.total, training.learning_rate * training.rate(progress))
+        fired = self.split.fired(out.fired)
+        self.since = torch.where(fired, 0, self.since + training.batch_tokens)
+        self.tokens, self.steps = self.tokens + training.batch_tokens, self.steps + 1
+        return self.record(out, dead, norm)
+
+    def update(self, loss: Tensor, rate: float) -> float:
+        """Backward, clip, optimiser step at `rate`; the gradient's norm. Raises RunError for a loss or gradient that
+        is not finite, before it reaches the weights."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        value = loss.detach().clone()
+        norm = self.split.reduce_(value, self.dictionary)
+        if not (torch.isfinite(value) and torch.isfinite(norm)):
+            raise RunError("the loss is not finite: lower the learning rate and resume from the last checkpoint.")
+        limit = self.job.training.clip
+        if limit is not None and float(norm) > limit:
+            torch.nn.utils.clip_grads_with_norm_(self.dictionary.parameters(), limit, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return float(norm)
+
+    def record(self, out: LossOutput, dead: Tensor, norm: float) -> dict[str, Any]:
+        self._counted += self.job.training.batch_tokens
+        speed = self._counted / (time.perf_counter() - self._started)
+        left = (self.job.training.tokens - self.tokens) / speed
+        numbers = torch.stack([out.total.detach(), out.l0, dead.to(out.l0.dtype).mean(), *out.parts.values(), *out.fve])
+        self.world.mean_(numbers)
+        loss, l0, share_dead, *rest = numbers.tolist()
+        return {
+            "job": self.job.name,
+            "phase": "reconstruct",
+            "step": self.steps,
+            "tokens": self.tokens,
+            "loss": loss,
+            **dict(zip(out.parts, rest, strict=False)),
+            "fve": rest[len(out.parts) :],
+            "l0": l0,
+            "dead": share_dead,
+            "gradient_norm": norm,
+            "tokens_per_s": speed,
+            "eta_s": left if math.isfinite(left) else None,
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "steps": self.steps,
+            "since": self.since,
+            "weights": self.dictionary.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.tokens, self.steps, self.since = state["tokens"], state["steps"], state["since"].to(self.since.device)
+        self.dictionary.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def resolved(training: TrainingConfig) -> TrainingConfig:
+    """`dtype: auto` becomes the one in which a matrix product is faster on this machine."""
+    if training.dtype != "auto":
+        return training
+    seconds = {}
+    for name in ("float32", "bfloat16"):
+        a = torch.ones(512, 512, dtype=getattr(torch, name))
+        torch.mm(a, a)
+        started = time.perf_counter()
+        for _ in range(4):
+            torch.mm(a, a)
+        seconds[name] = time.perf_counter() - started
+    return replace(training, dtype="bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32")

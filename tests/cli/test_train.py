@@ -1,0 +1,218 @@
+"""`isotrace train` and `isotrace harvest`, as typed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import tiny
+from isotrace.cli import app
+from isotrace.dictionaries.saving import load_dictionary
+from isotrace.errors import InputError, IsotraceError, RunError
+from isotrace.runs import read_manifest
+from isotrace.training import loop
+from isotrace.training.callbacks import JsonlLog, read_log, scalars
+
+CONFIG = """
+[dictionary]
+n_features = 12
+k = 2
+[training]
+batch_tokens = 64
+dtype = "float32"
+dead_after = 128
+[stream]
+block_tokens = 128
+harvest_tokens = 64
+"""
+
+
+@pytest.fixture(autouse=True)
+def short_statistics(monkeypatch):
+    monkeypatch.setattr(loop, "STATISTICS_TOKENS", 128)
+
+
+@pytest.fixture
+def files(tmp_path, folders):
+    """(subject folder, data file, config file)."""
+    data, config = tmp_path / "data.smi", tmp_path / "train.toml"
+    data.write_text("\n".join([*tiny.MOLECULES, "C1CC", "C?C"]) + "\n")
+    config.write_text(CONFIG)
+    return folders["esm-rotary"], data, config
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if isinstance(result.exception, IsotraceError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def train(files, out, *more, architecture="crosslayer", tokens=256):
+    subject, data, config = files
+    common = ["--architecture", architecture, "--data", data, "--config", config, "--tokens", tokens, "--out", out]
+    return invoke("train", subject, *common, "--domain", "molecule", *more)
+
+
+def test_a_run_folder_is_a_dictionary_with_its_record(files, tmp_path):
+    out = tmp_path / "run"
+    summary = json.loads(train(files, out, "--json"))
+    (one,) = summary["dictionaries"]
+    assert (one["architecture"], one["k"], one["window"], one["tokens"]) == ("crosslayer", 2, 3, 256)
+    assert len(one["fve"]) == tiny.N_LAYERS
+    dictionary = load_dictionary(out, tiny.load_tiny(files[0]))
+    assert float(dictionary.density.max()) > 0
+    rejects = pl.read_parquet(out / "rejects.parquet")
+    assert rejects["input"].to_list() == ["C1CC", "C?C"]
+    assert summary["n_rejected"] == 2
+    records = read_log(out / "log.jsonl")
+    assert [r["tokens"] for r in records] == [64, 128, 192, 256]
+    assert all({"loss", "fve", "l0", "dead", "tokens_per_s", "eta_s"} <= r.keys() for r in records)
+    manifest = read_manifest(out)
+    assert manifest["status"] == "complete"
+    assert set(manifest["files"]) == {p.name for p in out.iterdir()} - {"manifest.json"}
+    assert not (out / "checkpoint.pt").exists()
+    assert "<svg" in (out / "training.svg").read_text()
+
+
+def test_seeds_train_side_by_side_from_one_stream(files, tmp_path):
+    summary = json.loads(train(files, tmp_path / "run", "--seeds", "0,1", "--json"))
+    assert [d["name"] for d in summary["dictionaries"]] == ["seed-0", "seed-1"]
+    one, two = (load_file(tmp_path / "run" / name / "weights.safetensors") for name in ("seed-0", "seed-1"))
+    assert not torch.equal(one["W_enc.0"], two["W_enc.0"])
+    train(files, tmp_path / "alone")
+    alone = load_file(tmp_path / "alone" / "weights.safetensors")
+    assert all(torch.equal(alone[name], one[name]) for name in one)
+
+
+SLOW = """
+import sys, time
+import isotrace.training.callbacks as callbacks
+import isotrace.training.loop as loop
+import torch
+torch.set_num_threads(1)
+loop.STATISTICS_TOKENS = 128
+loop.train.__kwdefaults__["checkpoint_tokens"] = 128
+plain = callbacks.JsonlLog.__call__
+def slow(self, record):
+    plain(self, record)
+    time.sleep(0.2)
+callbacks.JsonlLog.__call__ = slow
+from isotrace.cli import main
+main()
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_weights(files, tmp_path):
+    subject, data, config = files
+    out = tmp_path / "killed"
+    arguments = ["train", subject, "--architecture", "crosslayer", "--data", data, "--config", config]
+    arguments += ["--tokens", 1_024, "--out", out, "--domain", "molecule"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", SLOW, *map(str, arguments)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as child:
+        deadline = time.monotonic() + 60
+        while not (out / "checkpoint.pt").exists():
+            assert child.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+    with pytest.raises(RunError, match="unfinished run"):
+        train(files, out, tokens=1_024)
+    with pytest.raises(RunError, match=r"tokens 1024 ≠ 2048"):
+        train(files, out, "--resume", tokens=2_048)
+    train(files, out, "--resume", tokens=1_024)
+    train(files, tmp_path / "whole", tokens=1_024)
+    one, two = (load_file(folder / "weights.safetensors") for folder in (out, tmp_path / "whole"))
+    assert all(torch.equal(one[name], two[name]) for name in two)
+    assert [r["tokens"] for r in read_log(out / "log.jsonl")] == list(range(64, 1_025, 64))
+
+
+def test_training_from_a_store(files, tmp_path):
+    subject, data, config = files
+    common = ["--data", data, "--tokens", 1_200, "--shard-tokens", 400, "--domain", "molecule"]
+    summary = json.loads(invoke("harvest", subject, *common, "--out", tmp_path / "store", "--json"))
+    assert (summary["tokens"], summary["shards"]) == (1_200, 3)
+    assert [r["input"] for r in summary["rejects"]] == ["C1CC", "C?C"]
+    common = ["--architecture", "transcoder", "--config", config, "--tokens", 256, "--domain", "molecule"]
+    arguments = ["train", subject, *common, "--store", tmp_path / "store"]
+    invoke(*arguments, "--out", tmp_path / "run")
+    assert load_dictionary(tmp_path / "run", tiny.load_tiny(subject)).config.architecture == "transcoder"
+    shard = next((tmp_path / "store").glob("shard-*"))
+    shard.write_bytes(shard.read_bytes()[:-8])
+    with pytest.raises(RunError, match=shard.name):
+        invoke(*arguments, "--out", tmp_path / "bad")
+    summary = json.loads(invoke(*arguments, "--out", tmp_path / "skipped", "--skip-bad-shards", "--json"))
+    assert shard.name in summary["warnings"][0]
+
+
+def test_a_store_of_another_subject_is_refused(files, folders, tmp_path):
+    subject, data, config = files
+    invoke("harvest", subject, "--data", data, "--tokens", 100, "--domain", "molecule", "--out", tmp_path / "store")
+    common = ["--architecture", "sae", "--config", config, "--out", tmp_path / "run", "--domain", "molecule"]
+    with pytest.raises(RunError, match="harvested from"):
+        invoke("train", folders["bert"], *common, "--store", tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[nonsense]", "unknown section"),
+        ("[training]\nlearning_rat = 1", "learning_rat"),
+        ("[training]\ntokens = -1", "tokens"),
+        ("[dictionary]\nn_features = 4\nk = 5", "larger than n_features"),
+        ("[dictionary]\nactivation = 'softmax'", "unknown sparsity rule"),
+        ("[dictionary]\nactivation = 'relu'\nk = 3", "takes no k"),
+        ("[dictionary]\nlayers = [0, 9]", "has layers 0 to 2"),
+        ("[stream]\nmask_rate = 2", "mask_rate"),
+        ("[[jobs]]\nname = 'a'\n[[jobs]]\nname = 'a'", "name of its own"),
+        ("[[jobs]]\nname = 'a'\nkk = 1", "unknown key"),
+        ("not toml", "TOML"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(files, tmp_path, config, message):
+    files[2].write_text(config)
+    with pytest.raises(IsotraceError, match=message):
+        train(files, tmp_path / "run")
+    assert not (tmp_path / "run" / "dictionary.json").exists()
+
+
+def test_bad_calls(files, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(IsotraceError, match="unknown architecture"):
+        train(files, out, architecture="autoencoder")
+    with pytest.raises(InputError, match="--data with sequences, or --store"):
+        train(files, out, "--store", tmp_path)
+    with pytest.raises(RunError, match="no run to resume"):
+        train(files, out, "--resume")
+    with pytest.raises(InputError, match="--log"):
+        train(files, out, "--log", "paper")
+    files[1].write_text("C?C\n")
+    with pytest.raises(InputError, match="no row"):
+        train(files, out)
+
+
+def test_a_log_replaces_the_steps_that_are_run_again(tmp_path):
+    def record(step):
+        return {"job": "a", "phase": "reconstruct", "step": step, "tokens": step * 10, "loss": 1.0, "fve": [0.5]}
+
+    path = tmp_path / "log.jsonl"
+    log = JsonlLog(path)
+    for step in (1, 2, 3):
+        log(record(step))
+    log.close()
+    path.write_text(path.read_text() + '{"job": "a", "cut sho')
+    log = JsonlLog(path)
+    log(record(2) | {"loss": 2.0})
+    log.close()
+    assert [(r["step"], r["loss"]) for r in read_log(path)] == [(1, 1.0), (2, 2.0)]
+    assert scalars(record(1)) == {"loss": 1.0, "fve/0": 0.5}
