@@ -37,7 +37,7 @@ $(VENV)/.torch: $(VENV)/.created constraints.txt
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[fast]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.torch pyproject.toml

@@ -24,7 +24,8 @@ from build_molm import canonical
 from build_probes import TASKS, pooled, table, with_ci
 from isotrace.activations.harvest import Corpus
 from isotrace.annotation.annotate import annotate
-from isotrace.dictionaries.config import DictionaryConfig
+from isotrace.dictionaries.build import configure
+from isotrace.dictionaries.comparison import compare
 from isotrace.dictionaries.fidelity import evaluate
 from isotrace.dictionaries.replacement import replaced_hidden
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
@@ -47,17 +48,12 @@ def spelled(smiles: list[str], seed: int) -> list[str]:
 
 
 def train(args: argparse.Namespace, subject: Subject) -> None:
-    config = DictionaryConfig(
-        "crosslayer",
-        subject.d_model,
-        subject.d_model,
-        args.features,
-        subject.n_layers,
-        subject.n_layers,
-        "topk",
-        args.k,
+    config = configure(
+        subject, "crosslayer", activation=args.activation, n_features=args.features, k=args.k, prefixes=args.prefixes
     )
-    training = TrainingConfig(tokens=args.tokens, finetune_tokens=args.finetune_tokens)
+    training = TrainingConfig(
+        tokens=args.tokens, finetune_tokens=args.finetune_tokens, learning_rate=args.learning_rate, dtype="bfloat16"
+    )
     corpus = Corpus.of(subject, spelled((args.work / "corpus.txt").read_text().splitlines()[: args.molecules], 0))
     log, started, count = (args.work / "clt.jsonl").open("a"), time.time(), 0
 
@@ -85,6 +81,7 @@ def held_out(args: argparse.Namespace) -> list[str]:
 def measure(args: argparse.Namespace, subject: Subject) -> None:
     dictionary = load_dictionary(args.out, subject)
     result = evaluate(subject, dictionary, held_out(args))
+    beside = compare(subject, {"molm-clt": dictionary}, held_out(args)).to_dict()
     probes = {}
     for task, (_, _, kind, _, _) in TASKS.items():
         probe = load_probe(subject, task)
@@ -97,10 +94,13 @@ def measure(args: argparse.Namespace, subject: Subject) -> None:
         }
         read = lambda hidden: probe.value(torch.from_numpy(pooled(subject, smiles, hidden)).float()).double().numpy()  # noqa: B023, E731
         probes[task] = {name: with_ci(kind, y, read(hidden)) for name, hidden in streams.items()}
-    norms = dictionary.decoder_norms()
     result |= {
         "probes_free_running": probes,
-        "decoder_norms": {q: float(norms.quantile(v)) for q, v in (("q05", 0.05), ("median", 0.5), ("q95", 0.95))},
+        "beside_controls": {
+            one["name"]: {key: one[key] for key in ("free_running", "teacher_forced", "fve", "l0", "paired")}
+            for one in (*beside["dictionaries"], *beside["controls"])
+            if "free_running" in one
+        },
         "dead_in_training_statistics": float((dictionary.density == 0).float().mean()),
     }
     (args.out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -135,6 +135,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("src/isotrace/assets/molm-clt"))
     parser.add_argument("--features", type=int, default=1_536)
     parser.add_argument("--k", type=int, default=24)
+    parser.add_argument("--activation", default="topk")
+    parser.add_argument("--prefixes", type=int, nargs="*", default=())
+    parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--tokens", type=int, default=3_000_000)
     parser.add_argument("--finetune-tokens", type=int, default=400_000)
     parser.add_argument("--molecules", type=int, default=80_000)

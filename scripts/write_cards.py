@@ -33,6 +33,11 @@ def ci(entry: dict, digits: int = 3) -> str:
     return f"{entry['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def signed(entry: dict) -> str:
+    low, high = entry["ci"]
+    return f"{entry['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
 def molm() -> str:
     card, probes = load(MOLM / "card.json"), load(MOLM / "probe_report.json")
     trained, untrained = card["trained"], card["untrained"]
@@ -94,7 +99,7 @@ def clt() -> str:
     lines = [
         "# molm-clt: the bundled cross-layer transcoder",
         "",
-        f"All {config['n_layers']} MLPs of `bundled:molm`, {config['n_features']:,} features per layer, TopK with "
+        f"All {len(config['layers'])} MLPs of `bundled:molm`, {config['n_features']:,} features per layer, TopK with "
         f"k = {config['k']} per token and layer, special tokens included, float16 weights. Trained by "
         f"`scripts/build_clt.py`: {training['tokens'] / 1e6:.1f} M tokens on reconstruction, then "
         f"{training['finetune_tokens'] / 1e6:.1f} M tokens inside the free-running subject.",
@@ -123,6 +128,24 @@ def clt() -> str:
     fve = ", ".join(f"{v:.3f}" for v in found["fve"])
     lines += [
         "",
+        "## Beside features that nobody trained",
+        "",
+        "As many active per token and layer, on the three quarters of the molecules that the controls were not fitted "
+        "on, free-running. `pca` reads the output that it reconstructs; `neurons` are the subject's own "
+        "([docs](../../../../docs/evaluate.md#controls)).",
+        "",
+        "| features | loss recovered | difference to the first | top-1 agreement | KL | mean FVE |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in found["beside_controls"].items():
+        free = row["free_running"]
+        difference = "" if row["paired"] is None else signed(row["paired"]["free_running"]["loss_recovered"])
+        lines.append(
+            f"| {name} | {ci({'value': free['loss_recovered'], 'ci': free['ci']}, 4)} | {difference} "
+            f"| {free['top1_agreement']:.3f} | {free['kl']:.4f} | {np.mean(row['fve']):.3f} |"
+        )
+    lines += [
+        "",
         f"FVE per layer {fve}. L0 {found['l0']:.1f} per token and layer. Dead on this set {found['dead_fraction']:.2%}; "
         f"dead in the training statistics {found['dead_in_training_statistics']:.2%}. Decoder norm of a feature (over "
         f"all its targets): median {found['decoder_norms']['median']:.2f}, 5–95 % {found['decoder_norms']['q05']:.2f}–"
@@ -147,7 +170,7 @@ def readme() -> str:
     card, probes, found = load(MOLM / "card.json"), load(MOLM / "probe_report.json"), load(CLT / "evaluation.json")
     free, forced = found["free_running"], found["teacher_forced"]
     bbb, esol = probes["bbb"], probes["esol"]
-    replaced = found["probes_free_running"]["bbb"]
+    replaced, controls = found["probes_free_running"]["bbb"], found["beside_controls"]
     valid = card["validity_nucleus"]
     rows = [
         ("molm: masked cross-entropy, held-out", f"{card['trained']['all']['cross_entropy']:.3f}",
@@ -161,6 +184,10 @@ def readme() -> str:
          f"ECFP4 + forest {ci(esol['ecfp4_random_forest']['rmse'])}, untrained {ci(esol['untrained_subject_probe']['rmse'])}"),
         ("CLT: loss recovered, free-running", ci({"value": free["loss_recovered"], "ci": free["ci"]}, 4),
          f"teacher-forced {forced['loss_recovered']:.4f}"),
+        ("the same, on the molecules of the controls", f"{controls['molm-clt']['free_running']['loss_recovered']:.4f}",
+         ", ".join(f"{name} {row['free_running']['loss_recovered']:.4f}" for name, row in controls.items() if name != "molm-clt")),
+        ("CLT: top-1 agreement with the subject, free-running", f"{controls['molm-clt']['free_running']['top1_agreement']:.3f}",
+         ", ".join(f"{name} {row['free_running']['top1_agreement']:.3f}" for name, row in controls.items() if name != "molm-clt")),
         ("CLT: BBB AUROC with every MLP replaced", ci(replaced["replaced"]["auroc"]), f"subject {replaced['subject']['auroc']['value']:.3f}"),
     ]  # fmt: skip
     results = ROOT / "demo/index/results.json"

@@ -150,11 +150,12 @@ def test_a_dictionary_of_another_subject_or_range_is_refused(isotrace, dictionar
     assert "weights_sha256" in err
     folder = dictionary("range")
     record = json.loads((folder / "dictionary.json").read_text())
-    record["config"]["n_layers"] -= 1
+    record["config"]["layers"] = [layer + 1 for layer in record["config"]["layers"]]
     (folder / "dictionary.json").write_text(json.dumps(record))
     code, _, err = isotrace("trace", "bundled:molm", folder, "CCO", *other)
     assert code == 4
-    assert "covers 5 layers" in err
+    assert "covers layers (1, 2, 3, 4, 5, 6)" in err
+    assert "the subject has 6" in err
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(isotrace, tmp_path):

@@ -168,7 +168,7 @@ def test_a_store_of_another_subject_is_refused(files, folders, tmp_path):
     [
         ("[nonsense]", "unknown section"),
         ("[training]\nlearning_rat = 1", "learning_rat"),
-        ("[training]\ntokens = -1", "tokens"),
+        ("[training]\nbatch_tokens = -1", "batch_tokens"),
         ("[dictionary]\nn_features = 4\nk = 5", "larger than n_features"),
         ("[dictionary]\nactivation = 'softmax'", "unknown sparsity rule"),
         ("[dictionary]\nactivation = 'relu'\nk = 3", "takes no k"),

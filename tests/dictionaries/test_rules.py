@@ -194,6 +194,10 @@ def test_a_decoder_row_of_zeros_has_a_finite_gradient(rotary64, rule):
     reconstruction(dictionary, x, x, TRAINING, torch.zeros(3, 12, dtype=torch.bool), penalty=1.0).total.backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in dictionary.parameters())
     assert float(dictionary.W_dec[0].grad[2].abs().max()) > 0
+    for weight in dictionary.W_dec:
+        weight.data.zero_()
+    out = reconstruction(dictionary, x, x, TRAINING, torch.zeros(3, 12, dtype=torch.bool), penalty=1.0)
+    assert float(out.parts["penalty"]) == 0, "a feature that writes nothing costs nothing"
 
 
 def test_the_sparse_form_is_the_dense_one(double):

@@ -95,7 +95,7 @@ def test_edits_intervene(subject):
 
 def test_unknown_hookpoints(subject):
     batch = subject.tokenize(["CC"])
-    for name in ("layers.3.mlp_in", "layers.0.attn_out", "nonsense"):
+    for name in ("layers.3.mlp_in", "layers.0.attn_pattern", "nonsense"):
         with pytest.raises(SubjectError, match=f"no hookpoint '{name}'"):
             subject.run(batch, capture=["layers.0.mlp_in", name])
 

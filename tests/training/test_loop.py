@@ -116,11 +116,11 @@ def test_fine_tuning_brings_the_free_running_subject_closer(relu_subject, tmp_pa
     """Drift from the subject on held-out whole sequences, with and without."""
     texts = Corpus.of(relu_subject, STRINGS)
     training = TrainingConfig(
-        tokens=8_000, batch_tokens=200, learning_rate=5e-3, finetune_batch_tokens=200, finetune_learning_rate=2e-3,
+        tokens=4_000, batch_tokens=200, learning_rate=5e-3, finetune_batch_tokens=200, finetune_learning_rate=2e-3,
         dtype="float32",
     )  # fmt: skip
     drift = {}
-    for tokens in (0, 8_000):
+    for tokens in (0, 4_000):
         one = job(relu_subject, "crosslayer", "topk", replace(training, finetune_tokens=tokens))
         records, path = [], tmp_path / f"{tokens}.pt"
         [dictionary] = train(
@@ -131,7 +131,7 @@ def test_fine_tuning_brings_the_free_running_subject_closer(relu_subject, tmp_pa
         final = mlp_activations(relu_subject, batch)[2]
         chosen = torch.zeros_like(batch.mask)
         drift[tokens] = float(free_running(relu_subject, dictionary, batch, chosen, final))
-    assert drift[8_000] < 0.8 * drift[0]
+    assert drift[4_000] < 0.8 * drift[0]
 
 
 def test_the_short_form_is_the_long_one(rotary, tmp_path):

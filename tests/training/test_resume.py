@@ -22,7 +22,7 @@ from isotrace.training.loop import train
 STEPS = [("crosslayer", step) for step in range(1, 16)] + [(case, step) for case in CASES[1:] for step in (4, 6)]
 STEPS += [("matryoshka", 13), ("several", 19), ("several", 30)]
 PLANS = ["crosslayer:step:6", "crosslayer:step:14", "batchtopk:step:5", "matryoshka:step:11", "several:step:20",
-         "store:step:20", "crosslayer:write:1", "crosslayer:write:2", "crosslayer:write:5"]  # fmt: skip
+         "store:step:20", "crosslayer:write:1", "crosslayer:write:5"]  # fmt: skip
 
 
 class Stop(Exception):  # noqa: N818

@@ -6,7 +6,7 @@ import sys
 import typer
 
 from isotrace import __version__
-from isotrace.cli import demo, doctor, harvest, trace, train
+from isotrace.cli import convert, demo, doctor, evaluate, harvest, trace, train
 from isotrace.errors import IsotraceError
 
 app = typer.Typer(
@@ -18,7 +18,9 @@ app = typer.Typer(
 )
 app.command("trace")(trace.command)
 app.command("train")(train.command)
+app.command("evaluate")(evaluate.command)
 app.command("harvest")(harvest.command)
+app.command("convert")(convert.command)
 app.command("demo")(demo.command)
 app.command("doctor")(doctor.command)
 

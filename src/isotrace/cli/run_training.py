@@ -21,6 +21,7 @@ from isotrace.subjects.subject import Subject
 from isotrace.training.callbacks import JsonlLog, ProgressBar, TensorBoardLog, WandbLog, read_log
 from isotrace.training.jobs import make_stream
 from isotrace.training.loop import hookpoints_of, subject_stream, train
+from isotrace.training.parallel import Parallel, shares_of
 from isotrace.training.trainer import Job
 from isotrace.training.world import World
 
@@ -53,6 +54,7 @@ def run_training(
     overwrite: bool,
     dtype: str,
     logs: Sequence[str],
+    parallel: Parallel,
 ) -> dict[str, Any] | None:
     """Train `jobs` into `out` and return the summary that `--json` prints; None on processes that only help.
 
@@ -71,7 +73,7 @@ def run_training(
         stream = StoreStream(
             sources.store,
             hookpoints_of(configs),
-            block_tokens=stream_config.block_tokens,
+            block_tokens=-(-stream_config.block_tokens // world.size),
             seed=stream_config.seed,
             bad_shards="skip" if sources.skip_bad_shards else "error",
             warn=warnings.append,
@@ -79,12 +81,15 @@ def run_training(
             world_size=world.size,
         )
         check_store(stream, subject)
+    common: dict[str, Any] = {"subject": subject, "corpus": corpus, "world": world, "parallel": parallel}
     if world.rank:
-        train(stream, jobs, out / CHECKPOINT, subject=subject, corpus=corpus, world=world)
+        train(stream, jobs, out / CHECKPOINT, **common)
+        world.close()
         return None
     arguments = {"command": command_line(), "seed": jobs[0].training.seed, "inputs": sources.inputs()}
     with open_run(out, **arguments, overwrite=overwrite, resume=resume) as run:
-        run.expect(CHECKPOINT, LOG)
+        shares = [f"checkpoint.{slot}.rank{rank}.pt" for slot in (0, 1) for rank in range(world.size)]
+        run.expect(CHECKPOINT, LOG, *(shares if parallel == "features" else []))
         run.table("rejects", rejects)
         watchers = [JsonlLog(out / LOG), ProgressBar(totals(jobs))]
         watchers += [TensorBoardLog(out / "tensorboard")] if "tensorboard" in logs else []
@@ -95,7 +100,7 @@ def run_training(
                 watcher(record)
 
         try:
-            dictionaries = train(stream, jobs, out / CHECKPOINT, on_step, subject=subject, corpus=corpus, world=world)
+            dictionaries = train(stream, jobs, out / CHECKPOINT, on_step, **common, warn=warnings.append)
         finally:
             for watcher in watchers:
                 watcher.close()
@@ -119,6 +124,7 @@ def run_training(
         summary["seconds"] = round(time.perf_counter() - started, 1)
         run.json("summary", summary)
         finish(run)
+    world.close()
     return summary
 
 
@@ -130,8 +136,11 @@ def check_store(stream: StoreStream, subject: Subject) -> None:
 
 
 def finish(run: Run) -> None:
-    (run.path / CHECKPOINT).unlink(missing_ok=True)
-    run.adopt(CHECKPOINT, LOG)
+    """The checkpoint has done its work."""
+    parts = [run.path / CHECKPOINT, *shares_of(run.path / CHECKPOINT)]
+    for part in parts:
+        part.unlink(missing_ok=True)
+    run.adopt(LOG, *(part.name for part in parts))
 
 
 def totals(jobs: Sequence[Job]) -> dict[tuple[str, str], int]:

@@ -1,5 +1,6 @@
 """isotrace train: learn a dictionary of features."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ def command(
     skip_bad_shards: Annotated[bool, typer.Option(help="Leave damaged shards of --store out, and name them.")] = False,
     dtype: Annotated[str, typer.Option(help="Of the saved weights: float32, float16 or bfloat16.")] = "float32",
     log: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard or wandb.")] = None,
+    parallel: Annotated[str, typer.Option(help="What processes share under torchrun: data or features.")] = "data",
     domain: Annotated[str | None, typer.Option(help="What tokens stand for, where the subject does not say.")] = None,
     column: Annotated[str | None, typer.Option(help="Column of the file that holds the sequences.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
@@ -45,6 +47,8 @@ def command(
         raise InputError(f"--log {bad[0]}: use {' or '.join(LOGS)}; log.jsonl is always written.")
     if dtype not in ("float32", "float16", "bfloat16"):
         raise InputError(f"--dtype {dtype}: use float32, float16 or bfloat16.")
+    if parallel not in ("data", "features"):
+        raise InputError(f"--parallel {parallel}: use data or features.")
     settings = read_settings(config)
     given = {"n_features": features, "k": k, "activation": activation, "window": window}
     given["layers"] = None if layers is None else numbers("--layers", layers)
@@ -54,16 +58,22 @@ def command(
         if settings["jobs"]:
             raise InputError("--seeds and [[jobs]] both say what to train: give one of them.")
         settings["jobs"] = [{"name": f"seed-{s}", "training": {"seed": s}} for s in numbers("--seeds", seeds)]
-    loaded = load_subject(subject, domain=domain)
+    loaded = load_subject(subject, domain=domain, device=local_device())
     jobs = make_jobs(loaded, architecture, settings)
     folder_check(out, resume, overwrite)
     sources = Sources(data, column, store, skip_bad_shards, config)
-    summary = run_training(
-        loaded, jobs, settings, sources, out, resume=resume, overwrite=overwrite, dtype=dtype, logs=log or []
-    )
+    options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "dtype": dtype, "logs": log or []}
+    summary = run_training(loaded, jobs, settings, sources, out, **options, parallel=parallel)
     if summary is None:  # another process of this run reports
         return
     typer.echo(dumps(summary) if json else "\n".join(describe(summary)))
+
+
+def local_device() -> str:
+    """This process's GPU where there is one."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -103,27 +103,52 @@ def measure(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         whole = corpus.batch(rows)
         batch, chosen = mask_some(subject, whole, mask_rate, generator)
-        output = subject.run(batch, capture=sites)
-        assert output.logits is not None
-        clean = output.logits.log_softmax(-1)
-        shared = {"n": chosen.sum(1)} | _scores("clean", clean, None, whole.ids, chosen)
+        output = subject.run(batch, capture=sites, logits=False)
+        masked = _Masked(subject, chosen, whole.ids[chosen])
+        clean = masked.logits(output.final)
+        shared = {"n": chosen.sum(1).double()} | masked.scores("clean", clean, None)
         ablated: dict[tuple[str, ...], dict[str, Tensor]] = {}
         for tally in tallies:
             config, writes = tally.dictionary.config, tuple(tally.dictionary.config.writes)
             if writes not in ablated:
                 hidden = ablated_hidden(subject, tally.dictionary, batch, means[writes])
-                logits = subject.head(hidden).log_softmax(-1)
-                ablated[writes] = _scores("ablated", logits, clean, whole.ids, chosen)
+                ablated[writes] = masked.scores("ablated", masked.logits(hidden), clean)
             record = shared | ablated[writes]
             reads = [output.captured[site] for site in config.reads]
             for mode in MODES:
                 given = reads if mode == "teacher_forced" else None
                 hidden = replaced_hidden(subject, tally.dictionary, batch, mode, given)
-                record |= _scores(mode, subject.head(hidden).log_softmax(-1), clean, whole.ids, chosen)
+                record |= masked.scores(mode, masked.logits(hidden), clean)
             tally.add(record, torch.stack(reads), torch.stack([output.captured[site] for site in config.writes]))
     if not len(corpus.ids) or not sum(float(n.sum()) for n in tallies[0].sums["n"]):
         raise InputError(f"no token of {len(corpus.ids)} sequences was masked: give more, or raise --mask-rate.")
     return [tally.measured(name) for name, tally in zip(names, tallies, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """The masked positions of a batch: `chosen [batch, tokens]` bool and their `truth [n]`. The head is run on them
+    alone, since a vocabulary is wide."""
+
+    subject: Subject
+    chosen: Tensor
+    truth: Tensor
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities `[n, vocabulary]` from final hidden states `[batch, tokens, d_model]`."""
+        return self.subject.head(hidden[self.chosen]).log_softmax(-1)
+
+    def scores(self, name: str, logits: Tensor, clean: Tensor | None) -> dict[str, Tensor]:
+        """Sums per sequence `[batch]` float64: cross-entropy in nats, hits; against `clean` also agreement and
+        KL(clean ‖ name) in nats."""
+        best = logits.argmax(-1)
+        found = {name: -logits.gather(-1, self.truth[:, None])[:, 0], f"{name}_top1": best == self.truth}
+        if clean is not None:
+            found[f"{name}_agree"] = best == clean.argmax(-1)
+            found[f"{name}_kl"] = (clean.exp() * (clean - logits)).sum(-1)
+        empty = torch.zeros(len(self.chosen), dtype=torch.float64)
+        sequence = self.chosen.nonzero()[:, 0]
+        return {key: empty.index_add(0, sequence, value.double()) for key, value in found.items()}
 
 
 class _Tally:
@@ -139,7 +164,7 @@ class _Tally:
         """x, y `[n_layers, batch, tokens, d]`: what is read, and what should be written."""
         assert self.mean_out is not None
         for key, value in record.items():
-            self.sums.setdefault(key, []).append(value.double())
+            self.sums.setdefault(key, []).append(value)
         x, y, dictionary = x.flatten(1, 2), y.flatten(1, 2), self.dictionary
         active = [dictionary.encode(layer, tokens) for layer, tokens in enumerate(x)]
         written = dictionary.finish_all(dictionary.decode_sparse(active) + dictionary.biases, x)
@@ -237,17 +262,3 @@ def mean_activations(
         if count >= tokens:
             break
     return total / int(count)
-
-
-def _scores(name: str, logits: Tensor, clean: Tensor | None, truth: Tensor, chosen: Tensor) -> dict[str, Tensor]:
-    """Sums per sequence `[batch]` over the chosen positions, from log-probabilities `[batch, tokens, vocabulary]`:
-    cross-entropy in nats, hits; against `clean` also agreement and KL(clean ‖ name) in nats."""
-    best = logits.argmax(-1)
-    scores = {
-        name: -(logits.gather(-1, truth[..., None])[..., 0] * chosen).sum(1),
-        f"{name}_top1": ((best == truth) & chosen).sum(1),
-    }
-    if clean is not None:
-        scores[f"{name}_agree"] = ((best == clean.argmax(-1)) & chosen).sum(1)
-        scores[f"{name}_kl"] = ((clean.exp() * (clean - logits)).sum(-1) * chosen).sum(1)
-    return scores

@@ -1,13 +1,15 @@
 """The kernels on the CPU with Numba: the functions of `plain`, the loops of `jit` on slices in threads.
 
-Decoders are worked through in blocks, one (source, target) pair at a time: a block of a few MB stays in the cache
-while all tokens pass. A thread owns a range of tokens (forward) or of features (backward), so none waits for
-another and every gradient row is written by one thread, once.
+Outputs and their gradients lie token by token, all layers of a token side by side, so that a decoder row meets one
+contiguous stretch for all its targets. Rows are read in any order, in column blocks that stay in the cache. A thread
+owns a range of tokens (forward) or of features (backward), so none waits for another and every gradient row is
+written by one thread, once.
 """
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from isotrace.kernels import jit, memory
 
+BLOCK_BYTES = 2**24  # of rows read again and again
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 
 
@@ -58,10 +61,28 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def sorted_pairs(indices: np.ndarray, n_features: int) -> tuple[np.ndarray, np.ndarray]:
-    order, offsets = np.empty(indices.size, np.int64), np.empty(n_features + 1, np.int64)
-    jit.sort_by_feature(indices, n_features, order, offsets)
-    return order, offsets
+@dataclass(frozen=True)
+class Pairs:
+    """The used slots sorted by feature: place in `[N, k]`, token and value of each, and where a feature's begin."""
+
+    order: np.ndarray
+    tokens: np.ndarray
+    weights: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, indices: np.ndarray, n_features: int) -> "Pairs":
+        order, tokens = np.empty((2, values.size), np.int64)
+        pairs = cls(order, tokens, np.empty(values.size, values.dtype), np.empty(n_features + 1, np.int64))
+        jit.sort_by_feature(values, indices, n_features, order, tokens, pairs.weights, pairs.offsets)
+        return pairs
+
+
+def blocks(n_rows: int, width: int, itemsize: int) -> list[tuple[int, int]]:
+    """Column ranges of an array `[n_rows, width]` that stay in the cache while its rows are read in any order."""
+    n = -(-n_rows * width * itemsize // BLOCK_BYTES)
+    bounds = [width * i // n for i in range(n + 1)]
+    return list(pairwise(bounds))
 
 
 def select(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, product: torch.dtype, dense: bool):
@@ -90,29 +111,30 @@ def encode_values(x: Tensor, W_enc: Tensor, b_enc: Tensor, indices: Tensor) -> T
 
 def encode_gradients(grad: Tensor, x: Tensor, indices: Tensor, n_features: int) -> tuple[Tensor, Tensor]:
     weight, bias = memory.empty((n_features, x.shape[1]), grad.dtype), torch.empty(n_features, dtype=grad.dtype)
-    g, rows, out, out_bias = array(grad), array(x.to(grad.dtype)), weight.numpy(), bias.numpy()
-    order, offsets = sorted_pairs(np.where(g == 0, -1, array(indices)), n_features)
+    rows, out, out_bias = array(x.to(grad.dtype)), weight.numpy(), bias.numpy()
+    pairs = Pairs.of(array(grad), array(indices), n_features)
 
     def run(start: int, stop: int) -> None:
-        jit.scatter_rows(g, order, offsets, rows, out, 0, start, stop)
-        jit.bias_gradient(g, order, offsets, out_bias, start, stop)
+        jit.scatter_rows(pairs.tokens, pairs.weights, pairs.offsets, rows, 0, out, 0, rows.shape[1], start, stop)
+        jit.bias_gradient(pairs.weights, pairs.offsets, out_bias, start, stop)
 
-    parallel(run, by_pairs(offsets))
+    parallel(run, by_pairs(pairs.offsets))
     return weight, bias
 
 
 def decode(values: list[Tensor], indices: list[Tensor], W_dec: list[Tensor], d_out: int) -> Tensor:
-    total = torch.empty(len(values), len(values[0]), d_out, dtype=values[0].dtype)
-    v, i, W, out = [array(t) for t in values], [array(t) for t in indices], [array(t) for t in W_dec], total.numpy()
+    total = torch.empty(len(values[0]), len(values), d_out, dtype=values[0].dtype)
+    v, i, W = [array(t) for t in values], [array(t) for t in indices], [array(t) for t in W_dec]
+    out = total.flatten(1).numpy()
 
     def run(start: int, stop: int) -> None:
-        out[:, start:stop] = 0
+        out[start:stop] = 0
         for source, weight in enumerate(W):
-            for slot in range(weight.shape[1] // d_out):
-                jit.gather(v[source], i[source], weight, slot * d_out, out[source + slot], start, stop)
+            for a, b in blocks(*weight.shape, weight.itemsize):
+                jit.gather(v[source], i[source], weight, out, source * d_out, a, b, start, stop)
 
     parallel(run, even(len(v[0])))
-    return total
+    return total.transpose(0, 1)
 
 
 def decode_gradients(
@@ -123,7 +145,7 @@ def decode_gradients(
     of_values: list[bool],
     of_weights: list[bool],
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    rows, d_out = array(grad), grad.shape[2]
+    rows, d_out = array(grad.transpose(0, 1)).reshape(grad.shape[1], -1), grad.shape[2]
     g_values = [torch.zeros_like(v) if asked else None for v, asked in zip(values, of_values, strict=True)]
     pairs = zip(W_dec, of_weights, strict=True)
     g_weights = [memory.empty(tuple(w.shape), w.dtype) if asked else None for w, asked in pairs]
@@ -131,21 +153,25 @@ def decode_gradients(
         g_v, g_w = g_values[source], g_weights[source]
         if g_v is None and g_w is None:
             continue
-        decode_back(source, d_out, rows, array(values[source]), array(indices[source]), array(weight), g_v, g_w)
+        decode_back(rows, source * d_out, array(values[source]), array(indices[source]), array(weight), g_v, g_w)
     return g_values, g_weights
 
 
-def decode_back(source, d_out, rows, v, i, W, g_v: Tensor | None, g_w: Tensor | None) -> None:
-    order, offsets = sorted_pairs(np.where(v == 0, -1, i), len(W))
-    out_v = np.zeros_like(v) if g_v is None else g_v.numpy()
-    out_w = np.empty_like(W) if g_w is None else g_w.numpy()
+def decode_back(rows, shift: int, v, i, W, g_v: Tensor | None, g_w: Tensor | None) -> None:
+    """Gradients of v `[N, k]` and W `[F, D]` where asked for, from rows `[N, ≥ shift + D]`."""
+    pairs = Pairs.of(v, i, len(W))
+    tokens, weights, offsets = pairs.tokens, pairs.weights, pairs.offsets
+    g_sorted = np.zeros_like(weights)
+    out = np.empty_like(W) if g_w is None else g_w.numpy()
 
     def run(start: int, stop: int) -> None:
-        for slot in range(W.shape[1] // d_out):
-            target, column = rows[source + slot], slot * d_out
+        for a, b in blocks(len(rows), W.shape[1], W.itemsize):
             if g_v is None:
-                jit.scatter_rows(v, order, offsets, target, out_w, column, start, stop)
+                jit.scatter_rows(tokens, weights, offsets, rows, shift, out, a, b, start, stop)
             else:
-                jit.decode_back(v, order, offsets, target, W, column, out_v, out_w, start, stop)
+                jit.decode_back(tokens, weights, offsets, rows, shift, W, g_sorted, out, a, b, start, stop)
 
     parallel(run, by_pairs(offsets))
+    if g_v is not None:
+        used = offsets[-1]
+        g_v.numpy().ravel()[pairs.order[:used]] = g_sorted[:used]

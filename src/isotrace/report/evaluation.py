@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 import polars as pl
 
 from isotrace.dictionaries.comparison import Comparison
-from isotrace.report.page import _finite, _render
+from isotrace.report.page import finite, render_page
 from isotrace.runs import Run
 
 WIDTH, HEIGHT = 480, 400
@@ -58,7 +58,7 @@ def save_evaluation(run: Run, comparison: Comparison, rejects: pl.DataFrame) -> 
 
 def evaluation_page(comparison: Comparison, rejects: pl.DataFrame, picture: str, manifest: Mapping[str, Any]) -> str:
     """HTML of one file that opens offline; `picture` is SVG text, `manifest` the run's."""
-    page = _finite(comparison.to_dict())
+    page = finite(comparison.to_dict())
     names = short_names([entry["name"] for entry in page["dictionaries"]])
     page["entries"] = [
         entry | {"short": names[entry["name"]], "role": None, "reason": None} for entry in page["dictionaries"]
@@ -71,7 +71,7 @@ def evaluation_page(comparison: Comparison, rejects: pl.DataFrame, picture: str,
         "created": manifest["started"],
         "command": manifest["command"],
     }
-    return _render("evaluation.html.j2", page, script="", data=None)
+    return render_page("evaluation.html.j2", page, script="", data=None)
 
 
 def pareto_svg(comparison: Comparison) -> str:
@@ -149,7 +149,9 @@ def scatter(points: Sequence[Point], *, x: str, y: str) -> str:
             continue
         if all(math.isfinite(end) for end in point.ci):
             bottom, top = (down(max(end, low)) for end in point.ci)
-            bar = f"M{place:.1f} {bottom:.1f}V{top:.1f}M{place - 4:.1f} {bottom:.1f}h8M{place - 4:.1f} {top:.1f}h8"
+            bar = f"M{place:.1f} {bottom:.1f}V{top:.1f}M{place - 4:.1f} {top:.1f}h8"
+            if point.ci[0] >= low:  # a bar that leaves the picture has no end in it
+                bar += f"M{place - 4:.1f} {bottom:.1f}h8"
             parts.append(f'<path d="{bar}" stroke="{colour}" stroke-width="1.5"/>')
             taken.append((place - 5, top, place + 5, bottom))
         if math.isfinite(point.y_hollow) and point.y_hollow >= low:

@@ -32,7 +32,7 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     Numbers that are not finite become null and read "–". Raises InputError when an edge names an absent node or
     two nodes share an id, KeyError when a part is missing.
     """
-    page = _finite(payload)
+    page = finite(payload)
     tokens, nodes = page["tokens"], page["nodes"]
     for name, diverging in (("score", False), ("signed", True)):
         scale = page[f"{name}_scale"] = max((abs(t[name] or 0.0) for t in tokens), default=0.0)
@@ -45,7 +45,7 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     page["strongest"] = max((u["score"] for u in page["units"] if u["score"] is not None), default=None)
     page["n_feature_nodes"] = len(features)
     data = {key: page[key] for key in _IN_SCRIPT} | {"edges": _indexed(page["edges"], nodes)}
-    return _render("trace.html.j2", page, script=_text("trace.js") + _text("plots.js"), data=_json(data))
+    return render_page("trace.html.j2", page, script=_text("trace.js") + _text("plots.js"), data=_json(data))
 
 
 def render_index(payload: Mapping[str, Any]) -> str:
@@ -54,10 +54,10 @@ def render_index(payload: Mapping[str, Any]) -> str:
     `payload` holds title, subject, dictionary, created, summary, fidelity, entries (name, smiles, svg, and pages
     with their headline numbers) and rejects (input, reason). Links are the entries' `href` as given: relative.
     """
-    return _render("index.html.j2", _finite(payload), script="", data=None)
+    return render_page("index.html.j2", finite(payload), script="", data=None)
 
 
-def _render(template: str, page: dict[str, Any], *, script: str, data: Markup | None) -> str:
+def render_page(template: str, page: dict[str, Any], *, script: str, data: Markup | None) -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -98,12 +98,12 @@ def interval(bounds: list[float | None] | None) -> str:
     return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Copy of nested containers with NaN and infinities replaced by None: JSON has no word for them."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

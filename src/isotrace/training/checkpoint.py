@@ -28,11 +28,8 @@ def save_checkpoint(path: Path, settings: dict[str, Any], state: dict[str, Any])
         ) from error
 
 
-def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The state saved at `path`, None if there is none.
-
-    Raises RunError when the file is damaged, or when it was written with other settings (the message names them).
-    """
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """`settings` and `state` of the file at `path`, None if there is none. Raises RunError when it is damaged."""
     if not path.exists():
         return None
     try:
@@ -41,6 +38,17 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any] | No
         raise RunError(f"{path} is damaged: delete it and start again.") from error
     if not isinstance(saved, dict) or (saved.get("format"), saved.get("format_version")) != (FORMAT, VERSION):
         raise RunError(f"{path} is no checkpoint of this version: delete it and start again.")
+    return saved
+
+
+def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The state saved at `path`, None if there is none.
+
+    Raises RunError when the file is damaged, or when it was written with other settings (the message names them).
+    """
+    saved = read_checkpoint(path)
+    if saved is None:
+        return None
     if differing := differences(saved["settings"], settings):
         raise RunError(f"{path} was written with other settings: {differing}. Use them again, or another folder.")
     return saved["state"]

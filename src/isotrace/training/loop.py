@@ -27,15 +27,17 @@ from isotrace.dictionaries.saving import require_whole_mlp
 from isotrace.dictionaries.sparsity.rule import SparseActivations
 from isotrace.errors import RunError
 from isotrace.subjects.subject import Subject
+from isotrace.training.checkpoint import read_checkpoint
 from isotrace.training.config import StreamConfig, TrainingConfig
 from isotrace.training.losses import free_running, reconstruction
 from isotrace.training.parallel import Checkpoints, Parallel
-from isotrace.training.trainer import Job, Norms, Trainer, resolved
+from isotrace.training.trainer import Job, Norms, Trainer, as_begun
 from isotrace.training.world import World
 
 Callback = Callable[[dict[str, Any]], None]
 STATISTICS_TOKENS = 200_000
 MASK_RATE = 0.15  # of fine-tuning
+SHORT_BLOCKS = 8
 
 
 def hookpoints_of(configs: Sequence[DictionaryConfig]) -> list[str]:
@@ -88,11 +90,12 @@ def train(
     world: World | None = None,
     parallel: Parallel = "data",
     checkpoint_tokens: int = 500_000,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> list[Dictionary]:
     """Train every job from one stream (or go on, if `checkpoint` exists); dictionaries are float32 and folded.
 
     `subject` and `corpus` are needed for fine-tuning alone. A checkpoint is written every `checkpoint_tokens` tokens
-    of the stream and at the end of a phase.
+    of the stream and at the end of a phase. `warn` is told of hookpoints with massive activations.
 
     The processes of `world` share the work by tokens or by features, see `training.parallel`; step i is on the i-th
     batches of their streams, one after another. Where features are shared, process 0 alone returns dictionaries,
@@ -101,8 +104,9 @@ def train(
     finite; the last good checkpoint stays.
     """
     world = world or World()
-    jobs = world.same([replace(job, training=resolved(job.training)) for job in jobs])
     device = _device(subject)
+    begun = read_checkpoint(checkpoint)
+    jobs = world.same(as_begun(jobs, begun and begun["settings"], device))
     for job in jobs:
         if job.training.finetune_tokens and parallel == "features" and world.size > 1:
             raise RunError("feature parallel does not fine-tune: set finetune_tokens to 0, or use data parallel.")
@@ -127,6 +131,10 @@ def train(
             trainer.restore(saved)
         torch.set_rng_state(state["rng"])
 
+    for name, massive in zip(stream.hookpoints, norms.massive, strict=True):
+        if massive:
+            warn(f"{name} holds activations beyond 100 times its median: they may crowd out features.")
+
     def save() -> None:
         kept = {"norms": (norms.mean, norms.scale, norms.massive), "rng": torch.get_rng_state()}
         checkpoints.save(state | kept, [trainer.state() for trainer in trainers])
@@ -146,8 +154,7 @@ def train(
             finetune(subject, corpus, trainer, state, save, on_step)
             state |= {"finetuned": number + 1, "batch": 0}
             save()
-    for trainer in trainers:
-        statistics(stream, state["positions"][world.rank], trainer)
+    statistics(stream, state["positions"][world.rank], trainers)
     whole = [trainer.split.whole(trainer.dictionary) for trainer in trainers]
     return [dictionary.eval().requires_grad_(False) for dictionary in whole if dictionary is not None]
 
@@ -157,15 +164,17 @@ def _device(subject: Subject | None) -> torch.device:
 
 
 def reconstruct(stream, trainers, norms, state, save, on_step, checkpoint_tokens, world) -> None:
-    saved_at = 0
+    saved_at, idle = 0, 0
     blocks = stream.blocks(state["positions"][world.rank])
     while not all(t.done for t in trainers):
         block = next(blocks)
+        before = [trainer.tokens for trainer in trainers]
         for trainer in trainers:
-            size = trainer.job.training.batch_tokens // world.size
-            if world.least(block.activations.shape[1]) < size:
-                raise RunError("a block of the stream is smaller than batch_tokens: raise block_tokens.")
             trainer.train_block(block.activations.to(trainer.since.device), norms, on_step)
+        # a skipped shard may leave one block short, not one after another
+        idle = idle + 1 if before == [trainer.tokens for trainer in trainers] else 0
+        if idle == SHORT_BLOCKS:
+            raise RunError("the blocks of the stream are smaller than batch_tokens: raise block_tokens.")
         state["positions"] = world.all(block.position)
         saved_at += sum(world.all(block.activations.shape[1]))
         if saved_at >= checkpoint_tokens:
@@ -205,20 +214,23 @@ def finetune(subject: Subject, corpus: Corpus, trainer: Trainer, state, save, on
 
 
 @torch.no_grad()
-def statistics(stream: ActivationStream, position: int, trainer: Trainer) -> None:
+def statistics(stream: ActivationStream, position: int, trainers: Sequence[Trainer]) -> None:
     """Fill `mean_activation` and `density` `[n_layers, F]` from STATISTICS_TOKENS fresh tokens of the stream."""
-    dictionary, split, count = trainer.dictionary, trainer.split, 0
-    total, active = torch.zeros_like(dictionary.mean_activation), torch.zeros_like(dictionary.density)
+    sums = [(torch.zeros_like(t.dictionary.mean_activation), torch.zeros_like(t.dictionary.density)) for t in trainers]
+    count = 0
     for block in stream.blocks(position):
-        x = block.activations[trainer.reads].to(total.device)
-        for layer in range(dictionary.config.n_layers):
-            _count(split.chosen(dictionary.encode(layer, split.tokens(x[layer]))), total[layer], active[layer])
-        count += sum(trainer.world.all(x.shape[1]))
+        for trainer, (total, active) in zip(trainers, sums, strict=True):
+            dictionary, split = trainer.dictionary, trainer.split
+            x = block.activations[trainer.reads].to(total.device)
+            for layer in range(dictionary.config.n_layers):
+                _count(split.chosen(dictionary.encode(layer, split.tokens(x[layer]))), total[layer], active[layer])
+        count += sum(trainers[0].world.all(block.activations.shape[1]))
         if count >= STATISTICS_TOKENS:
             break
-    split.sum_(total, active)
-    dictionary.mean_activation.copy_(total / count)
-    dictionary.density.copy_(active / count)
+    for trainer, (total, active) in zip(trainers, sums, strict=True):
+        trainer.split.sum_(total, active)
+        trainer.dictionary.mean_activation.copy_(total / count)
+        trainer.dictionary.density.copy_(active / count)
 
 
 def _count(found: SparseActivations, total: Tensor, active: Tensor) -> None:

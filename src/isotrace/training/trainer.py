@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -127,7 +128,8 @@ class Trainer:
             var=second - first.square().mean(1),
             split=self.split,
         )
-        norm = self.update(out.total, training.learning_rate * training.rate(progress))
+        # an input that is not finite activates nothing, and must not pass for a good step: 0 · NaN is NaN
+        norm = self.update(out.total + 0 * x.sum(), training.learning_rate * training.rate(progress))
         fired = self.split.fired(out.fired)
         self.since = torch.where(fired, 0, self.since + training.batch_tokens)
         self.tokens, self.steps = self.tokens + training.batch_tokens, self.steps + 1
@@ -187,10 +189,12 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def resolved(training: TrainingConfig) -> TrainingConfig:
-    """`dtype: auto` becomes the one in which a matrix product is faster on this machine."""
+def resolved(training: TrainingConfig, device: torch.device) -> TrainingConfig:
+    """`dtype: auto` becomes the one in which a matrix product is faster on `device`."""
     if training.dtype != "auto":
         return training
+    if device.type == "cuda":
+        return replace(training, dtype="bfloat16" if torch.cuda.is_bf16_supported() else "float32")
     seconds = {}
     for name in ("float32", "bfloat16"):
         a = torch.ones(512, 512, dtype=getattr(torch, name))
@@ -200,3 +204,15 @@ def resolved(training: TrainingConfig) -> TrainingConfig:
             torch.mm(a, a)
         seconds[name] = time.perf_counter() - started
     return replace(training, dtype="bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32")
+
+
+def as_begun(jobs: Sequence[Job], begun: dict[str, Any] | None, device: torch.device) -> list[Job]:
+    """`jobs` with every `dtype: auto` settled: as in `begun`, the settings of the run's checkpoint, or anew."""
+    before = {} if begun is None else {job["name"]: job["training"]["dtype"] for job in begun["jobs"]}
+    settled = []
+    for job in jobs:
+        training = job.training
+        if training.dtype == "auto" and job.name in before:
+            training = replace(training, dtype=before[job.name])
+        settled.append(replace(job, training=resolved(training, device)))
+    return settled
