@@ -70,10 +70,8 @@ def jobs_of(subject: Subject, study: str, seeds: tuple[int, ...], tokens: int) -
     return jobs
 
 
-def trained(
-    args: argparse.Namespace, subject: Subject, study: str, seeds: tuple[int, ...]
-) -> list[tuple[Job, Path, float]]:
-    """(job, folder, tokens per second) of every dictionary of a study; those already saved are not trained again."""
+def trained(args: argparse.Namespace, subject: Subject, study: str, seeds: tuple[int, ...]) -> list[tuple[Job, Path]]:
+    """(job, folder) of every dictionary of a study; those already saved are not trained again."""
     jobs = jobs_of(subject, study, seeds, args.tokens)
     root = args.work / f"{study}-{args.tokens}"
     folders = [root / job.name.replace("/", "-").replace(" ", "_") for job in jobs]
@@ -82,28 +80,26 @@ def trained(
         lines = (args.work / "corpus.txt").read_text().splitlines()
         corpus = Corpus.of(subject, spelled(lines[: args.molecules], 0))
         stream = subject_stream(subject, corpus, [job.config for job in jobs], StreamConfig(), World())
-        last: dict[str, dict[str, Any]] = {}
 
         def on_step(record: dict[str, Any]) -> None:
-            last[record["job"]] = record
             if record["step"] % 20 == 0:
                 shown = {k: round(v, 4) for k, v in record.items() if isinstance(v, float)}
                 print(record["job"], record["tokens"], shown, file=sys.stderr, flush=True)
 
         dictionaries = train(stream, jobs, root / "checkpoint.pt", on_step, checkpoint_tokens=10 * args.tokens)
-        for job, folder, dictionary in zip(jobs, folders, dictionaries, strict=True):
-            record = {"tokens": args.tokens, "tokens_per_s": last[job.name]["tokens_per_s"]}
-            save_dictionary(dictionary, folder, reference(subject), dtype=torch.float32, training=record)
+        for folder, dictionary in zip(folders, dictionaries, strict=True):
+            save_dictionary(
+                dictionary, folder, reference(subject), dtype=torch.float32, training={"tokens": args.tokens}
+            )
         (root / "checkpoint.pt").unlink()
-    speeds = [json.loads((f / "dictionary.json").read_text())["training"]["tokens_per_s"] for f in folders]
-    return list(zip(jobs, folders, speeds, strict=True))
+    return list(zip(jobs, folders, strict=True))
 
 
 def measure(args: argparse.Namespace, subject: Subject, study: str, seeds: tuple[int, ...]) -> list[dict[str, Any]]:
     lines = (args.work / "heldout.txt").read_text().splitlines()
     sample = random.Random(3).sample(lines, args.evaluate)
     rows = []
-    for job, folder, _ in trained(args, subject, study, seeds):
+    for job, folder in trained(args, subject, study, seeds):
         dictionary = load_dictionary(folder, subject)
         found = evaluate(subject, dictionary, sample)
         weights = sum(p.numel() for p in dictionary.parameters())

@@ -123,7 +123,7 @@ def frame(subject: Subject, dictionary: Dictionary, batch: Batch, target: Target
     frozen = FrozenSubject(subject, batch)
     config = dictionary.config
     encoded = [dictionary.encode(layer, frozen.actual.mlp_in[layer][0]) for layer in range(config.n_layers)]
-    active = SparseActivations(torch.stack([e.indices for e in encoded]), torch.stack([e.values for e in encoded]))
+    active = SparseActivations.stack(encoded)
     writes = tuple(
         active.values[s][..., None, None] * dictionary.write_vectors(s, active.indices[s])
         for s in range(config.n_layers)

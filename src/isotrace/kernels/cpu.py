@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isotrace.kernels import jit, memory
+from isotrace.kernels import jit, jit_select, memory
 
 BLOCK_BYTES = 2**24  # of rows read again and again
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
@@ -89,17 +89,28 @@ def select(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, product: torch.dtype
     rows = W_enc.detach().T.contiguous()
     x, b_enc = x.detach(), b_enc.detach()
     h = memory.empty((len(x), len(rows)), product)
-    torch.addmm(b_enc.to(product), x.to(product), rows.to(product).T, out=h)
     values, indices = torch.empty(len(x), k, dtype=rows.dtype), torch.empty(len(x), k, dtype=torch.int64)
-    bits = h.view(BITS[product]).numpy()
-    mask = bits.dtype.type(np.iinfo(bits.dtype).max)
-    v, i = values.numpy(), indices.numpy()
+    out = values.numpy(), indices.numpy()
     if product == rows.dtype:
-        parallel(lambda a, b: jit.select(h.numpy(), bits, mask, k, v, i, a, b), even(len(x)))
+        torch.addmm(b_enc, x.to(product), rows.T, out=h)
+        h_array, bits = h.numpy(), h.view(BITS[product]).numpy()
+        parallel(lambda a, b: jit_select.select(h_array, bits, *out, a, b), even(len(x)))
     else:
-        parts, m = (array(x.to(rows.dtype)), rows.numpy(), array(b_enc)), min(2 * k, len(rows))
-        parallel(lambda a, b: jit.select_rescored(bits, mask, *parts, k, m, v, i, a, b), even(len(x)))
+        torch.mm(x.to(product), rows.to(product).T, out=h)
+        x, bias = x.to(rows.dtype), b_enc.float()
+        parts = h.view(torch.uint16).numpy(), array(bias), array(rounding(x, rows, bias))
+        exact = array(x), rows.numpy(), array(b_enc)
+        parallel(lambda a, b: jit_select.select_rescored(*parts, *exact, *out, a, b), even(len(x)))
+        if dense:
+            h += bias
     return values, indices, h if dense else None
+
+
+def rounding(x: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+    """Twice what rounding x and the rows to bfloat16 can change in any product x[n] · rows[f] (Cauchy–Schwarz), and
+    what the bias adds to the rounding of the sum: `[N]` float32."""
+    largest = torch.linalg.vector_norm(rows, dim=1).amax()
+    return (jit_select.SLACK * (2 * torch.linalg.vector_norm(x, dim=1) * largest + bias.abs().amax())).float()
 
 
 def encode_values(x: Tensor, W_enc: Tensor, b_enc: Tensor, indices: Tensor) -> Tensor:

@@ -34,6 +34,14 @@ class SparseActivations:
         return cls(indices, values)
 
 
+    @classmethod
+    def stack(cls, layers: "list[SparseActivations]") -> "SparseActivations":
+        """`[n_layers, ..., k]` of layers with as many slots as the one that has most."""
+        widest = max(layer.values.shape[-1] for layer in layers)
+        padded = [[nn.functional.pad(t, (0, widest - t.shape[-1])) for t in (a.indices, a.values)] for a in layers]
+        return cls(torch.stack([i for i, _ in padded]), torch.stack([v for _, v in padded]))
+
+
 @dataclass(frozen=True)
 class RuleSettings:
     """Training knobs of the rules. `dtype` is that of the encoder's matrix product; `keep_h` whether
