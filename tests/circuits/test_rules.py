@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from test_graph import graph_of, largest_deviation
 
 
