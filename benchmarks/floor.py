@@ -18,11 +18,11 @@ from isotrace.kernels.cpu import even, parallel
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def read_rows(indices, rows, column, width, start, stop):
-    total = rows[0, 0] * 0
+def read_rows(indices, rows, width, start, stop):
+    total = rows.dtype.type(0)
     for n in range(start, stop):
         for j in range(indices.shape[1]):
-            row = rows[indices[n, j], column : column + width]
+            row = rows[indices[n, j], :width]
             for i in range(width):
                 total += row[i]
     return total
@@ -44,16 +44,14 @@ class Floor:
         self.adam = torch.optim.Adam(self.parameters, fused=True)
         self.features = np.random.default_rng(0).integers(0, shape.n_features, (tokens, shape.k))
         self.rows = np.random.default_rng(1).integers(0, tokens, (tokens, shape.k))
-        self.gradient = np.zeros((tokens, shape.d), np.float32)
+        self.gradient = np.zeros((tokens, shape.n_layers * shape.d), np.float32)
 
     def gathers(self, start: int, stop: int) -> None:
-        d = self.shape.d
         for decoder in self.decoders:
             weight = decoder.detach().numpy()
-            for column in range(0, weight.shape[1], d):
-                read_rows(self.features, weight, column, d, start, stop)
-                read_rows(self.rows, self.gradient, 0, d, start, stop)
-            read_rows(self.rows, self.gradient, 0, d, start, stop)
+            read_rows(self.features, weight, weight.shape[1], start, stop)
+            read_rows(self.rows, self.gradient, weight.shape[1], start, stop)
+            read_rows(self.rows, self.gradient, self.shape.d, start, stop)
 
     def __call__(self, clock=time.perf_counter) -> tuple[float, float, float]:
         marks = [clock()]

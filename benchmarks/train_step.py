@@ -6,14 +6,18 @@
 A step is forward, loss, backward, clipping and constraints where they belong to the peer, and the optimiser, on
 float32 weights. `ratio` is a peer's time over ours within a round: median, and the smallest and largest round.
 `floor.py` says what the floor counts. `--rescore` has ours compute float32 results with a bfloat16 product.
+OpenMP's threads sleep between PyTorch's operations, for all alike, unless OMP_WAIT_POLICY says otherwise.
 The SAE libraries run at shape C where they are installed. `--loss-curve` trains ours and the dense transcoder from
 the same weights on the same activations of the bundled subject, and prints Σ_t ‖y_t − m̂_t‖² / Var(y_t) of both.
 """
 
 import argparse
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by OpenMP as PyTorch loads it
 
 import numpy as np
 import torch
@@ -149,6 +153,7 @@ def main() -> None:
         print(json.dumps(rows) if args.json else "\n".join(str(row) for row in rows))
         return
     result = {"shape": args.shape, **asdict(SHAPES[args.shape]), "tokens": args.tokens, "threads": args.threads}
+    result["omp_wait_policy"] = os.environ["OMP_WAIT_POLICY"]
     result |= {"dtype": args.dtype, "rounds": args.rounds, "rescore": args.rescore, "torch": torch.__version__}
     clock = time.process_time if args.cpu_time else time.perf_counter
     result["clock"] = clock.__name__

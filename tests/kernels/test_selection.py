@@ -70,6 +70,24 @@ def test_bfloat16_candidates_rescored_are_those_of_single_precision(backend, d, 
     assert deviation[same.all(1)].abs().max() / wanted.max() < 1e-6
 
 
+def test_rescoring_keeps_what_bfloat16_would_lose(backend):
+    """Features 0…39 differ by less than bfloat16 can tell, at the k-th place; one input dimension is massive."""
+    if backend == "torch":
+        pytest.skip("the PyTorch backend proposes 2k candidates, however close they are")
+    generator = torch.Generator().manual_seed(0)
+    W_enc = torch.nn.functional.normalize(torch.randn(2048, 64, generator=generator), dim=1)
+    W_enc[:40] = W_enc[0]
+    x = torch.randn(64, 64, generator=generator)
+    x[:, 3] += 50
+    x[:32] += 40 * W_enc[0]
+    b_enc = torch.randn(2048, generator=generator) * 5
+    b_enc[:40] = torch.linspace(0, 1e-2, 40)[torch.randperm(40, generator=generator)] + 5
+    values, indices, _ = sparse_encode(x, W_enc.T, b_enc, 16, dtype=torch.bfloat16, backend=backend)
+    wanted = (x.double() @ W_enc.double().T + b_enc).topk(16)
+    assert torch.equal(indices[:32].sort().values, wanted.indices[:32].sort().values)
+    assert torch.allclose(values.double().sort().values, wanted.values.relu().sort().values, rtol=1e-5, atol=1e-5)
+
+
 def test_unusable_arguments_are_refused(backend):
     x, W, b = torch.randn(3, 8), torch.randn(8, 16), torch.zeros(16)
     with pytest.raises(ValueError, match=r"between 1 and 16, not 17"):
