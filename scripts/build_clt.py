@@ -49,7 +49,7 @@ def spelled(smiles: list[str], seed: int) -> list[str]:
 
 def train(args: argparse.Namespace, subject: Subject) -> None:
     config = configure(
-        subject, "crosslayer", activation=args.activation, n_features=args.features, k=args.k, prefixes=args.prefixes
+        subject, "crosslayer", activation=args.activation, n_features=args.features, k=args.k, window=args.window
     )
     training = TrainingConfig(
         tokens=args.tokens, finetune_tokens=args.finetune_tokens, learning_rate=args.learning_rate, dtype="bfloat16"
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=1_536)
     parser.add_argument("--k", type=int, default=24)
     parser.add_argument("--activation", default="topk")
-    parser.add_argument("--prefixes", type=int, nargs="*", default=())
+    parser.add_argument("--window", type=int, default=6)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--tokens", type=int, default=3_000_000)
     parser.add_argument("--finetune-tokens", type=int, default=400_000)

@@ -107,10 +107,11 @@ def select(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, product: torch.dtype
 
 
 def rounding(x: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
-    """Twice what rounding x and the rows to bfloat16 can change in any product x[n] · rows[f] (Cauchy–Schwarz), and
-    what the bias adds to the rounding of the sum: `[N]` float32."""
+    """How far rounding to bfloat16 may move two entries of a row past each other, `[N]` float32: for each half of what
+    it can at worst change x[n] · rows[f] (Cauchy–Schwarz), √d / 0.6 standard deviations where no dimension dominates;
+    and what the bias adds to the rounding of the sum."""
     largest = torch.linalg.vector_norm(rows, dim=1).amax()
-    return (jit_select.SLACK * (2 * torch.linalg.vector_norm(x, dim=1) * largest + bias.abs().amax())).float()
+    return (jit_select.SLACK * (torch.linalg.vector_norm(x, dim=1) * largest + bias.abs().amax())).float()
 
 
 def encode_values(x: Tensor, W_enc: Tensor, b_enc: Tensor, indices: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ def decode(values: list[Tensor], indices: list[Tensor], W_dec: list[Tensor], d_o
     def run(start: int, stop: int) -> None:
         out[start:stop] = 0
         for source, weight in enumerate(W):
-            for a, b in blocks(*weight.shape, weight.itemsize):
+            for a, b in blocks(len(weight), weight.shape[1], weight.itemsize):
                 jit.gather(v[source], i[source], weight, out, source * d_out, a, b, start, stop)
 
     parallel(run, even(len(v[0])))

@@ -3,6 +3,10 @@ slices run side by side in threads. Where features come first, the (token, slot)
 those of feature f have `tokens[offsets[f] : offsets[f + 1]]` and as many `weights`.
 
 Numbers keep the type of their arrays: one literal 0 among float32 makes Numba work in float64, at half the speed.
+
+The same input gives the same bits, or a resumed run would not end where an uninterrupted one does. LLVM leaves a
+vectorised loop for a plain one when what it writes lies close to what it reads, which depends on where arrays were
+put in memory: so loops that write may not reorder their sums (`in_order`), and only those that write nothing may.
 """
 
 import numpy as np
@@ -10,13 +14,41 @@ from numba import njit
 from numba.core.errors import NumbaError
 
 
-def compiled(function):
+def compiled(function, fastmath: bool | set[str] = True):
     """Machine code is kept on disk where a folder can be written, else made again in every process."""
-    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+    options = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
     except (RuntimeError, OSError, NumbaError):
         return njit(**options)(function)
+
+
+def in_order(function):
+    """`compiled`, with sums in the order written."""
+    return compiled(function, {"contract"})
+
+
+@in_order
+def put4(out, v0, v1, v2, v3, r0, r1, r2, r3):
+    for i in range(len(out)):
+        out[i] = v0 * r0[i] + v1 * r1[i] + v2 * r2[i] + v3 * r3[i]
+
+
+@in_order
+def add4(out, v0, v1, v2, v3, r0, r1, r2, r3):
+    for i in range(len(out)):
+        out[i] += v0 * r0[i] + v1 * r1[i] + v2 * r2[i] + v3 * r3[i]
+
+
+@compiled
+def dot4(w, r0, r1, r2, r3):
+    s0, s1, s2, s3 = w[0] * r0[0], w[0] * r1[0], w[0] * r2[0], w[0] * r3[0]
+    for i in range(1, len(w)):
+        s0 += w[i] * r0[i]
+        s1 += w[i] * r1[i]
+        s2 += w[i] * r2[i]
+        s3 += w[i] * r3[i]
+    return s0, s1, s2, s3
 
 
 @compiled
@@ -52,12 +84,8 @@ def gather(values, indices, W, out, shift, a, b, start, stop):
             rows[j] = rows[0]
         for j in range(0, used, 4):
             v0, v1, v2, v3 = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
-            w0 = W[rows[j], a:b]
-            w1 = W[rows[j + 1], a:b]
-            w2 = W[rows[j + 2], a:b]
-            w3 = W[rows[j + 3], a:b]
-            for i in range(b - a):
-                total[i] += v0 * w0[i] + v1 * w1[i] + v2 * w2[i] + v3 * w3[i]
+            w0, w1, w2, w3 = W[rows[j], a:b], W[rows[j + 1], a:b], W[rows[j + 2], a:b], W[rows[j + 3], a:b]
+            add4(total, v0, v1, v2, v3, w0, w1, w2, w3)
 
 
 @compiled
@@ -94,11 +122,9 @@ def scatter_rows(tokens, weights, offsets, rows, shift, grad, a, b, start, stop)
             r0, r1 = rows[tokens[at], shift + a : shift + b], rows[tokens[p1], shift + a : shift + b]
             r2, r3 = rows[tokens[p2], shift + a : shift + b], rows[tokens[p3], shift + a : shift + b]
             if at == first:
-                for i in range(b - a):
-                    out[i] = v0 * r0[i] + v1 * r1[i] + v2 * r2[i] + v3 * r3[i]
+                put4(out, v0, v1, v2, v3, r0, r1, r2, r3)
             else:
-                for i in range(b - a):
-                    out[i] += v0 * r0[i] + v1 * r1[i] + v2 * r2[i] + v3 * r3[i]
+                add4(out, v0, v1, v2, v3, r0, r1, r2, r3)
 
 
 @compiled
@@ -121,21 +147,11 @@ def decode_back(tokens, weights, offsets, rows, shift, W, g_weights, grad, a, b,
             v2, v3 = weights[p2] if at + 2 < last else none, weights[p3] if at + 3 < last else none
             r0, r1 = rows[tokens[at], shift + a : shift + b], rows[tokens[p1], shift + a : shift + b]
             r2, r3 = rows[tokens[p2], shift + a : shift + b], rows[tokens[p3], shift + a : shift + b]
-            s0 = s1 = s2 = s3 = none
+            s0, s1, s2, s3 = dot4(w, r0, r1, r2, r3)
             if at == first:
-                for i in range(b - a):
-                    s0 += w[i] * r0[i]
-                    s1 += w[i] * r1[i]
-                    s2 += w[i] * r2[i]
-                    s3 += w[i] * r3[i]
-                    out[i] = v0 * r0[i] + v1 * r1[i] + v2 * r2[i] + v3 * r3[i]
+                put4(out, v0, v1, v2, v3, r0, r1, r2, r3)
             else:
-                for i in range(b - a):
-                    s0 += w[i] * r0[i]
-                    s1 += w[i] * r1[i]
-                    s2 += w[i] * r2[i]
-                    s3 += w[i] * r3[i]
-                    out[i] += v0 * r0[i] + v1 * r1[i] + v2 * r2[i] + v3 * r3[i]
+                add4(out, v0, v1, v2, v3, r0, r1, r2, r3)
             g_weights[at] += s0
             if at + 1 < last:
                 g_weights[p1] += s1

@@ -10,7 +10,7 @@ from isotrace.kernels.jit import compiled, dot
 
 TOKENS = 64  # searched before their candidates are computed again
 LANE = 8  # entries behind one group maximum
-SLACK = 2.2 * 2**-9  # relative rounding of two bfloat16 values, and a tenth for that of sums
+SLACK = 2.2 * 2**-8  # what rounding two numbers to bfloat16 changes, relative, and a tenth for the order of sums
 RANKED = 512  # up to so many, counting ranks beats a selection
 
 

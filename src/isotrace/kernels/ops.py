@@ -43,9 +43,11 @@ def sparse_encode(
     `[d_in, F]`, b_enc `[F]`. Differentiable in W_enc and b_enc, and in x if it requires a gradient; a value that
     ReLU set to 0 passes none.
 
-    `dtype` is that of the matrix product: W_enc's own, or bfloat16, where the product only proposes 2k candidates,
-    which are computed again from W_enc itself: values are as exact, and the selection is the same but for ties
-    closer than bfloat16 errors among the last candidates. `rescore=True` asks for that route while saying float32.
+    `dtype` is that of the matrix product: W_enc's own, or bfloat16, where the product only proposes candidates, which
+    are computed again from W_enc itself, so that values are as exact. Numba takes all that rounding is likely to have
+    moved past the k-th, far beyond chance, but at most 4k; PyTorch takes 2k. The selection is that of W_enc's own
+    dtype but where more than 3k (PyTorch: k) others are that close. `rescore=True` asks for that route while saying
+    float32.
     `dense=True` also returns the product h, in its own dtype, without gradient.
 
     Raises ValueError when dtype is neither, or k is not in 1…F.
