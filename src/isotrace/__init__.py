@@ -6,19 +6,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isotrace.annotation.annotate import annotate
     from isotrace.api import trace
+    from isotrace.dictionaries.comparison import compare
     from isotrace.dictionaries.fidelity import evaluate
+    from isotrace.dictionaries.hub import from_pretrained, push_to_hub, save_pretrained
     from isotrace.dictionaries.saving import load_dictionary
     from isotrace.subjects.subject import load_subject
     from isotrace.training.loop import train_dictionary
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "annotate", "evaluate", "load_dictionary", "load_subject", "trace", "train_dictionary"]
+__all__ = [
+    "__version__",
+    "annotate",
+    "compare",
+    "evaluate",
+    "from_pretrained",
+    "load_dictionary",
+    "load_subject",
+    "push_to_hub",
+    "save_pretrained",
+    "trace",
+    "train_dictionary",
+]
 
 _LAZY = {
     "annotate": "isotrace.annotation.annotate",
+    "compare": "isotrace.dictionaries.comparison",
     "evaluate": "isotrace.dictionaries.fidelity",
+    "from_pretrained": "isotrace.dictionaries.hub",
     "load_dictionary": "isotrace.dictionaries.saving",
     "load_subject": "isotrace.subjects.subject",
+    "push_to_hub": "isotrace.dictionaries.hub",
+    "save_pretrained": "isotrace.dictionaries.hub",
     "trace": "isotrace.api",
     "train_dictionary": "isotrace.training.loop",
 }

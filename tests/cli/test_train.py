@@ -18,7 +18,7 @@ from isotrace.cli import app
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.errors import InputError, IsotraceError, RunError
 from isotrace.runs import read_manifest
-from isotrace.training import loop
+from isotrace.training import callbacks, loop
 from isotrace.training.callbacks import JsonlLog, read_log, scalars
 
 CONFIG = """
@@ -199,6 +199,13 @@ def test_bad_calls(files, tmp_path):
     files[1].write_text("C?C\n")
     with pytest.raises(InputError, match="no row"):
         train(files, out)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_logger_that_is_not_installed_is_named_with_its_extra(files, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(callbacks, "find_spec", lambda module: None)
+    with pytest.raises(RunError, match=f"isotrace\\[{name}\\]"):
+        train(files, tmp_path / "run", "--log", name)
 
 
 def test_a_log_replaces_the_steps_that_are_run_again(tmp_path):

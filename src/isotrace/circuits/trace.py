@@ -85,9 +85,7 @@ class Traced:
     config: TraceConfig
 
 
-def trace(
-    subject: Subject, dictionary: Dictionary, sequence: str, target: str, config: TraceConfig
-) -> Traced:
+def trace(subject: Subject, dictionary: Dictionary, sequence: str, target: str, config: TraceConfig) -> Traced:
     """Raises InputError for an input or target that cannot be used, SubjectError if the subject has no domain."""
     if subject.files.domain != "molecule":
         raise SubjectError(f"{subject.source} names no domain with a trace: give --domain molecule if it reads SMILES.")

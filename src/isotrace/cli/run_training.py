@@ -1,7 +1,8 @@
 """A training run in a folder: sources, logs, checkpoint, dictionaries, pictures."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from isotrace.inputs import rejects_frame
 from isotrace.report.curves import training_curves
 from isotrace.runs import Run, open_run
 from isotrace.subjects.subject import Subject
-from isotrace.training.callbacks import JsonlLog, ProgressBar, TensorBoardLog, WandbLog, read_log
+from isotrace.training.callbacks import Callback, JsonlLog, ProgressBar, TensorBoardLog, WandbLog, read_log
 from isotrace.training.jobs import make_stream
 from isotrace.training.loop import hookpoints_of, subject_stream, train
 from isotrace.training.parallel import Parallel, shares_of
@@ -91,19 +92,21 @@ def run_training(
         shares = [f"checkpoint.{slot}.rank{rank}.pt" for slot in (0, 1) for rank in range(world.size)]
         run.expect(CHECKPOINT, LOG, *(shares if parallel == "features" else []))
         run.table("rejects", rejects)
-        watchers = [JsonlLog(out / LOG), ProgressBar(totals(jobs))]
-        watchers += [TensorBoardLog(out / "tensorboard")] if "tensorboard" in logs else []
-        watchers += [WandbLog(out, {"jobs": [job.settings() for job in jobs]})] if "wandb" in logs else []
+        makers: list[Callable[[], Callback]] = []
+        makers += [lambda: TensorBoardLog(out / "tensorboard")] if "tensorboard" in logs else []
+        makers += [lambda: WandbLog(out, {"jobs": [job.settings() for job in jobs]})] if "wandb" in logs else []
+        makers += [lambda: JsonlLog(out / LOG), lambda: ProgressBar(totals(jobs))]
+        with ExitStack() as open_ones:
+            watchers: list[Callback] = []
+            for make in makers:
+                watchers.append(make())
+                open_ones.callback(watchers[-1].close)
 
-        def on_step(record: dict[str, Any]) -> None:
-            for watcher in watchers:
-                watcher(record)
+            def on_step(record: dict[str, Any]) -> None:
+                for watcher in watchers:
+                    watcher(record)
 
-        try:
             dictionaries = train(stream, jobs, out / CHECKPOINT, on_step, **common, warn=warnings.append)
-        finally:
-            for watcher in watchers:
-                watcher.close()
         records = read_log(out / LOG)
         summary: dict[str, Any] = {"dictionaries": [], "n_rejected": rejects.height, "warnings": warnings}
         for job, dictionary in zip(jobs, dictionaries, strict=True):

@@ -33,7 +33,6 @@ class SparseActivations:
         values, indices = topk(dense, max(most, 1))
         return cls(indices, values)
 
-
     @classmethod
     def stack(cls, layers: "list[SparseActivations]") -> "SparseActivations":
         """`[n_layers, ..., k]` of layers with as many slots as the one that has most."""
