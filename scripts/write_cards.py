@@ -196,13 +196,17 @@ def readme() -> str:
         for kind in ("probe", "mask"):
             chosen = [t["circuit"] for t in traces if t["target"]["kind"] == kind]
             median = lambda f, c=chosen: float(np.median([f(x) for x in c]))  # noqa: E731
+            unit = next(t["target"]["unit"] for t in traces if t["target"]["kind"] == kind)
+            moved = (
+                f"all features together move the target by {median(lambda c: abs(c['full'] - c['empty'])):.2f} {unit}"
+            )
             for what in ("sufficiency", "necessity"):
                 rows.append(
                     (
                         f"demo, {kind} targets: circuit {what}, median of {len(chosen)}",
                         f"{median(lambda c, w=what: c[w]):.2f}",
                         f"matched random circuits {median(lambda c, w=what: c['control'][f'{w}_mean']):.2f}; "
-                        f"circuit is {median(lambda c: c['fraction_of_features']):.1%} of the active features",
+                        f"circuit is {median(lambda c: c['fraction_of_features']):.1%} of the active features; {moved}",
                     )
                 )
         for kind in ("probe", "mask"):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -150,3 +151,12 @@ def test_the_page_of_a_real_trace_works_offline(traced, tmp_path):
         assert [u for u in requests if not u.startswith(("file:", "data:"))] == []
         assert problems == []
         chromium.close()
+
+
+def test_a_small_difference_to_divide_by_is_said(tracer):
+    """Sufficiency in the hundreds means that the whole does next to nothing, not that the circuit is good."""
+    result = tracer.trace("CCO", "mask:1", QUICK)
+    effects = replace(result.traced.circuit_effects, full=3.66, empty=3.63, sufficiency=179.0)
+    unstable = replace(result, traced=replace(result.traced, circuit_effects=effects))
+    assert any("only 0.03" in text and "179 times" in text for text in unstable.warnings)
+    assert not any("times that" in text for text in result.warnings)

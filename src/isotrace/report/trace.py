@@ -17,6 +17,8 @@ from isotrace.report.page import render_trace
 from isotrace.report.payload import trace_payload
 from isotrace.runs import Run, to_jsonable
 
+UNSTABLE = 4.0  # sufficiency beyond which the difference it divides by is called small
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -173,6 +175,12 @@ class Trace:
             found.append(f"Not localised: the mass is spread over {traced.unit_scores.spread:.0%} of the atoms.")
         if not np.isfinite(circuit.sufficiency):
             found.append("Ablating every feature leaves the target as it is: sufficiency and necessity are undefined.")
+        if circuit.sufficiency > UNSTABLE:
+            moved = abs(circuit.full - circuit.empty)
+            found.append(
+                f"All features together move the target by only {moved:.2g} {traced.target.unit}, the circuit alone by "
+                f"{circuit.sufficiency:.0f} times that: sufficiency and necessity divide by a small difference."
+            )
         for name in ("sufficiency", "necessity"):
             value, controls = getattr(circuit, name), getattr(circuit, f"control_{name}")
             if len(controls) and np.isfinite(value) and value <= np.quantile(controls, 0.95):
