@@ -17,7 +17,7 @@ class StreamConfig:
     and end tokens are kept."""
 
     block_tokens: PositiveInt = 32_768
-    harvest_tokens: PositiveInt = 4_096
+    harvest_tokens: PositiveInt = 2_048
     mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.15
     special_tokens: bool = True
     seed: int = 0
