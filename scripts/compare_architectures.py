@@ -1,6 +1,6 @@
 """Architectures and sparsity rules compared at equal width, k and tokens, three seeds each → docs/architectures.md.
 
-    python scripts/compare_architectures.py --work build/molm [--tokens 400000] [--only rules]
+    python scripts/compare_architectures.py --work build/molm [--tokens 400000] [--only recipe]
 
 1. train     every dictionary from one stream of the bundled subject's activations, resumable
 2. evaluate  fidelity on held-out molecules, free-running first → build/molm/architectures.json
@@ -36,14 +36,6 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
         "crosslayer, window 1 (per layer)": {"architecture": "crosslayer", "window": 1},
         "skip transcoder": {"architecture": "skip_transcoder"},
         "sae at mlp_out": {"architecture": "sae"},
-    },
-    "rules": {
-        "topk": {"architecture": "crosslayer"},
-        "batchtopk": {"architecture": "crosslayer", "activation": "batchtopk"},
-        "topk, Matryoshka 192 · 576 · 1536": {"architecture": "crosslayer", "prefixes": (192, 576, 1_536)},
-        "relu": {"architecture": "crosslayer", "activation": "relu", "k": None, "training": {"penalty": 8e-3}},
-        "jumprelu": {"architecture": "crosslayer", "activation": "jumprelu", "k": None, "training": {"penalty": 3e-3}},
-        "gated": {"architecture": "crosslayer", "activation": "gated", "k": None, "training": {"penalty": 8e-3}},
     },
     "recipe": {
         f"{rule}, learning rate {rate:g}": {
