@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from isotrace.dictionaries.comparison import Comparison
-    from isotrace.subjects.subject import Subject
 
 
 def command(
@@ -31,6 +30,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of masks, controls and bootstrap.")] = 0,
 ) -> None:
     """Fidelity of dictionaries and of controls with as many active features, on held-out sequences."""
+    from isotrace.cli.sequences import usable
     from isotrace.cli.trace import command_line, progress
     from isotrace.dictionaries.comparison import compare
     from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
@@ -71,27 +71,6 @@ def command(
         typer.echo(dumps(comparison.to_dict() | {"rejects": rejects.to_dicts()}))
     else:
         show(comparison, rejects, out)
-
-
-def usable(subject: "Subject", data: str, column: str | None, limit: int | None) -> tuple[list[str], "pl.DataFrame"]:
-    """(the first `limit` sequences that the subject and its domain can read, rejects): rows behind the last one taken
-    are not looked at."""
-    from isotrace.domains.molecule import parse
-    from isotrace.inputs import read_inputs, rejects_frame
-
-    rows, rejects = read_inputs(data, column=column)
-    sequences, refused = [], []
-    for index, text in rows.select("index", "sequence").rows():
-        if limit is not None and len(sequences) == limit:
-            break
-        try:
-            subject.tokenize([text])
-            if subject.files.domain == "molecule":
-                parse(text)
-            sequences.append(text)
-        except InputError as error:
-            refused.append((index, text, str(error)))
-    return sequences, rejects_frame([*rejects.rows(), *refused])
 
 
 def show(comparison: "Comparison", rejects: "pl.DataFrame", out: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Sequences of a file as a corpus; what the domain or the subject cannot read joins the rejects."""
+"""Sequences of a file, to train or evaluate on; what the domain or the subject cannot read joins the rejects."""
 
 import polars as pl
 
@@ -15,8 +15,7 @@ def read_corpus(subject: Subject, data: str, column: str | None) -> tuple[Corpus
     refused, kept = rejects.rows(), []
     for index, text in rows.select("index", "sequence").rows():
         try:
-            if subject.files.domain == "molecule":
-                parse(text)
+            check_domain(subject, text)
             kept.append((index, text))
         except InputError as error:
             refused.append((index, text, str(error)))
@@ -25,3 +24,26 @@ def read_corpus(subject: Subject, data: str, column: str | None) -> tuple[Corpus
     if not len(corpus.ids):
         raise InputError(f"no row of {data!r} can be used; first reason: {refused[0][2]}")
     return corpus, rejects_frame(refused)
+
+
+def usable(subject: Subject, data: str, column: str | None, limit: int | None) -> tuple[list[str], pl.DataFrame]:
+    """(the first `limit` sequences that the subject and its domain can read, rejects): rows behind the last one taken
+    are not looked at."""
+    rows, rejects = read_inputs(data, column=column)
+    sequences, refused = [], []
+    for index, text in rows.select("index", "sequence").rows():
+        if limit is not None and len(sequences) == limit:
+            break
+        try:
+            subject.tokenize([text])
+            check_domain(subject, text)
+            sequences.append(text)
+        except InputError as error:
+            refused.append((index, text, str(error)))
+    return sequences, rejects_frame([*rejects.rows(), *refused])
+
+
+def check_domain(subject: Subject, text: str) -> None:
+    """Raises InputError for a sequence that is none in the subject's domain."""
+    if subject.files.domain == "molecule":
+        parse(text)

@@ -105,6 +105,10 @@ class Dictionary(nn.Module):
         values, indices = [a.values for a in active], [a.indices for a in active]
         return sparse_decode(values, indices, [*self.W_dec], self.config.d_out, self.config.window)
 
+    def written(self, active: list[SparseActivations], x: Tensor) -> Tensor:
+        """ŷ `[n_layers, tokens, d_out]` from every layer's activations and inputs x `[n_layers, tokens, d_in]`."""
+        return self.finish_all(self.decode_sparse(active) + self.biases, x)
+
     @property
     def biases(self) -> Tensor:
         """b_dec of every layer `[n_layers, 1, d_out]`."""
@@ -116,8 +120,7 @@ class Dictionary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """ŷ `[n_layers, tokens, d_out]` of true inputs `[n_layers, tokens, d_in]` (teacher-forced)."""
-        decoded = self.decode_sparse([self.encode(layer, tokens) for layer, tokens in enumerate(x)])
-        return self.finish_all(decoded + self.biases, x)
+        return self.written([self.encode(layer, tokens) for layer, tokens in enumerate(x)], x)
 
     @torch.no_grad()
     def fold(self, mean_in: Tensor, scale_in: Tensor, mean_out: Tensor, scale_out: Tensor) -> None:

@@ -167,8 +167,7 @@ class _Tally:
             self.sums.setdefault(key, []).append(value)
         x, y, dictionary = x.flatten(1, 2), y.flatten(1, 2), self.dictionary
         active = [dictionary.encode(layer, tokens) for layer, tokens in enumerate(x)]
-        written = dictionary.finish_all(dictionary.decode_sparse(active) + dictionary.biases, x)
-        self.residual += (y - written).square().sum((1, 2))
+        self.residual += (y - dictionary.written(active, x)).square().sum((1, 2))
         self.total += (y - self.mean_out[:, None]).square().sum((1, 2))
         for layer, sparse in enumerate(active):
             indices = sparse.indices[sparse.values > 0].long()

@@ -33,10 +33,8 @@ ACTIVE = 32
 
 def read_settings(path: Path | None) -> dict[str, Any]:
     """The TOML file as nested dicts, every section present. Raises InputError for anything else."""
-    if path is None:
-        return {"dictionary": {}, "training": {}, "stream": {}, "jobs": []}
     try:
-        found = tomllib.loads(path.read_text())
+        found = {} if path is None else tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as TOML ({str(error).splitlines()[0]}): mend it.") from None
     if unknown := [name for name in found if name not in SECTIONS]:
