@@ -4,18 +4,44 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, EsmConfig, EsmForMaskedLM, PreTrainedModel
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from isotrace.circuits.targets import Target, parse_target
 from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.molecule.tokenizer import build_tokenizer
+from isotrace.subjects.families import RMS_NORM
 from isotrace.subjects.probe import Probe
 from isotrace.subjects.subject import Batch, Subject, load_subject
 
-VARIANTS = ("esm-rotary", "esm-token-dropout", "esm-absolute", "bert")
+_ESM = {"mask_token_id": 4, "token_dropout": False, "position_embedding_type": "rotary", "emb_layer_norm_before": False}
+_BART = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+         "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}  # fmt: skip
+_T5 = {"num_layers": 1, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 6, "d_ff": 24,
+       "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}  # fmt: skip
+MODELS: dict[str, tuple[str, dict]] = {
+    "esm-rotary": ("Esm", _ESM),
+    "esm-token-dropout": ("Esm", _ESM | {"token_dropout": True}),
+    "esm-absolute": ("Esm", _ESM | {"position_embedding_type": "absolute", "emb_layer_norm_before": True}),
+    "bert": ("Bert", {}),
+    "roberta": ("Roberta", {}),
+    "albert": ("Albert", {"embedding_size": 10}),
+    "modernbert": ("ModernBert", {"global_attn_every_n_layers": 2, "local_attention": 4, "cls_token_id": 0,
+                                  "sep_token_id": 2}),
+    "deberta-v2": ("DebertaV2", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 4,
+                                 "position_biased_input": False, "norm_rel_ebd": "layer_norm", "share_att_key": True}),
+    "gpt2": ("GPT2", {"n_inner": 24}),
+    "llama": ("Llama", {"num_attention_heads": 4, "num_key_value_heads": 2}),
+    "bart": ("Bart", _BART | {"scale_embedding": True}),
+    "t5-relu": ("T5", _T5),
+    "t5-gated": ("T5", _T5 | {"feed_forward_proj": "gated-gelu", "num_layers": 2, "num_decoder_layers": 1}),
+}  # fmt: skip
+"""Variant → (prefix of transformers' classes, settings of its own). Its family is the part before the first hyphen
+that is a model type."""
+VARIANTS = tuple(MODELS)
 SMILES = "C[nH]1O=c1"
 MOLECULES = ["CCOCC", "c1cc[nH]c1", "CC(=O)N", "OCCN", "c1ccccc1", "CC(=O)O", "NCCNC", "C#CCO", "OC=O", "CCCl"]
 D_MODEL, N_LAYERS, MAX_POSITIONS = 16, 3, 24
@@ -34,7 +60,9 @@ def perturb(model: torch.nn.Module, scale: float, seed: int) -> None:
 
 
 def tiny_model(variant: str, **changes) -> PreTrainedModel:
+    """The language model of a variant, with random weights; `changes` go to its config."""
     torch.manual_seed(SEED)
+    name, own = MODELS[variant]
     shape = {
         "vocab_size": len(tokenizer()),
         "hidden_size": D_MODEL,
@@ -43,18 +71,20 @@ def tiny_model(variant: str, **changes) -> PreTrainedModel:
         "intermediate_size": 24,
         "max_position_embeddings": MAX_POSITIONS,
         "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
     }
-    if variant == "bert":
-        model: PreTrainedModel = BertForMaskedLM(BertConfig(**shape | changes))
-    else:
-        shape |= {
-            "mask_token_id": 4,
-            "token_dropout": variant == "esm-token-dropout",
-            "position_embedding_type": "absolute" if variant == "esm-absolute" else "rotary",
-            "emb_layer_norm_before": variant == "esm-absolute",
-        }
-        model = EsmForMaskedLM(EsmConfig(**shape | changes))
-    perturb(model, 0.25, seed=SEED + VARIANTS.index(variant))
+    if name in ("Bart", "T5"):  # these name their sizes differently, and have two stacks
+        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            shape.pop(key)
+        shape |= {"d_model": D_MODEL, "decoder_start_token_id": 2}
+    if name == "T5":
+        shape.pop("max_position_embeddings")
+    head = {"GPT2": "LMHeadModel", "Llama": "ForCausalLM", "Bart": "ForConditionalGeneration",
+            "T5": "ForConditionalGeneration"}.get(name, "ForMaskedLM")  # fmt: skip
+    config = getattr(transformers, f"{name}Config")(**shape | own | changes)
+    model = getattr(transformers, name + head)(config)
+    perturb(model, 0.25, seed=SEED + [*MODELS].index(variant))
     return model
 
 
@@ -79,8 +109,18 @@ def save_subject(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
+class ExactRMSNorm(nn.Module):
+    """transformers computes RMS norms in float32 whatever the weights are, which would bound what float64 can show."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * (x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).rsqrt())
+
+
 def in_float64(subject: Subject) -> Subject:
     subject.model.double()
+    for module in subject.norms.values():
+        if subject.family.norm is RMS_NORM:
+            module.__class__ = ExactRMSNorm
     return subject
 
 

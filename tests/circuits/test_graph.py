@@ -9,7 +9,7 @@ from torch import Tensor
 
 import tiny
 from isotrace.circuits.graph import AttributionGraph, build_graph, frame
-from isotrace.circuits.influence import Pruned, cumulative_cut, influence, prune, scores, total_effects
+from isotrace.circuits.influence import Pruned, influence, prune, scores, total_effects
 from isotrace.circuits.interventions import ablate_in_frozen
 from isotrace.subjects.frozen import Sources
 
@@ -38,6 +38,7 @@ def layers_of(graph):
     return torch.tensor([graph.layer_of(node) for node in range(graph.n_nodes)])
 
 
+@pytest.mark.every_family
 @pytest.mark.parametrize("window", [1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_edges_add_up(subject64, kind, window):
@@ -65,6 +66,7 @@ def test_edges_add_up_in_float32(subject, kind):
         assert float(((found - graph.preactivation[rows]).abs() / size).max()) < 1e-5
 
 
+@pytest.mark.every_family
 def test_rows_are_the_preactivations_and_the_target(subject64):
     framing, graph = graph_of(subject64, "mask")
     for node in range(graph.n_features):
@@ -80,29 +82,32 @@ def test_rows_are_the_preactivations_and_the_target(subject64):
 def without(framing, graph, node):
     """The frozen subject's sources with the contribution of one node removed."""
     sources, kind = framing.frozen.sources, graph.kind_of(node)
-    words, mlp_out = sources.words.clone(), [m.clone() for m in sources.mlp_out]
-    positions = None if sources.positions is None else sources.positions.clone()
+    embeddings, mlp_out = [e.clone() for e in sources.embeddings], [m.clone() for m in sources.mlp_out]
     if kind == "feature":
         layer, position, feature = graph.feature_nodes[node].tolist()
         for target in framing.dictionary.config.targets(layer):
             mlp_out[target][0, position] -= graph.activations[node] * framing.dictionary.decoder(layer, target)[feature]
+    elif kind == "error":
+        layer, position = graph.layer_of(node), graph.position_of(node)
+        mlp_out[layer][0, position] -= framing.errors[layer, position]
     else:
-        position = graph.position_of(node)
-        if kind == "error":
-            mlp_out[graph.layer_of(node)][0, position] -= framing.errors[graph.layer_of(node), position]
-        else:
-            {"token": words, "position": positions}[kind][0, position] = 0
-    return Sources(words, positions, tuple(mlp_out))
+        group, place = divmod(node - graph.tokens.start, graph.n_tokens)
+        assert (kind, graph.position_of(node)) == (
+            graph.embeddings[group][0],
+            max(0, place - graph.embeddings[group][1]),
+        )
+        embeddings[group][0, place] = 0
+    return Sources(tuple(embeddings), tuple(mlp_out))
 
 
+@pytest.mark.every_family
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("window", [2, 3])
 def test_every_edge_is_an_intervention(subject64, kind, window):
     framing, graph = graph_of(subject64, kind, window=window)
     generator = torch.Generator().manual_seed(3)
     kinds = [graph.kind_of(node) for node in range(graph.n_nodes - 1)]
-    has_positions = subject64.position_embedding is not None
-    assert set(kinds) == {"feature", "error", "token"} | ({"position"} if has_positions else set())
+    assert set(kinds) == {"feature", "error"} | {embedding.kind for embedding in subject64.embeddings}
     layer, position, feature = graph.feature_nodes.T
     clean = framing.frozen.replay(framing.frozen.sources)
     scale = graph.matrix.abs().max()
@@ -152,6 +157,7 @@ def test_edges_go_forward_in_layer(subject64, window):
     assert bool((graph.matrix[graph.n_features : graph.target] == 0).all()), "errors and embeddings have no inputs"
 
 
+@pytest.mark.every_family
 def test_node_bookkeeping(subject64):
     _, graph = graph_of(subject64, "probe")
     n = graph.n_features
@@ -163,13 +169,14 @@ def test_node_bookkeeping(subject64):
             assert (graph.layer_of(node), graph.position_of(node)) == (layer, position)
     assert (graph.layer_of(graph.tokens.start), graph.position_of(graph.tokens.start + 1)) == (-1, 1)
     assert (graph.layer_of(graph.target), graph.position_of(graph.target)) == (graph.n_layers, None)
-    assert graph.has_positions == (subject64.position_embedding is not None)
-    assert graph.tokens.stop - graph.tokens.start == graph.n_tokens * (1 + graph.has_positions)
+    assert [kind for kind, _ in graph.embeddings] == [embedding.kind for embedding in subject64.embeddings]
+    assert graph.tokens.stop - graph.tokens.start == graph.n_tokens * len(graph.embeddings)
     flat = graph.feature_nodes[:, 0] * graph.n_tokens + graph.feature_nodes[:, 1]
     assert bool((flat.diff() >= 0).all()), "features are layer-major"
     assert len(graph.feature_nodes.unique(dim=0)) == n
 
 
+@pytest.mark.every_family
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("window", [1, 3])
 def test_total_effects_are_ablations_in_the_frozen_subject(subject64, kind, window):
@@ -250,11 +257,6 @@ def test_prune_thresholds_order(subject64):
     loose, tight = prune(graph, 0.95, 0.99), prune(graph, 0.5, 0.8)
     assert int(tight.nodes.sum()) < int(loose.nodes.sum())
     assert int(tight.edges.sum()) < int(loose.edges.sum())
-
-
-def test_cumulative_cut():
-    values = torch.tensor([1.0, 4.0, 3.0, 2.0])
-    assert [cumulative_cut(values, s) for s in (0.39, 0.4, 0.41, 0.7, 0.71, 1.0)] == [4, 4, 3, 3, 2, 1]
 
 
 def test_a_dictionary_that_is_silent_leaves_errors_and_embeddings(rotary64):

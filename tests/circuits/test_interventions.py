@@ -1,16 +1,12 @@
 """Ablations against a reference written with transformers' own model and hooks."""
 
-from functools import cache
-
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
 
+import plain_models
 import tiny
 from isotrace.circuits.graph import build_graph, frame
 from isotrace.circuits.interventions import ablate_in_frozen, ablate_in_subject
-
-MLP = {"esm": "esm.encoder.layer.{}", "bert": "bert.encoder.layer.{}"}
 
 
 def every_node(dictionary, n_tokens):
@@ -23,58 +19,49 @@ def active_nodes(subject, dictionary, batch, target):
     return build_graph(frame(subject, dictionary, batch, target), max_features=10_000).feature_nodes
 
 
-@cache
-def plain(folder):
-    return AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-
-
 @torch.no_grad()
-def reference(model, dictionary, batch, subject, target, nodes, values):
+def reference(variant, model, dictionary, batch, subject, target, nodes, values):
     """Target of a plain model whose hooks move each listed feature from its current activation to `values[l, f]`.
 
     The activation is recomputed from the input the MLP has in this very pass; the decoder rows are added to the
-    outputs of this layer and the later ones.
+    outputs of this layer and the later ones. Layers are counted as they run.
     """
-    seen, moved, path = {}, {}, MLP[model.config.model_type]
-    config = dictionary.config
+    seen, moved, config = [], {}, dictionary.config
 
-    def remember(layer):
-        return lambda module, args: seen.__setitem__(layer, args[0][0])
+    def remember(module, args):
+        seen.append(args[0][0])
 
-    def change(layer):
-        def hook(module, args, output):
-            h = seen[layer] @ dictionary.W_enc[layer] + dictionary.b_enc[layer]
-            for node_layer, position, feature in nodes:
-                if node_layer == layer:
-                    ranked = h[position].sort(descending=True).indices[: config.k].tolist()
-                    current = max(0.0, float(h[position, feature])) if feature in ranked else 0.0
-                    moved[layer, position, feature] = float(values[layer, feature]) - current
-            output = output.clone()
-            for (source, position, feature), delta in moved.items():
-                if layer < source + config.window:
-                    at = (layer - source) * config.d_out
-                    output[0, position] += delta * dictionary.W_dec[source][feature, at : at + config.d_out]
-            return output
-
-        return hook
+    def change(module, args, output):
+        layer = len(seen) - 1
+        h = seen[layer] @ dictionary.W_enc[layer] + dictionary.b_enc[layer]
+        for node_layer, position, feature in nodes:
+            if node_layer == layer:
+                ranked = h[position].sort(descending=True).indices[: config.k].tolist()
+                current = max(0.0, float(h[position, feature])) if feature in ranked else 0.0
+                moved[layer, position, feature] = float(values[layer, feature]) - current
+        output = output.clone()
+        for (source, position, feature), delta in moved.items():
+            if layer < source + config.window:
+                at = (layer - source) * config.d_out
+                output[0, position] += delta * dictionary.W_dec[source][feature, at : at + config.d_out]
+        return output
 
     handles = []
-    for layer in range(config.n_layers):
-        block = model.get_submodule(path.format(layer))
-        handles.append(block.intermediate.dense.register_forward_pre_hook(remember(layer)))
-        handles.append(block.output.dense.register_forward_hook(change(layer)))
-    output = model(input_ids=batch.ids, attention_mask=batch.mask.long(), output_hidden_states=True)
+    for _, _, first, last in plain_models.blocks(variant, model):
+        handles += [first.register_forward_pre_hook(remember), last.register_forward_hook(change)]
+    final, logits = plain_models.run(variant, model, batch)
     for handle in handles:
         handle.remove()
+    assert len(seen) == config.n_layers
     if target.kind == "probe":
-        # ESM's last hidden state comes after its final norm, BERT's is the last block's output
-        final = output.hidden_states[-1]
         vector, constant = target.probe.read_vector()
         return float(final[0, 1:-1].mean(0) @ vector + constant)
-    logits = output.logits[0, target.position]
+    # a causal model predicts a token from the place before it
+    logits = logits[0, target.position - (variant in ("gpt2", "llama"))]
     return float(logits[target.positive] - logits.mean())
 
 
+@pytest.mark.every_family
 @pytest.mark.parametrize("kind", ["mask", "probe"])
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
@@ -87,9 +74,8 @@ def test_ablation_equals_plain_transformers(subject, folders, variant, kind, win
     arguments = (subject, dictionary, batch, target, sets)
     found = ablate_in_subject(*arguments, complement=False, ablation=ablation, chunk=2)
     values = dictionary.mean_activation if ablation == "mean" else torch.zeros_like(dictionary.mean_activation)
-    expected = [
-        reference(plain(folders[variant]), dictionary, batch, subject, target, s.tolist(), values) for s in sets
-    ]
+    model = plain_models.plain(variant, folders[variant])
+    expected = [reference(variant, model, dictionary, batch, subject, target, s.tolist(), values) for s in sets]
     assert found.tolist() == pytest.approx(expected, rel=2e-4, abs=2e-4)
     clean = float(target.value(subject, batch, subject.run(batch).final))
     assert max(abs(value - clean) for value in expected) > 1e-2, "the ablations do something"
@@ -161,6 +147,7 @@ def test_sets_do_not_touch_each_other(subject):
         torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.every_family
 def test_the_frozen_ablation_to_its_own_activation_changes_nothing(subject64):
     """`mean` with the clean activation as the mean is the identity; chunks do not matter."""
     batch, target = tiny.prepared("mask", subject64)

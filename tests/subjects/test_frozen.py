@@ -7,6 +7,7 @@ import tiny
 from isotrace.subjects.frozen import FrozenSubject, Sources
 from isotrace.subjects.subject import forwards_replaced
 
+pytestmark = pytest.mark.every_family
 KINDS = ("mask", "diff", "probe")
 
 
@@ -16,31 +17,31 @@ def freeze(subject, kind="probe"):
 
 
 def unpack(frozen, flat):
-    """Sources from one tensor `[n_sources, tokens, d_model]`."""
-    parts = [t[None] for t in flat]
-    has_positions = frozen.sources.positions is not None
-    return Sources(parts[0], parts[1] if has_positions else None, tuple(parts[1 + has_positions :]))
+    """Sources from one tensor `[tokens, sum of widths]`."""
+    parts = flat.split([t.shape[-1] for t in frozen.sources.tensors()], -1)
+    n = len(frozen.sources.embeddings)
+    return Sources(tuple(t[None] for t in parts[:n]), tuple(t[None] for t in parts[n:]))
 
 
 def pack(frozen):
-    return torch.cat(frozen.sources.tensors())
+    return torch.cat([t[0] for t in frozen.sources.tensors()], -1)
 
 
 def scalar(frozen, batch, target, final):
     """The target through the frozen head or the probe."""
     if target.kind == "probe":
         return target.value(frozen.subject, batch, final)[0]
-    return target._contrast(frozen.head_map(target.position)(final[:, target.position]))[0]
+    place = frozen.subject.reading_position(target.position)
+    return target._contrast(frozen.head_map(place)(final[:, place]))[0]
 
 
 def unfrozen_value(frozen, batch, target, flat):
     """The target with the same sources, but attention, norms and head as the subject computes them."""
     subject, sources = frozen.subject, unpack(frozen, flat)
-    replaced = {subject.module(subject.family.word_embedding): lambda _: sources.words}
-    if sources.positions is not None:
-        replaced[subject.position_embedding] = lambda _: sources.positions
-    for layer, out in enumerate(sources.mlp_out):
-        replaced[subject.module(subject.family.mlp_out, layer)] = lambda _, out=out: out
+    modules = [embedding.module for embedding in subject.embeddings]
+    modules += [subject.mlp(layer)[1] for layer in range(subject.n_layers)]
+    values = zip(modules, sources.tensors(), strict=True)
+    replaced = {module: lambda *_, value=value, **__: value for module, value in values}
     with forwards_replaced(replaced):
         final = subject.hidden(batch.ids, batch.mask)
     return target.value(subject, batch, final)[0]
@@ -91,7 +92,8 @@ def test_the_hessian_is_zero_and_that_of_the_subject_is_not(subject64, kind):
 
     def second(function):
         """|H v| per source `[n_sources]`, largest over the random directions."""
-        worst = torch.zeros(len(start))
+        widths = [t.shape[-1] for t in frozen.sources.tensors()]
+        worst = torch.zeros(len(widths))
         for direction in directions:
             at = start.clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(function(at), at, create_graph=True)
@@ -101,7 +103,7 @@ def test_the_hessian_is_zero_and_that_of_the_subject_is_not(subject64, kind):
             if product.requires_grad:
                 (curvature,) = torch.autograd.grad(product, at, allow_unused=True)
                 if curvature is not None:
-                    worst = torch.maximum(worst, curvature.abs().amax((1, 2)))
+                    worst = torch.maximum(worst, torch.stack([c.abs().max() for c in curvature.split(widths, -1)]))
         return worst
 
     assert float(second(lambda at: scalar(frozen, batch, target, frozen.replay(unpack(frozen, at)).final)).max()) == 0

@@ -61,7 +61,7 @@ def test_a_damaged_record(copy, content):
     ("source", "message"),
     [
         ("bundled:nothing", "no bundled subject 'nothing': there is bundled:molm"),
-        ("pypi:rxnfp", "not supported yet"),
+        ("pypi:rxnfp", "3 models in 'pypi:rxnfp': give one of pypi:rxnfp/bert_pretrained"),
         ("no/such/folder", "is no subject"),
         ("", "is no subject"),
     ],

@@ -19,19 +19,21 @@ def fast_kernels(subject: Subject) -> Iterator[None]:
     """Within the context attention is fused (no pattern is made), GELU is one pass instead of five, and linear maps
     on CPUs with AVX-512 run in oneDNN, since the BLAS that torch calls uses half of the vector width on some of them.
 
-    For passes without gradient. Modules whose forward someone has already replaced are left alone.
+    Attention that does not go through the registry of attention functions stays as it is. For passes without
+    gradient. Modules whose forward someone has already replaced are left alone.
     """
     replaced: dict[nn.Module, Callable[..., Any]] = {}
-    if path := subject.family.gelu_after:
-        for layer in range(subject.n_layers):
-            outer, inner = subject.module(path, layer), subject.module(subject.family.mlp_in, layer)
+    for stack, index in subject.family.blocks(*subject.stack_sizes):
+        if stack.gelu_after:
+            outer, inner = (subject.module(stack.path(index, path)) for path in (stack.gelu_after, stack.mlp_in))
             replaced[outer] = lambda x, inner=inner: nn.functional.gelu(inner(x))
     if _onednn_is_faster(next(subject.model.parameters())):
-        for module in subject.module(subject.family.layers).modules():
-            if type(module) is nn.Linear:
-                replaced[module] = partial(_linear, module)
+        for stack in subject.family.stacks:
+            linear = [m for m in subject.module(stack.layers).modules() if type(m) is nn.Linear]
+            replaced |= {module: partial(_linear, module) for module in linear}
     free = {module: function for module, function in replaced.items() if "forward" not in module.__dict__}
-    with attention_replaced(subject.attentions, _fused_attention), forwards_replaced(free):
+    attentions = subject.attentions if subject.family.pattern == "function" else []
+    with attention_replaced(attentions, _fused_attention), forwards_replaced(free):
         yield
 
 

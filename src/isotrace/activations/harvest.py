@@ -5,7 +5,7 @@ from contextlib import suppress
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isotrace.activations.corpus import Corpus, Plan
 from isotrace.activations.fast import fast_kernels
@@ -28,9 +28,9 @@ def width(subject: Subject, hookpoints: Sequence[str]) -> int:
         raise SubjectError("hookpoints must be named, each once: drop the repetition or name at least one.")
     found = set()
     for name in hookpoints:
-        module, side = subject.hookpoint(name)
-        linear = isinstance(module, nn.Linear)
-        found.add((module.in_features if side == "input" else module.out_features) if linear else subject.d_model)
+        subject.hookpoint(name)
+        _, layer, kind = name.split(".")
+        found.add(len(subject.neuron_writes(int(layer))[0]) if kind == "neuron" else subject.d_model)
     if len(found) > 1:
         raise SubjectError(f"hookpoints {min(found)} and {max(found)} wide do not fit one tensor: harvest them apart.")
     return found.pop()
@@ -78,10 +78,16 @@ def record(subject: Subject, batch: Batch, hookpoints: Sequence[str], take: Call
 
 
 def mask_some(subject: Subject, batch: Batch, rate: float, generator: torch.Generator) -> tuple[Batch, Tensor]:
-    """Replace tokens by the mask token, each with probability `rate`, specials never: (batch, chosen bool)."""
+    """Replace tokens by the mask token, each with probability `rate`, specials never: (batch, chosen bool).
+
+    Raises SubjectError for a rate above 0 on a subject that fills no masks.
+    """
+    if rate > 0 and subject.mask_id is None:
+        raise SubjectError(f"{subject.source} fills no masks: set the masking rate to 0.")
     chosen = torch.rand(batch.ids.shape, generator=generator) < rate
     chosen &= ~subject.is_special[batch.ids]
-    return batch.with_ids(batch.ids.masked_fill(chosen, subject.mask_id)), chosen
+    ids = batch.ids if subject.mask_id is None else batch.ids.masked_fill(chosen, subject.mask_id)
+    return batch.with_ids(ids), chosen
 
 
 def mlp_activations(subject: Subject, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

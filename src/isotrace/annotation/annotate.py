@@ -1,121 +1,303 @@
-"""Naming the features of a dictionary on a set of sequences, and collecting examples of each.
+"""Annotation of a dictionary: which concept each feature marks, how well, and how well anything else would.
 
-Writes two tables beside the dictionary: `features.parquet` (one row per feature: label and statistics) and
-`examples.parquet` (top, middle and weakly activating sequences of each feature, with per-token activations).
+1. harvest   activations of the dictionary and of every null, in chunks on disk
+2. examine   each layer of each source: pairs chosen on one side, scored on the other, shuffled (see `site`)
+3. combine   p and q over all layers of a source; concepts known, with intervals
+4. describe  the dictionary's features: label, examples, histogram, structure, effect on the output
+
+Every step leaves a file in `work`; the same call after an interruption goes on behind the last one.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from scipy import sparse
 
-from isotrace.annotation.associations import associate
+from isotrace.activations.harvest import Corpus
+from isotrace.annotation import describe, sources
+from isotrace.annotation.combine import SourceResult, combine
+from isotrace.annotation.data import Data, untestable
+from isotrace.annotation.scores import bootstrap_weights
+from isotrace.annotation.sequences import annotate_sequences
+from isotrace.annotation.site import Sides, SiteResult, examine
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.domains.molecule import parse, token_map
-from isotrace.domains.molecule.concepts import CONCEPTS, concept_matrix
 from isotrace.errors import InputError
+from isotrace.runs import dumps
 from isotrace.subjects.subject import Subject
+from isotrace.training.config import TrainingConfig
+from isotrace.training.loop import train_dictionary
 
-GROUPS = {"top": 4, "middle": 2, "weak": 2}
+COLUMNS = {
+    "source": pl.String, "layer": pl.Int32, "feature": pl.Int64, "concept": pl.String, "group": pl.String,
+    "kind": pl.String, "threshold": pl.Float32, "n_fired": pl.Int64, "n_positive": pl.Int64, "n_instances": pl.Int64,
+    **dict.fromkeys(("f1", "f1_any", "f1_full", "f1_interplm", "f1_intermol", "precision", "recall", "f1_selection",
+                     "f1_ci_low", "f1_ci_high", "null_f1", "auroc", "auroc_ci_low", "auroc_ci_high", "odds_ratio",
+                     "odds_ci_low", "odds_ci_high", "spearman", "spearman_ci_low", "spearman_ci_high"), pl.Float64),
+    "pooling": pl.String, "p_selection": pl.Float64, "p_heldout": pl.Float64, "p": pl.Float64, "q": pl.Float64,
+    "feature_rank": pl.Int32, "concept_rank": pl.Int32,
+}  # fmt: skip
+Progress = Callable[[Iterable, str], Iterable]
+
+
+@dataclass(frozen=True)
+class AnnotationConfig:
+    """Settings of an annotation.
+
+    sources: what is annotated, of `sources.NAMES`; the dictionary always is.
+    quantiles: thresholds, as quantiles of a feature's positive activations; 0 = any positive activation.
+    n_permutations: shuffles of the labels; no p is below 1 / (n + 1).
+    n_bootstrap: draws of sequences. min_positive: tokens a concept needs on each side.
+    per_feature, per_concept: pairs kept; of the nulls only per_concept.
+    null_activations: positive activations per source that every shuffle looks at; beyond, a part of the sequences.
+    untrained_tokens: training of the dictionary of the untrained subject.
+    spellings: other ways of writing each sequence, for stability; stability_sequences: of how many sequences.
+    effects: whether features are ablated to see what they do to the output.
+    """
+
+    sources: tuple[str, ...] = sources.NAMES
+    quantiles: tuple[float, ...] = (0.0, 0.5, 0.75, 0.9)
+    n_permutations: int = 500
+    n_bootstrap: int = 200
+    min_positive: int = 20
+    per_feature: int = 3
+    per_concept: int = 3
+    null_activations: int = 6_000_000
+    untrained_tokens: int = 400_000
+    spellings: int = 3
+    stability_sequences: int = 300
+    effects: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.sources if name not in sources.NAMES]:
+            raise InputError(f"no source {unknown[0]!r}: give some of {', '.join(sources.NAMES)}.")
+        if "dictionary" not in self.sources:
+            raise InputError("the dictionary itself must be among the sources: add it.")
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """Tables as docs/annotate.md lists them, and the summary that `--json` prints."""
+
+    features: pl.DataFrame
+    associations: pl.DataFrame
+    examples: pl.DataFrame
+    sequences: pl.DataFrame
+    concepts: pl.DataFrame
+    coverage: pl.DataFrame
+    rejects: pl.DataFrame
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.summary
+
+    def to_frame(self) -> pl.DataFrame:
+        """One row per feature."""
+        return self.features
+
+    def explained(self, table: pl.DataFrame) -> "Annotation":
+        """With the explanations of `table` (layer, feature, explanation) that passed detection."""
+        features = self.features.drop("explanation").join(
+            table.select("layer", "feature", "explanation"), on=["layer", "feature"], how="left", maintain_order="left"
+        )
+        return replace(self, features=features)
 
 
 def annotate(
     subject: Subject,
     dictionary: Dictionary,
-    sequences: Sequence[str],
-    groups: Sequence[str],
+    data: Data,
+    work: Path,
+    config: AnnotationConfig = AnnotationConfig(),  # noqa: B008  (frozen)
     *,
-    seed: int,
-    progress: Callable[[str], None] = lambda text: None,
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """(features, examples, rejects). `groups` (a scaffold per sequence) keeps relatives on one side of the split:
-    concept and threshold are chosen on half of the groups and scored on the other half."""
-    kept, rejects, blocks, concepts = [], [], [], []
-    acts: list[list[sparse.csr_matrix]] = [[] for _ in range(dictionary.config.n_layers)]
-    for number, smiles in enumerate(sequences):
-        try:
-            mol = parse(smiles)
-            batch = subject.tokenize([smiles.strip()])
-            units = token_map(smiles.strip(), subject.tokens(batch.ids[0]), batch.offsets[0])
-        except InputError as error:
-            rejects.append({"index": number, "input": smiles, "reason": str(error)})
+    name_of: str = "the dictionary",
+    untrained: tuple[Subject, Dictionary] | None = None,
+    progress: Progress = lambda items, _: items,
+) -> Annotation:
+    """`name_of`: the dictionary's source, for the summary; `untrained`: a re-initialised subject and its dictionary, instead of training one here. `work` is removed at the
+    end. Raises InputError if no concept can be tested."""
+    started = time.monotonic()
+    _claim(work, subject, dictionary, data, config)
+    reasons = untestable(data.table, data.held, config.min_positive)
+    n_token = len(data.table.token_concepts)
+    tested = np.asarray([reason is None for reason in reasons[:n_token]], dtype=bool)
+    if all(reason is not None for reason in reasons):
+        raise InputError(f"no concept can be tested; the first: {reasons[0] if reasons else 'there is none'}.")
+    sites = _sites(subject, dictionary, data, config, untrained, work, progress)
+    table = data.table.pick(np.flatnonzero(tested))
+    results, sequence_level, notes = {}, [], {}
+    for name in sources.NAMES:
+        if name not in config.sources or not sites.get(name):
+            notes[name] = "not asked for" if name not in config.sources else "does not apply to this subject"
             continue
-        names = [f"layers.{i}.mlp_in" for i in range(subject.n_layers)]
-        captured = subject.run(batch, capture=names, logits=False).captured
-        for layer, name in enumerate(names):
-            acts[layer].append(_csr(dictionary, layer, captured[name][0]))
-        concepts.append(concept_matrix(smiles.strip(), units, mol))
-        blocks.append(len(units))
-        kept.append(number)
-        if number % 500 == 499:
-            progress(f"{number + 1} of {len(sequences)} sequences encoded")
-    molecule = np.repeat(np.arange(len(kept)), blocks)
-    unique = {g: i for i, g in enumerate(dict.fromkeys(groups[n] for n in kept))}
-    side = np.random.default_rng(seed).random(len(unique)) < 0.5
-    selection = np.asarray([side[unique[groups[n]]] for n in kept])
-    labelled = sparse.csr_matrix(sparse.vstack(concepts))
-    concept_names = [c.name for c in CONCEPTS]
-    features, examples = [], []
-    texts: list[str] = [str(sequences[n]).strip() for n in kept]
-    starts = np.concatenate([[0], np.cumsum(blocks)])
-    for layer in range(dictionary.config.n_layers):
-        matrix = sparse.csr_matrix(sparse.vstack(acts[layer]))
-        frame = associate(matrix, labelled, molecule, selection, names=concept_names, seed=seed + layer)
-        density = np.bincount(matrix.indices, minlength=dictionary.config.n_features) / len(molecule)
-        features.append(frame.with_columns(pl.lit(layer).alias("layer"), pl.Series("density", density)))
-        found = _examples(sparse.csc_matrix(matrix), molecule, starts, texts, seed)
-        examples.append(found.with_columns(pl.lit(layer).alias("layer")))
-        progress(f"layer {layer} of {dictionary.config.n_layers} annotated")
-    schema = {"index": pl.Int64, "input": pl.String, "reason": pl.String}
-    return pl.concat(features), pl.concat(examples), pl.DataFrame(rejects, schema=schema)
+        loaders = sites[name]
+        found = {}
+        share = _share(loaders, data, config.null_activations)
+        sides = Sides.of(table, data.held, data.special, share, config.seed)
+        weights = bootstrap_weights(sides.held.table.n_sequences, config.n_bootstrap, config.seed)
+        for layer, load in progress(list(loaders.items()), f"statistics ({name})"):
+            path = work / f"site-{name}.{layer}.npz"
+            if not path.is_file():
+                examine(
+                    load(), sides, weights,
+                    quantiles=config.quantiles,
+                    per_feature=config.per_feature if name == "dictionary" else 0,
+                    per_concept=config.per_concept,
+                    n_permutations=config.n_permutations,
+                    seed=config.seed,
+                ).save(path)  # fmt: skip
+            found[layer] = SiteResult.load(path)
+        results[name] = combine(name, found, table.token_concepts)
+        sequence_level.append(annotate_sequences(name, loaders, data, reasons[n_token:], config))
+    token = results["dictionary"].frame
+    features, examples = describe.features(
+        subject, dictionary, data, sites["dictionary"], token, sequence_level[0], config, progress
+    )
+    frames = [result.frame for result in results.values()] + sequence_level
+    associations = pl.concat([pl.DataFrame(schema=COLUMNS), *(f for f in frames if f.height)], how="diagonal_relaxed")
+    coverage = _coverage(results, features)
+    summary = {
+        "subject": subject.source,
+        "dictionary": name_of,
+        "n_features": features.height,
+        "n_concepts": sum(reason is None for reason in reasons),
+        "n_concepts_untested": sum(reason is not None for reason in reasons),
+        "n_tokens": data.table.n_tokens,
+        "n_sequences": len(data.ids),
+        "n_selection": int((~data.held).sum()),
+        "n_rejected": data.rejects.height,
+        "n_permutations": config.n_permutations,
+        "config": asdict(config),
+        "sources": {name: _source_summary(name, results, notes, coverage) for name in sources.NAMES},
+        "n_labelled": int((features["label"] != "unexplained").sum()),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    summary["warnings"] = _warnings(summary)
+    shutil.rmtree(work, ignore_errors=True)
+    concepts = _concepts(data, reasons)
+    return Annotation(features, associations, examples, data.sequences(), concepts, coverage, data.rejects, summary)
 
 
-def _csr(dictionary: Dictionary, layer: int, x: torch.Tensor) -> sparse.csr_matrix:
-    """Activations `[tokens, F]` of one sequence."""
-    found = dictionary.encode(layer, x)
-    rows = torch.arange(len(x))[:, None].expand_as(found.indices)
-    on = found.values > 0
-    shape = (len(x), dictionary.config.n_features)
-    return sparse.csr_matrix((found.values[on].numpy(), (rows[on].numpy(), found.indices[on].numpy())), shape=shape)
+Loader = Callable[[], sparse.csr_matrix]
 
 
-def _examples(
-    matrix: sparse.csc_matrix, molecule: np.ndarray, starts: np.ndarray, texts: list[str], seed: int
-) -> pl.DataFrame:
-    """Sequences by their maximal activation: the highest, around the median, and the lowest positive ones."""
-    rng = np.random.default_rng(seed)
-    records = []
-    for feature in range(len(matrix.indptr) - 1):
-        part = slice(matrix.indptr[feature], matrix.indptr[feature + 1])
-        rows, values = matrix.indices[part], matrix.data[part]
-        if not len(rows):
-            continue
-        owner = molecule[rows]
-        peak = np.zeros(len(texts), dtype=np.float32)
-        np.maximum.at(peak, owner, values)
-        active = np.flatnonzero(peak)
-        ranked = active[np.argsort(-peak[active], kind="stable")]
-        third = max(1, len(ranked) // 3)
-        pools = {"top": ranked[: GROUPS["top"]], "middle": ranked[third : 2 * third], "weak": ranked[2 * third :]}
-        seen: set[int] = set()
-        for group, pool in pools.items():
-            pool = np.asarray([i for i in pool if i not in seen], dtype=int)
-            size = min(GROUPS[group], len(pool))
-            chosen = pool if group == "top" else rng.choice(pool, size, replace=False)
-            for index in chosen.tolist():
-                seen.add(index)
-                at = owner == index
-                records.append(
-                    {
-                        "feature": feature,
-                        "group": group,
-                        "smiles": texts[index],
-                        "activation": float(peak[index]),
-                        "positions": (rows[at] - starts[index]).tolist(),
-                        "values": values[at].tolist(),
-                    }
-                )
-    schema = {"feature": pl.Int64, "group": pl.String, "smiles": pl.String, "activation": pl.Float32}
-    return pl.DataFrame(records, schema=schema | {"positions": pl.List(pl.Int16), "values": pl.List(pl.Float32)})
+def _sites(subject, dictionary, data, config, untrained, work, progress) -> dict[str, dict[int, Loader]]:
+    """Source → layer → how to load its activations, after harvesting what is not there yet."""
+    layers = dictionary.config.layers
+    own = sources.dictionary_sites("dictionary", dictionary)
+    if "neurons" in config.sources and "neuron" in subject.family.hookpoints:
+        own += sources.neuron_sites(subject, layers)
+    if "random" in config.sources:
+        k = _mean_l0(subject, own[: len(layers)], data)
+        own += sources.dictionary_sites(
+            "random", sources.random_dictionary(subject, dictionary, data, k, config.seed)
+        )
+    sources.harvest(subject, own, data, work, "trained", progress)
+    groups = [("trained", own)]
+    if "untrained" in config.sources:
+        blank, learned = untrained or _train_untrained(subject, dictionary, data, config, work)
+        other = sources.dictionary_sites("untrained", learned)
+        sources.harvest(blank, other, data, work, "untrained", progress)
+        groups.append(("untrained", other))
+    found: dict[str, dict[int, Loader]] = {}
+    for label, part in groups:
+        for site in part:
+            load = lambda label=label, site=site: sources.load(work, label, site.key, site.n_features)  # noqa: E731
+            found.setdefault(site.source, {})[site.layer] = load
+    if "token_identity" in config.sources:
+        found["token_identity"] = {-1: lambda: sources.token_identity(data, len(subject.tokenizer))}
+    return found
+
+
+def _train_untrained(subject, dictionary, data, config, work) -> tuple[Subject, Dictionary]:
+    """The same architecture of dictionary, trained on the same sequences through random weights."""
+    blank = sources.untrained_subject(subject, config.seed)
+    corpus = Corpus.of(blank, [reading.text for reading in data.readings])
+    training = TrainingConfig(tokens=config.untrained_tokens, dead_after=min(200_000, config.untrained_tokens // 4))
+    return blank, train_dictionary(blank, corpus, dictionary.config, training, work / "untrained.pt")
+
+
+def _mean_l0(subject, own, data) -> int:
+    """Active features per token and layer on one batch of every tenth length, rounded, at least 1."""
+    from isotrace.activations.harvest import record
+
+    active = tokens = 0
+    for number, (_, batch) in enumerate(data.batches(sources.BATCH_TOKENS)):
+        if number % 10 == 0:
+            found: list[int] = []
+            hookpoints = [site.hookpoint for site in own]
+            record(subject, batch, hookpoints, lambda i, x: found.append(len(own[i].encode(x.flatten(0, 1))[2])))  # noqa: B023
+            active, tokens = active + sum(found), tokens + batch.ids.numel() * len(own)
+    return max(1, round(active / tokens))
+
+
+def _share(loaders: dict[int, Loader], data: Data, budget: int) -> float:
+    """Share of the sequences that permutations look at, so that they meet about `budget` positive activations."""
+    return min(1.0, 2 * budget / max(sum(load().nnz for load in loaders.values()), 1))
+
+
+def _claim(work: Path, subject, dictionary, data, config) -> None:
+    """Empty `work` unless it belongs to this very annotation."""
+    parts = [subject.files.weights_sha256, dictionary.fingerprint(), asdict(config),
+             [r.text for r in data.readings], [c.name for c in data.table.token_concepts]]  # fmt: skip
+    key = hashlib.sha256(dumps(parts).encode() + data.table.tokens.tobytes() + data.table.numbers.tobytes()).hexdigest()
+    path = work / "key"
+    if not path.is_file() or path.read_text() != key:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        path.write_text(key)
+
+
+def _coverage(results: dict[str, SourceResult], features: pl.DataFrame) -> pl.DataFrame:
+    labelled = features.filter(pl.col("label") != "unexplained").group_by("layer").agg(n_labelled=pl.len())
+    parts = []
+    for name, result in results.items():
+        frame = result.per_layer.with_columns(pl.lit(name).alias("source"))
+        if name == "dictionary":
+            frame = frame.join(labelled, on="layer", how="left").with_columns(
+                pl.col("n_labelled").fill_null(0).cast(pl.Int64)
+            )
+        parts.append(frame)
+    return pl.concat(parts, how="diagonal")
+
+
+def _source_summary(name: str, results, notes, coverage: pl.DataFrame) -> dict[str, Any]:
+    if name not in results:
+        return {"reason": notes[name]}
+    own = coverage.filter(pl.col("source") == name)
+    found: dict[str, Any] = {"n_alive": int(own["n_alive"].sum())}
+    for level, (n, low, high) in results[name].counts.items():
+        found |= {f"concepts_{level}": n, f"concepts_{level}_ci": [low, high]}
+    return found
+
+
+def _concepts(data: Data, reasons: list[str | None]) -> pl.DataFrame:
+    table = data.table
+    positive = [*table.positive(), *(int(np.nansum(c == 1)) if k.kind == "class" else int((~np.isnan(c)).sum())
+                for k, c in zip(table.sequence_concepts, table.numbers.T, strict=True))]  # fmt: skip
+    instances = [*np.diff(table.concept_ptr), *([None] * len(table.sequence_concepts))]
+    every = (*table.token_concepts, *table.sequence_concepts)
+    rows = [
+        {"concept": c.name, "group": c.group, "kind": c.kind, "n_positive": int(n),
+         "n_instances": None if i is None else int(i), "reason": reason}
+        for c, n, i, reason in zip(every, positive, instances, reasons, strict=True)
+    ]  # fmt: skip
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _warnings(summary: dict[str, Any]) -> list[str]:
+    own, found = summary["sources"]["dictionary"], []
+    for name, other in summary["sources"].items():
+        if name != "dictionary" and "concepts_f1_50" in other and own["concepts_f1_50"] <= other["concepts_f1_50_ci"][1]:
+            found.append(
+                f"{name} knows {other['concepts_f1_50']} concepts at F1 0.5, the dictionary {own['concepts_f1_50']}: "
+                "within the interval, so these labels do not show that training or the dictionary adds anything."
+            )
+    return found

@@ -6,8 +6,8 @@
 4. feature rows the same for active features, most influential first, until the budget is used up
 5. assemble    the selected nodes and the edges between them
 
-A source is an active feature (layer, position, feature), an error (layer, position), a token embedding or,
-where the subject has them, a position embedding. Σ edges + constant = pre-activation, for every row.
+A source is an active feature (layer, position, feature), an error (layer, position), or an embedding: of a token
+or, where the subject has them, a position; twice each in an encoder–decoder. Σ edges + constant = pre-activation.
 """
 
 from dataclasses import dataclass
@@ -45,11 +45,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class AttributionGraph:
-    """Nodes in the order features, errors (layer-major), tokens, positions (if any), target.
+    """Nodes in the order features, errors (layer-major), embeddings as `Subject.embeddings` orders them, target.
 
     `feature_nodes [n_features, 3]` = (layer, position, feature). `matrix [n, n]`: row = target of the edge,
     column = source. `preactivation`, `constant`, `unselected` per row: matrix.sum(1) + constant + unselected =
     preactivation for feature and target rows; `unselected` is what active features outside the budget add.
+    `embeddings`: (kind, shift) of every n_tokens embedding nodes, see `subjects.subject.Embedding`.
     """
 
     feature_nodes: Tensor
@@ -60,7 +61,7 @@ class AttributionGraph:
     unselected: Tensor
     n_layers: int
     n_tokens: int
-    has_positions: bool
+    embeddings: tuple[tuple[str, int], ...]
     n_active: int
 
     @property
@@ -77,7 +78,7 @@ class AttributionGraph:
 
     @property
     def tokens(self) -> slice:
-        """Token and position embeddings."""
+        """Embeddings of every kind."""
         return slice(self.errors.stop, self.n_nodes - 1)
 
     @property
@@ -101,20 +102,20 @@ class AttributionGraph:
         return self.n_layers if node == self.target else -1
 
     def position_of(self, node: int) -> int | None:
+        """None for the target."""
         if node < self.n_features:
             return int(self.feature_nodes[node, 1])
         if node < self.errors.stop:
             return (node - self.n_features) % self.n_tokens
-        return None if node == self.target else (node - self.tokens.start) % self.n_tokens
+        group, place = divmod(node - self.tokens.start, self.n_tokens)
+        return None if node == self.target else max(0, place - self.embeddings[group][1])
 
     def kind_of(self, node: int) -> str:
         if node < self.n_features:
             return "feature"
         if node < self.errors.stop:
             return "error"
-        if node == self.target:
-            return "target"
-        return "token" if node - self.tokens.start < self.n_tokens else "position"
+        return "target" if node == self.target else self.embeddings[(node - self.tokens.start) // self.n_tokens][0]
 
 
 @torch.no_grad()
@@ -147,7 +148,7 @@ def reconstruct(dictionary: Dictionary, writes: tuple[Tensor, ...]) -> Tensor:
 class EdgeRows:
     """Rows of the full edge matrix, computed on demand by batched backward passes through the frozen subject.
 
-    Columns: every feature slot (layer, position, slot), then errors, token and position embeddings.
+    Columns: every feature slot (layer, position, slot), then errors, then embeddings.
     """
 
     def __init__(self, frame: Frame, batch_size: int) -> None:
@@ -155,16 +156,14 @@ class EdgeRows:
         sources = frame.frozen.sources
         n_layers, n_tokens, k = frame.active.values.shape
         self.n_slots, self.n_layers, self.n_tokens, self.k = n_layers * n_tokens * k, n_layers, n_tokens, k
-        self.has_positions = sources.positions is not None
-        self.n_columns = self.n_slots + n_layers * n_tokens + n_tokens * (1 + self.has_positions)
+        self.n_columns = self.n_slots + (n_layers + len(sources.embeddings)) * n_tokens
         self.flat_writes = [w.flatten(2) for w in frame.writes]
         self.leaves = sources.map(lambda t: t.new_zeros(batch_size, *t.shape[1:]).requires_grad_(True))
         with torch.enable_grad():
             self.replay = frame.frozen.replay(self.leaves)
         with torch.no_grad():
-            biases = tuple(b.expand(1, n_tokens, -1) for b in frame.dictionary.b_dec)
-            zero = sources.map(torch.zeros_like)
-            self.constants = frame.frozen.replay(Sources(zero.words, zero.positions, biases))
+            zero, biases = sources.map(torch.zeros_like), [b.expand(1, n_tokens, -1) for b in frame.dictionary.b_dec]
+            self.constants = frame.frozen.replay(Sources(zero.embeddings, tuple(biases)))
 
     def slot(self, column: int) -> tuple[int, int, int]:
         layer, rest = divmod(column, self.n_tokens * self.k)
@@ -200,7 +199,7 @@ class EdgeRows:
 
     def _edges(self, output: Tensor, gradient: Tensor, layer: int) -> Tensor:
         """`[batch_size, n_columns]`: sources below `layer` against the backpropagated gradient."""
-        n_embeddings = 1 + self.has_positions
+        n_embeddings = len(self.leaves.embeddings)
         wanted = self.leaves.tensors()[: n_embeddings + layer]
         found = torch.autograd.grad(output, wanted, gradient, retain_graph=True, allow_unused=True)
         grads = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
@@ -215,7 +214,7 @@ class EdgeRows:
             at = self.n_slots + source * self.n_tokens
             rows[:, at : at + self.n_tokens] = (on_mlp[source] * self.frame.errors[source]).sum(-1)
         at = self.n_slots + self.n_layers * self.n_tokens
-        for grad, value in zip(on_embeddings, sources.tensors()[:n_embeddings], strict=True):
+        for grad, value in zip(on_embeddings, sources.embeddings, strict=True):
             rows[:, at : at + self.n_tokens] = (grad * value).sum(-1)
             at += self.n_tokens
         return rows
@@ -295,6 +294,6 @@ def _assemble(frame: Frame, edges: EdgeRows, rows: Tensor, constants: Tensor, co
         per_node["unselected"],
         edges.n_layers,
         edges.n_tokens,
-        edges.has_positions,
+        tuple((e.kind, e.shift) for e in frame.frozen.subject.embeddings),
         int((frame.active.values > 0).sum()),
     )

@@ -13,7 +13,6 @@ from torch import Tensor
 from isotrace.circuits.graph import Frame
 from isotrace.circuits.targets import Target
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.subjects.frozen import Sources
 from isotrace.subjects.subject import Batch, Subject
 
 Ablation = Literal["mean", "zero"]
@@ -117,6 +116,6 @@ def ablate_in_frozen(frame: Frame, nodes: Nodes, ablation: Ablation, chunk: int 
             return outputs[layer].expand(len(part), -1, -1)
 
         expanded = frame.frozen.sources.map(lambda t, part=part: t.expand(len(part), -1, -1))
-        final = frame.frozen.replay(Sources(expanded.words, expanded.positions, expanded.mlp_out), mlp).final
+        final = frame.frozen.replay(expanded, mlp).final
         results.append((final * frame.gradient).sum((1, 2)) + frame.constant)
     return torch.cat(results) if results else torch.zeros(0)

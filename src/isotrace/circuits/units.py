@@ -25,7 +25,7 @@ class Unit(Protocol):
 class UnitScores:
     """Shares of the circuit's mass, summing to one over `positions [tokens]`.
 
-    `signed [tokens]` is the total effect of the token (and position) embedding in the frozen model.
+    `signed [tokens]` is the total effect of the token's embeddings in the frozen model.
     `atoms`: index → (mass, signed), the sums over the atom's own tokens; bonds and syntax keep their lane.
     """
 
@@ -53,10 +53,10 @@ def unit_scores(graph: AttributionGraph, pruned: Pruned, effects: Tensor, units:
     signed = torch.zeros(graph.n_tokens, dtype=torch.float64)
     kept = pruned.nodes[: graph.n_features]
     mass.index_add_(0, graph.feature_nodes[kept, 1], pruned.influence[: graph.n_features][kept])
-    for start in range(graph.tokens.start, graph.tokens.stop, graph.n_tokens):
-        part = slice(start, start + graph.n_tokens)
-        mass += pruned.influence[part]
-        signed += effects[part]
+    nodes = range(graph.tokens.start, graph.tokens.stop)
+    positions = torch.tensor([graph.position_of(node) for node in nodes])
+    mass.index_add_(0, positions, pruned.influence[graph.tokens])
+    signed.index_add_(0, positions, effects[graph.tokens])
     mass /= mass.sum()
     atoms: dict[int, tuple[float, float]] = {}
     for unit, m, s in zip(units, mass.tolist(), signed.tolist(), strict=True):

@@ -6,7 +6,7 @@ import sys
 import typer
 
 from isotrace import __version__
-from isotrace.cli import convert, demo, doctor, evaluate, harvest, trace, train
+from isotrace.cli import annotate, convert, demo, doctor, evaluate, harvest, subjects, trace, train
 from isotrace.errors import IsotraceError
 
 app = typer.Typer(
@@ -19,10 +19,12 @@ app = typer.Typer(
 app.command("trace")(trace.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
+app.command("annotate")(annotate.command)
 app.command("harvest")(harvest.command)
 app.command("convert")(convert.command)
 app.command("demo")(demo.command)
 app.command("doctor")(doctor.command)
+app.command("subjects")(subjects.command)
 
 
 @app.callback(invoke_without_command=True)

@@ -11,13 +11,12 @@ one's mean L0, rounded. They are fitted on a sample of sequences of their own.
 
 import copy
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isotrace.activations.harvest import Corpus, Plan, mask_some, record
 from isotrace.dictionaries.build import configure
@@ -86,10 +85,13 @@ def make_controls(dictionary: Dictionary, sample: Sample, seed: int) -> list[Con
         Control("random", random_features(dictionary, sample, k, seed)),
         Control("pca", principal_components(dictionary, sample, k)),
     ]
-    if config.hookpoint_out == "layers.{}.mlp_out":
+    sizes = {len(sample.subject.neuron_writes(layer)[0]) for layer in config.layers}
+    if config.hookpoint_out == "layers.{}.mlp_out" and len(sizes) == 1:
         found.append(Control("neurons", neurons(sample.subject, config.layers, k)))
     else:
         reason = f"not applicable: neurons write to mlp_out, the dictionary to {config.hookpoint_out}"
+        if len(sizes) > 1:
+            reason = f"not applicable: layers have {min(sizes)} and {max(sizes)} neurons"
         found.append(Control("neurons", None, reason))
     return [*found, Control("shuffled", shuffled(dictionary, seed))]
 
@@ -167,17 +169,16 @@ def neurons(subject: Subject, layers: tuple[int, ...], k: int) -> Dictionary:
     norm of the row and decoders by its inverse, which leaves what is written alone and makes TopK choose by it.
     Exact from k = d_ff on.
     """
-    outs = [cast(nn.Linear, subject.module(subject.family.mlp_out, layer)) for layer in layers]
-    d_ff, d = outs[0].in_features, outs[0].out_features
+    writes = [subject.neuron_writes(layer) for layer in layers]
+    d_ff, d = writes[0][0].shape
     made = _empty(subject, "transcoder", layers, "layers.{}.neuron", "layers.{}.mlp_out", d_ff, d, 2 * d_ff, k)
-    for layer, out in enumerate(outs):
-        rows = out.weight.T
+    for layer, (rows, bias) in enumerate(writes):
         norms = rows.norm(dim=1)
         norms = torch.where(norms > 0, norms, 1.0)  # a neuron that writes nothing may be chosen, and writes nothing
         made.W_enc[layer].copy_(torch.cat([norms.diag(), -norms.diag()], 1))
         made.W_dec[layer].copy_(torch.cat([rows, -rows]) / norms.repeat(2)[:, None])
-        if out.bias is not None:
-            made.b_dec[layer].copy_(out.bias)
+        if bias is not None:
+            made.b_dec[layer].copy_(bias)
     return made
 
 

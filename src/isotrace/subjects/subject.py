@@ -1,9 +1,8 @@
-"""The subject: a published masked language model, its hookpoints, and running it with interventions."""
+"""The subject: a published language model, its hookpoints, and running it with interventions."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,35 +10,20 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedTokenizerFast
+from transformers.modeling_utils import PreTrainedModel
 
 from isotrace.errors import InputError, SubjectError
+from isotrace.subjects.attention import attention_replaced, forwards_replaced
 from isotrace.subjects.families import Family, Side, family_of
+from isotrace.subjects.hooks import hookpoints_edited, mlps_computed_by
+from isotrace.subjects.loading import load_model
 from isotrace.subjects.source import SubjectFiles, resolve
 
-AttentionFunction = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]
-ATTENTION = "isotrace"
-
-
-def softmax_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """(output `[batch, query, heads, d_head]`, pattern `[batch, heads, query, key]`)."""
-    scores = query @ key.transpose(2, 3) * scaling
-    pattern = (scores if mask is None else scores + mask).softmax(-1)
-    return (pattern @ value).transpose(1, 2), pattern
-
-
-def _attention(module: nn.Module, query, key, value, attention_mask, scaling=None, **kwargs):
-    function: AttentionFunction = getattr(module, "isotrace_attention", softmax_attention)
-    return function(module, query, key, value, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
-
-
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, eager_mask)
+__all__ = [
+    "Batch", "Embedding", "Output", "Subject", "attention_replaced", "forwards_replaced", "hookpoints_edited",
+    "load_subject", "mlps_computed_by", "tokenizer_hash",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,47 +43,47 @@ class Batch:
 @dataclass(frozen=True)
 class Output:
     """`final [batch, tokens, d_model]` is the hidden state the head and the probes read; `logits` is None
-    unless asked for; `captured` maps hookpoint to `[batch, tokens, d]`."""
+    unless asked for and the subject has a head; `captured` maps hookpoint to `[batch, tokens, d]`."""
 
     final: Tensor
     logits: Tensor | None
     captured: dict[str, Tensor] = field(default_factory=dict)
 
 
-@contextmanager
-def forwards_replaced(replacements: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Within the context each module computes the given function instead of its own forward."""
-    try:
-        for module, function in replacements.items():
-            module.forward = function
-        yield
-    finally:
-        for module in replacements:
-            module.__dict__.pop("forward", None)
+@dataclass(frozen=True)
+class Embedding:
+    """A module whose output enters the stream, `token` or `position` embeddings. At place p it embeds token
+    p − `shift`; what a decoder starts with counts as token 0."""
 
-
-@contextmanager
-def attention_replaced(modules: Sequence[nn.Module], function: AttentionFunction) -> Iterator[None]:
-    """Within the context the attention modules call `function` once queries, keys and values are made."""
-    try:
-        for module in modules:
-            object.__setattr__(module, "isotrace_attention", function)
-        yield
-    finally:
-        for module in modules:
-            module.__dict__.pop("isotrace_attention", None)
+    module: nn.Module
+    kind: str
+    shift: int = 0
 
 
 class Subject:
-    """A masked language model under study. Weights are float32, in eval mode and never trained here."""
+    """A language model under study. Weights are float32, in eval mode and never trained here.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, files: SubjectFiles) -> None:
+    `objective` is what its head predicts, see `Family`; `has_head` is False for a model without a language-model
+    head, whose logits are None. Layers count the encoder's blocks, then the decoder's. `mask_id` is None for a
+    subject that fills no masks. An encoder–decoder reads the tokens twice: the encoder as they are, the decoder one
+    place to the right, so that its place p predicts token p; the final hidden state is the decoder's.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, files: SubjectFiles, has_head: bool = True
+    ) -> None:
         self.model, self.tokenizer, self.files = model.eval().requires_grad_(False), tokenizer, files
         self.family: Family = family_of(model.config.model_type)
-        self.mask_id, self.pad_id = (cast(int, i) for i in (tokenizer.mask_token_id, tokenizer.pad_token_id))
-        self.n_layers: int = model.config.num_hidden_layers
+        self.has_head, self.objective = has_head, self.family.objective
+        self.mask_id: int | None = None if self.objective == "causal" else cast("int | None", tokenizer.mask_token_id)
+        # padding is masked out, so any token will do where the tokenizer has none for it
+        fillers = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self.pad_id = cast(int, next(i for i in fillers if i is not None))
+        sizes = [len(cast(nn.ModuleList, self.module(stack.layers))) for stack in self.family.stacks]
+        self.stack_sizes: tuple[int, ...] = tuple(sizes)
+        self.n_layers: int = sum(sizes)
         self.d_model: int = model.config.hidden_size
-        self.max_tokens = min(tokenizer.model_max_length, self._positions())
+        self.max_tokens: int = min(tokenizer.model_max_length, self._positions())
         special = torch.zeros(len(tokenizer), dtype=torch.bool)
         special[tokenizer.all_special_ids] = True
         self.is_special = special
@@ -113,39 +97,62 @@ class Subject:
         return next(self.model.parameters()).device
 
     def module(self, path: str, layer: int | None = None) -> nn.Module:
-        return self.model.get_submodule(path if layer is None else path.format(layer))
+        """The module at a path of the family's entry. Raises AttributeError where there is none."""
+        path = path if layer is None else path.format(layer)
+        if self.model.base_model is self.model and self.family.base:
+            path = f"{path}.".removeprefix(f"{self.family.base}.").rstrip(".")
+        return self.model.get_submodule(path)
 
     def hookpoint(self, name: str) -> tuple[nn.Module, Side]:
         """The module and the side of it (`input` or `output`) where the tensor `layers.N.KIND` flows.
 
         Raises SubjectError for a layer or kind this subject does not have.
         """
-        path, side = self.family.hookpoint(name, self.n_layers)
+        path, side = self.family.hookpoint(name, *self.stack_sizes)
         return self.module(path), side
 
-    @property
-    def position_embedding(self) -> nn.Embedding | None:
-        """The learned position embedding, None for rotary models."""
-        absolute = getattr(self.model.config, "position_embedding_type", "absolute") in ("absolute", None)
-        path = self.family.position_embedding
-        return cast(nn.Embedding, self.module(path)) if absolute and path else None
+    def mlp(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        """The module whose input the MLP of a layer reads, and its last linear map, see `Stack`."""
+        return self.hookpoint(f"layers.{layer}.mlp_in")[0], self.hookpoint(f"layers.{layer}.mlp_out")[0]
 
-    def _positions(self) -> int:
-        """How many tokens fit: where padding has a learned position, those of real tokens start behind it."""
-        table = self.position_embedding
-        first = 0 if table is None or table.padding_idx is None else table.padding_idx + 1
-        return self.model.config.max_position_embeddings - first
+    def neuron_writes(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        """(`[d_ff, d_model]`, bias): what each neuron of a layer's MLP writes per unit of activation."""
+        last = self.mlp(layer)[1]
+        weight, bias = cast(Tensor, last.weight), cast("Tensor | None", getattr(last, "bias", None))
+        # transformers' Conv1D holds the transpose of what nn.Linear does
+        return (weight.T if isinstance(last, nn.Linear) else weight), bias
+
+    @property
+    def embeddings(self) -> tuple[Embedding, ...]:
+        """Word embeddings and learned position embeddings, where the subject has them; the encoder's first."""
+        words = [Embedding(self.module(path), "token", shift) for shift, path in enumerate(self.family.words)]
+        return (*words, *(Embedding(module, "position") for module in self._present(self.family.positions).values()))
 
     @property
     def attentions(self) -> list[nn.Module]:
-        return [self.module(self.family.attention, layer) for layer in range(self.n_layers)]
+        """What attends, or what sees the pattern, in every layer: see `Family.pattern`."""
+        return [self.module(s.path(i, p)) for s, i in self.family.blocks(*self.stack_sizes) for p in s.attention]
 
     @property
-    def norms(self) -> dict[str, nn.LayerNorm]:
+    def norms(self) -> dict[str, nn.Module]:
         """Every norm between embedding and final hidden state, by module path."""
-        paths = [p.format(layer) for layer in range(self.n_layers) for p in self.family.layer_norms]
-        named = dict(self.model.named_modules())
-        return {p: cast(nn.LayerNorm, named[p]) for p in (*paths, *self.family.other_norms) if named.get(p) is not None}
+        paths = [s.path(i, p) for s, i in self.family.blocks(*self.stack_sizes) for p in s.norms]
+        inner = {path: self.module(path) for path in paths}
+        return {p: m for p, m in (inner | self._present(self.family.norms)).items() if not isinstance(m, nn.Identity)}
+
+    def _present(self, paths: Sequence[str]) -> dict[str, nn.Module]:
+        """Modules at `paths`, without those that this model lacks."""
+        parents = {path: self.module(path.rpartition(".")[0]) for path in paths}
+        found = {path: getattr(parent, path.rpartition(".")[2], None) for path, parent in parents.items()}
+        return {path: module for path, module in found.items() if module is not None}
+
+    def _positions(self) -> int:
+        """How many tokens fit: where padding has a learned position, those of real tokens start behind it. As many
+        as the tokenizer allows where positions are relative and the config sets no limit."""
+        tables = [cast(nn.Embedding, table) for table in self._present(self.family.positions).values()]
+        first = max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return self.tokenizer.model_max_length if limit is None else limit - first
 
     def tokenize(self, sequences: Sequence[str]) -> Batch:
         """Raises InputError for an empty, too long or unknown-token sequence; the message names the culprit."""
@@ -155,10 +162,14 @@ class Subject:
                 raise InputError("the input is empty: give a SMILES or sequence.")
             row = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
             ids = row["input_ids"]
-            if self.tokenizer.unk_token_id in ids:
-                spans = [s for s, i in zip(row["offset_mapping"], ids, strict=True) if i == self.tokenizer.unk_token_id]
-                unknown = ", ".join(sorted({repr(text[a:b]) for a, b in spans}))
-                raise InputError(f"{text!r} holds tokens {self.source} does not know: {unknown}; rewrite or drop it.")
+            unknown = [  # a tokenizer that knows every byte may use the same token to begin a sequence
+                (start, end)
+                for (start, end), i in zip(row["offset_mapping"], ids, strict=True)
+                if i == self.tokenizer.unk_token_id and start < end
+            ]
+            if unknown:
+                culprits = ", ".join(sorted({repr(text[a:b]) for a, b in unknown}))
+                raise InputError(f"{text!r} holds tokens {self.source} does not know: {culprits}; rewrite or drop it.")
             if len(ids) > self.max_tokens:
                 raise InputError(
                     f"{len(ids)} tokens, but {self.source} takes {self.max_tokens}: shorten {text[:40]!r}…."
@@ -181,14 +192,49 @@ class Subject:
             raise InputError(f"{token!r} is no token of {self.source}: pick one of its vocabulary.")
         return index
 
+    def prepare_prediction(self, batch: Batch, position: int) -> tuple[Batch, int]:
+        """The input from which the token at `position` is predicted, and the place whose logits predict it: masked,
+        and that position; for a causal subject unchanged, and the position before.
+
+        Raises SubjectError without a head or without a mask token, InputError for the first token of a causal subject.
+        """
+        place = self.reading_position(position)
+        if self.objective == "causal":
+            return batch, place
+        ids = batch.ids.clone()
+        ids[:, position] = cast(int, self.mask_id)
+        return batch.with_ids(ids), place
+
+    def reading_position(self, position: int) -> int:
+        """Where the logits of the token at `position` are read; raises as `prepare_prediction` does."""
+        if not self.has_head:
+            raise SubjectError(f"{self.source} has no language-model head and predicts no token: use a probe.")
+        if self.objective == "causal":
+            if position < 1:
+                raise InputError("nothing stands before position 0: a causal subject predicts positions from 1 on.")
+            return position - 1
+        if self.mask_id is None:
+            raise SubjectError(f"the tokenizer of {self.source} has no mask token, so no token can be hidden from it.")
+        return position
+
     def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Final hidden state `[batch, tokens, d_model]` float32, differentiable inside replaced forwards."""
-        base = self.module(self.family.base)
-        return base(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        base, given = cast(Any, self.model.base_model), {"input_ids": ids, "attention_mask": mask.long()}
+        if self.objective == "masked":
+            return base(**given).last_hidden_state
+        if self.objective == "causal":
+            return base(**given, use_cache=False).last_hidden_state
+        encoded = base.encoder(**given).last_hidden_state
+        start = ids.new_full((len(ids), 1), self.model.config.decoder_start_token_id)
+        given["input_ids"] = torch.cat([start, ids[:, :-1]], 1)
+        given |= {"encoder_hidden_states": encoded, "encoder_attention_mask": mask.long()}
+        return base.decoder(**given, use_cache=False).last_hidden_state
 
     def head(self, final: Tensor) -> Tensor:
-        """Logits `[..., vocabulary]` of final hidden states `[..., d_model]`."""
-        return self.module(self.family.head)(final)
+        """Logits `[..., vocabulary]` of final hidden states `[..., d_model]`. Raises SubjectError without a head."""
+        if not self.has_head:
+            raise SubjectError(f"{self.source} has no language-model head: it has hidden states, but no logits.")
+        return self.family.logits(self.model, final) if self.family.logits else self.module(self.family.head)(final)
 
     @torch.no_grad()
     def run(
@@ -220,76 +266,18 @@ class Subject:
         # Hooks run in the order of their registration: captures last.
         with hookpoints_edited(self, edits), hookpoints_edited(self, {n: partial(keep, captured, n) for n in capture}):
             final = self.hidden(batch.ids, batch.mask)
-        return Output(final, self.head(final) if logits else None, captured)
-
-
-@contextmanager
-def hookpoints_edited(subject: Subject, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Within the context the tensor at each named hookpoint, `[batch, tokens, d]`, is replaced by the
-    function's result; all that follows is computed from it, differentiably. Raises SubjectError, see
-    `Subject.hookpoint`. Editing `mlp_in` changes what the MLP reads, never the stream that passes it by."""
-    found = [(*subject.hookpoint(name), function) for name, function in edits.items()]
-    with ExitStack() as stack:
-        for module, side, function in found:
-            if side == "input":
-                hook = lambda _, args, function=function: (function(args[0]), *args[1:])  # noqa: E731
-                stack.callback(module.register_forward_pre_hook(hook).remove)
-            else:
-                hook = lambda _, args, output, function=function: function(output)  # noqa: E731
-                stack.callback(module.register_forward_hook(hook).remove)
-        yield
-
-
-@contextmanager
-def mlps_computed_by(subject: Subject, function: Callable[[int, Tensor], Tensor]) -> Iterator[dict[int, Tensor]]:
-    """Within the context `function(layer, mlp_in)` computes every MLP; the subject's own MLPs do not run.
-
-    Yields the MLP inputs by layer, filled as the subject runs.
-    """
-    inputs: dict[int, Tensor] = {}
-    replaced: dict[nn.Module, Callable[..., Any]] = {}
-    for layer in range(subject.n_layers):
-
-        def enter(x: Tensor, layer: int = layer) -> Tensor:
-            inputs[layer] = x
-            return x
-
-        def leave(_: Tensor, layer: int = layer) -> Tensor:
-            return function(layer, inputs[layer])
-
-        replaced[subject.module(subject.family.mlp_in, layer)] = enter
-        replaced[subject.module(subject.family.mlp_out, layer)] = leave
-    with forwards_replaced(replaced):
-        yield inputs
+        return Output(final, self.head(final) if logits and self.has_head else None, captured)
 
 
 def load_subject(source: str | Path, *, domain: str | None = None, device: str = "cpu") -> Subject:
     """Load `bundled:molm`, `hf:org/name`, or a folder in the Hugging Face layout.
 
-    `domain` says what a token stands for (`molecule`); bundled subjects say it themselves. Raises
-    SubjectError for an unknown source, damaged weights, missing weights or a non-finite weight.
+    `domain` says what a token stands for (`molecule`); bundled subjects say it themselves. Raises SubjectError for
+    an unknown source, see `source.resolve`, or a model that cannot be loaded, see `loading.load_model`.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     files = resolve(str(source), domain)
-    try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            files.folder, dtype=torch.float32, attn_implementation=ATTENTION, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(files.folder)
-    except Exception as error:  # transformers and safetensors raise many kinds; all mean the same to a user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SubjectError(f"cannot load {source}: {reason}") from error
-    optional = family_of(model.config.model_type).optional_weights
-    missing = [k for k in info["missing_keys"] if not any(o in k for o in optional)]
-    if missing:
-        raise SubjectError(f"{source} lacks {len(missing)} weights, {missing[0]!r} first: save it again in full.")
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise SubjectError(f"weight {name!r} of {source} holds NaN or infinity: the file is damaged, get it again.")
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise SubjectError(f"the tokenizer of {source} keeps no offsets: a fast tokenizer is needed.")
-    return Subject(model.to(device), tokenizer, files)
+    model, tokenizer, has_head = load_model(files, device)
+    return Subject(model, tokenizer, files, has_head)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from isotrace.domains.molecule.concepts import CONCEPTS, FUNCTIONAL_GROUPS, concept_matrix
+from isotrace.domains.molecule.atoms import ATOM_CONCEPTS
+from isotrace.domains.molecule.concepts import CONCEPTS, label_molecule
+from isotrace.domains.molecule.patterns import functional_groups
 from isotrace.domains.molecule.smiles import lex
 from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.domains.molecule.tokens import parse, token_map
@@ -134,16 +136,24 @@ def encode(tokenizer, smiles: str):
     return token_map(smiles, tokens, encoded["offset_mapping"])
 
 
+def carried(smiles: str, units, mol) -> np.ndarray:
+    """Bool `[tokens, concepts]`: which tokens lie in an instance of each concept."""
+    result = np.zeros((len(units), len(CONCEPTS)), dtype=bool)
+    for concept, tokens in label_molecule(smiles, units, mol).instances:
+        result[list(tokens), concept] = True
+    return result
+
+
 def written(smiles: str, concept: str) -> list[str]:
     """Texts of the lexemes that carry `concept`, each lexeme one token."""
     items = lex(smiles)
     units = token_map(smiles, [item.text for item in items], [(item.start, item.end) for item in items])
-    column = concept_matrix(smiles, units, parse(smiles)).toarray()[:, NAMES.index(concept)]
-    return [unit.text for unit, carried in zip(units, column, strict=True) if carried]
+    column = carried(smiles, units, parse(smiles))[:, NAMES.index(concept)]
+    return [unit.text for unit, has in zip(units, column, strict=True) if has]
 
 
 def test_every_functional_group_has_a_case():
-    assert set(GROUPS) == set(FUNCTIONAL_GROUPS)
+    assert set(GROUPS) == set(functional_groups().names)
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -227,19 +237,15 @@ def test_concept(smiles, concept, texts):
 @pytest.mark.parametrize("smiles", HARD)
 def test_only_atom_tokens_carry_atom_concepts(tokenizer, smiles):
     units = encode(tokenizer, smiles)
-    matrix = concept_matrix(smiles, units, parse(smiles))
-    assert matrix.shape == (len(units), len(CONCEPTS))
-    assert matrix.dtype == bool
-    of_atoms = slice(0, NAMES.index(list(FUNCTIONAL_GROUPS)[-1]) + 1)
     is_atom = np.array([unit.kind == "atom" for unit in units])
-    carries = matrix[:, of_atoms].toarray().any(axis=1)
+    carries = carried(smiles, units, parse(smiles))[:, : len(ATOM_CONCEPTS)].any(axis=1)
     assert not carries[~is_atom].any()
     assert carries[is_atom].all()
 
 
 def test_pieces_of_a_bracket_carry_what_their_atom_has(tokenizer):
     units = encode(tokenizer, "C[13CH3]")
-    rows = concept_matrix("C[13CH3]", units, parse("C[13CH3]")).toarray()
+    rows = carried("C[13CH3]", units, parse("C[13CH3]"))
     bracket = rows[2:9, NAMES.index("bracket atom")]
     assert bracket.all()
     assert not rows[[0, 1, 9], NAMES.index("bracket atom")].any()
@@ -247,7 +253,7 @@ def test_pieces_of_a_bracket_carry_what_their_atom_has(tokenizer):
 
 
 def test_special_tokens(tokenizer):
-    rows = concept_matrix("CO", encode(tokenizer, "CO"), parse("CO")).toarray()
+    rows = carried("CO", encode(tokenizer, "CO"), parse("CO"))
     assert [NAMES[i] for i in np.flatnonzero(rows[0])] == ["special token at the start"]
     assert [NAMES[i] for i in np.flatnonzero(rows[3])] == ["special token at the end"]
     assert rows[:, NAMES.index("first token")].tolist() == [False, True, False, False]
@@ -261,18 +267,17 @@ def test_masking_changes_no_concept(tokenizer, smiles):
     masked = ["<mask>" if 0 < i < len(tokens) - 1 else text for i, text in enumerate(tokens)]
     mol = parse(smiles)
     plain, hidden = (
-        concept_matrix(smiles, token_map(smiles, texts, encoded["offset_mapping"]), mol).toarray()
-        for texts in (tokens, masked)
+        carried(smiles, token_map(smiles, texts, encoded["offset_mapping"]), mol) for texts in (tokens, masked)
     )
     assert np.array_equal(plain, hidden)
 
 
 def test_a_token_of_two_atoms_carries_what_either_has():
     units = token_map("CO", ["CO"], [(0, 2)])
-    row = concept_matrix("CO", units, parse("CO")).toarray()[0]
+    row = carried("CO", units, parse("CO"))[0]
     assert row[[NAMES.index("element C"), NAMES.index("element O")]].all()
 
 
 def test_tokens_of_another_molecule_are_refused(tokenizer):
     with pytest.raises(InputError):
-        concept_matrix("CCO", encode(tokenizer, "CCO"), parse("CC"))
+        label_molecule("CCO", encode(tokenizer, "CCO"), parse("CC"))

@@ -7,11 +7,13 @@ to orange for signed values. Colour is linear in the weight.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from html import escape
 from statistics import median
 
 from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
+from rdkit.Geometry import Point2D
 
 from isotrace.errors import InputError
 
@@ -60,18 +62,20 @@ def draw_molecule(
     bond_weights: Mapping[int, float] | None = None,
     diverging: bool,
     scale: float | None = None,
+    marks: Sequence[tuple[str, float, float]] = (),
 ) -> str:
     """SVG of `mol` with a coloured disc behind every weighted atom and a band behind every weighted bond.
 
     `weights` maps atom index to weight, `bond_weights` bond index to weight; both share one scale, whose end is
     `scale`, or the largest magnitude among them where that is None. `size` is width and height in pixels. The
-    background is transparent. Discs are `<circle class="heat" data-atom="i">`; on top of every atom lies an
+    background is transparent. `marks` are (text, x, y) in the coordinates of `mol`'s conformer, which is drawn as it is
+    where there is one. Discs are `<circle class="heat" data-atom="i">`; on top of every atom lies an
     invisible `<circle class="hit" data-atom="i">` to hover. The SVG carries no id, so several can share a page.
     Raises InputError for an index the molecule lacks and for weights that have no colour (see `colour`).
     """
     bonds = bond_weights or {}
     end = max((abs(w) for w in (*weights.values(), *bonds.values())), default=0.0) if scale is None else scale
-    return _draw(mol, weights, bonds, size, end, diverging, small=False)
+    return _draw(mol, weights, bonds, size, end, diverging, small=False, marks=marks)
 
 
 def draw_small(smiles: str, weights: Mapping[int, float], *, scale: float | None = None) -> str:
@@ -98,6 +102,7 @@ def _draw(
     diverging: bool,
     *,
     small: bool,
+    marks: Sequence[tuple[str, float, float]] = (),
 ) -> str:
     for kind, items, count in (("atom", weights, mol.GetNumAtoms()), ("bond", bonds, mol.GetNumBonds())):
         if unknown := [i for i in items if not 0 <= i < count]:
@@ -135,12 +140,17 @@ def _draw(
         for i, p in enumerate(points)
         if not small
     ]
+    signs = [
+        f'<text class="mark" {_place(drawer.GetDrawCoords(Point2D(x, y)))} font-size="{0.6 * length:.0f}" '
+        f'text-anchor="middle" dominant-baseline="central" fill="{INK}">{escape(text)}</text>'
+        for text, x, y in marks
+    ]
     body = _compact(drawer.GetDrawingText(), options.bondLineWidth, small)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="molecule" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}">{"".join(heat)}<g fill="none" stroke="{INK}" '
         f'stroke-width="{options.bondLineWidth:g}" stroke-linejoin="round" fill-rule="evenodd" '
-        f'font-family="sans-serif">{body}</g>{"".join(hits)}</svg>'
+        f'font-family="sans-serif">{body}</g>{"".join(signs)}{"".join(hits)}</svg>'
     )
 
 
@@ -177,3 +187,7 @@ def _at(point: tuple[float, float]) -> str:
 
 def _centre(point: tuple[float, float]) -> str:
     return f'cx="{point[0]:.1f}" cy="{point[1]:.1f}"'
+
+
+def _place(point: Point2D) -> str:
+    return f'x="{point.x:.1f}" y="{point.y:.1f}"'

@@ -12,7 +12,7 @@ from typing import Literal
 
 from isotrace.errors import InputError
 
-UnitKind = Literal["atom", "bond", "ring", "branch", "dot", "special"]
+UnitKind = Literal["atom", "bond", "ring", "branch", "dot", "arrow", "special"]
 
 LEXEME = re.compile(
     r"(?P<atom>\[[^\[\]]+\]|Br|Cl|[BCNOPSFI]|[bcnops]|\*)"

@@ -18,13 +18,29 @@ class Spelling:
 def spellings(mol: Chem.Mol, n: int, seed: int) -> list[Spelling]:
     """Up to `n` distinct randomised SMILES of `mol`; fewer where the molecule has fewer spellings."""
     rng = np.random.default_rng(seed)
+    parts = fragments(mol)
     found: dict[str, Spelling] = {}
     for _ in range(4 * n):
-        order = rng.permutation(mol.GetNumAtoms()).tolist()
-        shuffled = Chem.RenumberAtoms(mol, order)
-        smiles = Chem.MolToSmiles(shuffled, canonical=False, rootedAtAtom=int(rng.integers(len(order))))
-        written = json.loads(shuffled.GetProp("_smilesAtomOutputOrder"))
-        found.setdefault(smiles, Spelling(smiles, tuple(order[i] for i in written)))
+        order = rng.permutation(len(parts)) if len(parts) > 1 else range(len(parts))
+        written = [respelled(*parts[i], rng) for i in order]
+        smiles = ".".join(part.smiles for part in written)
+        found.setdefault(smiles, Spelling(smiles, tuple(atom for part in written for atom in part.original)))
         if len(found) == n:
             break
     return list(found.values())
+
+
+def fragments(mol: Chem.Mol) -> list[tuple[Chem.Mol, tuple[int, ...]]]:
+    """Every connected part with the indices of its atoms in `mol`, in order of their first atoms."""
+    atoms: list[tuple[int, ...]] = []
+    parts = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False, fragsMolAtomMapping=atoms)
+    return sorted(zip(parts, map(tuple, atoms), strict=True), key=lambda part: part[1][0])
+
+
+def respelled(part: Chem.Mol, atoms: tuple[int, ...], rng: np.random.Generator) -> Spelling:
+    """One randomised SMILES of a connected part whose atoms are `atoms` of the whole."""
+    order = rng.permutation(part.GetNumAtoms()).tolist()
+    shuffled = Chem.RenumberAtoms(part, order)
+    smiles = Chem.MolToSmiles(shuffled, canonical=False, rootedAtAtom=int(rng.integers(len(order))))
+    written = json.loads(shuffled.GetProp("_smilesAtomOutputOrder"))
+    return Spelling(smiles, tuple(atoms[order[i]] for i in written))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rdkit import Chem, rdBase
 
-from isotrace.domains.molecule.smiles import BRACKET, UnitKind, lex
+from isotrace.domains.molecule.smiles import BRACKET, Lexeme, UnitKind, lex
 from isotrace.errors import InputError
 
 
@@ -44,9 +44,15 @@ def token_map(smiles: str, tokens: Sequence[str], offsets: Sequence[tuple[int, i
     Raises InputError if `smiles` is no SMILES, if there is not one offset per token, or if the tokens leave out,
     overlap or overrun characters of `smiles`.
     """
+    return map_lexemes(smiles, lex(smiles), tokens, offsets)
+
+
+def map_lexemes(
+    smiles: str, lexemes: Sequence[Lexeme], tokens: Sequence[str], offsets: Sequence[tuple[int, int]]
+) -> tuple[TokenUnit, ...]:
+    """`token_map` for a text that is lexed already; `lexemes` cover it without a gap."""
     if len(tokens) != len(offsets):
         raise InputError(f"{len(tokens)} tokens but {len(offsets)} offsets: give one offset per token.")
-    lexemes = lex(smiles)
     starts = [item.start for item in lexemes]
     ends = [item.end for item in lexemes]
     at, token_of = 0, {}

@@ -1,0 +1,122 @@
+"""Classes and values of whole sequences against the pooled features of one source: p and q as for token concepts.
+
+Classes are compared with a sequence's largest activation, values with its largest and with its mean one; each of the
+two poolings counts as a test of its own in q.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from isotrace.annotation.combine import rank
+from isotrace.annotation.data import Data
+from isotrace.annotation.permutation import strata
+from isotrace.annotation.scores import bootstrap_weights
+from isotrace.annotation.sequence_level import effects, null_maxima, p_values, pair_null, pool, select
+from isotrace.annotation.sequence_scores import score
+from isotrace.annotation.significance import exceeding, q_values
+
+if TYPE_CHECKING:
+    from isotrace.annotation.annotate import AnnotationConfig
+
+KINDS = {"max": ("class", "value"), "mean": ("value",)}
+
+
+def annotate_sequences(
+    source: str,
+    loaders: Mapping[int, Callable[[], sparse.csr_matrix]],
+    data: Data,
+    reasons: list[str | None],
+    config: "AnnotationConfig",
+) -> pl.DataFrame:
+    """Rows of associations.parquet for classes and values; `reasons[i]` is None where concept i can be tested.
+
+    Kept are the best concept of every feature and the best features of every concept, as far as their effect on the
+    selection side is above the 95 % quantile of the layer's largest effects with shuffled numbers.
+
+    `ci_low`, `ci_high` bound the AUROC, or the correlation, on the side that the pair was chosen for: of a feature that
+    speaks against a class they bound 1 − AUROC.
+    """
+    table, held, frames = data.table, data.held, []
+    lengths = data.lengths
+    per_feature = 1 if source == "dictionary" else 0
+    for how, kinds in KINDS.items():
+        usable = [i for i, r in enumerate(reasons) if r is None and table.sequence_concepts[i].kind in kinds]
+        if not usable:
+            continue
+        concepts = [table.sequence_concepts[i] for i in usable]
+        sides = [np.flatnonzero(~held), np.flatnonzero(held)]
+        numbers = [table.numbers[np.ix_(side, usable)] for side in sides]
+        weights = bootstrap_weights(len(sides[1]), config.n_bootstrap, config.seed)
+        nulls, parts = [], []
+        for layer, load in loaders.items():
+            pooled = pool(load(), table.sequence_ptr, how)
+            chosen, scored = (pooled[side] for side in sides)
+            several = {"n_permutations": config.n_permutations, "seed": config.seed}
+            nulls.append(null_maxima(chosen, numbers[0], concepts, strata(lengths[sides[0]]), **several))
+            effect = effects(chosen, numbers[0], concepts)
+            bar = np.nan_to_num(np.quantile(nulls[-1], 0.95, axis=0), nan=np.inf)
+            pairs = select(
+                np.where(np.abs(effect) > bar, effect, np.nan), per_feature=per_feature, per_concept=config.per_concept
+            )
+            observed, null = pair_null(scored, numbers[1], concepts, pairs, strata(lengths[sides[1]]), **several)
+            found = score(scored, numbers[1], concepts, pairs, weights)
+            parts.append((layer, pairs, found, np.nan_to_num(p_values(observed, null), nan=1.0)))
+        null_max = np.nan_to_num(np.max(nulls, axis=0))
+        rows = [_frame(source, how, layer, pairs, found, concepts, p, null_max) for layer, pairs, found, p in parts]
+        frames.append(_significance(pl.concat(rows), len(concepts)))
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def _frame(source, how, layer, pairs, found, concepts, p_heldout, null_max) -> pl.DataFrame:
+    against = pairs.effect < 0
+    is_class = np.asarray([concepts[c].kind == "class" for c in pairs.concept], dtype=bool)
+    turned = np.where(is_class, 1.0, 0.0)  # 1 − AUROC, −rho
+    low, high = np.where(against, turned - found.high, found.low), np.where(against, turned - found.low, found.high)
+    p_selection = [float(exceeding(np.abs(pairs.effect[i : i + 1]), null_max[:, [c]])[0]) for i, c in enumerate(pairs.concept)]
+    columns = {
+        "source": [source] * len(pairs),
+        "layer": np.full(len(pairs), layer, dtype=np.int32),
+        "feature": pairs.feature,
+        "concept": [concepts[c].name for c in pairs.concept],
+        "group": [concepts[c].group for c in pairs.concept],
+        "kind": [concepts[c].kind for c in pairs.concept],
+        "pooling": [how] * len(pairs),
+        "effect_selection": pairs.effect,
+        "auroc": np.where(is_class, found.value, np.nan),
+        "auroc_ci_low": np.where(is_class, found.low, np.nan),
+        "auroc_ci_high": np.where(is_class, found.high, np.nan),
+        "odds_ratio": found.odds_ratio,
+        "odds_ci_low": found.odds_low,
+        "odds_ci_high": found.odds_high,
+        "spearman": np.where(is_class, np.nan, found.value),
+        "spearman_ci_low": np.where(is_class, np.nan, found.low),
+        "spearman_ci_high": np.where(is_class, np.nan, found.high),
+        "ci_low": low,
+        "ci_high": high,
+        "n_sequences": found.n_known.astype(np.int64),
+        "p_selection": p_selection,
+        "p_heldout": p_heldout,
+    }
+    schema = {"concept": pl.String, "group": pl.String, "kind": pl.String, "source": pl.String, "pooling": pl.String,
+              "p_selection": pl.Float64}  # fmt: skip
+    return pl.DataFrame(columns, schema_overrides=schema, nan_to_null=True)
+
+
+def _significance(frame: pl.DataFrame, n_tested: int) -> pl.DataFrame:
+    """p, q and ranks over all layers."""
+    size = frame["effect_selection"].abs().to_numpy()
+    concept = frame["concept"].rank("dense").cast(pl.Int64).to_numpy()
+    feature = frame.select(pl.struct("layer", "feature").rank("dense").cast(pl.Int64)).to_series().to_numpy()
+    p = frame.select(pl.max_horizontal("p_selection", "p_heldout")).to_series().to_numpy()
+    concept_rank, feature_rank = rank(concept, size), rank(feature, size)
+    q = q_values(p, concept_rank == 1, n_tested)
+    return frame.with_columns(
+        p=pl.Series(p), q=pl.Series(q), concept_rank=pl.Series(concept_rank.astype(np.int32)),
+        feature_rank=pl.Series(feature_rank.astype(np.int32)),
+    )  # fmt: skip
+
+

@@ -1,0 +1,155 @@
+"""What a domain plug-in is: it reads a sequence, says what every token stands for, labels it, groups and draws it.
+
+A domain is an object with the methods of `Domain`. Those that ship with isotrace are named in `SHIPPED`; another
+package adds its own by an entry point of the group `isotrace.domains` whose value is such an object.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from isotrace.errors import InputError
+
+SHIPPED = {
+    "molecule": "isotrace.domains.molecule.domain:MOLECULE",
+    "reaction": "isotrace.domains.reaction.domain:REACTION",
+    "protein": "isotrace.domains.protein.domain:PROTEIN",
+    "antibody": "isotrace.domains.protein.antibody:ANTIBODY",
+}
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A named property.
+
+    kind: `token`, carried by single tokens in instances; `class`, yes or no of a whole sequence; `value`, a number of
+        a whole sequence.
+    group: what sort of property it is (`element`, `functional group`, `secondary structure`).
+    """
+
+    name: str
+    group: str
+    kind: Literal["token", "class", "value"]
+
+
+class Unit(Protocol):
+    """One token and what it stands for. Every domain has its own such class; these are common to all.
+
+    `kind` is `special` for tokens that stand for no character, `start:end` the characters it covers.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One sequence as a domain reads it: its text, one unit per token, and the domain's own object (`Chem.Mol`, …).
+
+    `elements[i]` are the atoms or residues (numbered from 0, in the order of writing) that token i writes; empty for
+    syntax and special tokens.
+    """
+
+    text: str
+    units: tuple[Any, ...]
+    parsed: Any
+    elements: tuple[tuple[int, ...], ...]
+
+    @property
+    def n_elements(self) -> int:
+        return 1 + max((e for part in self.elements for e in part), default=-1)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What one sequence carries of a list of concepts.
+
+    `instances` are (index in the list, token positions): one ring, one functional group, one helix each. A token
+    concept without parts that belong together has one instance per token. `numbers` float64 `[concepts]` holds
+    0 or 1 for a class, the number for a value, and NaN for token concepts and where a number is not known.
+    """
+
+    instances: tuple[tuple[int, tuple[int, ...]], ...]
+    numbers: np.ndarray
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """Another way to write the same thing: `original[i]` is the element, in the text asked about, that is the i-th
+    element written in `text`."""
+
+    text: str
+    original: tuple[int, ...]
+
+
+class Domain(Protocol):
+    """See the module. `element` is the word for what `Reading.elements` counts: atom or residue."""
+
+    name: str
+    element: str
+
+    def read(self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Reading:
+        """Raises InputError if `text` is not valid in this domain or the tokens do not cover it."""
+        ...
+
+    def check(self, text: str) -> None:
+        """Raises InputError, with the reason, if `text` is not valid in this domain."""
+        ...
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """The concepts the domain labels by itself, names unique."""
+        ...
+
+    def label(self, reading: Reading) -> Labels:
+        """Of `concepts`."""
+        ...
+
+    def match(self, kind: str, pattern: str, reading: Reading) -> list[tuple[int, ...]]:
+        """Token positions of every match of a user's pattern; `kind` is `smarts` or `regex`.
+
+        Raises InputError for a pattern that cannot be compiled or a kind the domain does not know."""
+        ...
+
+    def groups(self, texts: Sequence[str]) -> list[str]:
+        """A name per text, equal for close relatives (scaffold, cluster): splits keep a group on one side."""
+        ...
+
+    def bonds(self, reading: Reading) -> np.ndarray:
+        """int64 `[n, 2]`: pairs of neighbouring elements (bonded atoms, residues next in the chain), each once."""
+        ...
+
+    def spellings(self, reading: Reading, n: int, seed: int) -> list[Spelling]:
+        """Up to `n` others; empty where a thing can be written in one way only."""
+        ...
+
+    def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
+        """SVG, with elements and tokens coloured by `weights` ≥ 0, one per token; `scale` as in `draw_small`."""
+        ...
+
+    def picture(self, reading: Reading) -> dict[str, Any]:
+        """The same drawing as data for the report's own script; see docs/atlas.md for its two kinds."""
+        ...
+
+
+@cache
+def domain_of(name: str) -> Domain:
+    """Raises InputError for a name that neither isotrace nor an installed plug-in knows."""
+    found = {point.name: point for point in entry_points(group="isotrace.domains")}
+    if name in SHIPPED:
+        module, _, attribute = SHIPPED[name].partition(":")
+        return getattr(import_module(module), attribute)
+    if name in found:
+        return found[name].load()
+    raise InputError(f"no domain {name!r}: give one of {', '.join([*SHIPPED, *found])}.")

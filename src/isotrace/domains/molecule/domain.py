@@ -1,0 +1,102 @@
+"""The molecule domain: sequences are SMILES, elements are atoms."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+
+from isotrace.domains.domain import Concept, Labels, Reading, Spelling
+from isotrace.domains.molecule.concepts import CONCEPTS, atom_tokens, label_molecule, tokens_of
+from isotrace.domains.molecule.patterns import atoms_matching, compiled
+from isotrace.domains.molecule.scaffolds import scaffold_group
+from isotrace.domains.molecule.sketch import draw_sketch, picture_of, sketch
+from isotrace.domains.molecule.spelling import spellings
+from isotrace.domains.molecule.tokens import parse, token_map
+from isotrace.errors import InputError
+
+KINDS = ("smarts", "regex")
+
+
+class Molecule:
+    """See `Domain`. `Reading.units` are `TokenUnit`s, `Reading.parsed` is the `Chem.Mol` that `parse` returns."""
+
+    name = "molecule"
+    element = "atom"
+
+    def read(self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Reading:
+        mol = parse(text)
+        units = token_map(text, tokens, offsets)
+        return Reading(text, units, mol, tuple(unit.atoms if unit.kind == "atom" else () for unit in units))
+
+    def check(self, text: str) -> None:
+        parse(text)
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        return CONCEPTS
+
+    def label(self, reading: Reading) -> Labels:
+        return label_molecule(reading.text, reading.units, reading.parsed)
+
+    def match(self, kind: str, pattern: str, reading: Reading) -> list[tuple[int, ...]]:
+        """`smarts`: the tokens of the atoms of each match; `regex`: those that cover any of its characters."""
+        return matches(kind, pattern, reading, reading.parsed, self.name)
+
+    def groups(self, texts: Sequence[str]) -> list[str]:
+        """Murcko scaffolds; molecules without a ring by their carbon skeleton (see `scaffold_group`)."""
+        return [scaffold_group(parse(text)) for text in texts]
+
+    def bonds(self, reading: Reading) -> np.ndarray:
+        return bonded_atoms(reading.parsed)
+
+    def spellings(self, reading: Reading, n: int, seed: int) -> list[Spelling]:
+        """Randomised SMILES."""
+        found = [s for s in spellings(reading.parsed, n + 1, seed) if s.smiles != reading.text]
+        return [Spelling(s.smiles, s.original) for s in found[:n]]
+
+    def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
+        return draw_sketch(sketch(reading.parsed), reading, weights, size=(360, 240), scale=scale)
+
+    def picture(self, reading: Reading) -> dict[str, Any]:
+        return picture_of(sketch(reading.parsed), reading)
+
+
+def bonded_atoms(mol: Chem.Mol) -> np.ndarray:
+    """int64 `[bonds, 2]`."""
+    pairs = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    return np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def matches(kind: str, pattern: str, reading: Reading, mol: Chem.Mol, domain: str) -> list[tuple[int, ...]]:
+    """`Domain.match` of a domain whose elements are the atoms of `mol`."""
+    if kind == "smarts":
+        writers = atom_tokens(reading.units)
+        found = atoms_matching(_smarts(pattern), mol)
+        # Two matches may differ in atoms and yet be written by the same tokens.
+        return list(dict.fromkeys(tokens_of(atoms, writers) for atoms in found))
+    if kind == "regex":
+        spans = [m.span() for m in _regex(pattern).finditer(reading.text)]
+        covering = [
+            tuple(i for i, u in enumerate(reading.units) if u.start < end and start < u.end) for start, end in spans
+        ]
+        return list(dict.fromkeys(tokens for tokens in covering if tokens))
+    raise InputError(f"the {domain} domain knows no patterns of kind {kind!r}: give one of {', '.join(KINDS)}.")
+
+
+@cache
+def _smarts(pattern: str) -> Chem.Mol:
+    return compiled(pattern)
+
+
+@cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{pattern!r} is no regular expression: {error}.") from None
+
+
+MOLECULE = Molecule()

@@ -1,0 +1,87 @@
+"""The protein domain: chains in one-letter code, read residue by residue."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from isotrace.domains.domain import Concept, Labels, Reading, Spelling
+from isotrace.domains.protein.clusters import kmer_groups
+from isotrace.domains.protein.concepts import CONCEPTS, TokensOf, instances, numbers
+from isotrace.domains.protein.drawing import Band, draw_track
+from isotrace.domains.protein.motifs import matches
+from isotrace.domains.protein.sequence import residue_map, residues
+from isotrace.errors import InputError
+
+
+class ProteinDomain:
+    """See `isotrace.domains.domain.Domain`. `Reading.parsed` is the string of residues, without spaces."""
+
+    name = "protein"
+    element = "residue"
+
+    def read(self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Reading:
+        units = residue_map(text, tokens, offsets)
+        return Reading(text, units, self._parse(text), tuple(unit.residues for unit in units))
+
+    def check(self, text: str) -> None:
+        self._parse(text)
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        return CONCEPTS
+
+    def label(self, reading: Reading) -> Labels:
+        sequence = self.sequence(reading)
+        return Labels(tuple(instances(sequence, reading.units)), numbers(sequence))
+
+    def match(self, kind: str, pattern: str, reading: Reading) -> list[tuple[int, ...]]:
+        """`regex` or `prosite`, over the residues without spaces; see `isotrace.domains.protein.motifs`."""
+        tokens = TokensOf(reading.units)
+        return [tokens(found) for found in matches(kind, pattern, self.sequence(reading))]
+
+    def groups(self, texts: Sequence[str]) -> list[str]:
+        """Clusters by shared 5-mers; see `isotrace.domains.protein.clusters`."""
+        return kmer_groups([residues(text) for text in texts])
+
+    def bonds(self, reading: Reading) -> np.ndarray:
+        first = np.arange(reading.n_elements - 1, dtype=np.int64)
+        return np.stack([first, first + 1], axis=1)
+
+    def spellings(self, reading: Reading, n: int, seed: int) -> list[Spelling]:
+        return []
+
+    def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
+        return draw_track(self.sequence(reading), residue_weights(reading, weights), self.bands(reading), scale)
+
+    def picture(self, reading: Reading) -> dict[str, Any]:
+        """Residues and bands are numbered from 0, `end` is the residue after the last."""
+        return {
+            "kind": "track",
+            "text": self.sequence(reading),
+            "tokens": [[unit.text, list(unit.residues)] for unit in reading.units],
+            "bands": [vars(band) for band in self.bands(reading)],
+        }
+
+    def sequence(self, reading: Reading) -> str:
+        """The residues, without spaces."""
+        return reading.parsed
+
+    def bands(self, reading: Reading) -> list[Band]:
+        """Named parts to show beside the sequence."""
+        return []
+
+    def _parse(self, text: str) -> Any:
+        return residues(text)
+
+
+def residue_weights(reading: Reading, weights: Sequence[float]) -> list[float]:
+    """Weights of tokens as weights of residues: each residue has that of its token.
+
+    Raises InputError if there is not one weight per token."""
+    if len(weights) != len(reading.elements):
+        raise InputError(f"{len(weights)} weights for {len(reading.elements)} tokens: give one per token.")
+    return [float(weight) for weight, covered in zip(weights, reading.elements, strict=True) for _ in covered]
+
+
+PROTEIN = ProteinDomain()

@@ -1,0 +1,1 @@
+"""Reactions written as SMILES: sides, components, atom maps, the reacting centre, drawing."""

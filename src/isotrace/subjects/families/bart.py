@@ -1,0 +1,34 @@
+"""BART: encoder and decoder with post-norm blocks, learned positions, a linear head with a bias of its own."""
+
+from isotrace.subjects.families.family import Family, Stack
+
+BART = Family(
+    model_type="bart",
+    base="model",
+    objective="denoising",
+    words=("model.encoder.embed_tokens", "model.decoder.embed_tokens"),
+    positions=("model.encoder.embed_positions", "model.decoder.embed_positions"),
+    stacks=(
+        Stack(
+            layers="model.encoder.layers",
+            attention=("self_attn",),
+            attn_out="self_attn.out_proj",
+            mlp_in="fc1",
+            mlp_out="fc2",
+            norms=("self_attn_layer_norm", "final_layer_norm"),
+        ),
+        Stack(
+            layers="model.decoder.layers",
+            attention=("self_attn", "encoder_attn"),
+            attn_out="self_attn.out_proj",
+            mlp_in="fc1",
+            mlp_out="fc2",
+            norms=("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+        ),
+    ),
+    norms=("model.encoder.layernorm_embedding", "model.decoder.layernorm_embedding"),
+    head="lm_head",
+    head_decoder="lm_head",
+    logits=lambda model, final: model.lm_head(final) + model.final_logits_bias[0],
+    optional_weights=("final_logits_bias",),
+)

@@ -1,0 +1,152 @@
+"""What an entry of the registry says about an architecture, and the registry itself."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from isotrace.errors import SubjectError
+
+Side = Literal["input", "output"]
+
+
+@dataclass(frozen=True)
+class NormKind:
+    """x ↦ (x − mean) / σ · weight + bias. `centred`: the mean is taken off; σ² is the mean square of what remains
+    plus the module's attribute `eps`. A module without bias adds none."""
+
+    centred: bool
+    eps: str
+
+
+LAYER_NORM = NormKind(centred=True, eps="eps")
+RMS_NORM = NormKind(centred=False, eps="variance_epsilon")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks that one residual stream runs through. Paths other than `layers` are relative to a block.
+
+    `attention`: the modules whose patterns are frozen, see `Family.pattern`. `attn_out`: the module whose output
+    self-attention adds to the stream. `mlp_in`: the module whose *input* the MLP reads, its first linear map or, as
+    a gated MLP has two of those, the whole MLP. `mlp_out`: its last linear map, whose input is the hookpoint `neuron`
+    and whose output is `mlp_out`; between the two there is nothing but the MLP. `norms`: every norm the stream or
+    what is read from it passes; an Identity in place of one is skipped. `gelu_after`: the module that computes
+    `mlp_in` and then the exact GELU, where the architecture writes that GELU out in several operations.
+    """
+
+    layers: str
+    attention: tuple[str, ...]
+    attn_out: str
+    mlp_in: str
+    mlp_out: str
+    norms: tuple[str, ...]
+    gelu_after: str | None = None
+
+    @property
+    def hookpoints(self) -> dict[str, tuple[str, Side]]:
+        """Kind of hookpoint → (path relative to the block, side), in the order in which one block computes them."""
+        return {
+            "resid_pre": ("", "input"),
+            "attn_out": (self.attn_out, "output"),
+            "mlp_in": (self.mlp_in, "input"),
+            "neuron": (self.mlp_out, "input"),
+            "mlp_out": (self.mlp_out, "output"),
+            "resid_post": ("", "output"),
+        }
+
+    def path(self, index: int, inner: str) -> str:
+        return f"{self.layers}.{index}.{inner}".rstrip(".")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Module paths of one architecture in its language model, as transformers names them.
+
+    `base` is the attribute that holds the model without its head (empty: the head sits beside the stacks); where a
+    checkpoint has no head, it falls away from every path. `objective`: what the head predicts, a masked token
+    (`masked`), the next token (`causal`), or, in an encoder–decoder that reads the same tokens in its encoder and,
+    one place to the right, in its decoder, the token of its place (`denoising`).
+    `words`, `positions`: the modules whose outputs are the embeddings, of the encoder first; a position embedding
+    that a model lacks, since it is rotary or relative, is skipped. `stacks`: the encoder's blocks, then the decoder's.
+    `norms`: those outside the blocks and the head; one that a model lacks is skipped.
+    `pattern`: `function` if attention goes through transformers' registry of attention functions; `dropout` if
+    `Stack.attention` names the dropout modules that are given the pattern of softmax.
+    The head is dense → pointwise function → LayerNorm → linear; without `head_dense` and `head_norm` it is linear.
+    `head` is what reads the final hidden state, `head_decoder` the last linear map, `logits(model, final)` the whole
+    head where that is more than calling `head`.
+    `prepare(model)` runs once after loading, `refuse(config, has_head)` says why a model cannot be handled exactly.
+    """
+
+    model_type: str
+    base: str
+    objective: Literal["masked", "causal", "denoising"]
+    words: tuple[str, ...]
+    positions: tuple[str, ...]
+    stacks: tuple[Stack, ...]
+    norms: tuple[str, ...]
+    head: str
+    head_decoder: str
+    head_dense: str | None = None
+    head_norm: str | None = None
+    logits: Callable[[Any, Tensor], Tensor] | None = None
+    norm: NormKind = LAYER_NORM
+    pattern: Literal["function", "dropout"] = "function"
+    optional_weights: tuple[str, ...] = ()
+    prepare: Callable[[Any], None] | None = None
+    refuse: Callable[[Any, bool], str | None] | None = None
+
+    @property
+    def hookpoints(self) -> dict[str, tuple[str, Side]]:
+        """Kinds of hookpoint, see `Stack.hookpoints`; every stack has the same."""
+        return self.stacks[0].hookpoints
+
+    def blocks(self, *n_layers: int) -> Iterator[tuple[Stack, int]]:
+        """(stack, index in it) of every layer; `n_layers` has one number per stack."""
+        for stack, n in zip(self.stacks, n_layers, strict=True):
+            yield from ((stack, index) for index in range(n))
+
+    def hookpoint(self, name: str, *n_layers: int) -> tuple[str, Side]:
+        """(module path, side) of `layers.N.KIND`. Raises SubjectError for another layer or kind."""
+        blocks = list(self.blocks(*n_layers))
+        match = re.fullmatch(r"layers\.(\d+)\.(\w+)", name, re.ASCII)
+        if match is None or int(match[1]) >= len(blocks) or match[2] not in self.hookpoints:
+            raise SubjectError(
+                f"the subject has no hookpoint {name!r}: give layers.N.KIND, N below {len(blocks)}, "
+                f"KIND one of {', '.join(self.hookpoints)}."
+            )
+        stack, index = blocks[int(match[1])]
+        path, side = stack.hookpoints[match[2]]
+        return stack.path(index, path), side
+
+    @property
+    def mlp_in(self) -> str:
+        """Path with the layer left open, of a family with one stack."""
+        (stack,) = self.stacks
+        return f"{stack.layers}.{{}}.{stack.mlp_in}"
+
+    @property
+    def mlp_out(self) -> str:
+        (stack,) = self.stacks
+        return f"{stack.layers}.{{}}.{stack.mlp_out}"
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register(family: Family) -> Family:
+    FAMILIES[family.model_type] = family
+    return family
+
+
+def family_of(model_type: str) -> Family:
+    """Raises SubjectError for an architecture without an entry."""
+    if model_type not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise SubjectError(
+            f"no family entry for model type {model_type!r} (known: {known}): "
+            "add one, see docs/bring-your-own-model.md."
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,27 @@
+"""ModernBERT: pre-norm blocks without biases, gated MLPs, rotary positions, attention local in most layers."""
+
+from isotrace.subjects.families.family import Family, Stack
+
+MODERNBERT = Family(
+    model_type="modernbert",
+    base="model",
+    objective="masked",
+    words=("model.embeddings.tok_embeddings",),
+    positions=(),
+    stacks=(
+        Stack(
+            layers="model.layers",
+            attention=("attn",),
+            attn_out="attn.Wo",
+            mlp_in="mlp",
+            mlp_out="mlp.Wo",
+            norms=("attn_norm", "mlp_norm"),
+        ),
+    ),
+    norms=("model.embeddings.norm", "model.final_norm"),
+    head="head",
+    head_dense="head.dense",
+    head_norm="head.norm",
+    head_decoder="decoder",
+    logits=lambda model, final: model.decoder(model.head(final)),
+)

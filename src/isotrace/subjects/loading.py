@@ -1,0 +1,84 @@
+"""Loading a checkpoint: which class of transformers it is of, and the errors a user can act on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto import modeling_auto
+from transformers.utils import logging as transformers_logging
+
+from isotrace.errors import SubjectError
+from isotrace.subjects.attention import ATTENTION
+from isotrace.subjects.families import Family, family_of
+from isotrace.subjects.source import SubjectFiles
+
+HEADS = {
+    "masked": ("AutoModelForMaskedLM", modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+    "causal": ("AutoModelForCausalLM", modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    "denoising": ("AutoModelForSeq2SeqLM", modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+}
+
+
+def load_model(files: SubjectFiles, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, bool]:
+    """(model in float32, tokenizer, whether it has a language-model head) from a folder.
+
+    `architectures` in the config says whether there is a head: without it, or where it names a class transformers
+    does not have, there must be one. Raises SubjectError for an architecture without a family, a model that its
+    family cannot handle exactly, damaged files, missing or non-finite weights and a tokenizer without offsets.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    source = files.source
+    with _explained(source):
+        config = AutoConfig.from_pretrained(files.folder)
+    family = family_of(config.model_type)
+    head_class, has_head = _head_class(config, family)
+    reason = family.refuse(config, has_head) if family.refuse else None
+    if family.objective == "denoising" and getattr(config, "decoder_start_token_id", None) is None:
+        reason = "its config names no decoder_start_token_id"
+    if reason:
+        raise SubjectError(f"{source} cannot be handled exactly: {reason}.")
+    with _explained(source):
+        implementation = ATTENTION if family.pattern == "function" else "eager"
+        model, info = head_class.from_pretrained(
+            files.folder, dtype=torch.float32, attn_implementation=implementation, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(files.folder)
+    missing = sorted(k for k in info["missing_keys"] if not any(o in k for o in family.optional_weights))
+    if missing:
+        headless = "" if not has_head else ", or, if it has no head, name its class without one in architectures"
+        raise SubjectError(
+            f"{source} lacks {len(missing)} weights, {missing[0]!r} first: save it again in full{headless}."
+        )
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise SubjectError(f"weight {name!r} of {source} holds NaN or infinity: the file is damaged, get it again.")
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise SubjectError(f"the tokenizer of {source} keeps no offsets: a fast tokenizer is needed.")
+    model = model.to(device)
+    if family.prepare:
+        family.prepare(model)
+    return model, tokenizer, has_head
+
+
+def _head_class(config: Any, family: Family) -> tuple[Any, bool]:
+    """(transformers' automatic class, whether it has the language-model head)."""
+    auto, names = HEADS[family.objective]
+    heads = {m.get(config.model_type) for m in (names, modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES)}
+    named = (config.architectures or [None])[0]
+    has_head = named is None or named in heads or not hasattr(transformers, named)
+    return getattr(transformers, auto if has_head else "AutoModel"), has_head
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """transformers and safetensors raise many kinds of errors; all mean the same to a user."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SubjectError(f"cannot load {source}: {reason}") from error

@@ -1,0 +1,124 @@
+"""Structure files: chains read from PDB and mmCIF, and matched to sequences with gaps and substitutions."""
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+
+from isotrace.domains.protein.structure import match_chains, read_structure
+from isotrace.errors import InputError
+
+DATA = Path(__file__).parents[2] / "data"
+GB1 = "MTYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVDGEWTYDDATKTFTVTE"
+FILES = ["1pga.pdb", "1pga.cif"]
+
+
+@pytest.fixture
+def altered(tmp_path):
+    """Writes the PDB file with each line changed, or left out for None."""
+
+    def write(change, name="altered.pdb"):
+        lines = [new for line in (DATA / "1pga.pdb").read_text().splitlines() if (new := change(line)) is not None]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return tmp_path / name
+
+    return write
+
+
+def is_atom(line: str) -> bool:
+    return line.startswith(("ATOM", "HETATM"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_both_formats_give_the_chain(name):
+    structure = read_structure(DATA / name)
+    (chain,) = structure.chains
+    assert (chain.name, chain.sequence) == ("A", GB1)  # the waters of chain A are no residues
+    assert [r.number for r in chain.residues] == list(range(1, 57))
+    assert chain.residues[0].rows == (0, 7)  # methionine has eight heavy atoms
+    assert chain.residues[-1].rows[1] == 435
+    (match,) = match_chains(structure, GB1)
+    assert match.pairs == tuple((i, i) for i in range(56))
+    assert match.identical == 56
+
+
+def test_gzip_reads_the_same(tmp_path):
+    packed = tmp_path / "1pga.ent.gz"
+    packed.write_bytes(gzip.compress((DATA / "1pga.pdb").read_bytes()))
+    assert read_structure(packed).chains == read_structure(DATA / "1pga.pdb").chains
+
+
+def test_unresolved_residues_and_a_longer_sequence(altered):
+    file = altered(lambda line: None if is_atom(line) and 20 <= int(line[22:26]) <= 27 else line)
+    (match,) = match_chains(read_structure(file), "GSHM" + GB1 + "LEHHHHHH")
+    kept = [i for i in range(56) if not 19 <= i <= 26]
+    assert [j for _, j in match.pairs] == [i + 4 for i in kept]
+    assert [i for i, _ in match.pairs] == list(range(48))
+    assert match.identical == 48
+
+
+def test_a_part_of_the_chain_and_a_substitution():
+    structure = read_structure(DATA / "1pga.pdb")
+    (match,) = match_chains(structure, GB1[9:40])
+    assert match.pairs == tuple((i + 9, i) for i in range(31))
+    (match,) = match_chains(structure, GB1.replace("MTYK", "MQYK"))
+    assert len(match.pairs) == 56
+    assert match.identical == 55
+
+
+def test_insertion_letters_models_and_modified_residues(altered):
+    def change(line):
+        if line.startswith("TER") or (line.startswith("HETATM") and "HOH" in line):
+            return None
+        if is_atom(line) and line[22:26] == "   3":
+            return line[:22] + "   2A" + line[27:]
+        if is_atom(line) and line[17:20] == "MET":
+            return "HETATM" + line[6:17] + "MSE" + line[20:]
+        return line
+
+    file = altered(change)
+    once = file.read_text()
+    file.write_text("MODEL        1\n" + once + "ENDMDL\nMODEL        2\n" + once + "ENDMDL\n")
+    (chain,) = read_structure(file).chains
+    assert chain.sequence == GB1
+    assert [(r.number, r.insertion) for r in chain.residues[:4]] == [(1, ""), (2, ""), (2, "A"), (4, "")]
+
+
+def test_every_copy_of_a_chain_matches(altered):
+    file = altered(lambda line: line)
+    copy = [line[:21] + "B" + line[22:] for line in file.read_text().splitlines() if is_atom(line)]
+    file.write_text(file.read_text() + "\n".join(copy) + "\n")
+    assert [m.chain.name for m in match_chains(read_structure(file), GB1)] == ["A", "B"]
+
+
+def test_quoted_values_and_rows_over_several_lines(tmp_path):
+    text = (DATA / "1pga.cif").read_text()
+    text = text.replace(" CA ", ' "CA"\n').replace(" MET ", " 'MET' ")
+    (tmp_path / "odd.cif").write_text(text)
+    assert read_structure(tmp_path / "odd.cif").chains == read_structure(DATA / "1pga.cif").chains
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "", "is no structure file"),
+        ("a.pdb", "HEADER\n", "holds no amino acids"),
+        ("a.cif", "data_x\n", "it has no _atom_site table"),
+        ("a.cif", "loop_\n_atom_site.id\n_atom_site.x\n1 2\n3\n#\n", "2 columns but 3 values"),
+        ("a.cif", "loop_\n_atom_site.id\n1\n#\n", "lacks label_asym_id"),
+        ("a.pdb", "ATOM      1  CA  MET A  xx      26.6\n", "is damaged: invalid literal"),
+        ("a.pdb.gz", "not gzipped", "cannot be read"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_structure(tmp_path / name)
+
+
+def test_another_protein_is_refused_with_its_identity(tmp_path):
+    with pytest.raises(InputError, match=r"no chain of 1pga.pdb matches.*the closest, A, agrees in \d+%"):
+        match_chains(read_structure(DATA / "1pga.pdb"), "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYN")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_structure(tmp_path / "missing.pdb")
