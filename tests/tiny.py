@@ -39,8 +39,7 @@ MODELS: dict[str, tuple[str, dict]] = {
     "t5-relu": ("T5", _T5),
     "t5-gated": ("T5", _T5 | {"feed_forward_proj": "gated-gelu", "num_layers": 2, "num_decoder_layers": 1}),
 }  # fmt: skip
-"""Variant → (prefix of transformers' classes, settings of its own). Its family is the part before the first hyphen
-that is a model type."""
+"""Variant → (prefix of transformers' classes, settings of its own)."""
 VARIANTS = tuple(MODELS)
 SMILES = "C[nH]1O=c1"
 MOLECULES = ["CCOCC", "c1cc[nH]c1", "CC(=O)N", "OCCN", "c1ccccc1", "CC(=O)O", "NCCNC", "C#CCO", "OC=O", "CCCl"]

@@ -83,7 +83,9 @@ def mask_some(subject: Subject, batch: Batch, rate: float, generator: torch.Gene
     Raises SubjectError for a rate above 0 on a subject that fills no masks.
     """
     if rate > 0 and subject.mask_id is None:
-        raise SubjectError(f"{subject.source} fills no masks: set the masking rate to 0.")
+        raise SubjectError(
+            f"{subject.source} fills no masks: set the masking rate to 0; fidelity at masked tokens it has none."
+        )
     chosen = torch.rand(batch.ids.shape, generator=generator) < rate
     chosen &= ~subject.is_special[batch.ids]
     ids = batch.ids if subject.mask_id is None else batch.ids.masked_fill(chosen, subject.mask_id)

@@ -22,11 +22,12 @@ from scipy import sparse
 
 from isotrace.activations.harvest import Corpus
 from isotrace.annotation import describe, sources
-from isotrace.annotation.combine import SourceResult, combine
+from isotrace.annotation.combine import combine
 from isotrace.annotation.data import Data, untestable
 from isotrace.annotation.scores import bootstrap_weights
 from isotrace.annotation.sequences import annotate_sequences
 from isotrace.annotation.site import Sides, SiteResult, examine
+from isotrace.annotation.summary import COLUMNS, concepts_of, coverage_of, source_summary, warnings_of
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.errors import InputError
 from isotrace.runs import dumps
@@ -34,15 +35,6 @@ from isotrace.subjects.subject import Subject
 from isotrace.training.config import TrainingConfig
 from isotrace.training.loop import train_dictionary
 
-COLUMNS = {
-    "source": pl.String, "layer": pl.Int32, "feature": pl.Int64, "concept": pl.String, "group": pl.String,
-    "kind": pl.String, "threshold": pl.Float32, "n_fired": pl.Int64, "n_positive": pl.Int64, "n_instances": pl.Int64,
-    **dict.fromkeys(("f1", "f1_any", "f1_full", "f1_interplm", "f1_intermol", "precision", "recall", "f1_selection",
-                     "f1_ci_low", "f1_ci_high", "null_f1", "auroc", "auroc_ci_low", "auroc_ci_high", "odds_ratio",
-                     "odds_ci_low", "odds_ci_high", "spearman", "spearman_ci_low", "spearman_ci_high"), pl.Float64),
-    "pooling": pl.String, "p_selection": pl.Float64, "p_heldout": pl.Float64, "p": pl.Float64, "q": pl.Float64,
-    "feature_rank": pl.Int32, "concept_rank": pl.Int32,
-}  # fmt: skip
 Progress = Callable[[Iterable, str], Iterable]
 
 
@@ -115,7 +107,7 @@ def annotate(
     dictionary: Dictionary,
     data: Data,
     work: Path,
-    config: AnnotationConfig = AnnotationConfig(),  # noqa: B008  (frozen)
+    config: AnnotationConfig = AnnotationConfig(),
     *,
     name_of: str = "the dictionary",
     untrained: tuple[Subject, Dictionary] | None = None,
@@ -125,7 +117,7 @@ def annotate(
     end. Raises InputError if no concept can be tested."""
     started = time.monotonic()
     _claim(work, subject, dictionary, data, config)
-    reasons = untestable(data.table, data.held, config.min_positive)
+    reasons = untestable(data.table, data.held, data.special, config.min_positive)
     n_token = len(data.table.token_concepts)
     tested = np.asarray([reason is None for reason in reasons[:n_token]], dtype=bool)
     if all(reason is not None for reason in reasons):
@@ -162,12 +154,13 @@ def annotate(
     )
     frames = [result.frame for result in results.values()] + sequence_level
     associations = pl.concat([pl.DataFrame(schema=COLUMNS), *(f for f in frames if f.height)], how="diagonal_relaxed")
-    coverage = _coverage(results, features)
+    coverage = coverage_of(results, features)
     summary = {
         "subject": subject.source,
         "dictionary": name_of,
         "n_features": features.height,
         "n_concepts": sum(reason is None for reason in reasons),
+        "n_token_concepts": int(tested.sum()),
         "n_concepts_untested": sum(reason is not None for reason in reasons),
         "n_tokens": data.table.n_tokens,
         "n_sequences": len(data.ids),
@@ -175,13 +168,13 @@ def annotate(
         "n_rejected": data.rejects.height,
         "n_permutations": config.n_permutations,
         "config": asdict(config),
-        "sources": {name: _source_summary(name, results, notes, coverage) for name in sources.NAMES},
+        "sources": {name: source_summary(name, results, notes, coverage) for name in sources.NAMES},
         "n_labelled": int((features["label"] != "unexplained").sum()),
         "seconds": round(time.monotonic() - started, 1),
     }
-    summary["warnings"] = _warnings(summary)
+    summary["warnings"] = warnings_of(summary)
     shutil.rmtree(work, ignore_errors=True)
-    concepts = _concepts(data, reasons)
+    concepts = concepts_of(data, reasons)
     return Annotation(features, associations, examples, data.sequences(), concepts, coverage, data.rejects, summary)
 
 
@@ -196,9 +189,7 @@ def _sites(subject, dictionary, data, config, untrained, work, progress) -> dict
         own += sources.neuron_sites(subject, layers)
     if "random" in config.sources:
         k = _mean_l0(subject, own[: len(layers)], data)
-        own += sources.dictionary_sites(
-            "random", sources.random_dictionary(subject, dictionary, data, k, config.seed)
-        )
+        own += sources.dictionary_sites("random", sources.random_dictionary(subject, dictionary, data, k, config.seed))
     sources.harvest(subject, own, data, work, "trained", progress)
     groups = [("trained", own)]
     if "untrained" in config.sources:
@@ -253,51 +244,3 @@ def _claim(work: Path, subject, dictionary, data, config) -> None:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         path.write_text(key)
-
-
-def _coverage(results: dict[str, SourceResult], features: pl.DataFrame) -> pl.DataFrame:
-    labelled = features.filter(pl.col("label") != "unexplained").group_by("layer").agg(n_labelled=pl.len())
-    parts = []
-    for name, result in results.items():
-        frame = result.per_layer.with_columns(pl.lit(name).alias("source"))
-        if name == "dictionary":
-            frame = frame.join(labelled, on="layer", how="left").with_columns(
-                pl.col("n_labelled").fill_null(0).cast(pl.Int64)
-            )
-        parts.append(frame)
-    return pl.concat(parts, how="diagonal")
-
-
-def _source_summary(name: str, results, notes, coverage: pl.DataFrame) -> dict[str, Any]:
-    if name not in results:
-        return {"reason": notes[name]}
-    own = coverage.filter(pl.col("source") == name)
-    found: dict[str, Any] = {"n_alive": int(own["n_alive"].sum())}
-    for level, (n, low, high) in results[name].counts.items():
-        found |= {f"concepts_{level}": n, f"concepts_{level}_ci": [low, high]}
-    return found
-
-
-def _concepts(data: Data, reasons: list[str | None]) -> pl.DataFrame:
-    table = data.table
-    positive = [*table.positive(), *(int(np.nansum(c == 1)) if k.kind == "class" else int((~np.isnan(c)).sum())
-                for k, c in zip(table.sequence_concepts, table.numbers.T, strict=True))]  # fmt: skip
-    instances = [*np.diff(table.concept_ptr), *([None] * len(table.sequence_concepts))]
-    every = (*table.token_concepts, *table.sequence_concepts)
-    rows = [
-        {"concept": c.name, "group": c.group, "kind": c.kind, "n_positive": int(n),
-         "n_instances": None if i is None else int(i), "reason": reason}
-        for c, n, i, reason in zip(every, positive, instances, reasons, strict=True)
-    ]  # fmt: skip
-    return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def _warnings(summary: dict[str, Any]) -> list[str]:
-    own, found = summary["sources"]["dictionary"], []
-    for name, other in summary["sources"].items():
-        if name != "dictionary" and "concepts_f1_50" in other and own["concepts_f1_50"] <= other["concepts_f1_50_ci"][1]:
-            found.append(
-                f"{name} knows {other['concepts_f1_50']} concepts at F1 0.5, the dictionary {own['concepts_f1_50']}: "
-                "within the interval, so these labels do not show that training or the dictionary adds anything."
-            )
-    return found

@@ -101,8 +101,10 @@ def _per_layer(frame: pl.DataFrame, results: Mapping[int, SiteResult]) -> pl.Dat
         own = frame.filter((pl.col("layer") == layer) & (pl.col("q") < ALPHA))
         best = own.sort("f1_selection", descending=True).group_by("concept", maintain_order=True).first()
         rows.append(
-            {"layer": layer, "n_alive": result.n_alive}
+            {"layer": layer, "n_features": result.n_features, "n_alive": result.n_alive}
             | {f"concepts_{name}": int((best["f1"] >= least).sum()) for name, least in LEVELS.items()}
         )
-    schema = {"layer": pl.Int32, "n_alive": pl.Int64} | {f"concepts_{name}": pl.Int64 for name in LEVELS}
+    schema = {"layer": pl.Int32, "n_features": pl.Int64, "n_alive": pl.Int64} | {
+        f"concepts_{name}": pl.Int64 for name in LEVELS
+    }
     return pl.DataFrame(rows, schema=schema)

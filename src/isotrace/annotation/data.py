@@ -5,6 +5,7 @@ Sequences are kept in the order of their length in tokens, so that passes of the
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -88,7 +89,9 @@ def prepare(
     if twice := [name for place, name in enumerate(names) if name in names[:place]]:
         raise InputError(f"two concepts are called {twice[0]!r}: rename one in its file.")
     if group_column is not None and group_column not in rows.columns:
-        raise InputError(f"the data have no column {group_column!r} for --group: give one of {', '.join(rows.columns)}.")
+        raise InputError(
+            f"the data have no column {group_column!r} for --group: give one of {', '.join(rows.columns)}."
+        )
     refused = [] if rejects is None else list(rejects.rows())
     found = []
     for row in progress(rows.iter_rows(named=True)):
@@ -137,16 +140,20 @@ def _joined(labels: Sequence[Labels]) -> Labels:
     return Labels(tuple(instances), np.concatenate([part.numbers for part in labels]))
 
 
-def untestable(table: ConceptTable, held: np.ndarray, min_positive: int) -> list[str | None]:
+def untestable(table: ConceptTable, held: np.ndarray, special: np.ndarray, min_positive: int) -> list[str | None]:
     """Why a concept cannot be tested, None where it can; token concepts first, then those of sequences."""
     reasons: list[str | None] = []
     counts = [(side.positive(), side.n_tokens) for side in (table.take(np.flatnonzero(h)) for h in (~held, held))]
     total = table.positive()
+    bounds = table.instance_ptr[table.concept_ptr]
+    members = [table.tokens[first:last] for first, last in pairwise(bounds)]
     for c in range(len(table.token_concepts)):
         if total[c] == 0:
             reasons.append("no token carries it")
         elif total[c] == table.n_tokens:
             reasons.append("every token carries it")
+        elif special[members[c]].all():
+            reasons.append("only special tokens carry it, which keep their labels when labels are shuffled")
         elif any(positive[c] < min_positive for positive, _ in counts):
             reasons.append(f"on fewer than {min_positive} tokens of a side")
         elif any(positive[c] == n for positive, n in counts):

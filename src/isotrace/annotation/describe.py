@@ -44,11 +44,15 @@ def features(
         best = {row["feature"]: numbers[row["concept"]] for row in labels.to_dicts() if row["concept"] in numbers}
         structure = morans_i(matrix, [r.elements for r in data.readings], [data.domain.bonds(r) for r in data.readings],
                              data.table.sequence_ptr)  # fmt: skip
-        frame = summaries(columns).join(labels, on="feature", how="left").with_columns(
-            pl.lit(layer, dtype=pl.Int32).alias("layer"),
-            pl.Series("moran_i", structure.value).fill_nan(None),
-            pl.Series("moran_null", structure.null).fill_nan(None),
-            label=pl.col("label").fill_null(UNEXPLAINED),
+        frame = (
+            summaries(columns)
+            .join(labels, on="feature", how="left")
+            .with_columns(
+                pl.lit(layer, dtype=pl.Int32).alias("layer"),
+                pl.Series("moran_i", structure.value).fill_nan(None),
+                pl.Series("moran_null", structure.null).fill_nan(None),
+                label=pl.col("label").fill_null(UNEXPLAINED),
+            )
         )
         frames.append(frame)
         found = collect(columns, data, best, config.seed)
@@ -58,7 +62,9 @@ def features(
         _stability(subject, dictionary, data, config, progress), on=["layer", "feature"], how="left"
     )
     if config.effects and subject.has_head:
-        effect = logit_effects(subject, dictionary, data, shown, progress=lambda i: progress(i, "effects on the output"))
+        effect = logit_effects(
+            subject, dictionary, data, shown, progress=lambda i: progress(i, "effects on the output")
+        )
         table = table.join(effect, on=["layer", "feature"], how="left")
     else:
         empty = {"promoted": pl.List(pl.String), "promoted_by": pl.List(pl.Float32)}
@@ -74,19 +80,23 @@ def label(token: pl.DataFrame, sequence: pl.DataFrame) -> pl.DataFrame:
     stands above the pair's own shuffled F1; a class or value if the interval of its AUROC lies above LABEL_AUROC, of
     its Spearman correlation above half. Among several the one best on the selection side.
     """
-    holds = (
-        (pl.col("f1") >= LABEL_F1) & (pl.col("q") < ALPHA) & (pl.col("f1_ci_low") > pl.col("null_f1"))
-    ).fill_null(False)
+    holds = ((pl.col("f1") >= LABEL_F1) & (pl.col("q") < ALPHA) & (pl.col("f1_ci_low") > pl.col("null_f1"))).fill_null(
+        False
+    )
     kept = ["feature", "concept", "f1", "f1_ci_low", "f1_ci_high", "null_f1", "q", "holds"]
     ranked = token.with_columns(holds=holds).sort("holds", "f1_selection", descending=True, maintain_order=True)
     best = ranked.group_by("feature", maintain_order=True).first().select(kept)
     best = best.with_columns(label=pl.when("holds").then("concept"), auroc=pl.lit(None, dtype=pl.Float64))
     if sequence.height:
         strong = (pl.col("q") < ALPHA) & (pl.col("ci_low") > pl.col("bar"))
-        whole = sequence.with_columns(bar=pl.when(pl.col("kind") == "class").then(LABEL_AUROC).otherwise(0.5)).filter(strong)
+        whole = sequence.with_columns(bar=pl.when(pl.col("kind") == "class").then(LABEL_AUROC).otherwise(0.5)).filter(
+            strong
+        )
         whole = whole.sort("q", "ci_low", descending=[False, True], maintain_order=True)
-        whole = whole.group_by("feature", maintain_order=True).first().select(
-            "feature", whole="concept", whole_q="q", whole_auroc="auroc"
+        whole = (
+            whole.group_by("feature", maintain_order=True)
+            .first()
+            .select("feature", whole="concept", whole_q="q", whole_auroc="auroc")
         )
         best = best.join(whole, on="feature", how="full", coalesce=True)
         free = pl.col("label").is_null() & pl.col("whole").is_not_null()
@@ -151,5 +161,3 @@ def _encoded(subject: Subject, sites: list[Site], text: str, width: int) -> spar
     record(subject, batch, [site.hookpoint for site in sites], take)
     values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
     return sparse.csr_matrix((values, (rows, columns)), shape=(batch.ids.shape[1], width))
-
-

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from isotrace.activations.fast import fast_kernels
 from isotrace.annotation.data import Data
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.subjects.subject import Batch, Subject, hookpoints_edited
@@ -65,7 +66,8 @@ def logit_effects(
 
 def _relative(subject: Subject, batch: Batch, at: Sequence[int], edits: dict[str, Tensor]) -> Tensor:
     """Logits minus their mean, `[batch, vocabulary]`, at one position of each row."""
-    with hookpoints_edited(subject, {name: (lambda y, d=delta: y - d) for name, delta in edits.items()}):
+    changes = {name: (lambda y, d=delta: y - d) for name, delta in edits.items()}
+    with fast_kernels(subject), hookpoints_edited(subject, changes):
         final = subject.hidden(batch.ids, batch.mask)
     logits = subject.head(final[torch.arange(len(at)), at])
     return logits - logits.mean(-1, keepdim=True)

@@ -76,7 +76,9 @@ def _frame(source, how, layer, pairs, found, concepts, p_heldout, null_max) -> p
     is_class = np.asarray([concepts[c].kind == "class" for c in pairs.concept], dtype=bool)
     turned = np.where(is_class, 1.0, 0.0)  # 1 − AUROC, −rho
     low, high = np.where(against, turned - found.high, found.low), np.where(against, turned - found.low, found.high)
-    p_selection = [float(exceeding(np.abs(pairs.effect[i : i + 1]), null_max[:, [c]])[0]) for i, c in enumerate(pairs.concept)]
+    p_selection = [
+        float(exceeding(np.abs(pairs.effect[i : i + 1]), null_max[:, [c]])[0]) for i, c in enumerate(pairs.concept)
+    ]
     columns = {
         "source": [source] * len(pairs),
         "layer": np.full(len(pairs), layer, dtype=np.int32),
@@ -118,5 +120,3 @@ def _significance(frame: pl.DataFrame, n_tested: int) -> pl.DataFrame:
         p=pl.Series(p), q=pl.Series(q), concept_rank=pl.Series(concept_rank.astype(np.int32)),
         feature_rank=pl.Series(feature_rank.astype(np.int32)),
     )  # fmt: skip
-
-

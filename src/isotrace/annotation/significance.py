@@ -68,7 +68,9 @@ def _firing(activations: sparse.csc_matrix, pairs: Pairs) -> sparse.csr_matrix:
         counts.append(len(fired))
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     flat = np.concatenate([np.zeros(0, dtype=np.int32), *indices])
-    return sparse.csr_matrix((np.ones(len(flat), dtype=np.float32), flat, indptr), shape=(len(pairs), activations.shape[0]))
+    return sparse.csr_matrix(
+        (np.ones(len(flat), dtype=np.float32), flat, indptr), shape=(len(pairs), activations.shape[0])
+    )
 
 
 def q_values(p: np.ndarray, best: np.ndarray, n_tested: int) -> np.ndarray:

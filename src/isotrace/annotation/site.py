@@ -58,7 +58,7 @@ class Sides:
 @dataclass(frozen=True, eq=False)
 class SiteResult:
     """`f1_selection`, `f1_test` (of the part permutations look at), `p_heldout`, `null95` (95 % quantile of the pair's
-    own null) float `[pairs]`; `null_max` float32 `[permutations, concepts]`; `n_alive` features that ever fire."""
+    own null) float `[pairs]`; `null_max` float32 `[permutations, concepts]`; `n_alive` of the `n_features` ever fire."""
 
     pairs: Pairs
     scores: Scores
@@ -67,6 +67,7 @@ class SiteResult:
     p_heldout: np.ndarray
     null95: np.ndarray
     null_max: np.ndarray
+    n_features: int
     n_alive: int
 
     def save(self, path: Path) -> None:
@@ -85,7 +86,7 @@ class SiteResult:
             part = lambda prefix: {k.removeprefix(prefix): stored[k] for k in stored.files if k.startswith(prefix)}  # noqa: E731
             rest = {k: stored[k] for k in stored.files if "." not in k}
             scores = Scores(**part("scores."), values=part("values."))
-            return cls(Pairs(**part("pairs.")), scores, **rest | {"n_alive": int(rest["n_alive"])})
+            return cls(Pairs(**part("pairs.")), scores, **rest | {k: int(rest[k]) for k in ("n_features", "n_alive")})
 
 
 def examine(
@@ -130,7 +131,6 @@ def examine(
         p_heldout=exceeding(again, null),
         null95=np.quantile(null, 0.95, axis=0) if len(null) else np.full(len(pairs), np.nan),
         null_max=null_max,
+        n_features=activations.shape[1],
         n_alive=int((np.diff(sparse.csc_matrix(activations).indptr) > 0).sum()),
     )
-
-

@@ -29,13 +29,17 @@ def command(
     untrained: Annotated[
         Path | None, typer.Option(help="Dictionary of the untrained subject with --seed, instead of training one.")
     ] = None,
-    untrained_tokens: Annotated[int, typer.Option(min=1, help="Tokens the untrained subject's one is trained on.")] = 400_000,
+    untrained_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens the untrained subject's one is trained on.")
+    ] = 400_000,
     permutations: Annotated[int, typer.Option(min=19, help="Shuffles of the labels behind every p.")] = 500,
     bootstrap: Annotated[int, typer.Option(min=20, help="Draws of sequences for the intervals.")] = 200,
     min_positive: Annotated[int, typer.Option(min=1, help="Tokens a concept needs on each side.")] = 20,
     spellings: Annotated[int, typer.Option(min=0, help="Other spellings per sequence, for stability.")] = 3,
     effects: Annotated[bool, typer.Option(help="Ablate each feature once to see what it does to the output.")] = True,
-    structure: Annotated[Path | None, typer.Option(help="PDB or mmCIF file whose chain is among the sequences.")] = None,
+    structure: Annotated[
+        Path | None, typer.Option(help="PDB or mmCIF file whose chain is among the sequences.")
+    ] = None,
     explain: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible endpoint; off by default.")] = None,
     explain_model: Annotated[str | None, typer.Option(help="Model name at that endpoint.")] = None,
     explain_features_at_most: Annotated[

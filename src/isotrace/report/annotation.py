@@ -23,5 +23,3 @@ def page(annotation: Annotation, data: Data) -> str:
     tables = {name: getattr(annotation, name) for name in TABLES if name != "rejects"}
     title = f"Feature atlas of {annotation.summary['dictionary']}"
     return atlas_page(AtlasTables(**tables), title=title, summary=annotation.summary, pictures=drawn)
-
-
