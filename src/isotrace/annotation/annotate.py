@@ -113,8 +113,8 @@ def annotate(
     untrained: tuple[Subject, Dictionary] | None = None,
     progress: Progress = lambda items, _: items,
 ) -> Annotation:
-    """`name_of`: the dictionary's source, for the summary; `untrained`: a re-initialised subject and its dictionary, instead of training one here. `work` is removed at the
-    end. Raises InputError if no concept can be tested."""
+    """`name_of`: the dictionary's source, for the summary. `untrained`: a re-initialised subject and its dictionary,
+    instead of training one here. `work` is removed at the end. Raises InputError if no concept can be tested."""
     started = time.monotonic()
     _claim(work, subject, dictionary, data, config)
     reasons = untestable(data.table, data.held, data.special, config.min_positive)

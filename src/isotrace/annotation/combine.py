@@ -81,7 +81,7 @@ def combine(source: str, results: Mapping[int, SiteResult], concepts: tuple[Conc
     for name, least in LEVELS.items():
         drawn = (draws[passing] >= least).sum(0) if passing.any() else np.zeros(1)
         found = int((values["f1"][passing] >= least).sum())
-        counts[name] = (found, *(int(round(v)) for v in np.quantile(drawn, (0.025, 0.975))))
+        counts[name] = (found, *(round(v) for v in np.quantile(drawn, (0.025, 0.975)).tolist()))
     return SourceResult(frame, counts, _per_layer(frame, results))
 
 
@@ -90,7 +90,7 @@ def rank(key: np.ndarray, value: np.ndarray) -> np.ndarray:
     order = np.lexsort((-value, key))
     starts = np.flatnonzero(np.diff(key[order], prepend=key.min(initial=0) - 1))
     rank = np.empty(len(key), dtype=np.int64)
-    rank[order] = np.arange(len(key)) - np.repeat(starts, np.diff([*starts, len(key)])) + 1
+    rank[order] = np.arange(len(key)) - np.repeat(starts, np.diff(np.append(starts, len(key)))) + 1
     return rank
 
 

@@ -125,10 +125,10 @@ def split(groups: Sequence[str], seed: int) -> np.ndarray:
         raise InputError("all sequences belong to one group: give more diverse ones, or --group.")
     side = np.zeros(len(unique), dtype=bool)
     totals = [0, 0]
-    for group in np.random.default_rng((seed, 1)).permutation(len(unique)):
+    for group in np.random.default_rng((seed, 1)).permutation(len(unique)).tolist():
         chosen = int(totals[1] < totals[0])
-        side[group] = chosen
-        totals[chosen] += counts[group]
+        side[group] = bool(chosen)
+        totals[chosen] += int(counts[group])
     return side[inverse]
 
 

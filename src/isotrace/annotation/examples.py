@@ -68,7 +68,7 @@ def _carriers(data: Data, concepts: set[int], owner: np.ndarray) -> dict[int, np
 
 def summaries(activations: sparse.csc_matrix) -> pl.DataFrame:
     """Per feature: `density` (share of tokens), `max_activation`, `mean_activation` (where positive), `histogram`."""
-    n_tokens, n_features = activations.shape
+    n_tokens, n_features = activations.get_shape()
     counts = np.diff(activations.indptr)
     top, mean, histograms = np.full(n_features, np.nan), np.full(n_features, np.nan), []
     for feature in range(n_features):

@@ -72,10 +72,10 @@ def bootstrap_weights(n_sequences: int, n: int, seed: int) -> np.ndarray:
 
 
 def score(activations: sparse.csc_matrix, table: ConceptTable, pairs: Pairs, weights: np.ndarray) -> Scores:
-    """`activations` CSC `[tokens, features]` and `table` of the held-out sequences; `weights` as `bootstrap_weights`."""
+    """`activations` CSC `[tokens, features]` and `table` of held-out sequences; `weights` as `bootstrap_weights`."""
     n = len(pairs)
     counts = np.zeros((3, n), dtype=np.int64)
-    values = {name: np.full(n, np.nan) for name in F1S + ("precision", "recall")}
+    values = {name: np.full(n, np.nan) for name in (*F1S, "precision", "recall")}
     draws = np.full((n, weights.shape[1]), np.nan, dtype=np.float32)
     for concept, rows in _by_concept(pairs):
         columns = _Concept(table, concept)
@@ -93,7 +93,7 @@ def score(activations: sparse.csc_matrix, table: ConceptTable, pairs: Pairs, wei
         fired_draws, hit_draws = per_sequence @ weights
         with np.errstate(invalid="ignore"):
             draws[rows] = 2 * hit_draws / (fired_draws + columns.per_sequence @ weights)
-    return Scores(*counts, values, draws)
+    return Scores(counts[0], counts[1], counts[2], values, draws)
 
 
 def _by_concept(pairs: Pairs) -> Iterator[tuple[int, np.ndarray]]:
@@ -127,8 +127,8 @@ class _Concept:
         self._fires[fired] = True
         covered = np.add.reduceat(self._fires[self.tokens], self.starts, dtype=np.int64) if self.n_instances else 0
         self._fires[fired] = False
-        any_recall = _share(np.count_nonzero(covered), self.n_instances)
-        full_recall = _share(np.count_nonzero(covered == self.sizes), self.n_instances)
+        any_recall = _share(int(np.count_nonzero(covered)), self.n_instances)
+        full_recall = _share(int(np.count_nonzero(covered == self.sizes)), self.n_instances)
         if len(fired):
             first = np.flatnonzero(
                 np.diff(fired, prepend=-2) + np.diff(self.sequence_of[fired], prepend=-1).astype(bool) != 1

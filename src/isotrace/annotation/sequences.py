@@ -49,7 +49,7 @@ def annotate_sequences(
             continue
         concepts = [table.sequence_concepts[i] for i in usable]
         sides = [np.flatnonzero(~held), np.flatnonzero(held)]
-        numbers = [table.numbers[np.ix_(side, usable)] for side in sides]
+        numbers = [table.numbers[side][:, usable] for side in sides]
         weights = bootstrap_weights(len(sides[1]), config.n_bootstrap, config.seed)
         nulls, parts = [], []
         for layer, load in loaders.items():

@@ -36,12 +36,8 @@ def pair_null(
     `null_maxima`."""
     fires = _firing(activations, pairs)  # [pairs, tokens]
     n_fired = np.asarray(fires.sum(1)).ravel()
-    labels = sparse.csr_matrix(
-        (np.ones(len(table.tokens), dtype=np.float32), (table.tokens, np.repeat(table.concept_of, np.diff(table.instance_ptr)))),
-        shape=(table.n_tokens, len(table.token_concepts)),
-    )  # fmt: skip
-    labels.data[:] = 1
-    dense = labels.T.toarray().astype(bool)  # [concepts, tokens]
+    dense = np.zeros((len(table.token_concepts), table.n_tokens), dtype=bool)
+    dense[np.repeat(table.concept_of, np.diff(table.instance_ptr)), table.tokens] = True
     rows = np.repeat(np.arange(len(pairs)), np.diff(fires.indptr))
     carried = pairs.concept[rows]
 
@@ -69,7 +65,7 @@ def _firing(activations: sparse.csc_matrix, pairs: Pairs) -> sparse.csr_matrix:
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     flat = np.concatenate([np.zeros(0, dtype=np.int32), *indices])
     return sparse.csr_matrix(
-        (np.ones(len(flat), dtype=np.float32), flat, indptr), shape=(len(pairs), activations.shape[0])
+        (np.ones(len(flat), dtype=np.float32), flat, indptr), shape=(len(pairs), activations.get_shape()[0])
     )
 
 

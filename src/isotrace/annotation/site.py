@@ -21,6 +21,7 @@ from isotrace.annotation.scores import Pairs, Scores, choose, score
 from isotrace.annotation.significance import exceeding, pair_null
 from isotrace.annotation.table import ConceptTable
 
+ARRAYS = ("f1_selection", "f1_test", "p_heldout", "null95", "null_max")
 COUNTED = 64  # concepts counted at a time: their counts are [concepts, features, levels]
 
 
@@ -58,7 +59,7 @@ class Sides:
 @dataclass(frozen=True, eq=False)
 class SiteResult:
     """`f1_selection`, `f1_test` (of the part permutations look at), `p_heldout`, `null95` (95 % quantile of the pair's
-    own null) float `[pairs]`; `null_max` float32 `[permutations, concepts]`; `n_alive` of the `n_features` ever fire."""
+    own null) float `[pairs]`; `null_max` float32 `[permutations, concepts]`; `n_alive` of `n_features` ever fire."""
 
     pairs: Pairs
     scores: Scores
@@ -86,7 +87,8 @@ class SiteResult:
             part = lambda prefix: {k.removeprefix(prefix): stored[k] for k in stored.files if k.startswith(prefix)}  # noqa: E731
             rest = {k: stored[k] for k in stored.files if "." not in k}
             scores = Scores(**part("scores."), values=part("values."))
-            return cls(Pairs(**part("pairs.")), scores, **rest | {k: int(rest[k]) for k in ("n_features", "n_alive")})
+            counts = [int(rest.pop(name)) for name in ("n_features", "n_alive")]
+            return cls(Pairs(**part("pairs.")), scores, *(rest[name] for name in ARRAYS), *counts)
 
 
 def examine(
@@ -116,13 +118,15 @@ def examine(
     scores = score(sparse.csc_matrix(activations[sides.held.rows]), sides.held.table, pairs, weights)
 
     part = sides.selection_test
-    tested, several = activations[part.rows], {"n_permutations": n_permutations}
-    null_max = null_maxima(fire(tested, levels), part.table, fixed=part.special, seed=seed, **several)
+    tested = activations[part.rows]
+    null_max = null_maxima(
+        fire(tested, levels), part.table, fixed=part.special, n_permutations=n_permutations, seed=seed
+    )
     alone = sparse.csc_matrix(tested), part.table, part.special, pairs
     observed, _ = pair_null(*alone, n_permutations=0, seed=seed)
     part = sides.held_test
     alone = sparse.csc_matrix(activations[part.rows]), part.table, part.special, pairs
-    again, null = pair_null(*alone, seed=seed + 1, **several)
+    again, null = pair_null(*alone, n_permutations=n_permutations, seed=seed + 1)
     return SiteResult(
         pairs=pairs,
         scores=scores,
@@ -131,6 +135,6 @@ def examine(
         p_heldout=exceeding(again, null),
         null95=np.quantile(null, 0.95, axis=0) if len(null) else np.full(len(pairs), np.nan),
         null_max=null_max,
-        n_features=activations.shape[1],
+        n_features=activations.get_shape()[1],
         n_alive=int((np.diff(sparse.csc_matrix(activations).indptr) > 0).sum()),
     )

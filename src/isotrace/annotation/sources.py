@@ -22,6 +22,7 @@ from isotrace.activations.harvest import record
 from isotrace.annotation.data import Data
 from isotrace.dictionaries.build import build
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.domains.domain import Reading
 from isotrace.subjects.subject import Batch, Subject
 
 NAMES = ("dictionary", "neurons", "untrained", "random", "token_identity")
@@ -101,7 +102,8 @@ def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: i
 def untrained_subject(subject: Subject, seed: int) -> Subject:
     """The same architecture and tokenizer with freshly initialised weights."""
     torch.manual_seed(seed)
-    model = type(subject.model)(subject.model.config).to(subject.device)
+    model = type(subject.model)(subject.model.config)
+    model.to(subject.device)  # pyright: ignore[reportArgumentType]
     files = replace(subject.files, source=f"untrained copy of {subject.source}", weights_sha256=f"untrained-{seed}")
     return Subject(model, subject.tokenizer, files)
 
@@ -129,11 +131,11 @@ def harvest(
         start = 0
         for batch in batches:
 
-            def take(i: int, x: Tensor, start: int = start) -> None:
+            def take(i: int, x: Tensor, start: int = start, into=found) -> None:
                 for site in sites:
                     if site.hookpoint == hookpoints[i]:
                         rows, columns, values = site.encode(x.flatten(0, 1))
-                        found[site.key].append((rows + start, columns.astype(np.int32), values))
+                        into[site.key].append((rows + start, columns.astype(np.int32), values))
 
             record(subject, _on(subject, batch), hookpoints, take)
             start += batch.ids.numel()
@@ -168,6 +170,23 @@ def token_identity(data: Data, n_vocabulary: int) -> sparse.csr_matrix:
         (np.ones(len(ids), dtype=np.float32), ids.astype(np.int32), np.arange(len(ids) + 1)),
         shape=(len(ids), n_vocabulary),
     )
+
+
+def feature_activations(
+    subject: Subject, dictionary: Dictionary, reading: Reading, features: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """float32 `[features, tokens]` on one sequence; features are (layer, feature)."""
+    batch, sites = subject.tokenize([reading.text]), dictionary_sites("dictionary", dictionary)
+    found = np.zeros((len(features), batch.ids.shape[1]), dtype=np.float32)
+
+    def take(i: int, x: Tensor) -> None:
+        rows, columns, values = sites[i].encode(x[0])
+        for place, (layer, feature) in enumerate(features):
+            if layer == sites[i].layer:
+                found[place, rows[columns == feature]] = values[columns == feature]
+
+    record(subject, batch, [site.hookpoint for site in sites], take)
+    return found
 
 
 def _on(subject: Subject, batch: Batch) -> Batch:

@@ -86,9 +86,13 @@ class Traced:
 
 
 def trace(subject: Subject, dictionary: Dictionary, sequence: str, target: str, config: TraceConfig) -> Traced:
-    """Raises InputError for an input or target that cannot be used, SubjectError if the subject has no domain."""
+    """Raises InputError for an input or target that cannot be used, SubjectError if the subject reads no molecules."""
     if subject.files.domain != "molecule":
-        raise SubjectError(f"{subject.source} names no domain with a trace: give --domain molecule if it reads SMILES.")
+        found = f"is of the domain {subject.files.domain}" if subject.files.domain else "names no domain"
+        raise SubjectError(
+            f"{subject.source} {found}, and traces support the domain molecule only: give --domain molecule if it "
+            "reads SMILES of molecules."
+        )
     mol = parse(sequence)
     sequence = sequence.strip()
     batch = subject.tokenize([sequence])
@@ -213,7 +217,8 @@ def _spelled(
     direction: float,
     config: TraceConfig,
 ) -> tuple[float, np.ndarray] | None:
-    """(target value, atom masses in original order); None if this spelling does not fit or splits the masked atom."""
+    """(target value, atom masses in original order); None if this spelling does not fit, splits the masked atom, or
+    begins with it where a causal subject has nothing to predict it from."""
     try:
         batch: Batch = subject.tokenize([spelling.smiles])
     except InputError:
@@ -224,7 +229,7 @@ def _spelled(
         places = [
             i for i, u in enumerate(units) if u.kind == "atom" and spelling.original[u.atoms[0]] == masked.atoms[0]
         ]
-        if len(places) != 1:
+        if len(places) != 1 or (subject.objective == "causal" and places[0] == 0):
             return None
         goal = Target(**{**target.__dict__, "position": places[0]})
     prepared = goal.prepare(subject, batch)

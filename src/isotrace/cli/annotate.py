@@ -1,5 +1,6 @@
 """isotrace annotate: what do the features of a dictionary mean, and should one believe it?"""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,10 +50,11 @@ def command(
     overwrite: Annotated[bool, typer.Option(help="Replace another command's run in --out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split, shuffles, bootstrap and nulls.")] = 0,
 ) -> None:
-    """Name features in the domain's terms, with statistics, beside neurons, an untrained subject and random features."""
+    """Name features in the domain's terms, with statistics, beside neurons, an untrained subject and more nulls."""
     from isotrace.annotation.annotate import AnnotationConfig, annotate
     from isotrace.annotation.concept_files import label_columns, read_concept_file
     from isotrace.annotation.data import prepare
+    from isotrace.annotation.sources import feature_activations
     from isotrace.cli.trace import command_line, progress
     from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
     from isotrace.domains.domain import domain_of
@@ -93,6 +95,7 @@ def command(
         other = untrained_subject(loaded, seed)
         blank = (other, load_dictionary(untrained, other))
     inputs: dict[str, Path | str] = {
+        **({} if structure is None else {"structure": structure}),
         "subject": subject,
         "dictionary": dictionary_folder(dictionary),
         "data": data if data == "-" else Path(data),
@@ -120,7 +123,8 @@ def command(
             )  # fmt: skip
             run.table("explanations", explained)
             annotation = annotation.explained(explained)
-        save_annotation(run, annotation, prepared)
+        traces = partial(feature_activations, loaded, features)
+        save_annotation(run, annotation, prepared, structure=structure, activations=traces)
     if json:
         typer.echo(dumps(annotation.to_dict() | {"rejects": annotation.rejects.to_dicts()}))
     else:

@@ -1,9 +1,11 @@
 """Sequences of a file, to train or evaluate on; what the domain or the subject cannot read joins the rejects."""
 
+from collections.abc import Callable
+
 import polars as pl
 
 from isotrace.activations.harvest import Corpus
-from isotrace.domains.molecule import parse
+from isotrace.domains.domain import domain_of
 from isotrace.errors import InputError
 from isotrace.inputs import read_inputs, rejects_frame
 from isotrace.subjects.subject import Subject
@@ -12,10 +14,10 @@ from isotrace.subjects.subject import Subject
 def read_corpus(subject: Subject, data: str, column: str | None) -> tuple[Corpus, pl.DataFrame]:
     """(corpus, rejects: index, input, reason). Raises InputError when nothing is left, with the first reason."""
     rows, rejects = read_inputs(data, column=column)
-    refused, kept = rejects.rows(), []
+    refused, kept, check = rejects.rows(), [], domain_check(subject)
     for index, text in rows.select("index", "sequence").rows():
         try:
-            check_domain(subject, text)
+            check(text)
             kept.append((index, text))
         except InputError as error:
             refused.append((index, text, str(error)))
@@ -30,20 +32,20 @@ def usable(subject: Subject, data: str, column: str | None, limit: int | None) -
     """(the first `limit` sequences that the subject and its domain can read, rejects): rows behind the last one taken
     are not looked at."""
     rows, rejects = read_inputs(data, column=column)
-    sequences, refused = [], []
+    sequences, refused, check = [], [], domain_check(subject)
     for index, text in rows.select("index", "sequence").rows():
         if limit is not None and len(sequences) == limit:
             break
         try:
             subject.tokenize([text])
-            check_domain(subject, text)
+            check(text)
             sequences.append(text)
         except InputError as error:
             refused.append((index, text, str(error)))
     return sequences, rejects_frame([*rejects.rows(), *refused])
 
 
-def check_domain(subject: Subject, text: str) -> None:
-    """Raises InputError for a sequence that is none in the subject's domain."""
-    if subject.files.domain == "molecule":
-        parse(text)
+def domain_check(subject: Subject) -> Callable[[str], None]:
+    """What raises InputError for a sequence that is none in the subject's domain; nothing does without a domain.
+    Raises InputError itself for a domain that is not known."""
+    return (lambda text: None) if subject.files.domain is None else domain_of(subject.files.domain).check

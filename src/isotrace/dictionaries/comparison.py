@@ -11,7 +11,16 @@ import polars as pl
 from isotrace.activations.harvest import Corpus
 from isotrace.dictionaries.controls import Sample, make_controls
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.fidelity import MODES, Measured, Progress, bootstrap, measure, quantiles, summarise
+from isotrace.dictionaries.fidelity import (
+    MODES,
+    Measured,
+    Progress,
+    bootstrap,
+    measure,
+    quantiles,
+    require_masks,
+    summarise,
+)
 from isotrace.errors import DictionaryError, InputError
 from isotrace.subjects.subject import Subject
 
@@ -72,8 +81,10 @@ def compare(
 
     With `controls`, about a quarter of the sequences is set apart to fit them on: those whose SHA-256 says so, so
     that a sequence that occurs twice never stands on both sides, and neither order nor other rows matter.
-    Sequences the subject cannot read are left out. Raises InputError if either side is empty or nothing is masked.
+    Sequences the subject cannot read are left out. Raises SubjectError for a subject that fills no masks, InputError
+    if either side is empty or nothing is masked.
     """
+    require_masks(subject)
     if not dictionaries:
         raise DictionaryError("there is no dictionary to evaluate: name at least one.")
     first = next(iter(dictionaries.values()))

@@ -17,7 +17,7 @@ from torch import Tensor
 from isotrace.activations.harvest import Corpus, Plan, mask_some
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
-from isotrace.errors import InputError, RunError
+from isotrace.errors import InputError, RunError, SubjectError
 from isotrace.subjects.subject import Subject
 
 MODES = ("free_running", "teacher_forced")
@@ -69,11 +69,25 @@ def evaluate(
     Returns `free_running` and `teacher_forced` {loss_recovered, ci, note, top1_agreement, kl, cross_entropy},
     `clean` and `ablated` {cross_entropy, top1}, `fve [n_layers]`, `l0` (per token and layer), `dead_fraction`
     (no activation on this set), `density`, `decoder_norms` and counts, see `summarise`. CIs are 95 % bootstrap
-    intervals over sequences. Raises InputError if no token is masked, RunError for a value that is not finite.
+    intervals over sequences. Raises as `measure` does.
     """
     corpus = Corpus.of(subject, sequences)
     measured = measure(subject, [dictionary], corpus, names=["the dictionary"], mask_rate=mask_rate, seed=seed)[0]
     return summarise(measured, bootstrap(len(corpus.ids), n_bootstrap, seed))
+
+
+def require_masks(subject: Subject) -> None:
+    """Raises SubjectError unless the subject predicts masked tokens, which is where fidelity is measured."""
+    if not subject.has_head:
+        raise SubjectError(
+            f"{subject.source} has no language-model head, so no cross-entropy: fidelity is measured on predictions "
+            "of masked tokens; evaluate on the same model with its head."
+        )
+    if subject.mask_id is None:
+        raise SubjectError(
+            f"{subject.source} fills no masks, and fidelity is measured at masked tokens: evaluate dictionaries of "
+            "masked or denoising subjects whose tokenizer has a mask token."
+        )
 
 
 @torch.no_grad()
@@ -89,9 +103,10 @@ def measure(
 ) -> list[Measured]:
     """Every dictionary on the same masked sequences, which the subject reads once for all of them.
 
-    `names` are for messages, `progress` wraps the list of batches. Raises InputError if no token is masked,
-    RunError naming the dictionary whose numbers are not finite.
+    `names` are for messages, `progress` wraps the list of batches. Raises SubjectError for a subject that fills no
+    masks, InputError if no token is masked, RunError naming the dictionary whose numbers are not finite.
     """
+    require_masks(subject)
     configs = [dictionary.config for dictionary in dictionaries]
     sites = sorted({site for config in configs for site in (*config.reads, *config.writes)})
     means = {

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from isotrace.errors import InputError
 from isotrace.report.atlas_payload import PICTURES_PER_BLOCK, AtlasTables, blocks
-from isotrace.report.page import _json, _text, finite, render_page
+from isotrace.report.page import finite, in_script, render_page, template_text
 
 __all__ = ["AtlasTables", "atlas_page"]
 
@@ -64,8 +64,8 @@ def atlas_page(
         "title": title,
         "summary": summary,
         "sources": data["sources"],
-        "atlas_css": Markup(_text("atlas.css")),
+        "atlas_css": Markup(template_text("atlas.css")),
         "at_once": {name: packed[name] for name in _AT_ONCE},
         "later": {name: block for name, block in packed.items() if name not in _AT_ONCE},
     }
-    return render_page("atlas.html.j2", page, script="".join(map(_text, _SCRIPTS)), data=_json(data))
+    return render_page("atlas.html.j2", page, script="".join(map(template_text, _SCRIPTS)), data=in_script(data))

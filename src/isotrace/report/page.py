@@ -20,7 +20,7 @@ from isotrace.errors import InputError
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _TOP_FEATURES = 30
-_IN_SCRIPT = ("target", "tokens", "units", "nodes", "n_layers", "features", "verification", "circuit", "spellings")
+_IN_SCRIPT = ("target", "tokens", "units", "nodes", "n_layers", "stacks", "features", "verification", "circuit", "spellings")
 
 
 def render_trace(payload: Mapping[str, Any]) -> str:
@@ -28,7 +28,8 @@ def render_trace(payload: Mapping[str, Any]) -> str:
 
     `payload` holds what the trace found as plain lists, dicts, strings and numbers: title, input, subject,
     dictionary, command, created, target, summary, warnings, molecule (SVG text), tokens, units, syntax, nodes,
-    edges, n_layers, features, verification, circuit, graph, fidelity, spellings (or None), manifest.
+    edges, n_layers, stacks (layers of the encoder and the decoder, or of the
+    only stack), features, verification, circuit, graph, fidelity, spellings (or None), manifest.
     Numbers that are not finite become null and read "–". Raises InputError when an edge names an absent node or
     two nodes share an id, KeyError when a part is missing.
     """
@@ -45,7 +46,7 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     page["strongest"] = max((u["score"] for u in page["units"] if u["score"] is not None), default=None)
     page["n_feature_nodes"] = len(features)
     data = {key: page[key] for key in _IN_SCRIPT} | {"edges": _indexed(page["edges"], nodes)}
-    return render_page("trace.html.j2", page, script=_text("trace.js") + _text("plots.js"), data=_json(data))
+    return render_page("trace.html.j2", page, script=template_text("trace.js") + template_text("plots.js"), data=in_script(data))
 
 
 def render_index(payload: Mapping[str, Any]) -> str:
@@ -69,7 +70,7 @@ def render_page(template: str, page: dict[str, Any], *, script: str, data: Marku
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"'sha256-{digest}'" if script else "'none'"
     return environment.get_template(template).render(
-        page, css=Markup(_text("report.css")), script=Markup(script), script_policy=policy, data=data
+        page, css=Markup(template_text("report.css")), script=Markup(script), script_policy=policy, data=data
     )
 
 
@@ -125,10 +126,10 @@ def _indexed(edges: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> list[l
     return [[position[e["source"]], position[e["target"]], e["weight"]] for e in ranked]
 
 
-def _json(data: Any) -> Markup:
+def in_script(data: Any) -> Markup:
     # "<" could close the script element; no other character matters to the HTML parser inside it.
     return Markup(json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def _text(name: str) -> str:
+def template_text(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")

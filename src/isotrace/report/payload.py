@@ -24,6 +24,7 @@ EDGES, PER_NODE = 5_000, 3
 def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
     """What `render_trace` takes."""
     traced, summary = trace.traced, trace.to_dict()
+    subject = traced.frame.frozen.subject
     masses = {u["index"]: u["score"] for u in trace.units}
     signed = {u["index"]: u["signed"] for u in trace.units}
     positions, signs = traced.unit_scores.positions.tolist(), traced.unit_scores.signed.tolist()
@@ -54,7 +55,7 @@ def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
                 "atoms": list(unit.atoms),
                 "score": positions[p],
                 "signed": signs[p],
-                "masked": p == traced.target.position,
+                "masked": p == traced.target.position and subject.objective != "causal",
             }
             for p, unit in enumerate(traced.units)
         ],
@@ -63,6 +64,7 @@ def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
         "nodes": [_node(trace, node) for node in nodes],
         "edges": _edges(trace),
         "n_layers": traced.graph.n_layers,
+        "stacks": list(subject.stack_sizes),
         "features": _cards(trace),
         "verification": {
             "nodes": [
@@ -156,7 +158,13 @@ def _node(trace: "Trace", node: int) -> dict[str, Any]:
         }
     if kind == "target":
         return base | {"label": traced.target.name, "influence": 1.0}
-    word = {"error": f"error of layer {layer}", "token": "token", "position": "position"}[kind]
+    side = trace.side(node)
+    if kind == "error":
+        word = f"error of layer {layer} ({side})" if side else f"error of layer {layer}"
+    else:
+        word = f"{side} {kind}".strip()
+        if kind == "token" and trace.place(node)[1] < graph.embeddings[trace.place(node)[0]][1]:
+            return base | {"label": f"{side} start"}
     return base | {"label": f"{word} {traced.tokens[position or 0]}"}
 
 
@@ -195,7 +203,8 @@ def _predictions(trace: "Trace") -> list[dict[str, Any]] | None:
     if traced.target.position is None:
         return None
     subject = traced.frame.frozen.subject
-    probabilities = subject.head(traced.frame.frozen.actual.final[0, traced.target.position]).softmax(-1)
+    place = subject.reading_position(traced.target.position)
+    probabilities = subject.head(traced.frame.frozen.actual.final[0, place]).softmax(-1)
     top = probabilities.topk(6)
     tokens = subject.tokens(top.indices)
     return [{"token": t, "probability": p} for t, p in zip(tokens, top.values.tolist(), strict=True)]
@@ -233,9 +242,14 @@ def _cards(trace: "Trace") -> dict[str, dict[str, Any]]:
 
 def top_outputs(trace: "Trace", layer: int, feature: int, n: int = 5) -> list[dict[str, Any]]:
     """Tokens whose logits the feature raises most when its whole write is added to the final hidden state of
-    this input (through the head's decoder only, so a coarse view for early layers)."""
+    this input (through the head's decoder only, so a coarse view for early layers). None without a head, and none
+    for what is written to an encoder's stream, which no head reads."""
     subject, dictionary = trace.traced.frame.frozen.subject, trace.traced.frame.dictionary
-    write = dictionary.write_vectors(layer, torch.tensor(feature)).sum(0)
+    read = subject.n_layers - subject.stack_sizes[-1]
+    slots = [slot for slot, target in enumerate(dictionary.config.targets(layer)) if target >= read]
+    if not subject.has_head or not slots:
+        return []
+    write = dictionary.write_vectors(layer, torch.tensor(feature))[slots].sum(0)
     decoder = subject.module(subject.family.head_decoder)
     promoted = decoder(write) - decoder(torch.zeros_like(write))
     promoted = promoted - promoted.mean()

@@ -248,7 +248,28 @@ class Trace:
         layer, position, kind = graph.layer_of(node), graph.position_of(node), graph.kind_of(node)
         if kind == "feature":
             return f"f{layer}_{int(graph.feature_nodes[node, 2])}_{position}"
-        return "target" if kind == "target" else f"{kind[0]}{layer if kind == 'error' else ''}_{position}"
+        if kind in ("error", "target"):
+            return "target" if kind == "target" else f"e{layer}_{position}"
+        group, place = self.place(node)
+        earlier = [name for name, _ in graph.embeddings[:group]].count(kind)
+        return f"{kind[0]}{earlier or ''}_{place}"
+
+    def place(self, node: int) -> tuple[int, int]:
+        """(index in `graph.embeddings`, place in that stream) of an embedding node; a decoder's place p is token
+        p − 1's."""
+        return divmod(node - self.traced.graph.tokens.start, self.traced.graph.n_tokens)
+
+    def side(self, node: int) -> str:
+        """`encoder` or `decoder` in a subject that has both, which then has two nodes of a kind at a position; else
+        empty, as for the target."""
+        graph, sizes = self.traced.graph, self.traced.frame.frozen.subject.stack_sizes
+        if len(sizes) == 1 or node == graph.target:
+            return ""
+        if (layer := graph.layer_of(node)) >= 0:
+            return "encoder" if layer < sizes[0] else "decoder"
+        group = self.place(node)[0]
+        kinds = [kind for kind, _ in graph.embeddings]
+        return "decoder" if kinds[group] in kinds[:group] else "encoder"
 
     def _edge_frame(self) -> pl.DataFrame:
         rows, columns = torch.nonzero(self.traced.pruned.edges, as_tuple=True)

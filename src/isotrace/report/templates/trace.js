@@ -26,6 +26,9 @@ function num(x) {
 const tokenText = (pos) => (pos === null ? "all positions" : `${tokens[pos].text} at position ${pos}`);
 const share = (x) => (x === null ? "–" : `${num(100 * x)} %`);
 const sign = (w) => (w < 0 ? "down" : "up");
+// Layers count the encoder's, then the decoder's, in a subject that has both.
+const side = (layer) => (data.stacks.length < 2 ? "" : layer < data.stacks[0] ? "encoder" : "decoder");
+const layerName = (layer) => `layer ${layer}${side(layer) && ` of the ${side(layer)}`}`;
 
 // ---- graph ----
 const SLOT = 16, TOP = 20, LEFT = 62, BUCKETS = 5;
@@ -96,7 +99,7 @@ function drawGraph() {
   const back = make("g"), names = make("svg", { class: "names", width: 54, height }), marks = make("g", { class: "marks" });
   names.append(make("rect", { width: 54, height }));
   base.forEach(({ top, height: h }, k) => {
-    const name = k === 0 ? "tokens" : k === data.n_layers + 1 ? "target" : `layer ${k - 1}`;
+    const name = k === 0 ? "tokens" : k === data.n_layers + 1 ? "target" : `${side(k - 1).slice(0, 3) || "layer"} ${k - 1}`;
     if (k % 2) back.append(make("rect", { class: "band", x: 0, y: top, width, height: h }));
     names.append(make("text", { class: "axis", x: 6, y: top + h / 2 + 4 }, name));
   });
@@ -188,7 +191,7 @@ function tip(event, title, lines) {
 }
 function tipNode(event, i) {
   const n = nodes[i];
-  const place = n.layer < 0 ? "input" : n.layer >= data.n_layers ? "target" : `layer ${n.layer}`;
+  const place = n.layer < 0 ? "input" : n.layer >= data.n_layers ? "target" : layerName(n.layer);
   tip(event, n.label, [`${place} · ${tokenText(n.pos)}`, `activation ${num(n.activation)} · influence ${num(n.influence)}`
     + (n.effect === null ? "" : ` · effect ${num(n.effect)}`)]);
 }
@@ -276,7 +279,7 @@ function card(i) {
     facts.push(["removing it", `predicted ${num(check.predicted)}, frozen ${num(check.frozen)}, `
       + `free-running ${num(check.free_running)}`]);
   }
-  const kind = n.kind === "feature" ? `Feature ${n.feature}, layer ${n.layer}` : n.kind === "error" ? `Error, layer ${n.layer}` : n.kind;
+  const kind = n.kind === "feature" ? `Feature ${n.feature}, ${layerName(n.layer)}` : n.kind === "error" ? `Error, ${layerName(n.layer)}` : n.kind;
   const parts = [make("p", { class: "kind" }, kind), make("h3", {}, n.label)];
   if (feature && n.kind === "feature") {
     const interval = feature.f1_ci ? ` [${num(feature.f1_ci[0])}, ${num(feature.f1_ci[1])}]` : "";
