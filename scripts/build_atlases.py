@@ -8,7 +8,7 @@ NAME is molm, rxnfp or antiberty; DATA a folder with the data sets that docs/atl
 2. train      the dictionary (molm ships one), in WORK/dictionary
 3. evaluate   fidelity beside controls, in WORK/evaluation
 4. annotate   isotrace annotate, in WORK/annotation
-5. table      docs/atlases/NAME.md from what these wrote
+5. table      docs/atlases/NAME.md from what these wrote; the names beside the bundled dictionary of molm
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
+import atlas_tables
 from isotrace.activations.harvest import Corpus
 from isotrace.dictionaries.build import configure
 from isotrace.dictionaries.saving import reference, save_dictionary
@@ -154,9 +155,9 @@ def main() -> None:
         run("annotate", recipe.subject, dictionary, "--data", str(work / "annotate.csv"), *options, "--out",
             str(work / "annotation"), "--overwrite")  # fmt: skip
     if "table" in steps:
-        from atlas_tables import write
-
-        write(args.name, work, ROOT / "docs" / "atlases")
+        atlas_tables.write(args.name, work, ROOT / "docs" / "atlases")
+        if args.name == "molm":
+            atlas_tables.bundle(work, ROOT / "src/isotrace/assets/molm-clt")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,25 @@
-"""Train, evaluate and annotate the bundled cross-layer transcoder. Resumable: run the same command again.
+"""Train and evaluate the bundled cross-layer transcoder. Resumable: run the same command again.
 
     python scripts/build_clt.py DATA --work build/molm --out src/isotrace/assets/molm-clt
 
 1. train     on randomised spellings of the subject's own training molecules
 2. evaluate  fidelity on held-out molecules, probes read from the replaced stream → evaluation.json
-3. annotate  names and examples of the features on held-out molecules → features.parquet, examples.parquet
+
+`build_atlases.py molm` then names its features: features.parquet, examples.parquet, annotation.json.
 """
 
 import argparse
 import json
 import random
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from rdkit import Chem, RDLogger
-from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from build_molm import canonical
 from build_probes import TASKS, pooled, table, with_ci
 from isotrace.activations.harvest import Corpus
-from isotrace.annotation.annotate import annotate
 from isotrace.dictionaries.build import configure
 from isotrace.dictionaries.comparison import compare
 from isotrace.dictionaries.fidelity import evaluate
@@ -107,26 +103,6 @@ def measure(args: argparse.Namespace, subject: Subject) -> None:
     print(json.dumps(result))
 
 
-def name_features(args: argparse.Namespace, subject: Subject) -> None:
-    dictionary = load_dictionary(args.out, subject)
-    lines = (args.work / "heldout.txt").read_text().splitlines()
-    chosen = spelled(random.Random(2).sample(lines, args.annotate), 2)
-    scaffolds = [MurckoScaffold.MurckoScaffoldSmiles(canonical(s)) for s in chosen]
-    say = lambda text: print(text, file=sys.stderr)  # noqa: E731
-    features, examples, rejects = annotate(subject, dictionary, chosen, scaffolds, seed=0, progress=say)
-    numeric = [c for c, t in features.schema.items() if t.is_float()]
-    features.with_columns(features[c].cast(features[c].dtype) for c in numeric).write_parquet(
-        args.out / "features.parquet", compression="zstd", compression_level=19
-    )
-    examples.write_parquet(args.out / "examples.parquet", compression="zstd", compression_level=19)
-    named = features.filter(features["label"] != "unexplained")
-    counts = {"sequences": args.annotate - rejects.height, "rejected": rejects.height, "features": features.height}
-    counts |= {"named": named.height, "concepts_named": named["concept"].n_unique()}
-    counts |= {"by_layer": np.bincount(named["layer"].to_numpy(), minlength=subject.n_layers).tolist()}
-    (args.out / "annotation.json").write_text(json.dumps(counts, indent=2) + "\n")
-    print(json.dumps(counts))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -142,11 +118,10 @@ def main() -> None:
     parser.add_argument("--finetune-tokens", type=int, default=600_000)
     parser.add_argument("--molecules", type=int, default=160_000)
     parser.add_argument("--evaluate", type=int, default=1_000)
-    parser.add_argument("--annotate", type=int, default=2_000)
-    parser.add_argument("--only", choices=("train", "evaluate", "annotate"))
+    parser.add_argument("--only", choices=("train", "evaluate"))
     args = parser.parse_args()
     subject = load_subject(args.subject, domain="molecule")
-    stages = {"train": train, "evaluate": measure, "annotate": name_features}
+    stages = {"train": train, "evaluate": measure}
     for name, stage in stages.items():
         if args.only in (None, name):
             stage(args, subject)

@@ -100,6 +100,8 @@ def prepare(
             ids, reading = read(subject, domain, text)
             labels = [domain.label(reading), *(source.label(row["index"], reading) for source in sources)]
             group = None if group_column is None else row[group_column]
+            if group_column is not None and group is None:
+                raise InputError(f"column {group_column!r} holds no group for it: fill it.")
             found.append((row["index"], row["name"], reading, ids, _joined(labels), group))
         except InputError as error:
             refused.append((row["index"], text, str(error)))
@@ -163,7 +165,9 @@ def untestable(table: ConceptTable, held: np.ndarray, special: np.ndarray, min_p
     for concept, column in zip(table.sequence_concepts, table.numbers.T, strict=True):
         sides = [column[~held][~np.isnan(column[~held])], column[held][~np.isnan(column[held])]]
         least = [min((s == 1).sum(), (s == 0).sum()) if concept.kind == "class" else len(s) for s in sides]
-        if concept.kind == "class" and any(len(np.unique(s)) < 2 for s in sides):
+        if not min(len(s) for s in sides):
+            reasons.append("not known of any sequence of a side")
+        elif concept.kind == "class" and any(len(np.unique(s)) < 2 for s in sides):
             reasons.append("one class only on a side")
         elif concept.kind == "value" and any(len(np.unique(s)) < 2 for s in sides):
             reasons.append("the same value everywhere on a side")

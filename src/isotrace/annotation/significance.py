@@ -19,8 +19,11 @@ from isotrace.annotation.table import ConceptTable
 
 
 def exceeding(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """p `[n]` = (1 + #{null ≥ observed}) / (permutations + 1); `null [permutations, n]`."""
-    return (1 + (null >= observed).sum(0)) / (len(null) + 1)
+    """p `[n]` = (1 + #{null ≥ observed}) / (permutations + 1); `null [permutations, n]`.
+
+    Compared in the precision of `null`: rounding alone must not put what was observed above a shuffle that ties.
+    """
+    return (1 + (null >= observed.astype(null.dtype)).sum(0)) / (len(null) + 1)
 
 
 def pair_null(

@@ -21,8 +21,8 @@ SOURCES = {
 }
 _SCRIPTS = ("dom.js", "picture.js", "atlas_data.js", "atlas_plots.js", "atlas_table.js", "atlas_card.js", "atlas.js")
 _SUMMARY = (
-    "subject", "dictionary", "n_features", "n_concepts", "n_tokens", "n_sequences", "n_selection", "n_permutations",
-    "n_rejected", "seconds", "warnings",
+    "subject", "dictionary", "n_features", "n_concepts", "n_token_concepts", "n_tokens", "n_sequences", "n_selection",
+    "n_permutations", "n_rejected", "seconds", "warnings",
 )  # fmt: skip
 _UNKNOWN = dict.fromkeys(
     ("n_features", "n_alive", "n_labelled", "concepts_f1_50", "concepts_f1_50_ci", "concepts_f1_80",
@@ -37,13 +37,16 @@ def atlas_page(
     title: str,
     summary: Mapping[str, Any],
     pictures: Sequence[Mapping[str, Any] | None],
+    structure: str | None = None,
 ) -> str:
     """HTML of the atlas.
 
-    summary: as in annotation.json: subject, dictionary, n_features, n_concepts, n_tokens, n_sequences, n_selection,
-        n_permutations, n_rejected, seconds, warnings, and `sources`: per source what is known of n_features, n_alive,
-        n_labelled, concepts_f1_50 and concepts_f1_80 with `_ci` [low, high], and reason where it was not computed.
+    summary: as in annotation.json: subject, dictionary, n_features, n_concepts, n_token_concepts (those tested, of
+        all kinds and of tokens), n_tokens, n_sequences, n_selection, n_permutations, n_rejected, seconds, warnings,
+        and `sources`: per source what is known of n_features, n_alive, n_labelled, concepts_f1_50 and concepts_f1_80
+        with `_ci` [low, high], and reason where it was not computed.
     pictures: `Domain.picture` of row i of `tables.sequences`; None where no example needs it.
+    structure: relative link to the page of features on a protein structure, if there is one.
     Raises InputError when tables contradict each other (an example of an absent feature, a position beyond the
     tokens of its picture) and for a summary without a part.
     """
@@ -57,12 +60,13 @@ def atlas_page(
     data = {
         "sources": [{"key": name, "name": SOURCES.get(name, name)} | _UNKNOWN | found[name] for name in names],
         "coverage": finite(tables.coverage.to_dicts()),
-        "n_concepts": summary["n_concepts"],
+        "n_token_concepts": summary["n_token_concepts"],
         "pictures_per_block": PICTURES_PER_BLOCK,
     }
     page = {
         "title": title,
         "summary": summary,
+        "structure": structure,
         "sources": data["sources"],
         "atlas_css": Markup(template_text("atlas.css")),
         "at_once": {name: packed[name] for name in _AT_ONCE},

@@ -20,7 +20,18 @@ from isotrace.errors import InputError
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _TOP_FEATURES = 30
-_IN_SCRIPT = ("target", "tokens", "units", "nodes", "n_layers", "stacks", "features", "verification", "circuit", "spellings")
+_IN_SCRIPT = (
+    "target",
+    "tokens",
+    "units",
+    "nodes",
+    "n_layers",
+    "stacks",
+    "features",
+    "verification",
+    "circuit",
+    "spellings",
+)
 
 
 def render_trace(payload: Mapping[str, Any]) -> str:
@@ -28,8 +39,8 @@ def render_trace(payload: Mapping[str, Any]) -> str:
 
     `payload` holds what the trace found as plain lists, dicts, strings and numbers: title, input, subject,
     dictionary, command, created, target, summary, warnings, molecule (SVG text), tokens, units, syntax, nodes,
-    edges, n_layers, stacks (layers of the encoder and the decoder, or of the
-    only stack), features, verification, circuit, graph, fidelity, spellings (or None), manifest.
+    edges, n_layers, stacks (layers of the encoder and of the decoder, or of the only stack), features, verification,
+    circuit, graph, fidelity, spellings (or None), manifest.
     Numbers that are not finite become null and read "–". Raises InputError when an edge names an absent node or
     two nodes share an id, KeyError when a part is missing.
     """
@@ -46,7 +57,9 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     page["strongest"] = max((u["score"] for u in page["units"] if u["score"] is not None), default=None)
     page["n_feature_nodes"] = len(features)
     data = {key: page[key] for key in _IN_SCRIPT} | {"edges": _indexed(page["edges"], nodes)}
-    return render_page("trace.html.j2", page, script=template_text("trace.js") + template_text("plots.js"), data=in_script(data))
+    return render_page(
+        "trace.html.j2", page, script=template_text("trace.js") + template_text("plots.js"), data=in_script(data)
+    )
 
 
 def render_index(payload: Mapping[str, Any]) -> str:
@@ -127,9 +140,11 @@ def _indexed(edges: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> list[l
 
 
 def in_script(data: Any) -> Markup:
+    """JSON that may stand inside a script element. Raises ValueError for NaN and infinities, see `finite`."""
     # "<" could close the script element; no other character matters to the HTML parser inside it.
     return Markup(json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def template_text(name: str) -> str:
+    """A file of `report/templates` as it is."""
     return (_TEMPLATES / name).read_text(encoding="utf-8")

@@ -146,7 +146,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 async function boot() {
-  $("compare").replaceChildren(...compare(data.sources, data.n_concepts));
+  $("compare").replaceChildren(...compare(data.sources, data.n_token_concepts));
   [features, concepts] = await Promise.all([table("features"), table("concepts")]);
   for (let i = 0; i < concepts.concept.n; i++) conceptRow.set(concepts.concept.get(i), i);
   for (let i = 0; i < features.layer.n; i++) featureRow.set(keyOf(i), i);

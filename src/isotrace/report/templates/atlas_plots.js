@@ -45,11 +45,12 @@ function ceiling(values) {
   return Math.ceil(high / step - 1e-9) * step;
 }
 
+// nConcepts: token concepts tested, the only ones that have an F1.
 function compare(sources, nConcepts) {
   const shown = ["concepts_f1_50", "concepts_f1_80"];
   const end = ceiling(sources.flatMap((s) => shown.flatMap((key) => [s[key], s[`${key}_ci`]?.[1] ?? null])));
   return shown.map((key, k) => make("figure", {},
-    make("h3", {}, `Held-out F1 ≥ ${["0.5", "0.8"][k]} and q < 0.05, of ${num(nConcepts)} concepts`),
+    make("h3", {}, `Held-out F1 ≥ ${["0.5", "0.8"][k]} and q < 0.05, of ${num(nConcepts)} concepts of tokens`),
     dots(sources.map((s) => ({ name: s.name, value: s[key], low: s[`${key}_ci`]?.[0] ?? null, high: s[`${key}_ci`]?.[1] ?? null,
       why: s.reason ?? "not computed", strong: s.key === "dictionary" })),
     { from: 0, to: end, label: "concepts" })));

@@ -1,0 +1,164 @@
+"""p counts shuffles, q is Benjamini-Hochberg over concepts, the null of a pair is a literal reshuffle."""
+
+import numpy as np
+import pytest
+from scipy import sparse, stats
+
+from isotrace.annotation.combine import rank
+from isotrace.annotation.permutation import null_maxima, shuffles
+from isotrace.annotation.counting import count, fire, thresholds, token_f1
+from isotrace.annotation.significance import exceeding, pair_null, q_values
+from isotrace.annotation.site import Sides, SiteResult, examine
+from tiny_annotation import csc, every_pair, instances_of, random_activations, random_table
+
+THRESHOLD = 0.3
+
+
+def test_p_is_the_share_of_shuffles_that_reach_what_was_seen():
+    null = np.array([[0.1, 0.5], [0.2, 0.5], [0.3, 0.1]])
+    assert exceeding(np.array([0.2, 0.6]), null).tolist() == [3 / 4, 1 / 4]
+    assert exceeding(np.array([0.4, 0.0]), null).tolist() == [1 / 4, 1.0]
+    assert exceeding(np.array([0.4]), np.zeros((0, 1))).tolist() == [1.0]
+
+
+def test_a_shuffle_that_ties_counts_in_either_precision():
+    """F1 are fractions of small whole numbers, so shuffles often tie; the null is kept in float32."""
+    hits, total = (part.ravel() for part in np.meshgrid(np.arange(1, 40), np.arange(40, 100)))
+    observed = 2 * hits / total
+    assert (observed > observed.astype(np.float32)).any()
+    assert (exceeding(observed, np.tile(observed.astype(np.float32), (19, 1))) == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_q_is_benjamini_hochberg_when_every_concept_has_one_pair(seed):
+    p = np.random.default_rng(seed).integers(1, 20, 30) / 20  # with ties
+    found = q_values(p, np.ones(30, dtype=bool), 30)
+    np.testing.assert_allclose(found, stats.false_discovery_control(p))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_concepts_without_a_pair_count_as_one(seed):
+    p = np.random.default_rng(seed).beta(0.3, 1, 12)
+    found = q_values(p, np.ones(12, dtype=bool), 20)
+    np.testing.assert_allclose(found, stats.false_discovery_control(np.append(p, np.ones(8)))[:12])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_further_pairs_take_the_q_of_the_next_larger_p(seed):
+    """Not smaller than what they would get if they were added, and none decides about another."""
+    rng = np.random.default_rng(seed)
+    p, best = rng.beta(0.3, 1, 40), np.arange(40) < 15
+    found = q_values(p, best, 15)
+    reference = stats.false_discovery_control(p[best])
+    np.testing.assert_allclose(found[best], reference)
+    for value, q in zip(p[~best], found[~best], strict=True):
+        above = p[best] >= value
+        assert q == pytest.approx(reference[above].min() if above.any() else 1.0)
+    assert (np.diff(found[np.argsort(p)]) >= 0).all()
+
+
+def test_no_pair_at_all():
+    assert q_values(np.zeros(0), np.zeros(0, dtype=bool), 3).shape == (0,)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_null_of_a_pair_is_a_literal_reshuffle(seed):
+    table = random_table(seed)
+    dense, n = random_activations(seed, table.n_tokens), len(table.token_concepts)
+    pairs = every_pair(dense, n, THRESHOLD)
+    fixed = np.zeros(table.n_tokens, dtype=bool)
+    fixed[table.sequence_ptr[:-1]] = True
+    labels = np.zeros((n, table.n_tokens), dtype=bool)
+    for concept in range(n):
+        labels[concept, list(set().union(*instances_of(table, concept)))] = True
+
+    def f1(shuffled: np.ndarray) -> list[float]:
+        found = []
+        for feature, concept in zip(pairs.feature, pairs.concept, strict=True):
+            fires = dense[:, feature] >= THRESHOLD
+            total = fires.sum() + shuffled[concept].sum()
+            found.append(2 * (fires & shuffled[concept]).sum() / total if total else 0.0)
+        return found
+
+    observed, null = pair_null(csc(dense), table, fixed, pairs, n_permutations=7, seed=seed)
+    np.testing.assert_allclose(observed, f1(labels))
+    assert len(null) == 7
+    for row, source in zip(null, shuffles(table.sequence_ptr, 7, seed, fixed=fixed), strict=True):
+        assert (source[fixed] == np.flatnonzero(fixed)).all()
+        np.testing.assert_allclose(row, f1(labels[:, source]), rtol=1e-6)
+    assert (null != observed).any()
+
+
+def test_ranks_count_from_the_largest_of_each_key():
+    found = rank(np.array([-1, 5, 5, -1, 5]), np.array([0.1, 0.3, 0.9, 0.2, 0.5]))
+    assert found.tolist() == [2, 3, 1, 1, 2]
+    assert rank(np.array([2, 2, 2]), np.zeros(3)).tolist() == [1, 2, 3]  # ties have different ranks
+    assert rank(np.zeros(0, dtype=int), np.zeros(0)).tolist() == []
+
+
+@pytest.fixture(scope="module")
+def examined():
+    """A site of 60 sequences, examined whole, and what it was made from."""
+    table = random_table(1, n_sequences=120)
+    dense = random_activations(1, table.n_tokens)
+    held, special = np.arange(120) % 2 == 1, np.zeros(table.n_tokens, dtype=bool)
+    special[table.sequence_ptr[:-1]] = True
+    sides = Sides.of(table, held, special, share=1.0, seed=0)
+    settings = {"quantiles": (0.0, 0.5), "per_feature": 2, "per_concept": 2, "n_permutations": 19, "seed": 0}
+    result = examine(sparse.csr_matrix(dense), sides, np.ones((60, 4), dtype=np.float32), **settings)
+    return table, dense, held, special, sides, result
+
+
+def test_pairs_are_chosen_on_one_side_and_scored_on_the_other(examined):
+    table, dense, held, _, sides, result = examined
+    rows = [np.flatnonzero(side[table.sequence_of]) for side in (~held, held)]
+    np.testing.assert_array_equal(sides.selection.rows, rows[0])
+    np.testing.assert_array_equal(sides.held.rows, rows[1])
+    assert len(result.pairs) > 5
+    for i, (feature, concept) in enumerate(zip(result.pairs.feature, result.pairs.concept, strict=True)):
+        carries = np.zeros(table.n_tokens, dtype=bool)
+        carries[list(set().union(*instances_of(table, concept)))] = True
+        fires = dense[:, feature] >= result.pairs.threshold[i]
+        f1 = [2 * (fires & carries)[r].sum() / (fires[r].sum() + carries[r].sum()) for r in rows]
+        assert result.f1_selection[i] == pytest.approx(f1[0], rel=1e-6)
+        assert result.scores.values["f1"][i] == pytest.approx(f1[1])
+    assert result.n_alive == dense.shape[1] - 1  # feature 0 never fires
+
+
+def test_p_of_a_site_is_that_of_both_sides(examined):
+    table, dense, held, special, sides, result = examined
+    selected = sparse.csr_matrix(dense[sides.selection.rows])
+    firing = fire(selected, thresholds(selected, (0.0, 0.5)))
+    part = sides.selection
+    maxima = null_maxima(firing, part.table, fixed=part.special, n_permutations=19, seed=0)
+    np.testing.assert_array_equal(result.null_max, maxima)
+    f1 = token_f1(count(firing, part.table)).max(axis=2)
+    np.testing.assert_array_equal(result.f1_selection, f1[result.pairs.concept, result.pairs.feature])
+    np.testing.assert_allclose(result.f1_test, result.f1_selection, rtol=1e-6)
+    part = sides.held
+    observed, null = pair_null(
+        csc(dense[part.rows]), part.table, part.special, result.pairs, n_permutations=19, seed=1
+    )
+    np.testing.assert_array_equal(result.p_heldout, exceeding(observed, null))
+    np.testing.assert_array_equal(result.null95, np.quantile(null, 0.95, axis=0))
+
+
+def test_a_part_of_the_sequences_is_tested_where_all_take_too_long(examined):
+    table, _, held, special, *_ = examined
+    sides = Sides.of(table, held, special, share=0.1, seed=3)
+    assert sides.selection.table.n_sequences == 60
+    assert sides.selection_test.table.n_sequences == sides.held_test.table.n_sequences == 50  # not fewer
+    assert set(sides.selection_test.rows) < set(sides.selection.rows)
+    assert len(sides.held_test.special) == sides.held_test.table.n_tokens == len(sides.held_test.rows)
+
+
+def test_a_saved_site_is_the_same(examined, tmp_path):
+    result = examined[-1]
+    result.save(tmp_path / "site.npz")
+    found = SiteResult.load(tmp_path / "site.npz")
+    assert not list(tmp_path.glob("*.partial"))
+    for name in ("f1_selection", "f1_test", "p_heldout", "null95", "null_max", "n_features", "n_alive"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(result, name))
+    for name, value in (vars(result.pairs) | result.scores.values).items():
+        np.testing.assert_array_equal((vars(found.pairs) | found.scores.values)[name], value)
+    np.testing.assert_array_equal(found.scores.draws, result.scores.draws)
