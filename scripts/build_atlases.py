@@ -52,11 +52,11 @@ RECIPES = {
     "molm": Recipe("bundled:molm", "bundled:molm-clt", 0, 0, 0, 0, 3_000, ()),
     "rxnfp": Recipe(
         "pypi:rxnfp/bert_pretrained", None, 1_024, 32, 3, 1_500_000, 2_000,
-        ("--concepts", "labels.csv"),
+        ("--concepts", "labels.csv", "--untrained-tokens", "200000"),
     ),
     "antiberty": Recipe(
         "pypi:antiberty/AntiBERTy_md_smooth", None, 1_024, 32, 3, 400_000, 900,
-        ("--concepts", "labels.csv"),
+        ("--concepts", "labels.csv", "--untrained-tokens", "200000"),
     ),
 }  # fmt: skip
 

@@ -23,10 +23,6 @@ def _loaded(folders):
     return {v: (tiny.load_tiny(f), tiny.in_float64(tiny.load_tiny(f))) for v, f in folders.items()}
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "every_family: runs on a subject of every family, not only on ESM and BERT")
-
-
 def pytest_generate_tests(metafunc):
     if "variant" in metafunc.fixturenames:
         every = metafunc.definition.get_closest_marker("every_family")

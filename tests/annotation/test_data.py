@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+from tiny_annotation import Letters, chains, rows_of
 
 from isotrace.annotation.concept_files import ConceptSource, label_columns
 from isotrace.annotation.data import prepare, split, untestable
@@ -10,7 +11,6 @@ from isotrace.annotation.table import ConceptTable
 from isotrace.domains.domain import Concept, Labels
 from isotrace.domains.molecule.domain import MOLECULE
 from isotrace.errors import InputError
-from tiny_annotation import Letters, chains, rows_of
 
 TEXTS = chains(30)
 

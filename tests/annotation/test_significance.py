@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from scipy import sparse, stats
+from tiny_annotation import csc, every_pair, instances_of, random_activations, random_table
 
 from isotrace.annotation.combine import rank
-from isotrace.annotation.permutation import null_maxima, shuffles
 from isotrace.annotation.counting import count, fire, thresholds, token_f1
+from isotrace.annotation.permutation import null_maxima, shuffles
 from isotrace.annotation.significance import exceeding, pair_null, q_values
 from isotrace.annotation.site import Sides, SiteResult, examine
-from tiny_annotation import csc, every_pair, instances_of, random_activations, random_table
 
 THRESHOLD = 0.3
 
@@ -126,7 +126,7 @@ def test_pairs_are_chosen_on_one_side_and_scored_on_the_other(examined):
 
 
 def test_p_of_a_site_is_that_of_both_sides(examined):
-    table, dense, held, special, sides, result = examined
+    _, dense, _, _, sides, result = examined
     selected = sparse.csr_matrix(dense[sides.selection.rows])
     firing = fire(selected, thresholds(selected, (0.0, 0.5)))
     part = sides.selection
@@ -136,9 +136,7 @@ def test_p_of_a_site_is_that_of_both_sides(examined):
     np.testing.assert_array_equal(result.f1_selection, f1[result.pairs.concept, result.pairs.feature])
     np.testing.assert_allclose(result.f1_test, result.f1_selection, rtol=1e-6)
     part = sides.held
-    observed, null = pair_null(
-        csc(dense[part.rows]), part.table, part.special, result.pairs, n_permutations=19, seed=1
-    )
+    observed, null = pair_null(csc(dense[part.rows]), part.table, part.special, result.pairs, n_permutations=19, seed=1)
     np.testing.assert_array_equal(result.p_heldout, exceeding(observed, null))
     np.testing.assert_array_equal(result.null95, np.quantile(null, 0.95, axis=0))
 

@@ -7,16 +7,43 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from polars.testing import assert_frame_equal
 from scipy import sparse
 
 import tiny
-from isotrace.annotation.data import Data
+from isotrace.annotation.annotate import Annotation, AnnotationConfig
+from isotrace.annotation.data import Data, prepare
 from isotrace.annotation.scores import Pairs
 from isotrace.annotation.table import ConceptTable
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.domain import Concept, Labels, Reading
 from isotrace.domains.molecule.domain import MOLECULE
 from isotrace.subjects.subject import Subject
+
+TABLES = ("features", "associations", "examples", "sequences", "concepts", "coverage", "rejects")
+FULL = AnnotationConfig(n_permutations=99, n_bootstrap=40, untrained_tokens=2_000, stability_sequences=20)
+QUICK = replace(FULL, sources=("dictionary", "token_identity"), n_permutations=59, spellings=0, effects=False)
+KILLED = """
+import os, signal, sys
+sys.path[:0] = [{tests!r}, {tests!r} + "/annotation"]
+import numpy as np
+import tiny, tiny_annotation
+from pathlib import Path
+from isotrace.annotation.annotate import annotate
+from isotrace.annotation import sources
+save, count = np.savez, 0
+def half(file, **arrays):
+    global count
+    count += 1
+    if count == 3:
+        file.write(b"half of it")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(file, **arrays)
+np.savez, sources.CHUNK_TOKENS = half, 400
+world = tiny_annotation.make_world(tiny.load_tiny(Path({subject!r})))
+annotate(*world, Path({work!r}), tiny_annotation.QUICK)
+"""
 
 
 def random_table(seed: int, n_concepts: int = 6, n_sequences: int = 9) -> ConceptTable:
@@ -56,7 +83,7 @@ class Letters:
     """The molecule domain with a few concepts of its own: carbon, oxygen, nitrogen (one instance per token), CO (per
     pair), empty, everywhere, special; classes and values of the whole text. Every text is a group of its own."""
 
-    dropped: tuple[str, ...] = ()
+    only: str | None = None
     name: str = "molecule"
     element: str = "atom"
 
@@ -69,7 +96,7 @@ class Letters:
         whole = {"has N": "class", "always": "class", "n O": "value", "constant": "value", "unknown": "value"}
         found = [Concept(name, "letter", "token") for name in token]
         found += [Concept(name, "whole", kind) for name, kind in whole.items()]
-        return tuple(concept for concept in found if concept.name not in self.dropped)
+        return tuple(c for c in found if self.only is None or (c.kind == "token") == (self.only == "token"))
 
     def label(self, reading: Reading) -> Labels:
         texts = [unit.text for unit in reading.units]
@@ -144,3 +171,34 @@ def shuffled_labels(data: Data, seed: int) -> Data:
 
 def csc(dense: np.ndarray) -> sparse.csc_matrix:
     return sparse.csc_matrix(dense)
+
+
+def make_world(subject: Subject) -> tuple[Subject, Dictionary, Data]:
+    """Subject, dictionary with a planted feature, data."""
+    return subject, planted_dictionary(subject), prepare(subject, Letters(), rows_of(chains(120)), [], seed=0)
+
+
+def assert_same(found: Annotation, expected: Annotation) -> None:
+    for name in TABLES:
+        assert_frame_equal(getattr(found, name), getattr(expected, name), check_exact=True)
+    without = [{k: v for k, v in one.summary.items() if k != "seconds"} for one in (found, expected)]
+    assert without[0] == without[1]
+
+
+class StoppedError(Exception):
+    """Raised in place of a kill."""
+
+
+def stop_after(steps: int):
+    """A progress that ends the run before step number `steps` of all."""
+    left = steps
+
+    def progress(items, text):
+        nonlocal left
+        for item in items:
+            if not left:
+                raise StoppedError(text)
+            left -= 1
+            yield item
+
+    return progress

@@ -3,15 +3,20 @@
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import tiny
 from isotrace.cli import main
-from isotrace.dictionaries.saving import dictionary_folder
+from isotrace.cli.sequences import domain_check, read_corpus, usable
+from isotrace.dictionaries.saving import dictionary_folder, reference, save_dictionary
+from isotrace.errors import InputError
 from isotrace.subjects.source import assets
+from isotrace.subjects.subject import load_subject
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 QUICK = ("--max-features", "120", "--controls", "20", "--spellings", "2")
@@ -217,3 +222,59 @@ def test_doctor_fails_where_it_cannot_write(isotrace, tmp_path):
     code, out, _ = isotrace("doctor", "--out", tmp_path / "file" / "x", "--json")
     assert code == 5
     assert [c["check"] for c in json.loads(out)["checks"] if not c["ok"]] == ["write access"]
+
+
+VH = (
+    "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFT"
+    "ISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS"
+)
+
+
+@pytest.mark.parametrize(
+    ("domain", "good", "bad", "reason"),
+    [
+        ("molecule", "CCO", "C1CC", "ring closure 1"),
+        ("reaction", "CCO>>CC=O", "CCO>>C1CC", "ring closure 1"),
+        ("reaction", "CCO.O>>CC=O", "CCO", ">>"),
+        ("protein", "MKTAYIAK", "MKt", "'t' at position 3 is no residue: write residues in capitals"),
+        ("antibody", VH, "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ", "variable domain"),
+    ],
+)
+def test_every_domain_says_what_it_cannot_read(domain, good, bad, reason):
+    if domain == "antibody":
+        pytest.importorskip("immunum", reason="immunum is not installed: pip install 'isotrace[antibody]'")
+    check = domain_check(SimpleNamespace(files=SimpleNamespace(domain=domain)))
+    check(good)
+    with pytest.raises(InputError, match=reason):
+        check(bad)
+
+
+def test_rows_that_are_none_of_the_domain_are_rejected(folders, tmp_path):
+    table = tmp_path / "proteins.fasta"
+    table.write_text(">a\nCNCCS\n>b\nCNcN\n>c\nONCO\n")
+    subject = load_subject(folders["bert"], domain="protein")
+    assert usable(subject, str(table), None, None)[0] == ["CNCCS", "ONCO"]
+    corpus, rejects = read_corpus(subject, str(table), None)
+    assert len(corpus.ids) == 2
+    assert rejects.rows() == [(1, "CNcN", "'c' at position 3 is no residue: write residues in capitals.")]
+    with pytest.raises(InputError, match="no domain 'poem'"):
+        read_corpus(load_subject(folders["bert"], domain="poem"), str(table), None)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "no head"])
+def test_fidelity_needs_a_subject_that_fills_masks(isotrace, folders, tmp_path, kind):
+    from transformers import BertModel
+
+    if kind == "no head":
+        BertModel(tiny.tiny_model("bert").config).save_pretrained(tmp_path / "bert")
+        tiny.tokenizer().save_pretrained(tmp_path / "bert")
+    subject = tiny.load_tiny(folders["gpt2"] if kind == "gpt2" else tmp_path / "bert")
+    given = {"dtype": torch.float32, "training": {}}
+    save_dictionary(tiny.random_dictionary(subject), tmp_path / "features", reference(subject), **given)
+    (tmp_path / "many.smi").write_text("\n".join(tiny.MOLECULES))
+    arguments = (subject.files.folder, tmp_path / "features", "--data", tmp_path / "many.smi", "--domain", "molecule")
+    for controls in ((), ("--no-controls",)):
+        code, _, err = isotrace("evaluate", *arguments, *controls)
+        assert code == 3
+        assert ("fills no masks" if kind == "gpt2" else "has no language-model head") in err
+        assert err.count("\n") == 1

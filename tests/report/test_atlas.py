@@ -41,8 +41,9 @@ def tables(pictures):
 
 
 def page_of(tables, pictures, **changes) -> str:
-    summary = made.summary(tables.features.height, len(pictures)) | changes
-    return atlas_page(tables, title="Atlas <b>", summary=summary, pictures=pictures)
+    summary = made.summary(tables.features.height, len(pictures)) | {"n_token_concepts": 480}
+    structure = changes.pop("structure", None)
+    return atlas_page(tables, title="Atlas <b>", summary=summary | changes, pictures=pictures, structure=structure)
 
 
 def unpacked(block: str) -> pl.DataFrame:
@@ -120,6 +121,6 @@ def test_tables_that_contradict_each_other(tables, pictures, change, message):
 def test_pictures_and_summary_are_whole(tables, pictures):
     with pytest.raises(InputError, match="sequence 3 has examples but no picture"):
         page_of(tables, [None if i == 3 else p for i, p in enumerate(pictures)])
-    with pytest.raises(InputError, match=r"lacks n_concepts, sources\.dictionary"):
+    with pytest.raises(InputError, match=r"lacks n_concepts, n_token_concepts, sources\.dictionary"):
         atlas_page(tables, title="", pictures=pictures, summary={
             k: v for k, v in made.summary(1, 1).items() if k != "n_concepts"} | {"sources": {}})  # fmt: skip

@@ -6,13 +6,11 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import test_atlas
-import test_page
 from polars.testing import assert_frame_equal
 
 from isotrace.domains.molecule.drawing import colour
 from isotrace.report.atlas import AtlasTables
 
-browser, open_page = test_page.browser, test_page.open_page
 pictures, tables, made, page_of = test_atlas.pictures, test_atlas.tables, test_atlas.made, test_atlas.page_of
 ATTACK = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{7*7}}"\'>'
 
@@ -41,6 +39,18 @@ def test_the_browser_reads_what_python_packed(tables, pictures, open_page):
 def first_keys(page, n: int = 8) -> list[str]:
     found = page.eval_on_selector_all("#feature-grid [data-row]", "rows => rows.map((r) => r.cells[0].textContent)")
     return found[:n]
+
+
+@pytest.mark.browser
+def test_f1_is_counted_of_token_concepts_alone(tables, pictures, open_page):
+    page = open_page(page_of(tables, pictures, structure="structure.html"))
+    assert [h.endswith("of 480 concepts of tokens") for h in page.locator("#compare h3").all_text_contents()] == [
+        True
+    ] * 2
+    lead = page.locator("header .lead")
+    assert "500 concepts" in lead.inner_text()
+    assert lead.locator("a").get_attribute("href") == "structure.html"
+    assert open_page(page_of(tables, pictures)).locator("header a").count() == 0
 
 
 @pytest.mark.browser

@@ -3,10 +3,8 @@
 import json
 import random
 import re
-import shutil
 import time
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from rdkit import Chem
@@ -123,6 +121,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         "nodes": nodes,
         "edges": edges,
         "n_layers": n_layers,
+        "stacks": [n_layers],
         "features": features,
         "verification": {
             "nodes": [
@@ -312,43 +311,6 @@ def test_numbers_read(value, text):
 def test_shares_and_intervals_read():
     assert (percent(0.0078), percent(0.71), percent(None)) == ("0.8 %", "71 %", "–")
     assert (interval([-0.25, None]), interval(None)) == ("[−0.250, –]", "")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    if not (path := next(filter(None, map(shutil.which, names)), None)):
-        pytest.skip(f"no browser: none of {', '.join(names)} is on the path")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser, tmp_path: Path):
-    """Opens HTML from a file; at the end fails on any error, and on any request other than for that file."""
-    problems: list[str] = []
-    pages = []
-
-    def opened(html: str, width: int = 1400):
-        file = tmp_path / "page.html"
-        file.write_text(html, encoding="utf-8")
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: problems.append(str(e)))
-        page.on("request", lambda r: None if r.url in (file.as_uri(), "data:,") else problems.append(r.url))
-        page.goto(file.as_uri())
-        pages.append(page)
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert not problems
 
 
 def lit(page, selector: str) -> list[str]:

@@ -6,7 +6,6 @@ import html
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,8 @@ GB1 = "MTYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVDGEWTYDDATKTFTVTE"
 HELIX = [0.0, *(2.5 * (22 <= i < 36) for i in range(56)), 0.0]
 SILENT = [9.0, *[0.0] * 56, 9.0]  # fires on the special tokens only
 FILES = ["1pga.pdb", "1pga.cif"]
-SOFTWARE_GL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+WEBGL = True
+SMALL = (360, 700)  # pixels of the window, since every one is drawn by the processor
 
 
 def read(sequence: str = GB1):
@@ -87,43 +87,6 @@ def test_another_sequence_is_refused():
         structure_view(DATA / "1pga.pdb", read("A" * 56), {"f": [0.0] * 58})
 
 
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    if not (path := next(filter(None, map(shutil.which, names)), None)):
-        pytest.skip(f"no browser: none of {', '.join(names)} is on the path")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=SOFTWARE_GL)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Opens HTML with or without WebGL; at the end fails on any request or error."""
-    problems: list[str] = []
-    pages = []
-
-    def open_page(text: str, *, webgl: bool = True):
-        file = tmp_path / "page.html"
-        file.write_text(text, encoding="utf-8")
-        # Small, since every pixel is drawn by the processor.
-        pages.append(page := browser.new_page(viewport={"width": 360, "height": 700}))
-        if not webgl:
-            page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
-        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: problems.append(str(e)))
-        page.on("request", lambda r: None if r.url in (file.as_uri(), "data:,") else problems.append(r.url))
-        page.goto(file.as_uri())
-        return page
-
-    yield open_page
-    for page in pages:
-        page.close()
-    assert not problems
-
-
 def drawn(page) -> tuple[int, int]:
     """Pixels of the canvas that are not white, and those that are orange."""
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
@@ -138,8 +101,8 @@ def drawn(page) -> tuple[int, int]:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", FILES)
-def test_chromium_draws_and_recolours(opened, name):
-    page = opened(structure_page(DATA / name, read(), {"helix": HELIX, "silent": SILENT}, title="GB1"))
+def test_chromium_draws_and_recolours(open_page, name):
+    page = open_page(structure_page(DATA / name, read(), {"helix": HELIX, "silent": SILENT}, title="GB1"), *SMALL)
     page.wait_for_selector(".structure-canvas canvas")
     ink, orange = drawn(page)
     assert orange > 500
@@ -155,9 +118,9 @@ def test_chromium_draws_and_recolours(opened, name):
 
 
 @pytest.mark.browser
-def test_without_webgl_the_letters_remain(opened):
+def test_without_webgl_the_letters_remain(open_page):
     text = structure_page(DATA / "1pga.pdb", read(), {"helix": HELIX}, title="GB1")
-    page = opened(text, webgl=False)
+    page = open_page(text, *SMALL, webgl=False)
     page.wait_for_selector(".structure-canvas p")
     assert "this browser offers no WebGL 2" in page.inner_text(".structure-canvas")
     letter = page.locator(".structure-strip b >> nth=25")

@@ -1,7 +1,6 @@
 """Reports of real traces: the viewer's JSON, the page, and what the warnings say."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import jsonschema
@@ -125,32 +124,15 @@ def test_the_readme_example_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.browser
-def test_the_page_of_a_real_trace_works_offline(traced, tmp_path):
-    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
-    if browser is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    page_file = tmp_path / "report.html"
-    page_file.write_text(traced.html(), encoding="utf-8")
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=shutil.which(browser), args=["--no-sandbox", "--disable-gpu"])
-        page = chromium.new_page(viewport={"width": 1400, "height": 900})
-        requests, problems = [], []
-        page.on("request", lambda r: requests.append(r.url))
-        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: problems.append(str(e)))
-        page.goto(page_file.as_uri())
-        best = traced.features[0]
-        node = f"f{best['layer']}_{best['feature']}_{best['position']}"
-        page.hover(f'[data-node-id="{node}"]', force=True)
-        assert page.locator(f'[data-pos="{best["position"]}"].lit').count() >= 1
-        assert best["label"] in page.inner_text("#tooltip")
-        page.click(f'[data-node-id="{node}"]', force=True)
-        assert best["label"] in page.inner_text("#card")
-        assert [u for u in requests if not u.startswith(("file:", "data:"))] == []
-        assert problems == []
-        chromium.close()
+def test_the_page_of_a_real_trace_works_offline(traced, open_page):
+    page = open_page(traced.html())
+    best = traced.features[0]
+    node = f"f{best['layer']}_{best['feature']}_{best['position']}"
+    page.hover(f'[data-node-id="{node}"]', force=True)
+    assert page.locator(f'[data-pos="{best["position"]}"].lit').count() >= 1
+    assert best["label"] in page.inner_text("#tooltip")
+    page.click(f'[data-node-id="{node}"]', force=True)
+    assert best["label"] in page.inner_text("#card")
 
 
 def test_a_small_difference_to_divide_by_is_said(tracer):

@@ -1,5 +1,5 @@
-"""Features against named concepts, with the statistics that make a label a claim."""
+"""Features against named concepts, with the statistics that make a label a claim.
 
-from isotrace.annotation.associations import associate
-
-__all__ = ["associate"]
+Nothing is imported here: `isotrace.annotate` is the function of `annotation.annotate`, and `trace` reads
+`annotation.features` without waiting for the rest.
+"""

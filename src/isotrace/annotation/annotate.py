@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from scipy import sparse
 
 from isotrace.activations.harvest import Corpus
@@ -116,7 +117,7 @@ def annotate(
     """`name_of`: the dictionary's source, for the summary. `untrained`: a re-initialised subject and its dictionary,
     instead of training one here. `work` is removed at the end. Raises InputError if no concept can be tested."""
     started = time.monotonic()
-    _claim(work, subject, dictionary, data, config)
+    _claim(work, subject, dictionary, data, config, untrained)
     reasons = untestable(data.table, data.held, data.special, config.min_positive)
     n_token = len(data.table.token_concepts)
     tested = np.asarray([reason is None for reason in reasons[:n_token]], dtype=bool)
@@ -224,6 +225,7 @@ def _mean_l0(subject, own, data) -> int:
         if number % 10 == 0:
             found: list[int] = []
             hookpoints = [site.hookpoint for site in own]
+            batch = sources.on_device(subject, batch)
             record(subject, batch, hookpoints, lambda i, x: found.append(len(own[i].encode(x.flatten(0, 1))[2])))  # noqa: B023
             active, tokens = active + sum(found), tokens + batch.ids.numel() * len(own)
     return max(1, round(active / tokens))
@@ -234,13 +236,26 @@ def _share(loaders: dict[int, Loader], data: Data, budget: int) -> float:
     return min(1.0, 2 * budget / max(sum(load().nnz for load in loaders.values()), 1))
 
 
-def _claim(work: Path, subject, dictionary, data, config) -> None:
+def _claim(work: Path, subject, dictionary, data, config, untrained) -> None:
     """Empty `work` unless it belongs to this very annotation."""
-    parts = [subject.files.weights_sha256, dictionary.fingerprint(), asdict(config),
-             [r.text for r in data.readings], [c.name for c in data.table.token_concepts]]  # fmt: skip
-    key = hashlib.sha256(dumps(parts).encode() + data.table.tokens.tobytes() + data.table.numbers.tobytes()).hexdigest()
+    given = [] if untrained is None else [untrained[0].files.weights_sha256, *_content(untrained[1])]
+    table = data.table
+    parts = [subject.files.weights_sha256, *_content(dictionary), given, asdict(config),
+             [(c.name, c.kind) for c in (*table.token_concepts, *table.sequence_concepts)]]  # fmt: skip
+    key = hashlib.sha256(dumps(parts).encode())
+    arrays = table.sequence_ptr, table.concept_ptr, table.instance_ptr, table.tokens, table.numbers, data.held
+    for array in (*arrays, data.special, *data.ids):
+        key.update(np.ascontiguousarray(array).tobytes())
     path = work / "key"
-    if not path.is_file() or path.read_text() != key:
+    if not path.is_file() or path.read_text() != key.hexdigest():
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        path.write_text(key)
+        path.write_text(key.hexdigest())
+
+
+def _content(dictionary: Dictionary) -> list[Any]:
+    weights = hashlib.sha256()
+    for name, tensor in dictionary.state_dict().items():
+        flat = tensor.detach().cpu().reshape(-1).contiguous()
+        weights.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+    return [asdict(dictionary.config), weights.hexdigest()]

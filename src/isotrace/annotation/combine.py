@@ -75,7 +75,8 @@ def combine(source: str, results: Mapping[int, SiteResult], concepts: tuple[Conc
         "feature_rank": feature_rank.astype(np.int32),
         "concept_rank": concept_rank.astype(np.int32),
     }
-    frame = pl.DataFrame(columns, nan_to_null=True)
+    text = dict.fromkeys(("source", "concept", "group", "kind"), pl.String)
+    frame = pl.DataFrame(columns, schema_overrides=text, nan_to_null=True)
     passing = best & (q < ALPHA)
     counts = {}
     for name, least in LEVELS.items():

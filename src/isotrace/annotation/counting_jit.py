@@ -114,3 +114,14 @@ def maxima(
                     i += length
         cumulate(counts, n_features)
         out[c] = largest_f1(counts, fired, positive)
+
+
+@exact
+def pair_hits(indptr, indices, concept, track, carries, hits, start, stop):
+    """hits int64 `[pairs]`: tokens of indices[indptr[p]] … whose source, by track `[tokens]`, carries pair p's concept;
+    carries bool `[concepts, tokens]`."""
+    for p in range(start, stop):
+        row, n = carries[concept[p]], 0
+        for j in range(indptr[p], indptr[p + 1]):
+            n += row[track[indices[j]]]
+        hits[p] = n

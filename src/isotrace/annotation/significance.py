@@ -13,6 +13,7 @@ How labels are shuffled says `permutation`. With n permutations no p is below 1 
 import numpy as np
 from scipy import sparse
 
+from isotrace.annotation.counting import use_numba
 from isotrace.annotation.permutation import shuffles
 from isotrace.annotation.scores import Pairs
 from isotrace.annotation.table import ConceptTable
@@ -38,23 +39,48 @@ def pair_null(
     """(observed token F1 `[pairs]`, null float32 `[permutations, pairs]`) of pairs at their thresholds; `fixed` as in
     `null_maxima`."""
     fires = _firing(activations, pairs)  # [pairs, tokens]
-    n_fired = np.asarray(fires.sum(1)).ravel()
+    n_fired = np.diff(fires.indptr)
     dense = np.zeros((len(table.token_concepts), table.n_tokens), dtype=bool)
     dense[np.repeat(table.concept_of, np.diff(table.instance_ptr)), table.tokens] = True
-    rows = np.repeat(np.arange(len(pairs)), np.diff(fires.indptr))
-    carried = pairs.concept[rows]
+    labels = sparse.csr_matrix(dense, dtype=np.int32)
+    count_hits = _numba_hits(fires, pairs, dense) if use_numba("auto") else _plain_hits(fires, pairs, dense)
 
     def f1(track: np.ndarray) -> np.ndarray:
-        hits = np.bincount(rows, dense[carried, track[fires.indices]], minlength=len(pairs))
-        positive = dense[:, track].sum(1)[pairs.concept]
+        # Each token hands its labels on as often as the shuffle takes them, mostly once.
+        positive = labels @ np.bincount(track, minlength=table.n_tokens)
         with np.errstate(invalid="ignore"):
-            return np.nan_to_num(2 * hits / (n_fired + positive))
+            return np.nan_to_num(2 * count_hits(track) / (n_fired + positive[pairs.concept]))
 
     observed = f1(np.arange(table.n_tokens))
     null = np.empty((n_permutations, len(pairs)), dtype=np.float32)
     for i, track in enumerate(shuffles(table.sequence_ptr, n_permutations, seed, fixed=fixed)):
         null[i] = f1(track)
     return observed, null
+
+
+def _plain_hits(fires: sparse.csr_matrix, pairs: Pairs, carries: np.ndarray):
+    row_of_concept = np.repeat(pairs.concept * carries.shape[1], np.diff(fires.indptr))
+
+    def hits(track: np.ndarray) -> np.ndarray:
+        carried = carries.ravel()[row_of_concept + track[fires.indices]]
+        return np.diff(np.concatenate([[0], np.cumsum(carried, dtype=np.int64)])[fires.indptr])
+
+    return hits
+
+
+def _numba_hits(fires: sparse.csr_matrix, pairs: Pairs, carries: np.ndarray):
+    from isotrace.annotation import counting_jit
+    from isotrace.kernels import cpu
+
+    indptr = fires.indptr.astype(np.int64)
+    inputs, bounds = (indptr, fires.indices.astype(np.int64), pairs.concept), cpu.by_pairs(indptr)
+
+    def hits(track: np.ndarray) -> np.ndarray:
+        out = np.empty(len(pairs), dtype=np.int64)
+        cpu.parallel(lambda a, b: counting_jit.pair_hits(*inputs, track, carries, out, a, b), bounds)
+        return out
+
+    return hits
 
 
 def _firing(activations: sparse.csc_matrix, pairs: Pairs) -> sparse.csr_matrix:

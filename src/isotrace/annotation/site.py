@@ -133,7 +133,7 @@ def examine(
         f1_selection=chosen,
         f1_test=observed,
         p_heldout=exceeding(again, null),
-        null95=np.quantile(null, 0.95, axis=0) if len(null) else np.full(len(pairs), np.nan),
+        null95=np.quantile(null, 0.95, axis=0).astype(np.float64) if len(null) else np.full(len(pairs), np.nan),
         null_max=null_max,
         n_features=activations.get_shape()[1],
         n_alive=int((np.diff(sparse.csc_matrix(activations).indptr) > 0).sum()),

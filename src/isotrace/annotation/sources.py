@@ -53,7 +53,7 @@ def dictionary_sites(name: str, dictionary: Dictionary) -> list[Site]:
         def encode(x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             found = dictionary.encode(place, x)
             on = found.values > 0
-            rows = torch.arange(len(x))[:, None].expand_as(found.indices)[on]
+            rows = torch.arange(len(x), device=on.device)[:, None].expand_as(found.indices)[on]
             return rows.cpu().numpy(), found.indices[on].cpu().numpy(), found.values[on].float().cpu().numpy()
 
         return encode
@@ -90,7 +90,7 @@ def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: i
         def take(i: int, x: Tensor) -> None:
             totals[i] += x.flatten(0, 1).sum(0).cpu()
 
-        record(subject, _on(subject, batch), config.reads, take)
+        record(subject, on_device(subject, batch), config.reads, take)
         count += batch.ids.numel()
         if count > 20_000:
             break
@@ -137,7 +137,7 @@ def harvest(
                         rows, columns, values = site.encode(x.flatten(0, 1))
                         into[site.key].append((rows + start, columns.astype(np.int32), values))
 
-            record(subject, _on(subject, batch), hookpoints, take)
+            record(subject, on_device(subject, batch), hookpoints, take)
             start += batch.ids.numel()
         arrays = {}
         for site in sites:
@@ -189,5 +189,5 @@ def feature_activations(
     return found
 
 
-def _on(subject: Subject, batch: Batch) -> Batch:
+def on_device(subject: Subject, batch: Batch) -> Batch:
     return Batch(batch.ids.to(subject.device), batch.mask.to(subject.device), (), ())

@@ -15,7 +15,8 @@ COLUMNS = {
                      "f1_ci_low", "f1_ci_high", "null_f1", "auroc", "auroc_ci_low", "auroc_ci_high", "odds_ratio",
                      "odds_ci_low", "odds_ci_high", "spearman", "spearman_ci_low", "spearman_ci_high"), pl.Float64),
     "pooling": pl.String, "p_selection": pl.Float64, "p_heldout": pl.Float64, "p": pl.Float64, "q": pl.Float64,
-    "feature_rank": pl.Int32, "concept_rank": pl.Int32,
+    "feature_rank": pl.Int32, "concept_rank": pl.Int32, "n_sequences": pl.Int64,
+    **dict.fromkeys(("effect_selection", "ci_low", "ci_high"), pl.Float64),
 }  # fmt: skip
 
 
@@ -55,7 +56,9 @@ def concepts_of(data: Data, reasons: list[str | None]) -> pl.DataFrame:
          "n_instances": None if i is None else int(i), "reason": reason}
         for c, n, i, reason in zip(every, positive, instances, reasons, strict=True)
     ]  # fmt: skip
-    return pl.DataFrame(rows, infer_schema_length=None)
+    text, number = ("concept", "group", "kind", "reason"), ("n_positive", "n_instances")
+    schema = dict.fromkeys(text, pl.String) | dict.fromkeys(number, pl.Int64)
+    return pl.DataFrame(rows, schema=schema).select("concept", "group", "kind", *number, "reason")
 
 
 def warnings_of(summary: dict[str, Any]) -> list[str]:

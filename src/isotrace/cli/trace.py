@@ -15,7 +15,7 @@ from isotrace.errors import InputError
 
 
 def command(
-    subject: Annotated[str, typer.Argument(help="bundled:molm, hf:org/name or a folder.")],
+    subject: Annotated[str, typer.Argument(help="bundled:molm, hf:org/name or a folder; reads molecules.")],
     dictionary: Annotated[str, typer.Argument(help="bundled:molm-clt or a folder.")],
     input: Annotated[
         str, typer.Argument(help="A SMILES, a file of many (CSV, TSV, Parquet, .smi, SDF), or - for stdin.")

@@ -117,7 +117,7 @@ class Domain(Protocol):
         ...
 
     def match(self, kind: str, pattern: str, reading: Reading) -> list[tuple[int, ...]]:
-        """Token positions of every match of a user's pattern; `kind` is `smarts` or `regex`.
+        """Token positions of every match of a user's pattern; `kind` is `smarts`, `regex` or `prosite`.
 
         Raises InputError for a pattern that cannot be compiled or a kind the domain does not know."""
         ...

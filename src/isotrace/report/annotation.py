@@ -91,7 +91,7 @@ def features_on_structure(annotation: Annotation, data: Data, path: Path, activa
     chosen = [*labelled.head(LABELLED).to_dicts(), *others.head(UNEXPLAINED).to_dicts()]
     tracks = {_track(row): values[row["place"]].tolist() for row in chosen}
     name = data.names[place] or f"sequence {data.index[place]}"
-    lead = Markup('{} on {}: the {} of {} features that fire here. <a href="atlas.html">All features</a>')
+    lead = Markup('{} on {}: {} of the {} features that fire here. <a href="atlas.html">All features</a>')
     return structure_page(
         path,
         reading,

@@ -2,9 +2,10 @@
 
 import shlex
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 
 from isotrace.annotation.features import FeatureTables
 from isotrace.circuits.graph import normalise
@@ -242,8 +243,8 @@ def _cards(trace: "Trace") -> dict[str, dict[str, Any]]:
 
 def top_outputs(trace: "Trace", layer: int, feature: int, n: int = 5) -> list[dict[str, Any]]:
     """Tokens whose logits the feature raises most when its whole write is added to the final hidden state of
-    this input (through the head's decoder only, so a coarse view for early layers). None without a head, and none
-    for what is written to an encoder's stream, which no head reads."""
+    this input (through the head's decoder only, so a coarse view for early layers). None without a head, for what
+    is written to an encoder's stream, which no head reads, and where the decoder reads a narrower one (ALBERT)."""
     subject, dictionary = trace.traced.frame.frozen.subject, trace.traced.frame.dictionary
     read = subject.n_layers - subject.stack_sizes[-1]
     slots = [slot for slot, target in enumerate(dictionary.config.targets(layer)) if target >= read]
@@ -251,6 +252,8 @@ def top_outputs(trace: "Trace", layer: int, feature: int, n: int = 5) -> list[di
         return []
     write = dictionary.write_vectors(layer, torch.tensor(feature))[slots].sum(0)
     decoder = subject.module(subject.family.head_decoder)
+    if cast(Tensor, decoder.weight).shape[1] != subject.d_model:
+        return []
     promoted = decoder(write) - decoder(torch.zeros_like(write))
     promoted = promoted - promoted.mean()
     top = promoted.topk(n)

@@ -9,6 +9,9 @@ from pathlib import Path
 from isotrace.errors import SubjectError
 
 BUNDLED = ("molm",)
+# Weights as safetensors only, configs, and what tokenizers are made of: tokenizer.json, vocab.json, vocab.txt and
+# merges.txt, sentencepiece models (spiece.model, spm.model, tokenizer.model).
+DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,7 @@ def _download(name: str) -> Path:
 
     repo, _, revision = name.partition("@")
     try:
-        return Path(
-            snapshot_download(repo, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*.txt"])
-        )
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(DOWNLOADED)))
     except Exception as error:
         raise SubjectError(
             f"cannot get {name!r} from the hub ({type(error).__name__}): check name and network."

@@ -1,0 +1,135 @@
+"""Reports on subjects of other families: two streams, no mask, no head."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import tokenizers
+import torch
+from transformers import BertModel
+
+import plain_models
+import tiny
+from isotrace.annotation.features import load_features
+from isotrace.circuits.trace import TraceConfig, trace
+from isotrace.domains.molecule import parse
+from isotrace.domains.molecule.spelling import spellings
+from isotrace.errors import SubjectError
+from isotrace.report.neuronpedia import graph_json
+from isotrace.report.payload import top_outputs
+from isotrace.report.trace import Trace
+
+QUICK = TraceConfig(max_features=60, n_nodes=8, n_controls=2, n_spellings=0)
+SMILES = "CC(=O)Nc1ccccc1"
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Trace of a subject, with a random dictionary that no one has annotated."""
+
+    def traced(subject, target="mask:3", sequence=SMILES, config=QUICK, **given) -> Trace:
+        found = trace(subject, tiny.random_dictionary(subject, **given), sequence, target, config)
+        return Trace(found, "tiny", "random", load_features(tmp_path), None)
+
+    return traced
+
+
+@pytest.mark.every_family
+def test_nodes_have_ids_of_their_own(subject, report):
+    found = report(subject)
+    ids = [found.node_id(node) for node in range(found.traced.graph.n_nodes)]
+    assert len(set(ids)) == len(ids)
+    viewer = graph_json(found.traced, scan="tiny", slug="x", labels={})
+    assert len({n["node_id"] for n in viewer["nodes"]}) == len(viewer["nodes"])
+    assert found.html()
+
+
+@pytest.mark.every_family
+def test_labels_say_which_side(subject, variant, report):
+    found = report(subject)
+    nodes = found.payload({})["nodes"]
+    texts = found.traced.tokens
+    embeddings = [n["label"] for n in nodes if n["kind"] == "token"]
+    learned = variant in ("esm-absolute", "bert", "roberta", "albert", "gpt2", "bart")
+    errors = {n["label"].removesuffix(f" {texts[n['pos']]}"): n["layer"] for n in nodes if n["kind"] == "error"}
+    if variant not in ("bart", "t5-relu", "t5-gated"):
+        assert embeddings == [f"{kind} {text}" for kind in ("token", "position")[: 1 + learned] for text in texts]
+        assert all(name == f"error of layer {layer}" for name, layer in errors.items())
+        return
+    own, behind = [f"encoder token {text}" for text in texts], [f"decoder token {text}" for text in texts[:-1]]
+    both = [f"{side} position {text}" for side in ("encoder", "decoder") for text in texts]
+    assert embeddings == [*own, "decoder start", *behind, *(both if learned else [])]
+    first = subject.stack_sizes[0]
+    assert errors
+    assert all(
+        name == f"error of layer {layer} ({'encoder' if layer < first else 'decoder'})"
+        for name, layer in errors.items()
+    )
+
+
+@pytest.mark.every_family
+@torch.no_grad()
+def test_predictions_are_those_of_the_whole_model(subject, variant, report, folders):
+    found = report(subject, "mask:4")
+    traced = found.traced
+    place = 3 if variant in ("gpt2", "llama") else 4
+    logits = plain_models.run(variant, plain_models.plain(variant, folders[variant]), traced.frame.batch)[1]
+    expected = logits[0, place].softmax(-1).topk(6)
+    shown = found.payload({})
+    predictions = shown["target"]["predictions"]
+    assert [p["token"] for p in predictions] == subject.tokens(expected.indices)
+    assert [p["probability"] for p in predictions] == pytest.approx(expected.values.tolist(), rel=1e-3)
+    assert [t["pos"] for t in shown["tokens"] if t["masked"]] == ([] if place == 3 else [4])
+
+
+def test_without_a_head_nothing_is_promoted(tmp_path, report):
+    BertModel(tiny.tiny_model("bert").config).save_pretrained(tmp_path / "bert")
+    tiny.tokenizer().save_pretrained(tmp_path / "bert")
+    subject = tiny.load_tiny(tmp_path / "bert")
+    assert not subject.has_head
+    (tmp_path / "bert" / "probes").mkdir()
+    (tmp_path / "bert" / "probes" / "tiny.json").write_text(json.dumps(asdict(tiny.random_probe(subject))))
+    found = report(subject, "probe:tiny")
+    cards = found.payload({})["features"]
+    assert cards
+    assert all(card["top_outputs"] == [] for card in cards.values())
+
+
+@torch.no_grad()
+def test_what_is_written_to_an_encoder_reaches_no_head(folders, report):
+    subject = tiny.load_tiny(folders["bart"])
+    apart = report(subject, architecture="transcoder")
+    assert top_outputs(apart, 0, 1) == []
+    assert top_outputs(apart, 2, 1) != []
+    across = report(subject)  # what a feature of layer 0 writes to layer 2, the decoder's only one
+    write = across.traced.frame.dictionary.write_vectors(0, torch.tensor(1))[2]
+    promoted = write @ subject.model.lm_head.weight.T
+    shown = top_outputs(across, 0, 1)
+    best = (promoted - promoted.mean()).topk(5)
+    assert [o["token"] for o in shown] == subject.tokens(best.indices)
+    assert [o["weight"] for o in shown] == pytest.approx(best.values.tolist(), rel=1e-3)
+
+
+def test_spellings_that_begin_with_what_is_to_be_predicted(tmp_path, report):
+    folder = tiny.save_subject(tiny.tiny_model("gpt2"), tmp_path / "gpt2")
+    tokenizer = tiny.tokenizer()  # as GPT-2's own: nothing stands before the first atom
+    tokenizer.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A", special_tokens=[]
+    )
+    tokenizer.save_pretrained(folder)
+    text = "OC(C)N"
+    others = spellings(parse(text), 12, seed=0)
+    first = {s.smiles for s in others if s.original[0] == 1}
+    assert first
+    subject = tiny.load_tiny(folder)
+    found = report(subject, "mask:1", text, replace(QUICK, n_spellings=12)).traced.spellings
+    assert found is not None
+    assert set(found.smiles) == {text, *(s.smiles for s in others)} - first
+
+
+def test_another_domain_is_refused(folders, report):
+    subject = tiny.load_subject(folders["bert"], domain="protein")
+    with pytest.raises(SubjectError, match="is of the domain protein, and traces support the domain molecule only"):
+        report(subject, "mask:1", "CNC")
+    with pytest.raises(SubjectError, match=r"names no domain, .*give --domain molecule"):
+        report(tiny.load_subject(folders["bert"]), "mask:1", "CNC")
