@@ -1,5 +1,7 @@
 """Labels follow their rule to the letter, examples and histograms show what is active, every row has its reason."""
 
+from itertools import pairwise
+
 import numpy as np
 import polars as pl
 import pytest
@@ -122,6 +124,6 @@ def test_summaries_are_those_of_the_dense_columns(shown):
         assert row["max_activation"] == pytest.approx(values.max())
         assert row["mean_activation"] == pytest.approx(values.mean(), rel=1e-5)
         edges = np.linspace(0, values.max(), BINS + 1)
-        counts = [((values >= a) & (values < b)).sum() for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        counts = [((values >= a) & (values < b)).sum() for a, b in pairwise(edges)]
         counts[-1] += (values == values.max()).sum()
         assert row["histogram"] == counts

@@ -1,11 +1,14 @@
 """p counts shuffles, q is Benjamini-Hochberg over concepts, the null of a pair is a literal reshuffle."""
 
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 from scipy import sparse, stats
 from tiny_annotation import csc, every_pair, instances_of, random_activations, random_table
 
-from isotrace.annotation.combine import rank
+from isotrace.annotation.combine import combine, rank
 from isotrace.annotation.counting import count, fire, thresholds, token_f1
 from isotrace.annotation.permutation import null_maxima, shuffles
 from isotrace.annotation.significance import exceeding, pair_null, q_values
@@ -160,3 +163,45 @@ def test_a_saved_site_is_the_same(examined, tmp_path):
     for name, value in (vars(result.pairs) | result.scores.values).items():
         np.testing.assert_array_equal((vars(found.pairs) | found.scores.values)[name], value)
     np.testing.assert_array_equal(found.scores.draws, result.scores.draws)
+
+
+def test_layers_are_corrected_for_together(examined):
+    """Two layers: a concept's null is the larger of both, its best pair the one of either."""
+    result = examined[-1]
+    concepts = examined[0].token_concepts
+    other = replace(result, f1_test=result.f1_test + 0.01, f1_selection=result.f1_selection + 0.01,
+                    null_max=np.random.default_rng(0).permutation(result.null_max) + np.float32(0.02))  # fmt: skip
+    found = combine("some", {2: result, 5: other}, concepts).frame
+    null = np.maximum(result.null_max, other.null_max)
+    n = len(result.pairs)
+    for part, layer, rows in ((result, 2, slice(0, n)), (other, 5, slice(n, 2 * n))):
+        own = found[rows]
+        assert own["layer"].unique().to_list() == [layer]
+        expected = [exceeding(part.f1_test[i : i + 1], null[:, [c]])[0] for i, c in enumerate(part.pairs.concept)]
+        np.testing.assert_array_equal(own["p_selection"], expected)
+        np.testing.assert_array_equal(own["p_heldout"], part.p_heldout)
+    assert (found["p_selection"] < found["p_heldout"]).any()
+    assert (found["p"] == np.maximum(found["p_selection"], found["p_heldout"])).all()
+    best = found.filter(concept_rank=1)
+    assert best["concept"].is_unique().all()
+    assert set(best["layer"]) == {5}
+    assert found.group_by("layer", "feature").agg(pl.col("feature_rank").min())["feature_rank"].to_list() == [1] * (
+        2 * len(set(result.pairs.feature.tolist()))
+    )
+
+
+def test_the_interval_of_a_count_is_that_of_its_draws(examined):
+    result, concepts = examined[-1], examined[0].token_concepts
+    n, rng = len(result.pairs), np.random.default_rng(0)
+    draws = rng.random((n, 50)).astype(np.float32)
+    sure = replace(result, p_heldout=np.full(n, 0.01), null_max=np.zeros((99, len(concepts)), np.float32),
+                   scores=replace(result.scores, draws=draws))  # fmt: skip
+    found = combine("some", {0: sure}, concepts)
+    best = found.frame["concept_rank"].to_numpy() == 1
+    assert (found.frame["q"].to_numpy()[best] < 0.05).all()
+    for name, least in (("f1_50", 0.5), ("f1_80", 0.8)):
+        drawn = np.quantile((draws[best] >= least).sum(axis=0), (0.025, 0.975))
+        count = int((found.frame["f1"].to_numpy()[best] >= least).sum())
+        assert found.counts[name] == (count, *(round(value) for value in drawn.tolist()))
+    none = combine("some", {0: replace(sure, p_heldout=np.ones(n))}, concepts)
+    assert none.counts == {"f1_50": (0, 0, 0), "f1_80": (0, 0, 0)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from polars.testing import assert_frame_equal
 from scipy import sparse
 
 import tiny
+from isotrace.annotation import annotate as engine
 from isotrace.annotation.annotate import Annotation, AnnotationConfig
 from isotrace.annotation.data import Data, prepare
 from isotrace.annotation.scores import Pairs
@@ -18,32 +20,11 @@ from isotrace.annotation.table import ConceptTable
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.domain import Concept, Labels, Reading
 from isotrace.domains.molecule.domain import MOLECULE
-from isotrace.subjects.subject import Subject
+from isotrace.subjects.subject import Batch, Subject
 
 TABLES = ("features", "associations", "examples", "sequences", "concepts", "coverage", "rejects")
 FULL = AnnotationConfig(n_permutations=99, n_bootstrap=40, untrained_tokens=2_000, stability_sequences=20)
 QUICK = replace(FULL, sources=("dictionary", "token_identity"), n_permutations=59, spellings=0, effects=False)
-KILLED = """
-import os, signal, sys
-sys.path[:0] = [{tests!r}, {tests!r} + "/annotation"]
-import numpy as np
-import tiny, tiny_annotation
-from pathlib import Path
-from isotrace.annotation.annotate import annotate
-from isotrace.annotation import sources
-save, count = np.savez, 0
-def half(file, **arrays):
-    global count
-    count += 1
-    if count == 3:
-        file.write(b"half of it")
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(file, **arrays)
-np.savez, sources.CHUNK_TOKENS = half, 400
-world = tiny_annotation.make_world(tiny.load_tiny(Path({subject!r})))
-annotate(*world, Path({work!r}), tiny_annotation.QUICK)
-"""
 
 
 def random_table(seed: int, n_concepts: int = 6, n_sequences: int = 9) -> ConceptTable:
@@ -202,3 +183,26 @@ def stop_after(steps: int):
             yield item
 
     return progress
+
+
+def codes_of(subject: Subject, dictionary: Dictionary, batch: Batch, layer: int) -> np.ndarray:
+    """`[tokens, features]` of one sequence, from the whole model's own forward pass."""
+    states = []
+    module, _ = subject.hookpoint(f"layers.{layer}.resid_pre")
+    handle = module.register_forward_pre_hook(lambda m, args: states.append(args[0]))
+    subject.model(input_ids=batch.ids)
+    handle.remove()
+    found = dictionary.encode(dictionary.config.layers.index(layer), states[0][0])
+    dense = torch.zeros(len(states[0][0]), dictionary.config.n_features)
+    return dense.scatter_(1, found.indices, found.values).clamp(min=0).numpy()
+
+
+def watch(monkeypatch) -> list[str]:
+    """A list that gets "site" for every site examined and the name of every file of arrays written."""
+    done: list[str] = []
+    examine, save = engine.examine, np.savez
+    monkeypatch.setattr(engine, "examine", lambda *args, **given: (done.append("site"), examine(*args, **given))[1])
+    monkeypatch.setattr(
+        np, "savez", lambda file, **arrays: (done.append(Path(file.name).name), save(file, **arrays))[1]
+    )
+    return done

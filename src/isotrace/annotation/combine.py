@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -75,7 +76,7 @@ def combine(source: str, results: Mapping[int, SiteResult], concepts: tuple[Conc
         "feature_rank": feature_rank.astype(np.int32),
         "concept_rank": concept_rank.astype(np.int32),
     }
-    text = dict.fromkeys(("source", "concept", "group", "kind"), pl.String)
+    text: dict[str, Any] = dict.fromkeys(("source", "concept", "group", "kind"), pl.String)
     frame = pl.DataFrame(columns, schema_overrides=text, nan_to_null=True)
     passing = best & (q < ALPHA)
     counts = {}
