@@ -168,6 +168,7 @@ def summary(n_features: int, n_sequences: int) -> dict:
         for i, s in enumerate(SOURCES)
     }
     return {"subject": "synthetic", "dictionary": "synthetic", "n_features": n_features, "n_concepts": CONCEPTS} | {
+        "n_token_concepts": CONCEPTS,
         "n_tokens": 40 * n_sequences, "n_sequences": n_sequences, "n_selection": n_sequences // 2,
         "n_permutations": 1000, "n_rejected": 0, "seconds": 1.0, "sources": found, "warnings": [],
     }  # fmt: skip

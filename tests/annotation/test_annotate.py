@@ -77,8 +77,7 @@ def test_a_planted_feature_gets_its_label(world, full):
     pair = full.associations.filter(source="dictionary", layer=0, feature=3, concept="oxygen").row(0, named=True)
     assert pair["n_fired"] == pair["n_positive"] == pair["n_instances"]
     assert pair["f1_any"] == pair["f1_full"] == pair["f1_interplm"] == pair["f1_intermol"] == 1
-    silent = full.features.filter(density=0)
-    assert set(silent["reason"]) == {"never active on these sequences"}
+    assert set(full.features.filter(density=0)["reason"]) == {"never active on these sequences"}
     assert full.summary["sources"]["token_identity"]["concepts_f1_80"] >= 3
     assert any("token_identity knows" in warning for warning in full.summary["warnings"])
 

@@ -98,6 +98,7 @@ def target_probability(traced: Traced) -> float:
     ask for one."""
     target = traced.target
     if target.probe is None:
-        logits = traced.frame.frozen.subject.head(traced.frame.frozen.actual.final[0, target.position])
-        return float(logits.softmax(-1)[target.positive])
+        frozen = traced.frame.frozen
+        place = frozen.subject.reading_position(target.position)
+        return float(frozen.subject.head(frozen.actual.final[0, place]).softmax(-1)[target.positive])
     return float(torch.sigmoid(torch.tensor(traced.value))) if target.probe.task == "classification" else 1.0
