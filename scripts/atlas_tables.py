@@ -134,8 +134,8 @@ def sequence_level(pairs: pl.DataFrame) -> list[str]:
 
 def groups(features: pl.DataFrame, pairs: pl.DataFrame) -> str:
     """Named features and distinct names per kind of concept."""
-    kinds = pairs.select(label="concept", group="group").unique("label")
-    named = features.filter(pl.col("label") != "unexplained").join(kinds, on="label", how="left")
+    kinds = pairs.select("concept", "group").unique("concept")
+    named = features.filter(pl.col("label") != "unexplained").join(kinds, on="concept", how="left")
     counted = named.group_by("group").agg(n=pl.len(), names=pl.col("label").n_unique()).sort("n", descending=True)
     rows = [[row["group"], f"{row['n']:,}", str(row["names"])] for row in counted.to_dicts()]
     return table(["kind of concept", "features", "different names"], rows)

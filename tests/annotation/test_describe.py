@@ -13,7 +13,8 @@ from isotrace.annotation.examples import BINS, SIZES, collect, summaries
 
 PAIR = {"feature": 0, "concept": "ring", "f1": 0.7, "f1_ci_low": 0.6, "f1_ci_high": 0.8, "null_f1": 0.3, "q": 0.01,
         "f1_selection": 0.7}  # fmt: skip
-WHOLE = {"feature": 0, "concept": "acid", "kind": "class", "q": 0.01, "ci_low": 0.85, "auroc": 0.9}
+WHOLE = {"feature": 0, "concept": "acid", "kind": "class", "q": 0.01, "ci_low": 0.85, "auroc": 0.9,
+         "effect_selection": 0.8}  # fmt: skip
 
 
 def labelled(*token: dict, whole: tuple[dict, ...] = ()) -> list[dict]:
@@ -50,7 +51,10 @@ def test_a_class_labels_what_no_token_concept_does():
     for change in ({"ci_low": 0.8}, {"q": 0.05}, {"ci_low": None}):
         assert labelled({"q": 0.3}, whole=(change,))[0]["label"] is None, change
     value = {"kind": "value", "auroc": None, "ci_low": 0.51}
-    assert labelled({"q": 0.3}, whole=(value,))[0]["label"] == "acid"
+    assert labelled({"q": 0.3}, whole=(value,))[0]["label"] == "high acid"
+    against = {"effect_selection": -0.8}
+    assert labelled({"q": 0.3}, whole=(value | against,))[0]["label"] == "low acid"
+    assert labelled({"q": 0.3}, whole=(against,))[0]["label"] == "not acid"
     assert labelled({"q": 0.3}, whole=(value | {"ci_low": 0.5},))[0]["label"] is None
     best = labelled({"q": 0.3}, whole=({}, {"concept": "base", "ci_low": 0.95}))[0]
     assert best["label"] == "base"

@@ -78,7 +78,8 @@ def label(token: pl.DataFrame, sequence: pl.DataFrame) -> pl.DataFrame:
 
     A token concept labels a feature if its held-out F1 is at least LABEL_F1 with q below ALPHA and the interval of F1
     stands above the pair's own shuffled F1; a class or value if the interval of its AUROC lies above LABEL_AUROC, of
-    its Spearman correlation above half. Among several the one best on the selection side.
+    its Spearman correlation above half: `X` or `not X`, `high X` or `low X`. Among several the one best on the
+    selection side.
     """
     holds = ((pl.col("f1") >= LABEL_F1) & (pl.col("q") < ALPHA) & (pl.col("f1_ci_low") > pl.col("null_f1"))).fill_null(
         False
@@ -92,21 +93,24 @@ def label(token: pl.DataFrame, sequence: pl.DataFrame) -> pl.DataFrame:
         whole = sequence.with_columns(bar=pl.when(pl.col("kind") == "class").then(LABEL_AUROC).otherwise(0.5)).filter(
             strong
         )
+        against = pl.col("effect_selection") < 0
+        word = pl.when(pl.col("kind") == "value").then(pl.when(against).then(pl.lit("low ")).otherwise(pl.lit("high ")))
+        said = word.when(against).then(pl.lit("not ")).otherwise(pl.lit("")) + pl.col("concept")
         whole = whole.sort("q", "ci_low", descending=[False, True], maintain_order=True)
         whole = (
             whole.group_by("feature", maintain_order=True)
             .first()
-            .select("feature", whole="concept", whole_q="q", whole_auroc="auroc")
+            .select("feature", whole="concept", said=said, whole_q="q", whole_auroc="auroc")
         )
         best = best.join(whole, on="feature", how="full", coalesce=True)
         free = pl.col("label").is_null() & pl.col("whole").is_not_null()
         best = best.with_columns(
-            label=pl.when(free).then("whole").otherwise("label"),
+            label=pl.when(free).then("said").otherwise("label"),
             concept=pl.when(free).then("whole").otherwise("concept"),
             q=pl.when(free).then("whole_q").otherwise("q"),
             auroc=pl.when(free).then("whole_auroc").otherwise("auroc"),
             **{name: pl.when(free).then(None).otherwise(name) for name in ("f1", "f1_ci_low", "f1_ci_high", "null_f1")},
-        ).drop("whole", "whole_q", "whole_auroc")
+        ).drop("whole", "said", "whole_q", "whole_auroc")
     return best.drop("holds")
 
 

@@ -1,7 +1,7 @@
 """Classes and values of whole sequences against the pooled features of one source: p and q as for token concepts.
 
-Classes are compared with a sequence's largest activation, values with its largest and with its mean one; each of the
-two poolings counts as a test of its own in q.
+Classes are compared with a sequence's largest activation, values with its largest and with its mean one; q is
+taken over the concepts of each of the two poolings by itself.
 """
 
 from collections.abc import Callable, Mapping

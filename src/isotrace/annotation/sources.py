@@ -101,8 +101,9 @@ def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: i
 
 def untrained_subject(subject: Subject, seed: int) -> Subject:
     """The same architecture and tokenizer with freshly initialised weights."""
-    torch.manual_seed(seed)
-    model = type(subject.model)(subject.model.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = type(subject.model)(subject.model.config)
     model.to(subject.device)  # pyright: ignore[reportArgumentType]
     files = replace(subject.files, source=f"untrained copy of {subject.source}", weights_sha256=f"untrained-{seed}")
     return Subject(model, subject.tokenizer, files)

@@ -33,7 +33,7 @@ def command(
     untrained_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens the untrained subject's one is trained on.")
     ] = 400_000,
-    permutations: Annotated[int, typer.Option(min=19, help="Shuffles of the labels behind every p.")] = 500,
+    permutations: Annotated[int, typer.Option(min=20, help="Shuffles of the labels behind every p.")] = 500,
     bootstrap: Annotated[int, typer.Option(min=20, help="Draws of sequences for the intervals.")] = 200,
     min_positive: Annotated[int, typer.Option(min=1, help="Tokens a concept needs on each side.")] = 20,
     spellings: Annotated[int, typer.Option(min=0, help="Other spellings per sequence, for stability.")] = 3,

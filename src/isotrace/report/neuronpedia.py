@@ -97,8 +97,12 @@ def target_probability(traced: Traced) -> float:
     """Softmax probability of the target's token, or the probe's; 1 for a regression, which has none but viewers
     ask for one."""
     target = traced.target
-    if target.probe is None:
+    if target.probe is None and target.position is not None:
         frozen = traced.frame.frozen
         place = frozen.subject.reading_position(target.position)
         return float(frozen.subject.head(frozen.actual.final[0, place]).softmax(-1)[target.positive])
-    return float(torch.sigmoid(torch.tensor(traced.value))) if target.probe.task == "classification" else 1.0
+    return (
+        float(torch.sigmoid(torch.tensor(traced.value)))
+        if target.probe and target.probe.task == "classification"
+        else 1.0
+    )
