@@ -111,6 +111,10 @@ def command(
         annotation = annotate(
             loaded, features, prepared, work, config, name_of=dictionary, untrained=blank, progress=shown
         )
+        write = partial(
+            save_annotation, run, structure=structure, activations=partial(feature_activations, loaded, features)
+        )
+        write(annotation, prepared)
         if explain is not None:
             from isotrace.annotation.chat import Chat
             from isotrace.annotation.explain_features import explain_features
@@ -123,8 +127,7 @@ def command(
             )  # fmt: skip
             run.table("explanations", explained)
             annotation = annotation.explained(explained)
-        traces = partial(feature_activations, loaded, features)
-        save_annotation(run, annotation, prepared, structure=structure, activations=traces)
+            write(annotation, prepared)
     if json:
         typer.echo(dumps(annotation.to_dict() | {"rejects": annotation.rejects.to_dicts()}))
     else:

@@ -49,7 +49,9 @@ def save_annotation(
         try:
             page = features_on_structure(annotation, data, structure, activations)
         except InputError as error:
-            annotation.summary["warnings"].append(f"no {STRUCTURE} was written: {error}")
+            warning = f"no {STRUCTURE} was written: {error}"
+            if warning not in annotation.summary["warnings"]:  # a run may be saved again with explanations
+                annotation.summary["warnings"].append(warning)
     for name in TABLES:
         run.table(name, getattr(annotation, name))
     run.json("annotation", annotation.to_dict())
