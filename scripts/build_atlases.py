@@ -56,7 +56,7 @@ RECIPES = {
     ),
     "antiberty": Recipe(
         "pypi:antiberty/AntiBERTy_md_smooth", None, 1_024, 32, 3, 400_000, 900,
-        ("--concepts", "labels.csv", "--untrained-tokens", "200000"),
+        ("--concepts", "labels.csv", "--untrained-tokens", "200000", "--no-effects"),
     ),
 }  # fmt: skip
 

@@ -240,7 +240,9 @@ def _claim(work: Path, subject, dictionary, data, config, untrained) -> None:
     """Empty `work` unless it belongs to this very annotation."""
     given = [] if untrained is None else [untrained[0].files.weights_sha256, *_content(untrained[1])]
     table = data.table
-    parts = [subject.files.weights_sha256, *_content(dictionary), given, asdict(config),
+    # What the stored files do not depend on may change without losing them.
+    settings = {k: v for k, v in asdict(config).items() if k not in ("effects", "spellings", "stability_sequences")}
+    parts = [subject.files.weights_sha256, *_content(dictionary), given, settings,
              [(c.name, c.kind) for c in (*table.token_concepts, *table.sequence_concepts)]]  # fmt: skip
     key = hashlib.sha256(dumps(parts).encode())
     arrays = table.sequence_ptr, table.concept_ptr, table.instance_ptr, table.tokens, table.numbers, data.held

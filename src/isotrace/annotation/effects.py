@@ -34,7 +34,8 @@ def logit_effects(
     """`promoted`: tokens whose logit, relative to the mean logit, the feature raises most, `promoted_by` how much."""
     place = {index: i for i, index in enumerate(data.index)}
     top = examples.filter(pl.col("group") == "top").group_by("layer", "feature", maintain_order=True).first()
-    rows = sorted(top.to_dicts(), key=lambda row: len(data.ids[place[row["index"]]]))
+    # Features with the same example stand together, so that its clean pass is made once.
+    rows = sorted(top.to_dicts(), key=lambda row: (len(data.ids[place[row["index"]]]), row["index"]))
     batches: list[list[dict]] = []
     for row in rows:
         length = len(data.ids[place[row["index"]]])
@@ -47,8 +48,11 @@ def logit_effects(
         ids = torch.stack([torch.from_numpy(data.ids[place[row["index"]]]) for row in part]).to(subject.device)
         batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), (), ())
         at = [max(zip(row["values"], row["positions"], strict=True))[1] for row in part]
-        clean = _relative(subject, batch, at, {})
-        effect = clean - _relative(subject, batch, at, _writes(dictionary, part, ids.shape))
+        alone, example = ids.unique(dim=0, return_inverse=True)
+        whole = Batch(alone, torch.ones_like(alone, dtype=torch.bool), (), ())
+        clean = _relative(subject, whole, example, at, {})
+        each = torch.arange(len(part))
+        effect = clean - _relative(subject, batch, each, at, _writes(dictionary, part, ids.shape))
         for row, values in zip(part, effect, strict=True):
             high, low = values.topk(SHOWN), (-values).topk(SHOWN)
             found.append(
@@ -64,12 +68,12 @@ def logit_effects(
     return pl.DataFrame(found, schema=SCHEMA)
 
 
-def _relative(subject: Subject, batch: Batch, at: Sequence[int], edits: dict[str, Tensor]) -> Tensor:
-    """Logits minus their mean, `[batch, vocabulary]`, at one position of each row."""
+def _relative(subject: Subject, batch: Batch, example: Tensor, at: Sequence[int], edits: dict[str, Tensor]) -> Tensor:
+    """Logits minus their mean, `[n, vocabulary]`, at position at[i] of row example[i]."""
     changes = {name: (lambda y, d=delta: y - d) for name, delta in edits.items()}
     with fast_kernels(subject), hookpoints_edited(subject, changes):
         final = subject.hidden(batch.ids, batch.mask)
-    logits = subject.head(final[torch.arange(len(at)), at])
+    logits = subject.head(final[example, at])
     return logits - logits.mean(-1, keepdim=True)
 
 

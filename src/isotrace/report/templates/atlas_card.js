@@ -140,11 +140,11 @@ async function card(row) {
   const right = make("div", {});
   if (concept !== null) {
     right.append(block(`${SCORES[kind]} for “${concept}”, held out`, rivals(f, concept, score),
-      make("p", { class: "note" }, "Of each source, the feature chosen on the selection side. Null: what the best threshold and "
-        + "feature reach when labels are shuffled.")));
+      make("p", { class: "note" }, "Of each source, the feature chosen on the selection side. Null: 95 % quantile of this "
+        + "feature's own F1 at its threshold when labels are shuffled.")));
   }
   if (d.promoted.length || d.suppressed.length) {
-    right.append(block("Effect of the decoder on the logits", make("div", { class: "pair" },
+    right.append(block("What it does to the logits where it fires most (against ablating it)", make("div", { class: "pair" },
       effect(d.promoted, d.promoted_by, "up"), effect(d.suppressed, d.suppressed_by, "down"))));
   }
   const examples = make("div", { class: "groups" });
