@@ -44,18 +44,20 @@ def pool(activations: sparse.csr_matrix, sequence_ptr: np.ndarray, how: str) -> 
     blocks, start = [], 0
     while start < len(lengths):
         stop = max(start + 1, int(np.searchsorted(ends, ends[start] + POOLED_ENTRIES, side="right")) - 1)
-        part = slice(ends[start], ends[stop])
-        row = np.repeat(np.arange(stop - start), np.diff(ends[start : stop + 1]))
-        key = row * n_features + activations.indices[part]
-        order = np.argsort(key, kind="stable")
-        first = np.flatnonzero(np.diff(key[order], prepend=-1))
-        values = activations.data[part][order]
+        # By feature, then by token, without sorting: the entries of one feature in one sequence lie together.
+        rows = slice(sequence_ptr[start], sequence_ptr[stop])
+        columns = sparse.csc_matrix(activations[rows])
+        columns.sort_indices()
+        feature = np.repeat(np.arange(n_features), np.diff(columns.indptr))
+        owner = np.repeat(np.arange(stop - start), lengths[start:stop])[columns.indices]
+        first = np.flatnonzero((np.diff(feature, prepend=-1) != 0) | (np.diff(owner, prepend=-1) != 0))
+        values = columns.data
         if how == "max":
             data = np.maximum.reduceat(values, first) if len(first) else values
         else:
             data = np.add.reduceat(values, first, dtype=np.float64) if len(first) else values
-            data = data / lengths[start:stop][row[order][first]]
-        where = row[order][first], activations.indices[part][order][first]
+            data = data / lengths[start:stop][owner[first]]
+        where = owner[first], feature[first]
         blocks.append(sparse.csr_matrix((data.astype(np.float32), where), shape=(stop - start, n_features)))
         start = stop
     found = sparse.csr_matrix(sparse.vstack([sparse.csr_matrix((0, n_features), dtype=np.float32), *blocks]))
