@@ -184,7 +184,8 @@ def _pair(line: str) -> tuple[str, str | None]:
 def _typed(series: pl.Series) -> pl.Series:
     """Text as Int64 or Float64 if every filled cell is a number, and none a string of digits that would be lost as one:
     with a leading zero, or longer than Int64 holds (labels of residues are written so)."""
-    if series.str.contains(r"^[+-]?0\d|^\d{19,}$").any():
+    long = series.str.contains(r"^[+-]?\d+$") & series.cast(pl.Int64, strict=False).is_null()
+    if (series.str.contains(r"^[+-]?0\d") | long).any():
         return series
     for dtype in (pl.Int64, pl.Float64):
         cast = series.cast(dtype, strict=False)

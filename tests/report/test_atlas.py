@@ -121,6 +121,6 @@ def test_tables_that_contradict_each_other(tables, pictures, change, message):
 def test_pictures_and_summary_are_whole(tables, pictures):
     with pytest.raises(InputError, match="sequence 3 has examples but no picture"):
         page_of(tables, [None if i == 3 else p for i, p in enumerate(pictures)])
-    with pytest.raises(InputError, match=r"lacks n_concepts, n_token_concepts, sources\.dictionary"):
+    with pytest.raises(InputError, match=r"lacks n_concepts, sources\.dictionary"):
         atlas_page(tables, title="", pictures=pictures, summary={
             k: v for k, v in made.summary(1, 1).items() if k != "n_concepts"} | {"sources": {}})  # fmt: skip
