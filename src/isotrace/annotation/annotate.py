@@ -21,7 +21,7 @@ import polars as pl
 import torch
 from scipy import sparse
 
-from isotrace.activations.harvest import Corpus
+from isotrace.activations.harvest import Corpus, record
 from isotrace.annotation import describe, sources
 from isotrace.annotation.combine import combine
 from isotrace.annotation.data import Data, untestable
@@ -218,8 +218,6 @@ def _train_untrained(subject, dictionary, data, config, work) -> tuple[Subject, 
 
 def _mean_l0(subject, own, data) -> int:
     """Active features per token and layer on one batch of every tenth length, rounded, at least 1."""
-    from isotrace.activations.harvest import record
-
     active = tokens = 0
     for number, (_, batch) in enumerate(data.batches(sources.BATCH_TOKENS)):
         if number % 10 == 0:

@@ -10,7 +10,7 @@ from scipy import sparse
 from isotrace.annotation.data import Data, read
 from isotrace.annotation.effects import logit_effects
 from isotrace.annotation.examples import collect, summaries
-from isotrace.annotation.sources import Site, dictionary_sites
+from isotrace.annotation.sources import dictionary_sites, encoded
 from isotrace.annotation.structure_stats import morans_i, stability
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.subjects.subject import Subject
@@ -135,10 +135,9 @@ def _stability(subject: Subject, dictionary: Dictionary, data: Data, config, pro
     if not config.spellings or not any(data.domain.spellings(reading, 1, 0) for reading in chosen[:20]):
         return pl.DataFrame(schema=schema)
     sites = dictionary_sites("dictionary", dictionary)
-    width = len(sites) * dictionary.config.n_features
 
     def encode(texts: list[str]) -> list[sparse.csr_matrix]:
-        return [_encoded(subject, sites, text, width) for text in texts]
+        return [encoded(subject, sites, text) for text in texts]
 
     found = stability(
         encode, lambda text: read(subject, data.domain, text)[1], data.domain,
@@ -148,20 +147,3 @@ def _stability(subject: Subject, dictionary: Dictionary, data: Data, config, pro
     places = np.tile(np.arange(dictionary.config.n_features), len(sites))
     frame = pl.DataFrame([layers, places, found.value, found.null], schema=schema)
     return frame.with_columns(pl.col("stability", "stability_null").fill_nan(None))
-
-
-def _encoded(subject: Subject, sites: list[Site], text: str, width: int) -> sparse.csr_matrix:
-    """Activations `[tokens, layers · F]` of one text."""
-    from isotrace.activations.harvest import record
-
-    batch = subject.tokenize([text])
-    parts: list[tuple[np.ndarray, ...]] = []
-    step = width // len(sites)
-
-    def take(i: int, x) -> None:
-        rows, columns, values = sites[i].encode(x[0])
-        parts.append((values, rows, columns + i * step))
-
-    record(subject, batch, [site.hookpoint for site in sites], take)
-    values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return sparse.csr_matrix((values, (rows, columns)), shape=(batch.ids.shape[1], width))

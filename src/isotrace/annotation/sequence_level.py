@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse, stats
 
+from isotrace.annotation.significance import exceeding
 from isotrace.domains.domain import Concept
 from isotrace.errors import InputError
 
@@ -265,7 +266,7 @@ def pair_null(
 def p_values(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     """(1 + #{null ≥ observed}) / (permutations + 1), float64, of observed `[n]` and null `[permutations, n]`; NaN where
     nothing was observed. Source: Phipson and Smyth 2010."""
-    return np.where(np.isnan(observed), np.nan, (1 + (null >= observed).sum(axis=0)) / (1 + len(null)))
+    return np.where(np.isnan(observed), np.nan, exceeding(observed, null))
 
 
 def _shuffle(known: np.ndarray, strata: np.ndarray, seed: int, index: int) -> np.ndarray:

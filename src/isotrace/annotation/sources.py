@@ -173,21 +173,30 @@ def token_identity(data: Data, n_vocabulary: int) -> sparse.csr_matrix:
     )
 
 
+def encoded(subject: Subject, sites: Sequence[Site], text: str) -> sparse.csr_matrix:
+    """Activations float32 `[tokens, features of all sites, one site after the other]` of one text."""
+    batch = subject.tokenize([text])
+    starts = np.concatenate([[0], np.cumsum([site.n_features for site in sites])])
+    parts: list[tuple[np.ndarray, ...]] = []
+
+    def take(i: int, x: Tensor) -> None:
+        rows, columns, values = sites[i].encode(x[0])
+        parts.append((values, rows, columns + starts[i]))
+
+    record(subject, batch, [site.hookpoint for site in sites], take)
+    values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return sparse.csr_matrix((values, (rows, columns)), shape=(batch.ids.shape[1], int(starts[-1])))
+
+
 def feature_activations(
     subject: Subject, dictionary: Dictionary, reading: Reading, features: Sequence[tuple[int, int]]
 ) -> np.ndarray:
     """float32 `[features, tokens]` on one sequence; features are (layer, feature)."""
-    batch, sites = subject.tokenize([reading.text]), dictionary_sites("dictionary", dictionary)
-    found = np.zeros((len(features), batch.ids.shape[1]), dtype=np.float32)
-
-    def take(i: int, x: Tensor) -> None:
-        rows, columns, values = sites[i].encode(x[0])
-        for place, (layer, feature) in enumerate(features):
-            if layer == sites[i].layer:
-                found[place, rows[columns == feature]] = values[columns == feature]
-
-    record(subject, batch, [site.hookpoint for site in sites], take)
-    return found
+    found = encoded(subject, dictionary_sites("dictionary", dictionary), reading.text)
+    config = dictionary.config
+    return found[
+        :, [config.layers.index(layer) * config.n_features + feature for layer, feature in features]
+    ].T.toarray()
 
 
 def on_device(subject: Subject, batch: Batch) -> Batch:
