@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-KINDS = ("resid_pre", "attn_out", "mlp_in", "neuron", "mlp_out", "resid_post")
+KINDS = ("resid_pre", "head_out", "attn_out", "mlp_in", "neuron", "mlp_out", "resid_post")
 AUTO = {"gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
 AUTO |= dict.fromkeys(("bart", "t5-relu", "t5-gated"), AutoModelForSeq2SeqLM)
 
@@ -65,6 +65,7 @@ def module(variant, model, layer, kind):
     block, attention, first, last = blocks(variant, model)[layer]
     return {
         "resid_pre": (block, True),
+        "head_out": (attention, True),
         "attn_out": (attention, False),
         "mlp_in": (first, True),
         "neuron": (last, True),

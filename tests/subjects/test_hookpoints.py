@@ -34,8 +34,10 @@ def test_the_stream_is_what_its_parts_add_up_to(subject, variant, batch):
     layer = subject.stack_sizes[0] - 1 - (len(subject.stack_sizes) == 1)
     names = [f"layers.{layer}.{kind}" for kind in KINDS]
     x = [subject.run(batch, capture=names).captured[name] for name in names]
-    pre, attention, mlp_in, neuron, mlp_out, post = x
-    block, _, _, last = plain_models.blocks(variant, subject.model)[layer]
+    pre, heads, attention, mlp_in, neuron, mlp_out, post = x
+    block, joins, _, last = plain_models.blocks(variant, subject.model)[layer]
+    assert tiny.relative(attention, joins(heads)) < 1e-6
+    assert heads.shape[-1] == subject.n_heads(layer) * subject.d_head(layer)
     first_norm, second_norm, on_the_stream = plain_models.norms(variant, block)
     assert tiny.relative(mlp_out, last(neuron)) < 1e-6
     if on_the_stream:

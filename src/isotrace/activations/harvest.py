@@ -20,7 +20,8 @@ class _Done(Exception):  # noqa: N818
 
 
 def width(subject: Subject, hookpoints: Sequence[str]) -> int:
-    """The last dimension of the tensors at `hookpoints`: d_ff at `neuron`, d_model elsewhere.
+    """The last dimension of the tensors at `hookpoints`: d_ff at `neuron`, heads · d_head at `head_out`, d_model
+    elsewhere.
 
     Raises SubjectError for a hookpoint the subject does not have, and for none, repeated or unequally wide ones.
     """
@@ -30,7 +31,11 @@ def width(subject: Subject, hookpoints: Sequence[str]) -> int:
     for name in hookpoints:
         subject.hookpoint(name)
         _, layer, kind = name.split(".")
-        found.add(len(subject.neuron_writes(int(layer))[0]) if kind == "neuron" else subject.d_model)
+        if kind == "neuron":
+            found.add(len(subject.neuron_writes(int(layer))[0]))
+        else:
+            at_heads = kind == "head_out"
+            found.add(subject.n_heads(int(layer)) * subject.d_head(int(layer)) if at_heads else subject.d_model)
     if len(found) > 1:
         raise SubjectError(f"hookpoints {min(found)} and {max(found)} wide do not fit one tensor: harvest them apart.")
     return found.pop()

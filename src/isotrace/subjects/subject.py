@@ -122,6 +122,19 @@ class Subject:
         # transformers' Conv1D holds the transpose of what nn.Linear does
         return (weight.T if isinstance(last, nn.Linear) else weight), bias
 
+    def n_heads(self, layer: int) -> int:
+        """Self-attention heads of a layer."""
+        # configs of encoder–decoders call the encoder's number num_attention_heads
+        name = "num_attention_heads" if layer < self.stack_sizes[0] else "decoder_attention_heads"
+        config = self.model.config
+        return getattr(config, name, config.num_attention_heads)
+
+    def d_head(self, layer: int) -> int:
+        """Width of the output of one self-attention head."""
+        weight = cast(Tensor, self.hookpoint(f"layers.{layer}.head_out")[0].weight)
+        # the output side is d_model whether the weight is stored as nn.Linear's or transposed as Conv1D's
+        return weight.numel() // self.d_model // self.n_heads(layer)
+
     @property
     def embeddings(self) -> tuple[Embedding, ...]:
         """Word embeddings and learned position embeddings, where the subject has them; the encoder's first."""

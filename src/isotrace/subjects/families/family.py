@@ -29,12 +29,13 @@ RMS_NORM = NormKind(centred=False, eps="variance_epsilon")
 class Stack:
     """Blocks that one residual stream runs through. Paths other than `layers` are relative to a block.
 
-    `attention`: the modules whose patterns are frozen, see `Family.pattern`. `attn_out`: the module whose output
-    self-attention adds to the stream. `mlp_in`: the module whose *input* the MLP reads, its first linear map or, as
-    a gated MLP has two of those, the whole MLP. `mlp_out`: its last linear map, whose input is the hookpoint `neuron`
-    and whose output is `mlp_out`; between the two there is nothing but the MLP. `norms`: every norm the stream or
-    what is read from it passes; an Identity in place of one is skipped. `gelu_after`: the module that computes
-    `mlp_in` and then the exact GELU, where the architecture writes that GELU out in several operations.
+    `attention`: the modules whose patterns are frozen, see `Family.pattern`. `attn_out`: the linear module that joins
+    what the heads of self-attention give, side by side in its input (`head_out`), to what is added to the stream.
+    `mlp_in`: the module whose *input* the MLP reads, its first linear map or, as a gated MLP has two of those, the
+    whole MLP. `mlp_out`: its last linear map, whose input is the hookpoint `neuron` and whose output is `mlp_out`;
+    between the two there is nothing but the MLP. `norms`: every norm the stream or what is read from it passes; an
+    Identity in place of one is skipped. `gelu_after`: the module that computes `mlp_in` and then the exact GELU, where
+    the architecture writes that GELU out in several operations.
     """
 
     layers: str
@@ -50,6 +51,7 @@ class Stack:
         """Kind of hookpoint → (path relative to the block, side), in the order in which one block computes them."""
         return {
             "resid_pre": ("", "input"),
+            "head_out": (self.attn_out, "input"),
             "attn_out": (self.attn_out, "output"),
             "mlp_in": (self.mlp_in, "input"),
             "neuron": (self.mlp_out, "input"),
