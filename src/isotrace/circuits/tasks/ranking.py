@@ -1,0 +1,131 @@
+"""Ranking of all parts of a basis by what they do for a task, over its discovery sequences.
+
+Every ranking is  score_f = Σ over sequences and tokens of (a_f − ā_f) · W_f · ∂S/∂(what is written),  S the surrogate
+of the task metric (see `Readout.coefficients`), at a point that the ranking names:
+
+    attribution_patching   at the replacement model with all parts; later parts respond (total effect)
+    eap_ig                 averaged along the line from all parts at their mean to all at their own activation, the
+                           activations held (each part gets its own share: Σ_f score_f = S(all) − S(none))
+
+Positive and negative scores are kept apart: a circuit is made of the parts that raise the metric; the unsigned
+variant takes |score|. The sum over tokens is a product of a sparse matrix, so cost does not grow with the features.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from isotrace.circuits.tasks.basis import Basis, Statistics
+from isotrace.circuits.tasks.data import TaskData
+from isotrace.circuits.tasks.readout import Readout
+from isotrace.errors import InputError
+from isotrace.subjects.subject import Batch
+
+RANKINGS = ("eap_ig", "attribution_patching")
+STEPS = 5
+BATCH_TOKENS = 2_048
+
+
+def rank(
+    name: str, basis: Basis, readout: Readout, data: TaskData, statistics: Statistics,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Tensor:  # fmt: skip
+    """Scores `[parts]` float64, layers one after the other. Raises InputError for a name not in RANKINGS."""
+    if name not in RANKINGS:
+        raise InputError(f"no ranking {name!r}: give one of {', '.join(RANKINGS)}.")
+    examples = data.parts["discover"]
+    coefficients, at = torch.from_numpy(readout.coefficients(examples)).float(), 0
+    totals = [torch.zeros(n, dtype=torch.float64) for n in basis.sizes]
+    base = basis.base(statistics)
+    for rows, batch in progress(data.batches("discover", BATCH_TOKENS, basis.subject.pad_id)):
+        chosen = [examples[i] for i in rows]
+        n = sum(np.size(e.y) for e in chosen)
+        share, at = coefficients[at : at + n], at + n
+
+        def surrogate(final: Tensor, chosen=chosen, batch=batch, share=share) -> Tensor:
+            return (readout.outputs(chosen, batch, final) * share).sum()
+
+        point = _along if name == "eap_ig" else _total
+        active, slopes = point(basis, batch, base, surrogate)
+        _accumulate(totals, basis, batch, active, slopes, statistics)
+    return torch.cat(totals)
+
+
+Slopes = list[Tensor]
+"""∂S/∂(what is written), `[batch, tokens, d_out]` per layer."""
+
+
+def _total(
+    basis: Basis, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor]
+) -> tuple[list[Tensor], Slopes]:
+    """(activations `[batch, tokens, parts]` per layer, slopes) of the replacement model with all parts."""
+    active: list[Tensor] = []
+    written: dict[int, Tensor] = {}
+
+    def change(layer: int, x: Tensor) -> Tensor:
+        values = basis.encode(layer, x)
+        active.append(values.detach())
+        basis.add(layer, values @ basis.rows(layer, slice(None)), written)
+        return written[layer]
+
+    slopes = _slopes(basis, batch, change, surrogate)
+    return active, slopes
+
+
+def _along(
+    basis: Basis, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor]
+) -> tuple[list[Tensor], Slopes]:
+    """The same, averaged over STEPS points between all at their mean and all at their own activation."""
+    active: list[Tensor] = []
+    written: dict[int, Tensor] = {}
+
+    def full(layer: int, x: Tensor) -> Tensor:
+        active.append(basis.encode(layer, x))
+        basis.add(layer, active[-1] @ basis.rows(layer, slice(None)), written)
+        return basis.finish(layer, written[layer], x)
+
+    with torch.no_grad(), basis.computed_by(full):
+        basis.subject.hidden(batch.ids, batch.mask)
+    total: Slopes = []
+    for step in range(STEPS):
+        share = (step + 0.5) / STEPS
+        found = _slopes(
+            basis, batch, lambda layer, _, share=share: torch.lerp(base[layer].expand_as(written[layer]), written[layer], share), surrogate
+        )
+        total = found if not total else [t + f for t, f in zip(total, found, strict=True)]
+    return active, [t / STEPS for t in total]
+
+
+def _slopes(
+    basis: Basis, batch: Batch, change: Callable[[int, Tensor], Tensor], surrogate: Callable[[Tensor], Tensor]
+) -> Slopes:
+    leaves: list[Tensor] = []
+
+    def output(layer: int, x: Tensor) -> Tensor:
+        total = change(layer, x)
+        leaves.append(torch.zeros_like(total).requires_grad_(True))
+        return basis.finish(layer, total + leaves[-1], x)
+
+    with torch.enable_grad(), basis.computed_by(output):
+        value = surrogate(basis.subject.hidden(batch.ids, batch.mask))
+    found = torch.autograd.grad(value, leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
+
+
+def _accumulate(
+    totals: list[Tensor], basis: Basis, batch: Batch, active: list[Tensor], slopes: Slopes, statistics: Statistics
+) -> None:
+    """Add Σ (a − ā) W · slope of the batch to the score of every part."""
+    real = [g[batch.mask] for g in slopes]
+    for layer, values in enumerate(active):
+        a = values[batch.mask]
+        slope = torch.cat([real[t] for t in basis.targets(layer)], -1)  # [tokens, n_targets · d_out]
+        if float((a != 0).float().mean()) < 0.2:
+            product = torch.from_numpy(scipy.sparse.csr_array(a.numpy()).T @ slope.numpy())
+        else:
+            product = a.T @ slope
+        product = product - statistics.mean[layer][:, None] * slope.sum(0)
+        totals[layer] += (product * basis.rows(layer, slice(None))).sum(1).double()
