@@ -6,7 +6,7 @@ import sys
 import typer
 
 from isotrace import __version__
-from isotrace.cli import annotate, convert, demo, doctor, evaluate, harvest, subjects, trace, train
+from isotrace.cli import annotate, circuit, convert, demo, doctor, evaluate, harvest, reproduce, subjects, trace, train
 from isotrace.errors import IsotraceError
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app.command("trace")(trace.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("annotate")(annotate.command)
+app.command("circuit")(circuit.command)
+app.command("reproduce")(reproduce.command)
 app.command("harvest")(harvest.command)
 app.command("convert")(convert.command)
 app.command("demo")(demo.command)

@@ -5,13 +5,17 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
 import typer
 
 from isotrace.errors import InputError
+
+if TYPE_CHECKING:
+    from isotrace.report.trace import Trace
 
 
 def command(
@@ -35,6 +39,9 @@ def command(
     controls: Annotated[int, typer.Option(min=2, help="Matched random circuits.")] = 24,
     spellings: Annotated[int, typer.Option(min=0, help="Randomised spellings; 0 = none.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of controls, spellings and bootstraps.")] = 0,
+    supernodes: Annotated[
+        Path | None, typer.Option(help="supernodes.json to take over; default: the one in --out, if there is one.")
+    ] = None,
 ) -> None:
     """Trace one prediction to features and atoms, verify it by intervention, and write a report."""
     from isotrace.api import Tracer
@@ -66,6 +73,7 @@ def command(
     if single:
         result = tracer.trace(rows["sequence"][0], target, config)
         if folder is not None:
+            result = with_supernodes(result, supernodes, folder)
             with open_run(folder, **arguments) as run:
                 result.save(run)
         summary = result.to_dict()
@@ -81,6 +89,7 @@ def command(
         found.append(result.to_dict() | {"index": row["index"]})
         if folder is not None:
             place = slug(f"{row['index']:05d} {row['name'] or ''}")
+            result = with_supernodes(result, supernodes, folder / place)
             with open_run(folder / place, **arguments) as run:
                 result.save(run)
             entries.append(entry(row["name"] or row["sequence"], row["sequence"], result._repr_html_()))
@@ -101,6 +110,15 @@ def command(
         typer.echo(f"{len(found)} traced, {table.height} rejected{where}")
         for index, text, reason in refused:
             typer.echo(f"  rejected row {index}: {text!r}: {reason}")
+
+
+def with_supernodes(result: "Trace", given: Path | None, folder: Path) -> "Trace":
+    """`result` with the groups of `given`, or of the folder that it will replace; read before that is emptied."""
+    before = folder / "supernodes.json"
+    chosen = given or (before if before.is_file() else None)
+    found = replace(result, supernode_file=chosen)
+    _ = found.supernodes
+    return found
 
 
 def flat(found: list[dict[str, Any]]) -> pl.DataFrame:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -71,9 +72,7 @@ class Basis(ABC):
     def split(self, order: Tensor) -> Keep:
         """Global indices, layers one after the other, as indices per layer."""
         edges = torch.tensor([0, *self.sizes]).cumsum(0)
-        return tuple(
-            order[(order >= low) & (order < high)] - low for low, high in zip(edges, edges[1:], strict=False)
-        )
+        return tuple(order[(order >= low) & (order < high)] - low for low, high in pairwise(edges))
 
     @contextmanager
     def computed_by(self, output: Callable[[int, Tensor], Tensor]) -> Iterator[None]:

@@ -216,7 +216,9 @@ def _dealt(examples: Sequence[Example], seed: int) -> list[str]:
     for example in examples:
         groups[example.group] = groups.get(example.group, 0) + 1
     if len(groups) < 3:
-        raise InputError(f"the sequences form {len(groups)} groups, and three parts need three: give more diverse ones.")
+        raise InputError(
+            f"the sequences form {len(groups)} groups, and three parts need three: give more diverse ones."
+        )
     share, filled, part_of = {"fit": 0.5, "discover": 0.25, "report": 0.25}, dict.fromkeys(PARTS, 0), {}
     names = sorted(groups)
     for i in np.random.default_rng((seed, 1)).permutation(len(names)):

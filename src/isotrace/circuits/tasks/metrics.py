@@ -24,11 +24,13 @@ def auroc(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarr
 
 
 def balanced_accuracy(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the classes of the share of their examples that get the largest output."""
+    """Mean over the classes of the share of their examples that get the largest output. Rare classes are missing
+    from some draws, whose mean is then over the others."""
     hit = predicted.argmax(1) == y
     classes = np.arange(predicted.shape[1])[:, None] == y
+    drawn = weights @ classes.T
     with np.errstate(invalid="ignore"):
-        return ((weights @ (classes * hit).T) / (weights @ classes.T)).mean(1)
+        return np.nanmean((weights @ (classes * hit).T) / drawn, 1)
 
 
 def accuracy(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -59,7 +61,7 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))
     mass = np.add.reduceat(weights[:, order], starts, 1)
     middle = mass.cumsum(1) - mass / 2
-    group = np.repeat(np.arange(len(starts)), np.diff([*starts, len(values)]))
+    group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))
     ranks = np.empty_like(weights, dtype=np.float64)
     ranks[:, order] = middle[:, group]
     return ranks

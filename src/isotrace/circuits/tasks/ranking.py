@@ -93,7 +93,10 @@ def _along(
     for step in range(STEPS):
         share = (step + 0.5) / STEPS
         found = _slopes(
-            basis, batch, lambda layer, _, share=share: torch.lerp(base[layer].expand_as(written[layer]), written[layer], share), surrogate
+            basis,
+            batch,
+            lambda layer, _, share=share: torch.lerp(base[layer].expand_as(written[layer]), written[layer], share),
+            surrogate,
         )
         total = found if not total else [t + f for t, f in zip(total, found, strict=True)]
     return active, [t / STEPS for t in total]

@@ -26,7 +26,7 @@ from isotrace.errors import InputError
 from isotrace.subjects.probe import pool
 from isotrace.subjects.subject import Batch, Subject
 
-STRENGTHS = {"class": (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0), "regression": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3)}
+STRENGTHS = {"class": (1e-3, 0.01, 0.1, 1.0), "regression": (1.0, 10.0, 100.0, 1e3)}
 FITTING_TOKENS = 100_000  # tokens a residue probe is fitted on at most
 BATCH_TOKENS = 4_096
 ALLOWED = {"class": ("auroc", "balanced_accuracy"), "regression": ("spearman", "r2"), "residue": ("auroc",),
@@ -44,6 +44,13 @@ class Readout:
     chance: float
     weight: Tensor | None = None
     bias: Tensor | None = None
+
+    @classmethod
+    def fitted(cls, subject: Subject, data: TaskData, metric: str | None, weight: Tensor, bias: Tensor) -> "Readout":
+        """From the weights of a probe. Raises InputError as `fit_readout` does."""
+        metric = checked_metric(data, metric)
+        chance = {"auroc": 0.5, "balanced_accuracy": 1 / max(len(data.classes), 1)}.get(metric, 0.0)
+        return cls(subject, data.kind, metric, chance, weight, bias)
 
     def outputs(self, examples: Sequence[Example], batch: Batch, final: Tensor) -> Tensor:
         """`[n, outputs]` of a batch from its final hidden states `[batch, tokens, d_model]`: one row per example, or
@@ -65,7 +72,8 @@ class Readout:
         return change.new_zeros(len(examples), 1).index_add(0, row, change)
 
     def _probe(self) -> tuple[Tensor, Tensor]:
-        assert self.weight is not None and self.bias is not None
+        assert self.weight is not None
+        assert self.bias is not None
         return self.weight, self.bias
 
     def labels(self, examples: Sequence[Example]) -> tuple[np.ndarray, list[str]]:
@@ -93,12 +101,7 @@ class Readout:
 def fit_readout(subject: Subject, data: TaskData, metric: str | None, seed: int) -> Readout:
     """Raises InputError for a metric the kind of task does not have, SubjectError where the head is needed and the
     subject has none."""
-    allowed = ALLOWED[data.kind]
-    if data.kind == "class" and len(data.classes) > 2:
-        allowed = ("balanced_accuracy",)
-    metric = metric or allowed[0]
-    if metric not in allowed:
-        raise InputError(f"--metric {metric} does not suit a {data.kind} task: use {' or '.join(allowed)}.")
+    metric = checked_metric(data, metric)
     if data.kind in ("masked", "mutation"):
         chance = _commonest(data) if data.kind == "masked" else 0.0
         return Readout(subject, data.kind, metric, chance)
@@ -114,13 +117,21 @@ def fit_readout(subject: Subject, data: TaskData, metric: str | None, seed: int)
         y += [np.concatenate([np.atleast_1d(e.y) for e in examples])]
         groups += [e.group for e in examples for _ in np.atleast_1d(e.y)]
     weight, bias = _fit(torch.cat(x).double().numpy(), np.concatenate(y), np.asarray(groups), data.kind, seed)
-    chance = {"auroc": 0.5, "balanced_accuracy": 1 / max(len(data.classes), 1)}.get(metric, 0.0)
-    return Readout(subject, data.kind, metric, chance, weight, bias)
+    return Readout.fitted(subject, data, metric, weight, bias)
+
+
+def checked_metric(data: TaskData, metric: str | None) -> str:
+    """`metric`, or the first that the kind of task has. Raises InputError for one it does not have."""
+    several = data.kind == "class" and len(data.classes) > 2
+    allowed = ("balanced_accuracy",) if several else ALLOWED[data.kind]
+    if metric is not None and metric not in allowed:
+        raise InputError(f"--metric {metric} does not suit a {data.kind} task: use {' or '.join(allowed)}.")
+    return metric or allowed[0]
 
 
 def _commonest(data: TaskData) -> float:
     """Accuracy on `report` of always naming the token that is masked most often in `fit`."""
-    tokens, counts = np.unique([e.y for e in data.parts["fit"]], return_counts=True)
+    tokens, counts = np.unique(np.asarray([e.y for e in data.parts["fit"]], dtype=float), return_counts=True)
     truth = np.asarray([e.y for e in data.parts["report"]])
     hit = (truth == tokens[counts.argmax()]).astype(float)[:, None]
     return float(accuracy(hit, truth, np.ones((1, len(truth))))[0])
@@ -134,7 +145,7 @@ def _fit(x: np.ndarray, y: np.ndarray, groups: np.ndarray, kind: Kind, seed: int
     if kind == "regression":
         model, name, strengths, scoring = Ridge(), "ridge__alpha", STRENGTHS["regression"], "r2"
     else:
-        model, name, strengths = LogisticRegression(max_iter=5_000), "logisticregression__C", STRENGTHS["class"]
+        model, name, strengths = LogisticRegression(max_iter=2_000), "logisticregression__C", STRENGTHS["class"]
         scoring = "roc_auc" if len(np.unique(y)) == 2 else "balanced_accuracy"
     pipeline = make_pipeline(StandardScaler(), model)
     folds = GroupKFold(min(4, len(np.unique(groups))))

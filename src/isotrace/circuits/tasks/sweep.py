@@ -20,6 +20,7 @@ from torch import Tensor
 from isotrace.activations.fast import fast_kernels
 from isotrace.circuits.tasks.basis import Basis, Keep, Statistics
 from isotrace.circuits.tasks.data import TaskData
+from isotrace.circuits.tasks.memo import Memo
 from isotrace.circuits.tasks.metrics import group_weights
 from isotrace.circuits.tasks.readout import BATCH_TOKENS, Readout
 
@@ -36,11 +37,12 @@ class Judge:
     part: str
     y: np.ndarray
     weights: np.ndarray
+    memo: Memo
 
     @classmethod
-    def of(cls, readout: Readout, data: TaskData, part: str, n_draws: int, seed: int) -> "Judge":
+    def of(cls, readout: Readout, data: TaskData, part: str, n_draws: int, seed: int, memo: Memo) -> "Judge":
         y, groups = readout.labels(data.parts[part])
-        return cls(readout, data, part, y, group_weights(groups, n_draws, seed))
+        return cls(readout, data, part, y, group_weights(groups, n_draws, seed), memo)
 
     @torch.no_grad()
     def predictions(self, run: Callable[[Any], Tensor]) -> np.ndarray:
@@ -62,7 +64,7 @@ class Judge:
             with fast_kernels(self.readout.subject):
                 return self.readout.subject.hidden(batch.ids, batch.mask)
 
-        return self.draws(self.predictions(plain))
+        return self.draws(self.memo(f"subject {self.part}", lambda: self.predictions(plain)))
 
     def circuit(self, basis: Basis, keep: Keep, statistics: Statistics, way: Way) -> np.ndarray:
         """The metric `[1 + n_draws]` of the circuit alone (free-running or teacher-forced), or of the subject without
@@ -77,7 +79,8 @@ class Judge:
                 clean = tuple(captured[site] for site in basis.reads)
             return basis.kept(batch, keep, statistics, clean)
 
-        return self.draws(self.predictions(run))
+        key = repr((basis.name, self.part, way, [kept.tolist() for kept in keep]))
+        return self.draws(self.memo(key, lambda: self.predictions(run)))
 
 
 def interval(draws: np.ndarray) -> list[float]:
@@ -134,8 +137,8 @@ def matched(keep: Keep, statistics: Statistics, rng: np.random.Generator) -> Kee
         drawn = []
         for part in rng.permutation(kept.numpy()):
             distance = np.where(free, np.abs(logs - logs[part]), np.inf)
-            nearest = np.argpartition(distance, min(NEIGHBOURS, free.sum()) - 1)[: min(NEIGHBOURS, free.sum())]
-            drawn.append(rng.choice(nearest))
+            n = min(NEIGHBOURS, int(free.sum()))
+            drawn.append(int(rng.choice(np.argpartition(distance, n - 1)[:n])))
             free[drawn[-1]] = False
         found.append(torch.tensor(sorted(drawn), dtype=torch.long))
     return tuple(found)

@@ -1,0 +1,286 @@
+"""The circuit behind a task, found on discovery sequences and proved on report sequences (METHODS §7).
+
+1. readout    a probe fitted on `fit`, or the subject's head; the task metric of the subject on `report`
+2. rank       every feature, and every neuron, over `discover`
+3. sweep      the first n alone, all else at its mean: free-running and teacher-forced, beside matched random
+              circuits and the first n neurons; curve, area, smallest circuits
+4. remove     the subject without the circuit, beside the same controls
+5. describe   layers, parts, warnings
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from isotrace.circuits.tasks.basis import Basis, FeatureBasis, NeuronBasis, Statistics
+from isotrace.circuits.tasks.data import PARTS, TaskData
+from isotrace.circuits.tasks.memo import Memo
+from isotrace.circuits.tasks.ranking import rank
+from isotrace.circuits.tasks.readout import BATCH_TOKENS, Readout, fit_readout
+from isotrace.circuits.tasks.sweep import Anchors, Judge, controls, interval, sizes_on_grid, top
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.errors import InputError
+from isotrace.subjects.subject import Subject
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+LEVELS = (79, 90)
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Settings of a task circuit; every one is written to the manifest.
+
+    ranking: see `ranking.RANKINGS`. sizes: circuits to measure; None = 1, 2 and 5 per decade of the share of all
+    features. metric: None = the kind's first, see `readout.ALLOWED`. n_controls: random circuits per size.
+    """
+
+    ranking: str = "attribution_patching"
+    sizes: tuple[int, ...] | None = None
+    metric: str | None = None
+    n_controls: int = 20
+    n_bootstrap: int = 500
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A basis with its ranking: `scores [parts]`, layers one after the other."""
+
+    basis: Basis
+    statistics: Statistics
+    scores: Tensor
+    anchors: Anchors
+
+
+@dataclass(frozen=True, eq=False)
+class TaskCircuit:
+    """`summary` is what `--json` prints; `features` and `neurons` the rankings behind it."""
+
+    data: TaskData
+    readout: Readout
+    features: Ranked
+    neurons: Ranked
+    summary: dict[str, Any]
+    config: TaskConfig
+
+    def parts(self, n: int) -> pl.DataFrame:
+        """The first `n` features: layer, feature, score, density, mean activation."""
+        basis, statistics = self.features.basis, self.features.statistics
+        rows = [
+            (layer, int(i), statistics.density[layer][i].item(), statistics.mean[layer][i].item())
+            for layer, kept in enumerate(top(basis, self.features.scores, n))
+            for i in kept
+        ]
+        schema = {"layer": pl.Int64, "feature": pl.Int64, "density": pl.Float64, "mean_activation": pl.Float64}
+        starts = np.concatenate([[0], np.cumsum(basis.sizes)])
+        table = pl.DataFrame(rows, schema=schema, orient="row")
+        scores = [self.features.scores[int(starts[layer]) + i].item() for layer, i, *_ in rows]
+        return table.with_columns(score=pl.Series(scores, dtype=pl.Float64)).sort("score", descending=True)
+
+
+def find_circuit(
+    subject: Subject, dictionary: Dictionary, data: TaskData, config: TaskConfig, *, work: Path | None = None,
+    progress: Progress = lambda items, _: items,
+) -> TaskCircuit:  # fmt: skip
+    """`work`: where what was measured is kept, so that a killed run goes on. Raises InputError for more features
+    than there are, and where the subject does no better than chance on the report part."""
+    bases = (FeatureBasis(subject, dictionary), NeuronBasis(subject, dictionary.config.layers))
+    sizes = sizes_on_grid(bases[0].n, config.sizes)
+    if sizes[0] < 1 or sizes[-1] > bases[0].n:
+        raise InputError(f"a circuit of {sizes[-1]} features was asked for, and there are {bases[0].n}: ask for less.")
+    memo = Memo(work, subject.files.weights_sha256, _fingerprint(data, config, dictionary))
+    readout = _stored_readout(subject, data, config, memo)
+    judge = Judge.of(readout, data, "report", config.n_bootstrap, config.seed, memo)
+    whole = judge.subject()
+    if not whole[0] > readout.chance:
+        raise InputError(
+            f"the subject's {readout.metric} on the report part is {whole[0]:.3g}, no better than chance "
+            f"({readout.chance:.3g}): there is nothing a circuit could keep."
+        )
+    features, neurons = (_ranked(basis, judge, data, config, whole, memo, progress) for basis in bases)
+    entries = [_entry(n, judge, features, neurons, config) for n in progress(sizes, "circuits of rising size")]
+    smallest = {str(level): _smallest(entries, level, lambda e: e["free_running"]) for level in LEVELS}
+    reference = smallest["79"] or max((n for n in sizes if n <= max(1, bases[0].n // 100)), default=sizes[0])
+    summary = {
+        "task": {
+            "kind": data.kind, "label": data.label, "classes": list(data.classes),
+            **{f"n_{part}": len(data.parts[part]) for part in PARTS},
+            "n_groups": len({e.group for part in PARTS for e in data.parts[part]}),
+            "n_rejected": data.rejects.height,
+        },
+        "task_metric": {
+            "name": readout.metric, "subject": whole[0], "subject_ci": interval(whole[1:]), "chance": readout.chance,
+        },
+        "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
+        "empty": features.anchors.summary(features.anchors.empty),
+        "sweep": entries,
+        "area": {name: _area(entries, get) for name, get in CURVES.items()},
+        "smallest": smallest,
+        "smallest_teacher_forced": {str(v): _smallest(entries, v, lambda e: e["teacher_forced"]) for v in LEVELS},
+        "smallest_neurons": {str(v): _smallest(entries, v, lambda e: e["neurons"]) for v in LEVELS},
+        "smallest_random": {
+            str(v): _smallest(entries, v, lambda e: {"sufficiency": e["random"]["mean"]}) for v in LEVELS
+        },
+        "necessity": _necessity(reference, judge, features, neurons, config),
+        "unsigned": _unsigned(reference, judge, features),
+        "layers": _layers(features, reference),
+    }  # fmt: skip
+    summary["warnings"] = warnings(summary)
+    return TaskCircuit(data, readout, features, neurons, summary, config)
+
+
+CURVES: dict[str, Callable[[dict[str, Any]], float]] = {
+    "features": lambda e: e["free_running"]["sufficiency"],
+    "teacher_forced": lambda e: e["teacher_forced"]["sufficiency"],
+    "random": lambda e: e["random"]["mean"],
+    "neurons": lambda e: e["neurons"]["sufficiency"],
+}
+
+
+def _fingerprint(data: TaskData, config: TaskConfig, dictionary: Dictionary) -> str:
+    digest = hashlib.sha256(repr((data.kind, data.label, config.ranking, config.metric, config.seed)).encode())
+    digest.update(repr(dictionary.fingerprint()).encode())
+    for part in PARTS:
+        for example in data.parts[part]:
+            digest.update(repr((part, example.group, example.places)).encode())
+            digest.update(example.ids.tobytes() + np.asarray(example.y, dtype=float).tobytes())
+    return digest.hexdigest()
+
+
+def _stored_readout(subject: Subject, data: TaskData, config: TaskConfig, memo: Memo) -> Readout:
+    """Fitted, or as an earlier run fitted it."""
+    made: list[Readout] = []
+
+    def fit() -> np.ndarray:
+        made.append(fit_readout(subject, data, config.metric, config.seed))
+        found = made[0]
+        if found.weight is None or found.bias is None:
+            return np.zeros((0, 0))
+        return torch.cat([found.weight, found.bias[None]]).numpy()
+
+    stored = memo("readout", fit)
+    if made or not stored.size:
+        return made[0] if made else fit_readout(subject, data, config.metric, config.seed)
+    table = torch.from_numpy(stored)
+    return Readout.fitted(subject, data, config.metric, table[:-1], table[-1])
+
+
+def _ranked(
+    basis: Basis, judge: Judge, data: TaskData, config: TaskConfig, whole: np.ndarray, memo: Memo, progress: Progress
+) -> Ranked:
+    def statistics() -> np.ndarray:
+        found = basis.statistics(batch for _, batch in data.batches("discover", BATCH_TOKENS, basis.subject.pad_id))
+        return torch.stack([torch.cat(found.mean), torch.cat(found.density)]).numpy()
+
+    mean, density = (t.split(basis.sizes) for t in torch.from_numpy(memo(f"statistics {basis.name}", statistics)))
+    found = Statistics(tuple(mean), tuple(density))
+    shown = lambda items: progress(items, f"ranking {basis.name}")  # noqa: E731
+    scores = memo(
+        f"scores {basis.name}", lambda: rank(config.ranking, basis, judge.readout, data, found, shown).numpy()
+    )
+    empty = judge.circuit(basis, basis.split(torch.zeros(0, dtype=torch.long)), found, "free_running")
+    return Ranked(basis, found, torch.from_numpy(scores), Anchors(whole, empty, judge.readout.chance))
+
+
+def _entry(n: int, judge: Judge, features: Ranked, neurons: Ranked, config: TaskConfig) -> dict[str, Any]:
+    """One size: the circuit in both modes, random circuits, and the neuron basis at equal size."""
+    basis, keep = features.basis, top(features.basis, features.scores, n)
+    free = judge.circuit(basis, keep, features.statistics, "free_running")
+    forced = judge.circuit(basis, keep, features.statistics, "teacher_forced")
+    entry: dict[str, Any] = {
+        "n": n,
+        "fraction": n / basis.n,
+        "free_running": features.anchors.summary(free),
+        "teacher_forced": features.anchors.summary(forced),
+        "random": controls(
+            judge, basis, keep, features.statistics, features.anchors, config.n_controls, config.seed, "free_running"
+        ),
+    }
+    size = min(n, neurons.basis.n)
+    other = judge.circuit(neurons.basis, top(neurons.basis, neurons.scores, size), neurons.statistics, "free_running")
+    difference = features.anchors.kept(free) - neurons.anchors.kept(other)
+    return entry | {
+        "neurons": {"n": size, "fraction": size / neurons.basis.n}
+        | neurons.anchors.summary(other)
+        | {"difference": difference[0], "difference_ci": interval(difference[1:])}
+    }
+
+
+def _smallest(entries: list[dict[str, Any]], level: int, get: Callable[[dict[str, Any]], dict[str, Any]]) -> int | None:
+    """The first size of the sweep from which on every larger one keeps `level` % too; None where none does."""
+    found = None
+    for entry in reversed(entries):
+        if not get(entry)["sufficiency"] >= level / 100:
+            break
+        found = entry["n"]
+    return found
+
+
+def _area(entries: list[dict[str, Any]], get: Callable[[dict[str, Any]], float]) -> float:
+    """Mean share kept over log n, by the trapezoidal rule: one number per curve."""
+    x, y = np.log([e["n"] for e in entries]), np.asarray([get(e) for e in entries])
+    return float(np.trapezoid(y, x) / (x[-1] - x[0])) if len(x) > 1 else float(y[0])
+
+
+def _necessity(n: int, judge: Judge, features: Ranked, neurons: Ranked, config: TaskConfig) -> dict[str, Any]:
+    keep = top(features.basis, features.scores, n)
+    gone = judge.circuit(features.basis, keep, features.statistics, "removed")
+    fall = features.anchors.fall(gone)
+    size = min(n, neurons.basis.n)
+    other = judge.circuit(neurons.basis, top(neurons.basis, neurons.scores, size), neurons.statistics, "removed")
+    other_fall = neurons.anchors.fall(other)
+    return {
+        "n": n, "value": gone[0], "fall": fall[0], "ci": interval(fall[1:]),
+        "random": controls(
+            judge, features.basis, keep, features.statistics, features.anchors, config.n_controls, config.seed,
+            "removed",
+        ),
+        "neurons": {"n": size, "value": other[0], "fall": other_fall[0], "ci": interval(other_fall[1:])},
+    }  # fmt: skip
+
+
+def _unsigned(n: int, judge: Judge, features: Ranked) -> dict[str, Any]:
+    """The same size ranked by |score|: parts that work against the task are then in the circuit too."""
+    keep = top(features.basis, features.scores.abs(), n)
+    value = judge.circuit(features.basis, keep, features.statistics, "free_running")
+    return {"n": n} | features.anchors.summary(value)
+
+
+def _layers(features: Ranked, n: int) -> list[dict[str, Any]]:
+    """Parts of the circuit per layer, and how many a random choice would put there."""
+    keep = top(features.basis, features.scores, n)
+    return [
+        {"layer": layer, "n": len(kept), "expected": n * size / features.basis.n}
+        for layer, (kept, size) in enumerate(zip(keep, features.basis.sizes, strict=True))
+    ]
+
+
+def warnings(summary: dict[str, Any]) -> list[str]:
+    """What a reader must know before the numbers are believed."""
+    found, empty = [], summary["empty"]["sufficiency"]
+    if empty > 0.25:
+        found.append(
+            f"with no feature at all, attention and embeddings keep {empty:.0%} of the metric above chance: read the "
+            "faithfulness, which starts there"
+        )
+    if summary["sweep"][-1]["fraction"] == 1 and summary["sweep"][-1]["free_running"]["sufficiency"] < 0.9:
+        found.append(
+            f"all features together keep {summary['sweep'][-1]['free_running']['sufficiency']:.0%}: the dictionary "
+            "loses part of what the task needs"
+        )
+    smallest = summary["smallest"]["79"]
+    if smallest is None:
+        return [*found, "no circuit of the sweep keeps 79 %"]
+    entry = next(e for e in summary["sweep"] if e["n"] == smallest)
+    if not entry["free_running"]["ci"][0] > entry["random"]["ci"][1]:
+        found.append(f"at {smallest} features the interval overlaps that of random circuits")
+    if not entry["free_running"]["ci"][0] > entry["neurons"]["ci"][1]:
+        found.append(f"at {smallest} features the circuit does not beat as many neurons with separate intervals")
+    return found

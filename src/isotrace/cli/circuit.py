@@ -1,0 +1,113 @@
+"""isotrace circuit: which features does a task rest on, and can they do it alone?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from isotrace.circuits.tasks.task_circuit import TaskCircuit
+
+
+def command(
+    subject: Annotated[str, typer.Argument(help="bundled:molm, pypi:rxnfp/bert_pretrained, hf:org/name or a folder.")],
+    dictionary: Annotated[str, typer.Argument(help="bundled:molm-clt or a folder.")],
+    data: Annotated[str, typer.Option(help="File of labelled sequences (CSV, TSV, Parquet), or - for a CSV on stdin.")],
+    label: Annotated[str, typer.Option(help="Column of labels: classes, numbers, or 0/1 strings per residue.")],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    split: Annotated[str | None, typer.Option(help="Column that names parts: train, valid, test.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="class, regression, residue, masked or mutation; else told from the labels.")
+    ] = None,
+    mutations: Annotated[str | None, typer.Option(help="Column of mutations (A24G:K31R), for --task mutation.")] = None,
+    group: Annotated[str | None, typer.Option(help="Column of groups that parts keep together.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the file that holds the sequences.")] = None,
+    domain: Annotated[str | None, typer.Option(help="What tokens stand for, where the subject does not say.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    ranking: Annotated[str, typer.Option(help="attribution_patching, eap_ig or relp.")] = "attribution_patching",
+    sizes: Annotated[str | None, typer.Option(help="Numbers of features to keep, by commas.")] = None,
+    metric: Annotated[str | None, typer.Option(help="auroc, balanced_accuracy, spearman or r2, by task.")] = None,
+    controls: Annotated[int, typer.Option(min=2, help="Matched random circuits per size.")] = 20,
+    bootstrap: Annotated[int, typer.Option(min=20, help="Draws of groups for the intervals.")] = 500,
+    limit: Annotated[int | None, typer.Option(min=3, help="At most so many sequences per part, at random.")] = None,
+    drawn: Annotated[int, typer.Option(min=0, help="Report sequences to draw.")] = 12,
+    overwrite: Annotated[bool, typer.Option(help="Replace another command's run in --out.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of split, controls and bootstrap.")] = 0,
+) -> None:  # fmt: skip
+    """Find the circuit of a task, and prove it: sufficiency, necessity, controls, intervals, on held-out groups."""
+    from isotrace.circuits.tasks.data import prepare
+    from isotrace.circuits.tasks.task_circuit import TaskConfig, find_circuit
+    from isotrace.cli.trace import command_line, progress
+    from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
+    from isotrace.domains.domain import domain_of
+    from isotrace.errors import InputError, SubjectError
+    from isotrace.inputs import read_inputs
+    from isotrace.report.circuit import save_circuit
+    from isotrace.runs import dumps, open_run
+    from isotrace.subjects.subject import load_subject
+
+    try:
+        wanted = None if sizes is None else tuple(int(n) for n in sizes.split(","))
+    except ValueError:
+        raise InputError(f"--sizes {sizes!r}: give whole numbers, such as 10,50,100.") from None
+    config = TaskConfig(ranking, wanted, metric, controls, bootstrap, seed)
+    loaded = load_subject(subject, domain=domain)
+    if loaded.files.domain is None:
+        raise SubjectError(f"{subject} does not say what its tokens stand for: give --domain.")
+    features = load_dictionary(dictionary, loaded)
+    reader = domain_of(loaded.files.domain)
+    rows, rejects = read_inputs(data, column=column)
+    inputs: dict[str, Path | str] = {
+        "subject": subject,
+        "dictionary": dictionary_folder(dictionary),
+        "data": data if data == "-" else Path(data),
+    }
+    shown = lambda items, text: progress(list(items), text)  # noqa: E731
+    with open_run(out, command=command_line(), seed=seed, inputs=inputs, overwrite=overwrite) as run:
+        prepared = prepare(
+            loaded, reader, rows, label=label, kind=task, split=split, group=group, mutations=mutations, seed=seed,  # pyright: ignore[reportArgumentType]
+            limit=limit, rejects=rejects,
+        )  # fmt: skip
+        found = find_circuit(loaded, features, prepared, config, work=out.with_name(f"{out.name}.work"), progress=shown)
+        save_circuit(run, found, loaded, reader, dictionary, n_drawn=drawn, progress=shown)
+    if json:
+        typer.echo(dumps(found.summary | {"rejects": prepared.rejects.to_dicts()}))
+    else:
+        show(found, out)
+
+
+def show(found: "TaskCircuit", out: Path) -> None:
+    """A table in the terminal: circuits of rising size beside their controls."""
+    from rich.console import Console
+    from rich.table import Table
+
+    summary = found.summary
+    metric = summary["task_metric"]
+    title = f"{summary['task']['label']}: {metric['name']} {metric['subject']:.3f} (chance {metric['chance']:.3f})"
+    table = Table(title=title, title_justify="left")
+    for name in ("features", "share", "free-running [95 % CI]", "random", "neurons", "teacher-forced"):
+        table.add_column(name, justify="right")
+    for entry in summary["sweep"]:
+        table.add_row(
+            str(entry["n"]), f"{entry['fraction']:.2%}", _share(entry["free_running"], "sufficiency"),
+            _share(entry["random"], "mean"), _share(entry["neurons"], "sufficiency"),
+            _share(entry["teacher_forced"], "sufficiency"),
+        )  # fmt: skip
+    Console(width=120).print(table)
+    for level, n in summary["smallest"].items():
+        typer.echo(f"{level} % of the metric above chance: {'no circuit measured' if n is None else f'{n} features'}")
+    fall = summary["necessity"]
+    typer.echo(
+        f"without {fall['n']} features the metric above chance falls by {_share(fall, 'fall')}, "
+        f"without as many random ones by {_share(fall['random'], 'mean')}"
+    )
+    for warning in summary["warnings"]:
+        typer.echo(f"warning: {warning}")
+    for index, text, reason in found.data.rejects.rows():
+        typer.echo(f"  rejected row {index}: {text[:60]!r}: {reason}")
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+def _share(entry: dict[str, Any], key: str) -> str:
+    low, high = entry["ci"]
+    return f"{entry[key]:.2f} [{low:.2f}, {high:.2f}]"
