@@ -24,7 +24,12 @@ def command(
     column: Annotated[str | None, typer.Option(help="Column of the file that holds the sequences.")] = None,
     domain: Annotated[str | None, typer.Option(help="What tokens stand for, where the subject does not say.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    ranking: Annotated[str, typer.Option(help="attribution_patching, eap_ig or relp.")] = "attribution_patching",
+    mediator: Annotated[
+        str, typer.Option(help="What the circuit is made of: feature, neuron, head, attention or mlp.")
+    ] = "feature",
+    ranking: Annotated[
+        str, typer.Option(help="attribution_patching, relp or eap_ig; of heads and the like any method for nodes.")
+    ] = "attribution_patching",
     sizes: Annotated[str | None, typer.Option(help="Numbers of features to keep, by commas.")] = None,
     metric: Annotated[str | None, typer.Option(help="auroc, balanced_accuracy, spearman or r2, by task.")] = None,
     controls: Annotated[int, typer.Option(min=2, help="Matched random circuits per size.")] = 20,
@@ -50,7 +55,7 @@ def command(
         wanted = None if sizes is None else tuple(int(n) for n in sizes.split(","))
     except ValueError:
         raise InputError(f"--sizes {sizes!r}: give whole numbers, such as 10,50,100.") from None
-    config = TaskConfig(ranking, wanted, metric, controls, bootstrap, seed)
+    config = TaskConfig(mediator, ranking, wanted, metric, controls, bootstrap, seed)
     loaded = load_subject(subject, domain=domain)
     if loaded.files.domain is None:
         raise SubjectError(f"{subject} does not say what its tokens stand for: give --domain.")

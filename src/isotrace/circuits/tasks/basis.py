@@ -33,15 +33,46 @@ class Statistics:
 
 
 class Basis(ABC):
-    """`sizes`: parts per layer. `reads`, `writes`: hookpoints, one per layer."""
+    """`sizes`: parts per layer."""
 
     name: str
     sizes: tuple[int, ...]
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
+
+    @property
+    def n(self) -> int:
+        return sum(self.sizes)
+
+    def split(self, order: Tensor) -> Keep:
+        """Global indices, layers one after the other, as indices per layer."""
+        edges = torch.tensor([0, *self.sizes]).cumsum(0)
+        return tuple(order[(order >= low) & (order < high)] - low for low, high in pairwise(edges))
+
+    @abstractmethod
+    def clean(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What `kept` needs of the subject's own pass for a teacher-forced one, per layer."""
+
+    @abstractmethod
+    def kept(self, batch: Batch, keep: Keep, statistics: Statistics, clean: tuple[Tensor, ...] | None = None) -> Tensor:
+        """Final hidden state `[batch, tokens, d_model]` of the circuit alone, every other part at its mean.
+        Free-running, or teacher-forced with `clean`."""
+
+    @abstractmethod
+    def removed(self, batch: Batch, remove: Keep, statistics: Statistics) -> Tensor:
+        """Final hidden state of the subject with the parts in `remove` at their mean and all else its own."""
+
+    @abstractmethod
+    def statistics(self, batches: Iterable[Batch]) -> Statistics:
+        """Of the subject's own activations."""
+
+
+class Writers(Basis):
+    """Parts that write vectors of their own to the stream. `reads`, `writes`: hookpoints, one per layer."""
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
 
     @abstractmethod
     def encode(self, layer: int, x: Tensor) -> Tensor:
@@ -61,18 +92,13 @@ class Basis(ABC):
         """The output of a layer from what parts wrote to it and what the layer read: bias, skip path."""
 
     @property
-    def n(self) -> int:
-        return sum(self.sizes)
-
-    @property
     def replaces_mlps(self) -> bool:
         """The subject's own MLPs need not run."""
         return False
 
-    def split(self, order: Tensor) -> Keep:
-        """Global indices, layers one after the other, as indices per layer."""
-        edges = torch.tensor([0, *self.sizes]).cumsum(0)
-        return tuple(order[(order >= low) & (order < high)] - low for low, high in pairwise(edges))
+    def clean(self, batch: Batch) -> tuple[Tensor, ...]:
+        captured = self.subject.run(batch, capture=self.reads, logits=False).captured
+        return tuple(captured[site] for site in self.reads)
 
     @contextmanager
     def computed_by(self, output: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
@@ -96,8 +122,6 @@ class Basis(ABC):
 
     @torch.no_grad()
     def kept(self, batch: Batch, keep: Keep, statistics: Statistics, clean: tuple[Tensor, ...] | None = None) -> Tensor:
-        """Final hidden state `[batch, tokens, d_model]` of the circuit alone. `clean`: what the subject itself reads
-        `[batch, tokens, d_in]` per layer, for a teacher-forced pass; else free-running."""
         written = self.base(statistics)
         parts = [self.rows(layer, kept) for layer, kept in enumerate(keep)]
 
@@ -113,8 +137,6 @@ class Basis(ABC):
 
     @torch.no_grad()
     def removed(self, batch: Batch, remove: Keep, statistics: Statistics) -> Tensor:
-        """Final hidden state of the subject with the parts in `remove` at their mean and all else its own, errors
-        included (METHODS §9, *delta*)."""
         pending: dict[int, Tensor] = {}
         parts = [self.rows(layer, gone) for layer, gone in enumerate(remove)]
 
@@ -136,7 +158,6 @@ class Basis(ABC):
 
     @torch.no_grad()
     def statistics(self, batches: Iterable[Batch]) -> Statistics:
-        """Of the subject's own activations."""
         sums, fired = ([torch.zeros(n, dtype=torch.float64) for n in self.sizes] for _ in range(2))
         count = 0
         for batch in batches:
@@ -162,7 +183,7 @@ class Basis(ABC):
             totals[target] = totals[target] + part if target in totals else part
 
 
-class FeatureBasis(Basis):
+class FeatureBasis(Writers):
     name = "features"
 
     def __init__(self, subject: Subject, dictionary: Dictionary) -> None:
@@ -190,7 +211,7 @@ class FeatureBasis(Basis):
         return self.dictionary.finished(layer, total + self.dictionary.b_dec[layer], x)
 
 
-class NeuronBasis(Basis):
+class NeuronBasis(Writers):
     """Neurons of the layers that a dictionary covers, so that both speak of the same part of the subject."""
 
     name = "neurons"

@@ -4,6 +4,7 @@ Every ranking is  score_f = Σ over sequences and tokens of (a_f − ā_f) · W_
 of the task metric (see `Readout.coefficients`), at a point that the ranking names:
 
     attribution_patching   at the replacement model with all parts; later parts respond (total effect)
+    relp                   the same, with RelP's rules instead of gradients (`methods.relp`)
     eap_ig                 averaged along the line from all parts at their mean to all at their own activation, the
                            activations held (each part gets its own share: Σ_f score_f = S(all) − S(none))
 
@@ -12,19 +13,23 @@ variant takes |score|. The sum over tokens is a product of a sparse matrix, so c
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
 
-from isotrace.circuits.tasks.basis import Basis, Statistics
+from isotrace.circuits.methods import Method, Problem, method_of
+from isotrace.circuits.methods.relp import propagated
+from isotrace.circuits.tasks.basis import Basis, Statistics, Writers
 from isotrace.circuits.tasks.data import TaskData
+from isotrace.circuits.tasks.parts import Parts
 from isotrace.circuits.tasks.readout import Readout
 from isotrace.errors import InputError
 from isotrace.subjects.subject import Batch
 
-RANKINGS = ("eap_ig", "attribution_patching")
+RANKINGS = ("attribution_patching", "relp", "eap_ig")
 STEPS = 5
 BATCH_TOKENS = 2_048
 
@@ -33,9 +38,12 @@ def rank(
     name: str, basis: Basis, readout: Readout, data: TaskData, statistics: Statistics,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:  # fmt: skip
-    """Scores `[parts]` float64, layers one after the other. Raises InputError for a name not in RANKINGS."""
-    if name not in RANKINGS:
-        raise InputError(f"no ranking {name!r}: give one of {', '.join(RANKINGS)}.")
+    """Scores `[parts]` float64, layers one after the other. Raises InputError for a name not in RANKINGS and, of parts
+    that are no `Writers`, for one that is no method for nodes."""
+    if isinstance(basis, Parts):
+        return _by_method(method_of(name), basis, readout, data, statistics, progress)
+    if name not in RANKINGS or not isinstance(basis, Writers):
+        raise InputError(f"no ranking {name!r} of {basis.name}: give one of {', '.join(RANKINGS)}.")
     examples = data.parts["discover"]
     coefficients, at = torch.from_numpy(readout.coefficients(examples)).float(), 0
     totals = [torch.zeros(n, dtype=torch.float64) for n in basis.sizes]
@@ -49,7 +57,8 @@ def rank(
             return (readout.outputs(chosen, batch, final) * share).sum()
 
         point = _along if name == "eap_ig" else _total
-        active, slopes = point(basis, batch, base, surrogate)
+        with propagated(basis.subject) if name == "relp" else nullcontext():
+            active, slopes = point(basis, batch, base, surrogate)
         _accumulate(totals, basis, batch, active, slopes, statistics)
     return torch.cat(totals)
 
@@ -59,7 +68,7 @@ Slopes = list[Tensor]
 
 
 def _total(
-    basis: Basis, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor]
+    basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor]
 ) -> tuple[list[Tensor], Slopes]:
     """(activations `[batch, tokens, parts]` per layer, slopes) of the replacement model with all parts."""
     active: list[Tensor] = []
@@ -76,7 +85,7 @@ def _total(
 
 
 def _along(
-    basis: Basis, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor]
+    basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor]
 ) -> tuple[list[Tensor], Slopes]:
     """The same, averaged over STEPS points between all at their mean and all at their own activation."""
     active: list[Tensor] = []
@@ -103,7 +112,7 @@ def _along(
 
 
 def _slopes(
-    basis: Basis, batch: Batch, change: Callable[[int, Tensor], Tensor], surrogate: Callable[[Tensor], Tensor]
+    basis: Writers, batch: Batch, change: Callable[[int, Tensor], Tensor], surrogate: Callable[[Tensor], Tensor]
 ) -> Slopes:
     leaves: list[Tensor] = []
 
@@ -119,7 +128,7 @@ def _slopes(
 
 
 def _accumulate(
-    totals: list[Tensor], basis: Basis, batch: Batch, active: list[Tensor], slopes: Slopes, statistics: Statistics
+    totals: list[Tensor], basis: Writers, batch: Batch, active: list[Tensor], slopes: Slopes, statistics: Statistics
 ) -> None:
     """Add Σ (a − ā) W · slope of the batch to the score of every part."""
     real = [g[batch.mask] for g in slopes]
@@ -132,3 +141,33 @@ def _accumulate(
             product = a.T @ slope
         product = product - statistics.mean[layer][:, None] * slope.sum(0)
         totals[layer] += (product * basis.rows(layer, slice(None))).sum(1).double()
+
+
+def _by_method(
+    chosen: Method, basis: Parts, readout: Readout, data: TaskData, statistics: Statistics,
+    progress: Callable[[Iterable], Iterable],
+) -> Tensor:  # fmt: skip
+    """The method's scores of every component, a node being all positions, summed over the sequences."""
+    if chosen.ranks != "node":
+        raise InputError(f"{chosen.name} ranks edges, not parts: give another ranking.")
+    examples = data.parts["discover"]
+    coefficients, at = torch.from_numpy(readout.coefficients(examples)).float(), 0
+    totals = [torch.zeros(n, dtype=torch.float64) for n in basis.sizes]
+    settings = {"by_position": False} if chosen.name == "activation_patching" else {}
+    for rows, batch in progress(data.batches("discover", BATCH_TOKENS, basis.subject.pad_id)):
+        # one row of outputs per sequence is what methods need; a residue task has as many as it has labels
+        chosen_ones = [examples[i] for i in rows]
+        n = sum(np.size(e.y) for e in chosen_ones)
+        share, at = coefficients[at : at + n], at + n
+        of = torch.tensor([i for i, e in enumerate(chosen_ones) for _ in range(np.size(e.y))])
+
+        def metric(copies: Batch, final: Tensor, share=share, of=of, chosen_ones=chosen_ones) -> Tensor:
+            times = len(final) // len(chosen_ones)
+            outputs = readout.outputs(chosen_ones * times, copies, final)
+            sequence = torch.cat([of + k * len(chosen_ones) for k in range(times)])
+            return final.new_zeros(len(final)).index_add(0, sequence, (outputs * share.repeat(times, 1)).sum(1))
+
+        problem = Problem(basis.subject, basis.mediator, batch, metric, statistics.mean)
+        for total, scores in zip(totals, chosen(problem, **settings).over_positions(), strict=True):
+            total += scores.sum(0).double()
+    return torch.cat(totals)

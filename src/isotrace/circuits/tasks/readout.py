@@ -146,7 +146,7 @@ def _fit(x: np.ndarray, y: np.ndarray, groups: np.ndarray, kind: Kind, seed: int
         model, name, strengths, scoring = Ridge(), "ridge__alpha", STRENGTHS["regression"], "r2"
     else:
         model, name, strengths = LogisticRegression(max_iter=2_000), "logisticregression__C", STRENGTHS["class"]
-        scoring = "roc_auc" if len(np.unique(y)) == 2 else "balanced_accuracy"
+        scoring = "roc_auc" if len(np.unique(y)) == 2 else "accuracy"
     pipeline = make_pipeline(StandardScaler(), model)
     folds = GroupKFold(min(4, len(np.unique(groups))))
     # a fold without one of the classes has no score: such a split cannot choose, and the plainest strength stands

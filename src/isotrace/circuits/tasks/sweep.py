@@ -73,11 +73,7 @@ class Judge:
         def run(batch) -> Tensor:
             if way == "removed":
                 return basis.removed(batch, keep, statistics)
-            clean = None
-            if way == "teacher_forced":
-                captured = basis.subject.run(batch, capture=basis.reads, logits=False).captured
-                clean = tuple(captured[site] for site in basis.reads)
-            return basis.kept(batch, keep, statistics, clean)
+            return basis.kept(batch, keep, statistics, basis.clean(batch) if way == "teacher_forced" else None)
 
         key = repr((basis.name, self.part, way, [kept.tolist() for kept in keep]))
         return self.draws(self.memo(key, lambda: self.predictions(run)))

@@ -11,6 +11,7 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,34 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from isotrace.circuits.mediators import Attentions, Heads, Mediator, MLPs, Neurons
 from isotrace.circuits.tasks.basis import Basis, FeatureBasis, NeuronBasis, Statistics
 from isotrace.circuits.tasks.data import PARTS, TaskData
 from isotrace.circuits.tasks.memo import Memo
-from isotrace.circuits.tasks.ranking import rank
+from isotrace.circuits.tasks.parts import Parts
+from isotrace.circuits.tasks.ranking import RANKINGS, rank
 from isotrace.circuits.tasks.readout import BATCH_TOKENS, Readout, fit_readout
+from isotrace.circuits.tasks.summary import CURVES, LEVELS, area, smallest, warnings
 from isotrace.circuits.tasks.sweep import Anchors, Judge, controls, interval, sizes_on_grid, top
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.errors import InputError
 from isotrace.subjects.subject import Subject
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-LEVELS = (79, 90)
+PLAIN: dict[str, type[Mediator]] = {kind.name: kind for kind in (Neurons, Heads, Attentions, MLPs)}
 
 
 @dataclass(frozen=True)
 class TaskConfig:
     """Settings of a task circuit; every one is written to the manifest.
 
-    ranking: see `ranking.RANKINGS`. sizes: circuits to measure; None = 1, 2 and 5 per decade of the share of all
-    features. metric: None = the kind's first, see `readout.ALLOWED`. n_controls: random circuits per size.
+    mediator: what the circuit is made of, `feature` or one of PLAIN. ranking: see `ranking.RANKINGS`; of other
+    mediators than features any method that ranks nodes. sizes: circuits to measure; None = 1, 2 and 5 per decade of
+    the share of all features. metric: None = the kind's first, see `readout.ALLOWED`. n_controls: random circuits
+    per size.
     """
 
+    mediator: str = "feature"
     ranking: str = "attribution_patching"
     sizes: tuple[int, ...] | None = None
     metric: str | None = None
@@ -91,7 +98,7 @@ def find_circuit(
 ) -> TaskCircuit:  # fmt: skip
     """`work`: where what was measured is kept, so that a killed run goes on. Raises InputError for more features
     than there are, and where the subject does no better than chance on the report part."""
-    bases = (FeatureBasis(subject, dictionary), NeuronBasis(subject, dictionary.config.layers))
+    bases = (_parts(subject, dictionary, config), NeuronBasis(subject, dictionary.config.layers))
     sizes = sizes_on_grid(bases[0].n, config.sizes)
     if sizes[0] < 1 or sizes[-1] > bases[0].n:
         raise InputError(f"a circuit of {sizes[-1]} features was asked for, and there are {bases[0].n}: ask for less.")
@@ -106,8 +113,8 @@ def find_circuit(
         )
     features, neurons = (_ranked(basis, judge, data, config, whole, memo, progress) for basis in bases)
     entries = [_entry(n, judge, features, neurons, config) for n in progress(sizes, "circuits of rising size")]
-    smallest = {str(level): _smallest(entries, level, lambda e: e["free_running"]) for level in LEVELS}
-    reference = smallest["79"] or max((n for n in sizes if n <= max(1, bases[0].n // 100)), default=sizes[0])
+    sizes_kept = {str(level): smallest(entries, level, lambda e: e["free_running"]) for level in LEVELS}
+    reference = sizes_kept["79"] or max((n for n in sizes if n <= max(1, bases[0].n // 100)), default=sizes[0])
     summary = {
         "task": {
             "kind": data.kind, "label": data.label, "classes": list(data.classes),
@@ -118,15 +125,15 @@ def find_circuit(
         "task_metric": {
             "name": readout.metric, "subject": whole[0], "subject_ci": interval(whole[1:]), "chance": readout.chance,
         },
-        "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
+        "mediator": config.mediator, "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
         "empty": features.anchors.summary(features.anchors.empty),
         "sweep": entries,
-        "area": {name: _area(entries, get) for name, get in CURVES.items()},
-        "smallest": smallest,
-        "smallest_teacher_forced": {str(v): _smallest(entries, v, lambda e: e["teacher_forced"]) for v in LEVELS},
-        "smallest_neurons": {str(v): _smallest(entries, v, lambda e: e["neurons"]) for v in LEVELS},
+        "area": {name: area(entries, get) for name, get in CURVES.items()},
+        "smallest": sizes_kept,
+        "smallest_teacher_forced": {str(v): smallest(entries, v, lambda e: e["teacher_forced"]) for v in LEVELS},
+        "smallest_neurons": {str(v): smallest(entries, v, lambda e: e["neurons"]) for v in LEVELS},
         "smallest_random": {
-            str(v): _smallest(entries, v, lambda e: {"sufficiency": e["random"]["mean"]}) for v in LEVELS
+            str(v): smallest(entries, v, lambda e: {"sufficiency": e["random"]["mean"]}) for v in LEVELS
         },
         "necessity": _necessity(reference, judge, features, neurons, config),
         "unsigned": _unsigned(reference, judge, features),
@@ -136,16 +143,19 @@ def find_circuit(
     return TaskCircuit(data, readout, features, neurons, summary, config)
 
 
-CURVES: dict[str, Callable[[dict[str, Any]], float]] = {
-    "features": lambda e: e["free_running"]["sufficiency"],
-    "teacher_forced": lambda e: e["teacher_forced"]["sufficiency"],
-    "random": lambda e: e["random"]["mean"],
-    "neurons": lambda e: e["neurons"]["sufficiency"],
-}
+def _parts(subject: Subject, dictionary: Dictionary, config: TaskConfig) -> Basis:
+    """Raises InputError for a mediator that has no components a task circuit could keep."""
+    if config.mediator == "feature":
+        return FeatureBasis(subject, dictionary)
+    if config.mediator not in PLAIN:
+        raise InputError(f"no mediator {config.mediator!r} for a task: give feature, {', '.join(PLAIN)}.")
+    return Parts(subject, PLAIN[config.mediator]())
 
 
 def _fingerprint(data: TaskData, config: TaskConfig, dictionary: Dictionary) -> str:
-    digest = hashlib.sha256(repr((data.kind, data.label, config.ranking, config.metric, config.seed)).encode())
+    digest = hashlib.sha256(
+        repr((data.kind, data.label, config.mediator, config.ranking, config.metric, config.seed)).encode()
+    )
     digest.update(repr(dictionary.fingerprint()).encode())
     for part in PARTS:
         for example in data.parts[part]:
@@ -175,16 +185,24 @@ def _stored_readout(subject: Subject, data: TaskData, config: TaskConfig, memo: 
 def _ranked(
     basis: Basis, judge: Judge, data: TaskData, config: TaskConfig, whole: np.ndarray, memo: Memo, progress: Progress
 ) -> Ranked:
-    def statistics() -> np.ndarray:
-        found = basis.statistics(batch for _, batch in data.batches("discover", BATCH_TOKENS, basis.subject.pad_id))
-        return torch.stack([torch.cat(found.mean), torch.cat(found.density)]).numpy()
+    made: list[Statistics] = []
 
-    mean, density = (t.split(basis.sizes) for t in torch.from_numpy(memo(f"statistics {basis.name}", statistics)))
-    found = Statistics(tuple(mean), tuple(density))
-    shown = lambda items: progress(items, f"ranking {basis.name}")  # noqa: E731
-    scores = memo(
-        f"scores {basis.name}", lambda: rank(config.ranking, basis, judge.readout, data, found, shown).numpy()
+    def measured(which: str) -> np.ndarray:
+        if not made:
+            made.append(
+                basis.statistics(batch for _, batch in data.batches("discover", BATCH_TOKENS, basis.subject.pad_id))
+            )
+        return torch.cat(getattr(made[0], which)).numpy()
+
+    mean, density = (
+        torch.from_numpy(memo(f"{which} {basis.name}", partial(measured, which))).split(basis.sizes)
+        for which in ("mean", "density")
     )
+    found = Statistics(tuple(mean), tuple(density))
+    # the neurons beside other mediators are ranked by the usual method where they have no such one
+    ranking = config.ranking if isinstance(basis, Parts) or config.ranking in RANKINGS else RANKINGS[0]
+    shown = lambda items: progress(items, f"ranking {basis.name}")  # noqa: E731
+    scores = memo(f"scores {basis.name}", lambda: rank(ranking, basis, judge.readout, data, found, shown).numpy())
     empty = judge.circuit(basis, basis.split(torch.zeros(0, dtype=torch.long)), found, "free_running")
     return Ranked(basis, found, torch.from_numpy(scores), Anchors(whole, empty, judge.readout.chance))
 
@@ -211,22 +229,6 @@ def _entry(n: int, judge: Judge, features: Ranked, neurons: Ranked, config: Task
         | neurons.anchors.summary(other)
         | {"difference": difference[0], "difference_ci": interval(difference[1:])}
     }
-
-
-def _smallest(entries: list[dict[str, Any]], level: int, get: Callable[[dict[str, Any]], dict[str, Any]]) -> int | None:
-    """The first size of the sweep from which on every larger one keeps `level` % too; None where none does."""
-    found = None
-    for entry in reversed(entries):
-        if not get(entry)["sufficiency"] >= level / 100:
-            break
-        found = entry["n"]
-    return found
-
-
-def _area(entries: list[dict[str, Any]], get: Callable[[dict[str, Any]], float]) -> float:
-    """Mean share kept over log n, by the trapezoidal rule: one number per curve."""
-    x, y = np.log([e["n"] for e in entries]), np.asarray([get(e) for e in entries])
-    return float(np.trapezoid(y, x) / (x[-1] - x[0])) if len(x) > 1 else float(y[0])
 
 
 def _necessity(n: int, judge: Judge, features: Ranked, neurons: Ranked, config: TaskConfig) -> dict[str, Any]:
@@ -260,27 +262,3 @@ def _layers(features: Ranked, n: int) -> list[dict[str, Any]]:
         {"layer": layer, "n": len(kept), "expected": n * size / features.basis.n}
         for layer, (kept, size) in enumerate(zip(keep, features.basis.sizes, strict=True))
     ]
-
-
-def warnings(summary: dict[str, Any]) -> list[str]:
-    """What a reader must know before the numbers are believed."""
-    found, empty = [], summary["empty"]["sufficiency"]
-    if empty > 0.25:
-        found.append(
-            f"with no feature at all, attention and embeddings keep {empty:.0%} of the metric above chance: read the "
-            "faithfulness, which starts there"
-        )
-    if summary["sweep"][-1]["fraction"] == 1 and summary["sweep"][-1]["free_running"]["sufficiency"] < 0.9:
-        found.append(
-            f"all features together keep {summary['sweep'][-1]['free_running']['sufficiency']:.0%}: the dictionary "
-            "loses part of what the task needs"
-        )
-    smallest = summary["smallest"]["79"]
-    if smallest is None:
-        return [*found, "no circuit of the sweep keeps 79 %"]
-    entry = next(e for e in summary["sweep"] if e["n"] == smallest)
-    if not entry["free_running"]["ci"][0] > entry["random"]["ci"][1]:
-        found.append(f"at {smallest} features the interval overlaps that of random circuits")
-    if not entry["free_running"]["ci"][0] > entry["neurons"]["ci"][1]:
-        found.append(f"at {smallest} features the circuit does not beat as many neurons with separate intervals")
-    return found

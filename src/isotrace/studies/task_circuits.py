@@ -1,0 +1,153 @@
+"""Task circuits on real data: one study per task, see `TASKS`.
+
+Subjects whose dictionary is not bundled need one, `--dictionary SUBJECT=FOLDER` (docs/atlases say how the published
+ones were trained). Without it a small transcoder is trained on the task's own `fit` and `discover` sequences first:
+enough to see the method at work, not to judge the features.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import polars as pl
+import torch
+
+from isotrace.activations.harvest import Corpus
+from isotrace.circuits.tasks.data import Kind, TaskData, prepare
+from isotrace.circuits.tasks.task_circuit import TaskConfig, find_circuit
+from isotrace.dictionaries.build import configure
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
+from isotrace.domains.domain import domain_of
+from isotrace.errors import SubjectError
+from isotrace.studies.study import Outcome, Setting, bundled_table, study
+from isotrace.subjects.subject import Subject, load_subject
+from isotrace.training.config import TrainingConfig
+from isotrace.training.loop import train_dictionary
+
+ANTIBERTY = "pypi:antiberty/AntiBERTy_md_smooth"
+SHARES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
+QUICK_SHARES = (0.001, 0.005, 0.01, 0.1, 1.0)
+TRAINING_TOKENS = 150_000
+
+
+@dataclass(frozen=True)
+class RealTask:
+    """`table`: of `bundled_table`. `limits`: sequences per part, quick and full. `least`: sequences a class needs,
+    rarer ones are left out. `quick_controls`: random circuits per size in quick settings."""
+
+    subject: str
+    dictionary: str | None
+    table: str
+    column: str
+    label: str
+    split: str | None
+    kind: Kind
+    limits: tuple[int, int | None]
+    quick_controls: int = 20
+    least: int = 0
+
+
+MOLM = ("bundled:molm", "bundled:molm-clt")
+TASKS = {
+    "bbb": RealTask(*MOLM, "bbb", "smiles", "bbb", "split_scaffold", "class", (400, None)),
+    "bace": RealTask(*MOLM, "bace", "smiles", "Class", "split_scaffold", "class", (400, None)),
+    "esol": RealTask(
+        *MOLM, "esol", "smiles", "measured_log_solubility_mol_per_l", "split_scaffold",
+        "regression", (400, None),
+    ),
+    "reaction_class": RealTask(
+        "pypi:rxnfp/bert_pretrained", None, "reactions", "reaction", "rx_class", None, "class", (120, None), 10
+    ),
+    "v_gene": RealTask(ANTIBERTY, None, "antibodies", "sequence", "v_family", None, "class", (100, None), 10, 30),
+    "paratope": RealTask(ANTIBERTY, None, "antibodies", "sequence", "paratope", None, "residue", (60, None), 10),
+}  # fmt: skip
+
+
+def table_of(task: RealTask) -> pl.DataFrame:
+    """Columns index, sequence, and those of the task."""
+    table = bundled_table(task.table).rename({task.column: "sequence"})
+    if task.label == "v_family":
+        # the family is what stands before the number of the gene: IGHV3-23 is of IGHV3
+        table = table.with_columns(pl.col("v_gene").str.extract(r"^(IG[HKL]V\d+)").alias("v_family"))
+    if task.least:
+        common = table[task.label].value_counts().filter(pl.col("count") >= task.least)[task.label]
+        table = table.filter(pl.col(task.label).is_in(common.implode()))
+    return table.with_row_index("index")
+
+
+def task_data(task: RealTask, subject: Subject, seed: int, limit: int | None) -> TaskData:
+    assert subject.files.domain is not None
+    return prepare(
+        subject, domain_of(subject.files.domain), table_of(task), label=task.label, kind=task.kind, split=task.split,
+        group=None, mutations=None, seed=seed, limit=limit,
+    )  # fmt: skip
+
+
+def dictionary_for(task: RealTask, subject: Subject, data: TaskData, setting: Setting) -> tuple[Dictionary, str | None]:
+    """(dictionary, note where it was trained here)."""
+    named = setting.dictionaries.get(task.subject, task.dictionary)
+    if named is not None:
+        return load_dictionary(named, subject), None
+    if not setting.quick:
+        raise SubjectError(f"{task.subject} has no bundled dictionary: give --dictionary {task.subject}=FOLDER.")
+    folder = setting.work / "dictionary"
+    if not (folder / "dictionary.json").is_file():
+        texts = [e.text for part in ("fit", "discover") for e in data.parts[part]]
+        config = configure(subject, "transcoder", n_features=2 * subject.d_model, k=32)
+        training = TrainingConfig(tokens=TRAINING_TOKENS, learning_rate=1.6e-3, dead_after=50_000)
+        corpus = Corpus.of(subject, texts)
+        made = train_dictionary(subject, corpus, config, training, setting.work / "checkpoint.pt")
+        save_dictionary(made, folder, reference(subject), dtype=torch.float32, training={})
+    note = (
+        f"the dictionary is a small transcoder, trained here on {TRAINING_TOKENS:,} tokens of the task's own fit and "
+        "discover sequences: give --dictionary for a real one"
+    )
+    return load_dictionary(folder, subject), note
+
+
+def run(name: str, setting: Setting) -> Outcome:
+    task = TASKS[name]
+    subject = load_subject(task.subject)
+    data = task_data(task, subject, setting.seed, task.limits[0 if setting.quick else 1])
+    dictionary, note = dictionary_for(task, subject, data, setting)
+    n = dictionary.config.n_features * dictionary.config.n_layers
+    shares = QUICK_SHARES if setting.quick else SHARES
+    config = TaskConfig(
+        sizes=tuple(sorted({max(1, round(n * share)) for share in shares})),
+        n_controls=task.quick_controls if setting.quick else 20,
+        seed=setting.seed,
+    )
+    found = find_circuit(subject, dictionary, data, config, work=setting.work / "circuit", progress=setting.progress)
+    return Outcome(tables(name, found.summary), (*([note] if note else []), *found.summary["warnings"]))
+
+
+def tables(name: str, summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """`circuits`: one row per size; `task`: one row of what holds for all sizes."""
+    rows = []
+    for entry in summary["sweep"]:
+        row = {"task": name, "n": entry["n"], "fraction": entry["fraction"]}
+        for key, field in (("free_running", "sufficiency"), ("random", "mean"), ("neurons", "sufficiency"),
+                           ("teacher_forced", "sufficiency")):  # fmt: skip
+            row |= {key: entry[key][field], f"{key}_ci": entry[key]["ci"]}
+        row |= {"features_minus_neurons": entry["neurons"]["difference"]}
+        row |= {"features_minus_neurons_ci": entry["neurons"]["difference_ci"]}
+        rows.append(row | {"faithfulness": entry["free_running"]["faithfulness"]})
+    metric, fall = summary["task_metric"], summary["necessity"]
+    about = {
+        "task": name, "metric": metric["name"], "subject": metric["subject"], "subject_ci": metric["subject_ci"],
+        "chance": metric["chance"], "n_features": summary["n_features"], "empty": summary["empty"]["sufficiency"],
+        "n_report": summary["task"]["n_report"], "n_groups": summary["task"]["n_groups"],
+        **{f"smallest_{level}": n for level, n in summary["smallest"].items()},
+        **{f"smallest_{level}_neurons": n for level, n in summary["smallest_neurons"].items()},
+        **{f"area_{name}": area for name, area in summary["area"].items()},
+        "necessity_n": fall["n"], "necessity": fall["fall"], "necessity_ci": fall["ci"],
+        "necessity_random": fall["random"]["mean"], "necessity_random_ci": fall["random"]["ci"],
+        "necessity_neurons": fall["neurons"]["fall"], "necessity_neurons_ci": fall["neurons"]["ci"],
+    }  # fmt: skip
+    return {"circuits": rows, "task": [about]}
+
+
+for _name, _task in TASKS.items():
+    _where = "held out by scaffold or cluster, with every control"
+    study(f"circuit_{_name}", f"the circuit of {_task.label} in {_task.subject}, {_where}")(partial(run, _name))
