@@ -26,7 +26,7 @@ from isotrace.training.config import TrainingConfig
 from isotrace.training.loop import train_dictionary
 
 ANTIBERTY = "pypi:antiberty/AntiBERTy_md_smooth"
-SHARES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.1, 1.0)
 QUICK_SHARES = (0.001, 0.005, 0.01, 0.1, 1.0)
 TRAINING_TOKENS = 150_000
 
@@ -57,10 +57,10 @@ TASKS = {
         "regression", (400, None),
     ),
     "reaction_class": RealTask(
-        "pypi:rxnfp/bert_pretrained", None, "reactions", "reaction", "rx_class", None, "class", (120, None), 10
+        "pypi:rxnfp/bert_pretrained", None, "reactions", "reaction", "rx_class", None, "class", (120, 300), 10
     ),
-    "v_gene": RealTask(ANTIBERTY, None, "antibodies", "sequence", "v_family", None, "class", (100, None), 10, 30),
-    "paratope": RealTask(ANTIBERTY, None, "antibodies", "sequence", "paratope", None, "residue", (60, None), 10),
+    "v_gene": RealTask(ANTIBERTY, None, "antibodies", "sequence", "v_family", None, "class", (100, 150), 10, 30),
+    "paratope": RealTask(ANTIBERTY, None, "antibodies", "sequence", "paratope", None, "residue", (60, 120), 10),
 }  # fmt: skip
 
 

@@ -16,6 +16,6 @@ from isotrace.circuits.mediators.mediator import (
 from isotrace.circuits.mediators.subspace import Subspaces
 
 __all__ = [
-    "MEDIATORS", "Attentions", "Edges", "Edit", "Features", "Heads", "MLPs", "Mediator", "Neurons", "Residuals", "Subspaces",
-    "Values", "component_graph", "mean_values", "mediator_kind", "register", "zero_values",
+    "MEDIATORS", "Attentions", "Edges", "Edit", "Features", "Heads", "MLPs", "Mediator", "Neurons", "Residuals",
+    "Subspaces", "Values", "component_graph", "mean_values", "mediator_kind", "register", "zero_values",
 ]  # fmt: skip

@@ -7,6 +7,8 @@ of the task metric (see `Readout.coefficients`), at a point that the ranking nam
     relp                   the same, with RelP's rules instead of gradients (`methods.relp`)
     eap_ig                 averaged along the line from all parts at their mean to all at their own activation, the
                            activations held (each part gets its own share: Σ_f score_f = S(all) − S(none))
+    pruning                attribution patching again and again: the better half of what is left stays, all else
+                           goes to its mean, and what is left is scored there. The score is a rank
 
 Positive and negative scores are kept apart: a circuit is made of the parts that raise the metric; the unsigned
 variant takes |score|. The sum over tokens is a product of a sparse matrix, so cost does not grow with the features.
@@ -22,14 +24,14 @@ from torch import Tensor
 
 from isotrace.circuits.methods import Method, Problem, method_of
 from isotrace.circuits.methods.relp import propagated
-from isotrace.circuits.tasks.basis import Basis, Statistics, Writers
+from isotrace.circuits.tasks.basis import Basis, Keep, Statistics, Writers
 from isotrace.circuits.tasks.data import TaskData
 from isotrace.circuits.tasks.parts import Parts
 from isotrace.circuits.tasks.readout import Readout
 from isotrace.errors import InputError
 from isotrace.subjects.subject import Batch
 
-RANKINGS = ("attribution_patching", "relp", "eap_ig")
+RANKINGS = ("attribution_patching", "relp", "eap_ig", "pruning")
 STEPS = 5
 BATCH_TOKENS = 2_048
 
@@ -44,6 +46,25 @@ def rank(
         return _by_method(method_of(name), basis, readout, data, statistics, progress)
     if name not in RANKINGS or not isinstance(basis, Writers):
         raise InputError(f"no ranking {name!r} of {basis.name}: give one of {', '.join(RANKINGS)}.")
+    if name != "pruning":
+        return _scores(name, basis, readout, data, statistics, None, progress)
+    alive, ordered = torch.arange(basis.n), torch.zeros(0, dtype=torch.long)
+    while len(alive) > 1:
+        scores = _scores("attribution_patching", basis, readout, data, statistics, basis.split(alive), progress)
+        best_first = alive[scores[alive].argsort(descending=True, stable=True)]
+        ordered = torch.cat([best_first[len(alive) // 2 :], ordered])
+        alive = best_first[: len(alive) // 2].sort().values
+    found = torch.zeros(basis.n, dtype=torch.float64)
+    found[torch.cat([alive, ordered])] = torch.arange(basis.n, 0, -1, dtype=torch.float64)
+    return found
+
+
+def _scores(
+    name: str, basis: Writers, readout: Readout, data: TaskData, statistics: Statistics, keep: Keep | None,
+    progress: Callable[[Iterable], Iterable],
+) -> Tensor:  # fmt: skip
+    """Scores `[parts]` at the replacement model with the parts in `keep` (all, where None), all others at their mean;
+    those others have no meaning."""
     examples = data.parts["discover"]
     coefficients, at = torch.from_numpy(readout.coefficients(examples)).float(), 0
     totals = [torch.zeros(n, dtype=torch.float64) for n in basis.sizes]
@@ -56,9 +77,11 @@ def rank(
         def surrogate(final: Tensor, chosen=chosen, batch=batch, share=share) -> Tensor:
             return (readout.outputs(chosen, batch, final) * share).sum()
 
-        point = _along if name == "eap_ig" else _total
         with propagated(basis.subject) if name == "relp" else nullcontext():
-            active, slopes = point(basis, batch, base, surrogate)
+            if name == "eap_ig":
+                active, slopes = _along(basis, batch, base, surrogate)
+            else:
+                active, slopes = _total(basis, batch, base, surrogate, statistics, keep)
         _accumulate(totals, basis, batch, active, slopes, statistics)
     return torch.cat(totals)
 
@@ -68,17 +91,21 @@ Slopes = list[Tensor]
 
 
 def _total(
-    basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor]
-) -> tuple[list[Tensor], Slopes]:
-    """(activations `[batch, tokens, parts]` per layer, slopes) of the replacement model with all parts."""
+    basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor],
+    statistics: Statistics, keep: Keep | None,
+) -> tuple[list[Tensor], Slopes]:  # fmt: skip
+    """(activations `[batch, tokens, parts]` per layer, slopes) of the replacement model with the parts in `keep`."""
     active: list[Tensor] = []
-    written: dict[int, Tensor] = {}
+    written: dict[int, Tensor] = {} if keep is None else dict(base)
 
     def change(layer: int, x: Tensor) -> Tensor:
         values = basis.encode(layer, x)
         active.append(values.detach())
-        basis.add(layer, values @ basis.rows(layer, slice(None)), written)
-        return written[layer]
+        if keep is None:
+            basis.add(layer, values @ basis.rows(layer, slice(None)), written)
+        elif len(kept := keep[layer]):
+            basis.add(layer, (values[..., kept] - statistics.mean[layer][kept]) @ basis.rows(layer, kept), written)
+        return written[layer].expand(*x.shape[:-1], -1)
 
     slopes = _slopes(basis, batch, change, surrogate)
     return active, slopes

@@ -1,0 +1,188 @@
+"""Where circuits fall apart: percolation against faithfulness, on drug-like molecules (METHODS §5).
+
+For every molecule and target: the circuit of a trace, its edges removed from the weakest on. Two points are compared,
+both as the mean degree of the network that is left: where the susceptibility peaks, and where faithfulness falls below
+one half. Each stands beside the same point of networks with the same edges and shuffled weights.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from isotrace.circuits.graph import build_graph, frame
+from isotrace.circuits.influence import total_effects
+from isotrace.circuits.percolation import BROKEN, NetworkView, network_view
+from isotrace.circuits.targets import parse_target
+from isotrace.circuits.trace import TraceConfig, empty_value, prune_to_circuit
+from isotrace.circuits.verification import bootstrap_mean
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.saving import load_dictionary
+from isotrace.errors import InputError
+from isotrace.studies.study import Outcome, Setting, bundled_table, study
+from isotrace.subjects.subject import Subject, load_subject
+
+SUBJECT, DICTIONARY = "bundled:molm", "bundled:molm-clt"
+TARGETS = ("probe:bbb", "mask")
+SIZES = {True: (6, 24, 3), False: (60, 48, 20)}
+"""quick → molecules, largest number of thresholds, shuffles whose faithfulness is measured."""
+
+
+@study("network", "Percolation of circuits beside their faithfulness, with shuffled weights as null")
+def network(setting: Setting) -> Outcome:
+    subject = load_subject(SUBJECT)
+    dictionary = load_dictionary(DICTIONARY, subject)
+    n_molecules, n_thresholds, n_faithful = SIZES[setting.quick]
+    jobs = [(s, t) for s in molecules(subject, n_molecules, setting.seed) for t in TARGETS]
+    rows, curves = [], []
+    for smiles, kind in setting.progress(jobs, "tracing circuits"):
+        target = target_of(subject, smiles, kind)
+        view = traced(subject, dictionary, smiles, target, n_thresholds, n_faithful, setting.seed)
+        if view is None:
+            continue
+        rows.append(row(smiles, kind, view))
+        curves += curve(smiles, kind, view)
+    summary = [summarised(kind, [r for r in rows if r["target"] == kind], setting.seed) for kind in TARGETS]
+    return Outcome({"network": summary, "molecules": rows, "curves": curves}, notes(summary, len(jobs) - len(rows)))
+
+
+def molecules(subject: Subject, n: int, seed: int) -> list[str]:
+    """Drawn from the scaffold test part of `bbb`, of 12 to 60 tokens."""
+    table = bundled_table("bbb").filter(bundled_table("bbb")["split_scaffold"] == "test")
+    found = []
+    for place in np.random.default_rng(seed).permutation(table.height).tolist():
+        smiles = table["smiles"][place]
+        try:
+            batch = subject.tokenize([smiles])
+        except InputError:
+            continue
+        if 12 <= batch.ids.shape[1] <= 60:
+            found.append(smiles)
+        if len(found) == n:
+            break
+    return found
+
+
+def target_of(subject: Subject, smiles: str, kind: str) -> str:
+    """`mask` hides the token in the middle of the sequence."""
+    return kind if kind != "mask" else f"mask:{subject.tokenize([smiles]).ids.shape[1] // 2}"
+
+
+def traced(
+    subject: Subject, dictionary: Dictionary, smiles: str, target: str, n_thresholds: int, n_faithful: int, seed: int
+) -> NetworkView | None:
+    """The circuit as `isotrace trace` finds it; None where it has fewer than three features."""
+    config, batch = TraceConfig(), subject.tokenize([smiles])
+    goal = parse_target(target, subject, batch)
+    prepared = goal.prepare(subject, batch)
+    framed = frame(subject, dictionary, prepared, goal)
+    graph = build_graph(framed, max_features=config.max_features)
+    value = float(goal.value(subject, prepared, framed.frozen.actual.final))
+    direction = 1.0 if value >= empty_value(subject, framed, goal, config.ablation) else -1.0
+    pruned = prune_to_circuit(framed, graph, total_effects(graph), direction, config)
+    if int(pruned.nodes[: graph.n_features].sum()) < 3:
+        return None
+    return network_view(
+        subject,
+        framed,
+        graph,
+        pruned,
+        goal,
+        ablation=config.ablation,
+        seed=seed,
+        n_thresholds=n_thresholds,
+        n_shuffled_faithfulness=n_faithful,
+    )
+
+
+def row(smiles: str, kind: str, view: NetworkView) -> dict[str, Any]:
+    """One circuit. Mean degrees are those of the network left at the point; None where faithfulness never breaks."""
+    degree, peaks = view.curve.mean_degree, view.shuffled_percolates
+    broken = [degree[k] for k in view.shuffled_breaks if k is not None]
+    return {
+        "smiles": smiles,
+        "target": kind,
+        "nodes": len(view.network.nodes),
+        "edges": int(view.edges[0]),
+        "features": view.network.n_features,
+        "sufficiency": float(view.faithfulness[0]),
+        "percolation_degree": float(degree[view.percolates]),
+        "percolation_degree_null": float(degree[peaks].mean()),
+        "percolation_degree_null_ci": [float(q) for q in np.quantile(degree[peaks], [0.025, 0.975])],
+        "break_degree": None if view.breaks is None else float(degree[view.breaks]),
+        "break_degree_null": float(np.mean(broken)) if broken else None,
+        "peak_susceptibility": float(view.curve.susceptibility.max()),
+        "peak_susceptibility_null": float(np.mean([p.susceptibility.max() for p in view.shuffled])),
+        "giant_at_break": None if view.breaks is None else float(view.curve.giant[view.breaks]),
+    }
+
+
+def curve(smiles: str, kind: str, view: NetworkView) -> list[dict[str, Any]]:
+    """One row per threshold."""
+    giants = np.stack([p.giant for p in view.shuffled])
+    return [
+        {
+            "smiles": smiles,
+            "target": kind,
+            "threshold": float(view.thresholds[k]),
+            "mean_degree": float(view.curve.mean_degree[k]),
+            "giant": float(view.curve.giant[k]),
+            "giant_null": float(giants[:, k].mean()),
+            "giant_null_ci": [float(q) for q in np.quantile(giants[:, k], [0.025, 0.975])],
+            "susceptibility": float(view.curve.susceptibility[k]),
+            "components": float(view.curve.components[k]),
+            "features": int(view.features[k]),
+            "faithfulness": float(view.faithfulness[k]),
+        }
+        for k in range(len(view.thresholds))
+    ]
+
+
+def summarised(kind: str, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Means over circuits with bootstrap intervals; points are compared as ratios of mean degrees within a circuit."""
+    found: dict[str, Any] = {"target": kind, "circuits": len(rows), "broken": 0}
+    pairs = {
+        "percolation_degree": lambda r: r["percolation_degree"],
+        "percolation_degree_null": lambda r: r["percolation_degree_null"],
+        "break_degree": lambda r: r["break_degree"],
+        "break_degree_null": lambda r: r["break_degree_null"],
+        "giant_at_break": lambda r: r["giant_at_break"],
+        "peak_susceptibility": lambda r: r["peak_susceptibility"],
+        "peak_susceptibility_null": lambda r: r["peak_susceptibility_null"],
+        "sufficiency": lambda r: r["sufficiency"],
+        "log10_break_over_percolation": lambda r: _log_ratio(r["break_degree"], r["percolation_degree"]),
+        "log10_break_over_null": lambda r: _log_ratio(r["break_degree"], r["break_degree_null"]),
+    }
+    found["broken"] = sum(r["break_degree"] is not None for r in rows)
+    for name, of in pairs.items():
+        values = np.array([v for v in map(of, rows) if v is not None])
+        found[name] = float(values.mean()) if len(values) else float("nan")
+        found[f"{name}_ci"] = list(bootstrap_mean(values, seed))
+    return found
+
+
+def _log_ratio(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None or a <= 0 or b <= 0 else float(np.log10(a / b))
+
+
+def notes(summary: list[dict[str, Any]], left_out: int) -> tuple[str, ...]:
+    found = [
+        "A diagnostic of how a circuit hangs together; no claim about the model rests on it.",
+        "Edges into features and into the target have different units, and one threshold cuts both.",
+        f"Faithfulness breaks where it is first below {BROKEN}; a circuit of which it never is has no such point.",
+    ]
+    for r in summary:
+        for name, other in (("percolation", "where susceptibility peaks"), ("null", "where shuffled weights lose it")):
+            mean, (low, high) = r[f"log10_break_over_{name}"], r[f"log10_break_over_{name}_ci"]
+            side = "the interval holds 1" if low <= 0 <= high else "above" if low > 0 else "below"
+            found.append(
+                f"{r['target']}: faithfulness is lost at {10**mean:.2f} [{10**low:.2f}, {10**high:.2f}] times the mean "
+                f"degree {other} ({side})."
+            )
+        if r["sufficiency"] > 2:
+            found.append(
+                f"{r['target']}: the circuits do on average {r['sufficiency']:.1f} times what all features do "
+                "together, so that one half of the latter is far below what they do."
+            )
+    if left_out:
+        found.append(f"{left_out} circuits of fewer than three features are left out.")
+    return tuple(found)
