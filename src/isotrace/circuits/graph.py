@@ -15,10 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from isotrace.circuits.edge_rows import EdgeRows, KnownRows
 from isotrace.circuits.targets import Target
 from isotrace.dictionaries.dictionary import Dictionary, SparseActivations
-from isotrace.subjects.frozen import FrozenSubject, Sources
+from isotrace.errors import InputError
+from isotrace.subjects.frozen import FrozenSubject
 from isotrace.subjects.subject import Batch, Subject
+
+MEMORY = 1 << 30
+"""Bytes that the rows of a growing graph, its matrix, and the attention patterns of a batch may take, each."""
 
 
 @dataclass(frozen=True)
@@ -145,146 +150,76 @@ def reconstruct(dictionary: Dictionary, writes: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(totals)
 
 
-class EdgeRows:
-    """Rows of the full edge matrix, computed on demand by batched backward passes through the frozen subject.
-
-    Columns: every feature slot (layer, position, slot), then errors, then embeddings.
-    """
-
-    def __init__(self, frame: Frame, batch_size: int) -> None:
-        self.frame, self.batch_size = frame, batch_size
-        sources = frame.frozen.sources
-        n_layers, n_tokens, k = frame.active.values.shape
-        self.n_slots, self.n_layers, self.n_tokens, self.k = n_layers * n_tokens * k, n_layers, n_tokens, k
-        self.n_columns = self.n_slots + (n_layers + len(sources.embeddings)) * n_tokens
-        self.flat_writes = [w.flatten(2) for w in frame.writes]
-        self.leaves = sources.map(lambda t: t.new_zeros(batch_size, *t.shape[1:]).requires_grad_(True))
-        with torch.enable_grad():
-            self.replay = frame.frozen.replay(self.leaves)
-        with torch.no_grad():
-            zero, biases = sources.map(torch.zeros_like), [b.expand(1, n_tokens, -1) for b in frame.dictionary.b_dec]
-            self.constants = frame.frozen.replay(Sources(zero.embeddings, tuple(biases)))
-
-    def slot(self, column: int) -> tuple[int, int, int]:
-        layer, rest = divmod(column, self.n_tokens * self.k)
-        return layer, rest // self.k, rest % self.k
-
-    def target_row(self) -> tuple[Tensor, float]:
-        """(`[n_columns]`, constant)."""
-        gradient = torch.zeros_like(self.replay.final)
-        gradient[0] = self.frame.gradient
-        row = self._edges(self.replay.final, gradient, self.n_layers)[0]
-        return row, float((self.constants.final[0] * self.frame.gradient).sum()) + self.frame.constant
-
-    def feature_rows(self, columns: list[int]) -> tuple[Tensor, Tensor]:
-        """(`[len(columns), n_columns]`, constants `[len(columns)]`) for feature slots."""
-        rows = torch.zeros(len(columns), self.n_columns)
-        constants = torch.zeros(len(columns))
-        by_layer: dict[int, list[int]] = {}
-        for place, column in enumerate(columns):
-            by_layer.setdefault(self.slot(column)[0], []).append(place)
-        for layer, places in by_layer.items():
-            for at in range(0, len(places), self.batch_size):
-                part = places[at : at + self.batch_size]
-                located = [self.slot(columns[place]) for place in part]
-                positions = torch.tensor([p for _, p, _ in located])
-                features = self.frame.active.indices[layer, positions, torch.tensor([j for _, _, j in located])]
-                read = self.frame.dictionary.W_enc[layer][:, features].T
-                gradient = torch.zeros_like(self.replay.mlp_in[layer])
-                gradient[torch.arange(len(part)), positions] = read
-                rows[part] = self._edges(self.replay.mlp_in[layer], gradient, layer)[: len(part)]
-                constants[part] = (self.constants.mlp_in[layer][0, positions] * read).sum(-1)
-                constants[part] += self.frame.dictionary.b_enc[layer][features]
-        return rows, constants
-
-    def _edges(self, output: Tensor, gradient: Tensor, layer: int) -> Tensor:
-        """`[batch_size, n_columns]`: sources below `layer` against the backpropagated gradient."""
-        n_embeddings = len(self.leaves.embeddings)
-        wanted = self.leaves.tensors()[: n_embeddings + layer]
-        found = torch.autograd.grad(output, wanted, gradient, retain_graph=True, allow_unused=True)
-        grads = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
-        on_embeddings, on_mlp = grads[:n_embeddings], grads[n_embeddings:]
-        rows = torch.zeros(len(gradient), self.n_columns)
-        sources, per_layer = self.frame.frozen.sources, self.n_tokens * self.k
-        for source in range(layer):
-            reached = [t for t in self.frame.dictionary.config.targets(source) if t < layer]
-            stacked = torch.cat([on_mlp[t] for t in reached], -1).transpose(0, 1)  # [tokens, batch, n·d]
-            edges = stacked @ self.flat_writes[source][..., : stacked.shape[-1]].transpose(1, 2)  # [tokens, batch, k]
-            rows[:, source * per_layer : (source + 1) * per_layer] = edges.transpose(0, 1).flatten(1)
-            at = self.n_slots + source * self.n_tokens
-            rows[:, at : at + self.n_tokens] = (on_mlp[source] * self.frame.errors[source]).sum(-1)
-        at = self.n_slots + self.n_layers * self.n_tokens
-        for grad, value in zip(on_embeddings, sources.embeddings, strict=True):
-            rows[:, at : at + self.n_tokens] = (grad * value).sum(-1)
-            at += self.n_tokens
-        return rows
-
-
 def normalise(rows: Tensor) -> Tensor:
     """|rows| scaled to sum to one each; an all-zero row stays zero."""
     absolute = rows.abs()
     return absolute / absolute.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
-def build_graph(frame: Frame, *, max_features: int, batch_size: int | None = None) -> AttributionGraph:
-    """Steps 2 to 5. At most `max_features` active features become nodes; long inputs get smaller batches."""
-    batch_size = batch_size or max(4, min(64, 4_096 // frame.n_tokens))
-    edges = EdgeRows(frame, batch_size)
-    values = frame.active.values.flatten()
-    budget = min(max_features, int((values > 0).sum()))
+def build_graph(
+    frame: Frame, *, max_features: int, batch_size: int | None = None, memory: int = MEMORY
+) -> AttributionGraph:
+    """Steps 2 to 5. At most `max_features` active features become nodes; long inputs get smaller batches.
+
+    `memory` bounds in bytes what grows with the input: the rows, the final matrix, the attention patterns of a
+    batch. Where all active features do not fit beside the rows, those with the least influence so far are given up:
+    they cannot become nodes, and what they add is in `unselected`. Edges that are kept stay exact. Raises InputError
+    where even `max_features` nodes do not fit.
+    """
+    patterns = sum(pattern.numel() * pattern.element_size() for pattern in frame.frozen.patterns.values())
+    batch_size = batch_size or max(1, min(64, max(4, 4_096 // frame.n_tokens), memory // max(1, patterns)))
+    edges, values = EdgeRows(frame, batch_size), frame.active.values.flatten()
+    budget, others = min(max_features, int((values > 0).sum())), edges.n_columns - edges.n_slots
+    if (budget + others + 1) ** 2 * values.element_size() > memory:
+        raise InputError(
+            f"a graph of {budget + others + 1} nodes needs more than {memory >> 20} MiB: lower max_features, give more "
+            "memory or shorten the input."
+        )
     row, constant = edges.target_row()
-    rows, constants, columns = row[None], torch.tensor([constant]), []
-    visited = values <= 0
-    while len(columns) < budget:
-        influence = _influence(rows, columns, edges.n_slots)
+    known, constants = KnownRows(row, (values > 0).nonzero()[:, 0], edges.n_slots), [torch.tensor([constant])]
+    while len(known.columns) < budget:
+        step = min(budget - len(known.columns), max(4 * batch_size, budget // 4))
+        influence, visited = known.influence(), known.places(known.columns)
+        room = memory // (values.element_size() * (1 + len(known.columns) + step)) - others
+        if room < len(known.slots):
+            influence[visited] = torch.inf
+            best = influence.topk(room).indices.sort().values
+            known.keep(best)
+            influence, visited = influence[best], known.places(known.columns)
         influence[visited] = -1
-        step = min(budget - len(columns), max(4 * batch_size, budget // 4))
-        chosen = influence.topk(step).indices.sort().values.tolist()
-        new, extra = edges.feature_rows(chosen)
-        rows, constants = torch.cat([rows, new]), torch.cat([constants, extra])
-        columns += chosen
-        visited[chosen] = True
-    return _assemble(frame, edges, rows, constants, columns)
+        chosen = known.slots[influence.topk(step).indices.sort().values].tolist()
+        for rows, left_out, extra in edges.feature_rows(chosen, known.slots):
+            known.add(rows, left_out)
+            constants.append(extra)
+        known.columns += chosen
+    return _assemble(frame, edges, known, torch.cat(constants))
 
 
-def _influence(rows: Tensor, columns: list[int], n_slots: int) -> Tensor:
-    """Influence of every feature slot on the target through the rows known so far, `[n_slots]`."""
-    normalised = normalise(rows)
-    weights = torch.zeros(len(rows))
-    weights[0] = 1.0
-    total = normalised[0]
-    for _ in range(64):
-        following = torch.zeros_like(weights)
-        following[1:] = total[columns]
-        following[0] = 1.0
-        if torch.allclose(following, weights, rtol=1e-4, atol=1e-9):
-            break
-        weights = following
-        total = weights @ normalised
-    return total[:n_slots].clone()
-
-
-def _assemble(frame: Frame, edges: EdgeRows, rows: Tensor, constants: Tensor, columns: list[int]) -> AttributionGraph:
-    order = sorted(range(len(columns)), key=lambda i: columns[i])
-    rows = torch.cat([rows[1:][order], rows[:1]])
-    constants = torch.cat([constants[1:][order], constants[:1]])
-    columns = sorted(columns)
+def _assemble(frame: Frame, edges: EdgeRows, known: KnownRows, constants: Tensor) -> AttributionGraph:
+    order = sorted(range(len(known.columns)), key=lambda i: known.columns[i])
+    columns = [known.columns[i] for i in order]
     located = torch.tensor([edges.slot(c) for c in columns], dtype=torch.long).reshape(-1, 3)
     layer, position, slot = located.unbind(1)
     features = frame.active.indices[layer, position, slot]
-    others = list(range(edges.n_slots, edges.n_columns))
-    n_nodes = len(columns) + len(others) + 1
-    matrix = torch.zeros(n_nodes, n_nodes)
-    places = torch.tensor([*range(len(columns)), n_nodes - 1])
-    matrix[places, : n_nodes - 1] = rows[:, columns + others]
-    missing = torch.ones(edges.n_slots, dtype=torch.bool)
-    missing[columns] = False
+    n_slots, chosen = len(known.slots), known.places(columns)
+    n_nodes = len(columns) + edges.n_columns - edges.n_slots + 1
+    missing = torch.ones(n_slots, dtype=torch.bool)
+    missing[chosen] = False
+    kept = torch.cat([chosen, torch.arange(n_slots, known.blocks[0].shape[1])])
+    # rows of the blocks → rows of the matrix: the target's comes first there and last here
+    places = torch.empty(len(columns) + 1, dtype=torch.long)
+    places[0], places[1 + torch.tensor(order, dtype=torch.long)] = n_nodes - 1, torch.arange(len(columns))
+    matrix, at = torch.zeros(n_nodes, n_nodes), 0
     per_node = {name: torch.zeros(n_nodes, dtype=torch.float64) for name in ("pre", "constant", "unselected")}
+    for block, left_out in zip(known.blocks, known.left_out, strict=True):
+        rows = places[at : at + len(block)]
+        matrix[rows, : n_nodes - 1] = block[:, kept]
+        per_node["unselected"][rows] = block[:, :n_slots][:, missing].double().sum(1) + left_out[:, 1]
+        at += len(block)
     activations = frame.active.values[layer, position, slot]
     value = float((frame.gradient.double() * frame.frozen.actual.final[0].double()).sum()) + frame.constant
-    per_node["pre"][places] = torch.cat([activations, activations.new_tensor([value])]).double()
+    per_node["pre"][: len(columns)], per_node["pre"][-1] = activations.double(), value
     per_node["constant"][places] = constants.double()
-    per_node["unselected"][places] = rows[:, : edges.n_slots][:, missing].double().sum(1)
     return AttributionGraph(
         torch.stack([layer, position, features], 1),
         activations,

@@ -31,12 +31,13 @@ def influence(matrix: Tensor, target: int) -> Tensor:
 
     The graph is acyclic, so the sum over path lengths is finite.
     """
-    normalised = normalise(matrix.double())
-    step = normalised[target]
-    total = torch.zeros_like(step)
+    rows = torch.nonzero((matrix != 0).any(1))[:, 0]  # of features and the target: no other node is reached by an edge
+    normalised = normalise(matrix[rows].double())
+    total = torch.zeros(len(matrix), dtype=torch.float64)
+    step = normalise(matrix[target].double())
     while bool((step > 0).any()):
         total = total + step
-        step = step @ normalised
+        step = step[rows] @ normalised
     return total
 
 

@@ -26,6 +26,11 @@ def baseline(dictionary: Dictionary, ablation: Ablation) -> Tensor:
     return mean if ablation == "mean" else torch.zeros_like(mean)
 
 
+def fitting(chunk: int, n_tokens: int) -> int:
+    """Copies of an input to run at once: at most `chunk`, and fewer of a long one, so that memory stays bounded."""
+    return max(1, min(chunk, 8_192 // n_tokens))
+
+
 @torch.no_grad()
 def ablate_in_subject(
     subject: Subject,
@@ -44,6 +49,7 @@ def ablate_in_subject(
     """
     base = baseline(dictionary, ablation)
     results = []
+    chunk = fitting(chunk, batch.ids.shape[1])
     for at in range(0, len(sets), chunk):
         part = sets[at : at + chunk]
         rows = len(part)
@@ -98,7 +104,7 @@ def ablate_in_frozen(frame: Frame, nodes: Nodes, ablation: Ablation, chunk: int 
     decoders = [dictionary.write_vectors(s, frame.active.indices[s]) for s in range(config.n_layers)]
     biases = [dictionary.b_enc[s][frame.active.indices[s]] for s in range(config.n_layers)]
     results = []
-    for part in nodes.split(chunk) if len(nodes) else ():
+    for part in nodes.split(fitting(chunk, frame.n_tokens)) if len(nodes) else ():
         outputs = [frame.errors[t] + dictionary.b_dec[t] for t in range(config.n_layers)]
 
         def mlp(layer: int, x: Tensor, part=part, outputs=outputs) -> Tensor:

@@ -35,12 +35,17 @@ def command(
     controls: Annotated[int, typer.Option(min=2, help="Matched random circuits per size.")] = 20,
     bootstrap: Annotated[int, typer.Option(min=20, help="Draws of groups for the intervals.")] = 500,
     limit: Annotated[int | None, typer.Option(min=3, help="At most so many sequences per part, at random.")] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="Run folder of another task's circuit, to count shared parts; repeatable.")
+    ] = None,
     drawn: Annotated[int, typer.Option(min=0, help="Report sequences to draw.")] = 12,
     overwrite: Annotated[bool, typer.Option(help="Replace another command's run in --out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split, controls and bootstrap.")] = 0,
 ) -> None:  # fmt: skip
     """Find the circuit of a task, and prove it: sufficiency, necessity, controls, intervals, on held-out groups."""
     from isotrace.circuits.tasks.data import prepare
+    from isotrace.circuits.tasks.earlier import earlier_circuit
+    from isotrace.circuits.tasks.overlap import overlap
     from isotrace.circuits.tasks.task_circuit import TaskConfig, find_circuit
     from isotrace.cli.trace import command_line, progress
     from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
@@ -74,6 +79,10 @@ def command(
             limit=limit, rejects=rejects,
         )  # fmt: skip
         found = find_circuit(loaded, features, prepared, config, work=out.with_name(f"{out.name}.work"), progress=shown)
+        earlier = dict(earlier_circuit(folder, found) for folder in against or [])
+        if earlier:
+            circuits = {label: found.keep()} | earlier
+            found.summary["overlap"] = overlap(circuits, found.features.basis, found.features.statistics)
         save_circuit(run, found, loaded, reader, dictionary, n_drawn=drawn, progress=shown)
     if json:
         typer.echo(dumps(found.summary | {"rejects": prepared.rejects.to_dicts()}))

@@ -40,7 +40,7 @@ def command(
     spellings: Annotated[int, typer.Option(min=0, help="Randomised spellings; 0 = none.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of controls, spellings and bootstraps.")] = 0,
     supernodes: Annotated[
-        Path | None, typer.Option(help="supernodes.json to take over; default: the one in --out, if there is one.")
+        Path | None, typer.Option(help="supernodes.json to take over; default: that of the same command's earlier run.")
     ] = None,
 ) -> None:
     """Trace one prediction to features and atoms, verify it by intervention, and write a report."""
@@ -73,7 +73,7 @@ def command(
     if single:
         result = tracer.trace(rows["sequence"][0], target, config)
         if folder is not None:
-            result = with_supernodes(result, supernodes, folder)
+            result = with_supernodes(result, supernodes, folder, arguments["command"])
             with open_run(folder, **arguments) as run:
                 result.save(run)
         summary = result.to_dict()
@@ -89,7 +89,7 @@ def command(
         found.append(result.to_dict() | {"index": row["index"]})
         if folder is not None:
             place = slug(f"{row['index']:05d} {row['name'] or ''}")
-            result = with_supernodes(result, supernodes, folder / place)
+            result = with_supernodes(result, supernodes, folder / place, arguments["command"])
             with open_run(folder / place, **arguments) as run:
                 result.save(run)
             entries.append(entry(row["name"] or row["sequence"], row["sequence"], result._repr_html_()))
@@ -112,12 +112,16 @@ def command(
             typer.echo(f"  rejected row {index}: {text!r}: {reason}")
 
 
-def with_supernodes(result: "Trace", given: Path | None, folder: Path) -> "Trace":
-    """`result` with the groups of `given`, or of the folder that it will replace; read before that is emptied."""
+def with_supernodes(result: "Trace", given: Path | None, folder: Path, command: str) -> "Trace":
+    """`result` with the groups of `given`, or of an earlier run of the same command in `folder`, read before that is
+    emptied. Raises InputError for a file that cannot be used."""
+    from isotrace.runs import read_manifest
+
     before = folder / "supernodes.json"
-    chosen = given or (before if before.is_file() else None)
-    found = replace(result, supernode_file=chosen)
-    _ = found.supernodes
+    if given is None and before.is_file() and read_manifest(folder)["command"] == command:
+        given = before
+    found = replace(result, supernode_file=given)
+    _ = found.supernodes  # cached
     return found
 
 

@@ -1,25 +1,22 @@
 """The data of the trace page, from a `Trace`."""
 
 import shlex
-from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from isotrace.annotation.features import FeatureTables
-from isotrace.circuits.graph import normalise
-from isotrace.circuits.influence import influence
 from isotrace.domains.molecule import token_map
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
+from isotrace.report.trace_graph import page_edges, page_supernodes
+from isotrace.runs import to_jsonable
 
 if TYPE_CHECKING:
     from isotrace.report.trace import Trace
 
 CARDS = 32
 """Features that get a card with drawn examples: the most influential of the circuit."""
-EDGES, PER_NODE = 5_000, 3
-"""Edges on the page: the most influential ones, and at least so many into and out of every node."""
 
 
 def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +60,7 @@ def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
         "units": trace.units,
         "syntax": summary["syntax"],
         "nodes": [_node(trace, node) for node in nodes],
-        "edges": _edges(trace),
+        "edges": page_edges(trace),
         "n_layers": traced.graph.n_layers,
         "stacks": list(subject.stack_sizes),
         "features": _cards(trace),
@@ -91,6 +88,9 @@ def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
                 "necessity": effects.control_necessity.tolist(),
             },
             "curve": [],
+            # a part of the circuit's data, which the page hands to its script
+            "supernodes": page_supernodes(trace, nodes),
+            "network": to_jsonable(trace.network.to_dict()),
         },
         "graph": summary["graph"],
         "fidelity": fidelity_table(trace.fidelity),
@@ -167,36 +167,6 @@ def _node(trace: "Trace", node: int) -> dict[str, Any]:
         if kind == "token" and trace.place(node)[1] < graph.embeddings[trace.place(node)[0]][1]:
             return base | {"label": f"{side} start"}
     return base | {"label": f"{word} {traced.tokens[position or 0]}"}
-
-
-def _edges(trace: "Trace") -> list[dict[str, Any]]:
-    """The most influential edges of the pruned graph, and of every node its strongest ones, so that no node that
-    was kept looks unconnected. `influence` = normalised weight × influence of the edge's target."""
-    traced = trace.traced
-    matrix = torch.where(traced.pruned.edges, traced.graph.matrix, torch.zeros_like(traced.graph.matrix))
-    weight = influence(matrix, traced.graph.target)
-    weight[traced.graph.target] = 1
-    scores = normalise(matrix.double()) * weight[:, None]
-    rows, columns = torch.nonzero(traced.pruned.edges, as_tuple=True)
-    ranked = scores[rows, columns].argsort(descending=True)
-    seen: Counter[int] = Counter()
-    chosen = []
-    for place, index in enumerate(ranked.tolist()):
-        ends = int(rows[index]), int(columns[index])
-        if place < EDGES or min(seen[ends[0]], seen[~ends[1]]) < PER_NODE:
-            chosen.append(index)
-            seen[ends[0]] += 1  # as target
-            seen[~ends[1]] += 1  # as source
-    names = {n: trace.node_id(n) for n in torch.cat([rows, columns]).unique().tolist()}
-    return [
-        {
-            "source": names[int(columns[i])],
-            "target": names[int(rows[i])],
-            "weight": float(matrix[rows[i], columns[i]]),
-            "influence": float(scores[rows[i], columns[i]]),
-        }
-        for i in chosen
-    ]
 
 
 def _predictions(trace: "Trace") -> list[dict[str, Any]] | None:

@@ -2,19 +2,29 @@
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from isotrace.annotation.features import FeatureTables
+from isotrace.circuits.percolation import NetworkView
+from isotrace.circuits.supernodes import Supernodes
 from isotrace.circuits.trace import Traced
 from isotrace.circuits.verification import bootstrap_mean, pearson
 from isotrace.domains.molecule.drawing import draw_molecule
 from isotrace.report.neuronpedia import graph_json, target_probability
 from isotrace.report.page import render_trace
 from isotrace.report.payload import trace_payload
+from isotrace.report.trace_graph import (
+    control_frame,
+    edge_frame,
+    graph_file,
+    intervention_frame,
+    network_of_trace,
+    supernodes_of,
+)
 from isotrace.runs import Run, to_jsonable
 
 UNSTABLE = 4.0  # sufficiency beyond which the difference it divides by is called small
@@ -22,7 +32,9 @@ UNSTABLE = 4.0  # sufficiency beyond which the difference it divides by is calle
 
 @dataclass(frozen=True)
 class Trace:
-    """A finished trace with the names of its features and the dictionary's fidelity (None where unknown)."""
+    """A finished trace with the names of its features and the dictionary's fidelity (None where unknown).
+
+    `supernode_file`: a `supernodes.json` whose groups and names are taken over; None groups anew."""
 
     traced: Traced
     subject: str
@@ -30,6 +42,7 @@ class Trace:
     tables: FeatureTables
     fidelity: dict[str, Any] | None
     name: str | None = None
+    supernode_file: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What `isotrace trace --json` prints; NaN becomes null when it is written."""
@@ -107,6 +120,15 @@ class Trace:
             "spellings": self._spellings,
             "warnings": self.warnings,
         }
+
+    @cached_property
+    def supernodes(self) -> Supernodes:
+        """Raises InputError for a `supernode_file` that cannot be used."""
+        return supernodes_of(self)
+
+    @cached_property
+    def network(self) -> NetworkView:
+        return network_of_trace(self)
 
     @property
     def _probability(self) -> float | None:
@@ -223,19 +245,23 @@ class Trace:
         )
 
     def save(self, run: Run) -> None:
-        """Write report.html, trace.json, graph.json (viewer schema), tables and drawings into the run folder."""
+        """Write report.html, trace.json, the graph (graph.safetensors, and graph.json for viewers), supernodes.json,
+        network.json, tables and drawings into the run folder. Raises as `supernodes` does."""
         traced = self.traced
         summary = self.to_dict()
         run.json("trace", summary)
         labels = {(f["layer"], f["feature"]): f["label"] for f in self.features}
         slug = f"isotrace-{traced.target.name}".replace(":", "-")
         run.json("graph", graph_json(traced, scan=self.subject, slug=slug, labels=labels))
+        run.bytes("graph.safetensors", graph_file(self))
+        run.json("supernodes", self.supernodes)
+        run.json("network", self.network.to_dict())
         run.table("features", self.to_frame())
         run.table("units", pl.DataFrame(self.units, infer_schema_length=None))
         run.table("syntax", pl.DataFrame(summary["syntax"], infer_schema_length=None))
-        run.table("edges", self._edge_frame())
-        run.table("interventions", self._intervention_frame())
-        run.table("controls", self._control_frame())
+        run.table("edges", edge_frame(self))
+        run.table("interventions", intervention_frame(self))
+        run.table("controls", control_frame(self))
         page = self.payload(
             {"seed": traced.config.seed, **to_jsonable(asdict(traced.config)), **run.manifest["versions"]}
         )
@@ -270,23 +296,3 @@ class Trace:
         group = self.place(node)[0]
         kinds = [kind for kind, _ in graph.embeddings]
         return "decoder" if kinds[group] in kinds[:group] else "encoder"
-
-    def _edge_frame(self) -> pl.DataFrame:
-        rows, columns = torch.nonzero(self.traced.pruned.edges, as_tuple=True)
-        return pl.DataFrame(
-            {
-                "source": [self.node_id(n) for n in columns.tolist()],
-                "target": [self.node_id(n) for n in rows.tolist()],
-                "weight": self.traced.graph.matrix[rows, columns].numpy(),
-            }
-        )
-
-    def _intervention_frame(self) -> pl.DataFrame:
-        nodes = self.traced.nodes
-        effects = {"predicted": nodes.predicted, "frozen": nodes.frozen, "free_running": nodes.free_running}
-        ids = [self.node_id(n) for n in nodes.nodes.tolist()]
-        return pl.DataFrame({"node": ids} | {k: v.numpy() for k, v in effects.items()})
-
-    def _control_frame(self) -> pl.DataFrame:
-        circuit = self.traced.circuit_effects
-        return pl.DataFrame({"sufficiency": circuit.control_sufficiency, "necessity": circuit.control_necessity})

@@ -20,9 +20,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from isotrace.circuits.illusion import feature_illusions
 from isotrace.circuits.mediators import Attentions, Heads, Mediator, MLPs, Neurons
-from isotrace.circuits.tasks.basis import Basis, FeatureBasis, NeuronBasis, Statistics
-from isotrace.circuits.tasks.data import PARTS, TaskData
+from isotrace.circuits.tasks.basis import Basis, FeatureBasis, Keep, NeuronBasis, Statistics, Writers
+from isotrace.circuits.tasks.data import PARTS, TaskData, batches
 from isotrace.circuits.tasks.memo import Memo
 from isotrace.circuits.tasks.parts import Parts
 from isotrace.circuits.tasks.ranking import RANKINGS, rank
@@ -34,6 +35,7 @@ from isotrace.errors import InputError
 from isotrace.subjects.subject import Subject
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+ILLUSIONS, ILLUSION_SEQUENCES = 30, 200  # parts that are checked, and the discovery sequences it is done on
 PLAIN: dict[str, type[Mediator]] = {kind.name: kind for kind in (Neurons, Heads, Attentions, MLPs)}
 
 
@@ -81,7 +83,7 @@ class TaskCircuit:
         """The first `n` features: layer, feature, score, density, mean activation."""
         basis, statistics = self.features.basis, self.features.statistics
         rows = [
-            (layer, int(i), statistics.density[layer][i].item(), statistics.mean[layer][i].item())
+            (layer, int(i), statistics.density[layer][i].item(), _size(statistics.mean[layer][i]))
             for layer, kept in enumerate(top(basis, self.features.scores, n))
             for i in kept
         ]
@@ -90,6 +92,20 @@ class TaskCircuit:
         table = pl.DataFrame(rows, schema=schema, orient="row")
         scores = [self.features.scores[int(starts[layer]) + i].item() for layer, i, *_ in rows]
         return table.with_columns(score=pl.Series(scores, dtype=pl.Float64)).sort("score", descending=True)
+
+    def layer_numbers(self) -> tuple[int, ...]:
+        """The subject's number of every layer of the circuit's parts."""
+        basis = self.features.basis
+        return basis.dictionary.config.layers if isinstance(basis, FeatureBasis) else tuple(range(len(basis.sizes)))
+
+    def keep(self) -> Keep:
+        """The circuit that the summary removes, and whose parts are listed: see `necessity`."""
+        return top(self.features.basis, self.features.scores, self.summary["necessity"]["n"])
+
+
+def _size(mean: Tensor) -> float:
+    """A mean activation as one number: of a vector its length."""
+    return float(mean) if mean.dim() == 0 else float(mean.norm())
 
 
 def find_circuit(
@@ -125,7 +141,8 @@ def find_circuit(
         "task_metric": {
             "name": readout.metric, "subject": whole[0], "subject_ci": interval(whole[1:]), "chance": readout.chance,
         },
-        "mediator": config.mediator, "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
+        "parts_of": _identity(config.mediator, dictionary), "mediator": config.mediator,
+        "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
         "empty": features.anchors.summary(features.anchors.empty),
         "sweep": entries,
         "area": {name: area(entries, get) for name, get in CURVES.items()},
@@ -139,8 +156,22 @@ def find_circuit(
         "unsigned": _unsigned(reference, judge, features),
         "layers": _layers(features, reference),
     }  # fmt: skip
+    if isinstance(bases[0], Writers):
+        summary["illusion"] = _illusions(
+            bases[0], data, top(bases[0], features.scores, min(reference, ILLUSIONS)), config
+        )
     summary["warnings"] = warnings(summary)
     return TaskCircuit(data, readout, features, neurons, summary, config)
+
+
+def _illusions(basis: Writers, data: TaskData, keep: Keep, config: TaskConfig) -> list[dict[str, Any]]:
+    examples = data.parts["discover"]
+    examples = examples[:: -(-len(examples) // ILLUSION_SEQUENCES)]
+    made = batches(examples, BATCH_TOKENS, basis.subject.pad_id)
+    groups = [e.group for e in examples]
+    return feature_illusions(
+        basis, keep, [batch for _, batch in made], groups=groups, n_bootstrap=config.n_bootstrap, seed=config.seed
+    )
 
 
 def _parts(subject: Subject, dictionary: Dictionary, config: TaskConfig) -> Basis:
@@ -150,6 +181,11 @@ def _parts(subject: Subject, dictionary: Dictionary, config: TaskConfig) -> Basi
     if config.mediator not in PLAIN:
         raise InputError(f"no mediator {config.mediator!r} for a task: give feature, {', '.join(PLAIN)}.")
     return Parts(subject, PLAIN[config.mediator]())
+
+
+def _identity(mediator: str, dictionary: Dictionary) -> str:
+    """What a part's number refers to: equal for runs whose circuits can be compared."""
+    return hashlib.sha256(repr((mediator, dictionary.config.layers, dictionary.fingerprint())).encode()).hexdigest()
 
 
 def _fingerprint(data: TaskData, config: TaskConfig, dictionary: Dictionary) -> str:

@@ -1,4 +1,5 @@
-// Plots of the trace page: predicted against measured effects, circuit against controls, spellings.
+// Plots of the trace page: predicted against measured effects, circuit against controls, spellings, the circuit as a
+// network; supernodes, and the card of the selected node.
 const extent = (values) => {
   const low = Math.min(...values), high = Math.max(...values), pad = 0.06 * (high - low || Math.abs(high) || 1);
   return [low - pad, high + pad];
@@ -108,8 +109,172 @@ function spellings() {
   put("spelling", svg);
 }
 
+// Both curves over the edges that are left, in percent of the network's own; shuffled weights as a band.
+function network() {
+  const view = data.circuit.network, x = (k) => Math.log10(view.mean_degree[k]), all = view.threshold.map((_, k) => k).filter((k) => view.mean_degree[k] > 0);
+  const span = extent(all.map(x)), shown = [["giant", "giant component, share of nodes"], ["susceptibility",
+    "susceptibility, nodes"], ["components", "components"], ["faithfulness", "faithfulness of what is left"]];
+  for (const [name, label] of shown) {
+    const null_ = view.null[name], known = all.filter((k) => view[name][k] !== null);
+    if (known.length < 2) { put(`network-${name}`, null); continue; }
+    const values = [0, ...known.map((k) => view[name][k]), ...(null_ ? [...null_.low, ...null_.high] : [1])];
+    const { svg, sx, sy, top, bottom } = axes(300, 230, span, extent(values), "mean degree (log₁₀)", label);
+    const line = (list, of) => list.map((k) => `${sx(x(k))} ${sy(of[k])}`).join("L");
+    if (null_) {
+      svg.append(make("path", { class: "null", d: `M${line(all, null_.low)}L${line([...all].reverse(), null_.high)}Z` }),
+        make("path", { class: "line", d: `M${line(all, null_.mean)}` }));
+    }
+    for (const [k, kind] of [[view.percolates, "percolates"], [view.breaks, "breaks"]]) {
+      if (k !== null) svg.append(make("line", { class: `break ${kind}`, x1: sx(x(k)), x2: sx(x(k)), y1: top, y2: bottom }));
+    }
+    svg.append(make("path", { class: "measured", d: `M${line(known, view[name])}` }));
+    put(`network-${name}`, svg);
+  }
+}
+
+// ---- card ----
+function select(i) {
+  if (selected !== null) nodeElements.get(nodes[selected].id).classList.remove("selected");
+  selected = i;
+  if (i === null) $("card").replaceChildren(make("p", { class: "note" }, "Click a node, or a name in the table of features."));
+  else {
+    nodeElements.get(nodes[i].id).classList.add("selected");
+    $("card").replaceChildren(...card(i));
+    $("card").scrollTop = 0;
+  }
+  rest();
+}
+document.addEventListener("click", (event) => {
+  const i = nodeOf(event.target);
+  if (i === undefined) return;
+  select(i);
+  if (matchMedia("(max-width: 900px)").matches) $("card").scrollIntoView({ behavior: "smooth", block: "nearest" });
+});
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") select(null); });
+
+function rows(pairs) {
+  const list = make("dl", { class: "facts" });
+  for (const [name, value] of pairs) list.append(make("dt", {}, name), make("dd", {}, value));
+  return list;
+}
+function neighbours(title, i, end) {
+  const list = incident[i].filter((e) => e[1 - end] === i), top = list.slice(0, 12);
+  const box = make("div", {}, make("h4", {}, list.length > top.length ? `${title}, 12 of ${list.length}` : `${title}`));
+  if (!list.length) box.append(make("p", { class: "note" }, "none kept"));
+  for (const edge of top) {
+    const other = nodes[edge[end]];
+    box.append(make("button", { type: "button", class: `neighbour ${sign(edge[2])}`, "data-ref": other.id },
+      make("i", { style: `width:${100 * Math.abs(edge[2]) / Math.abs(top[0][2] || 1)}%` }),
+      make("span", {}, other.label), make("small", {}, other.pos === null ? "" : tokens[other.pos].text),
+      make("b", {}, num(edge[2]))));
+  }
+  return box;
+}
+function example(e) {
+  const figure = make("figure", { class: "example" });
+  figure.innerHTML = e.svg;
+  const strip = make("div", { class: "strip mini", title: e.smiles });
+  for (const [text, activation, colour] of e.tokens) {
+    strip.append(make("span", { style: `background:${colour}`, title: `activation ${num(activation)}` }, text));
+  }
+  figure.append(strip, make("figcaption", {}, `activation ${num(e.activation)}`));
+  return figure;
+}
+const GROUPS = { top: "Fires most", middle: "Fires at the middle of its range", weak: "Fires weakly" };
+// Every group of features becomes one node, the errors of a layer another; edges between the same two add up.
+function collapsed() {
+  const found = [], home = new Array(data.nodes.length), errors = new Map();
+  const add = (node, members) => {
+    for (const i of members) home[i] = found.length;
+    found.push({ ...node, members });
+  };
+  const mass = (i) => data.nodes[i].influence ?? 0;
+  const joined = (members, own) => {
+    const list = members.map((i) => data.nodes[i]), most = members.reduce((a, b) => (mass(b) > mass(a) ? b : a));
+    const layers = list.map((n) => n.layer).sort((a, b) => a - b);
+    return { feature: null, f1: null, activation: null, effect: null, pos: data.nodes[most].pos,
+      influence: members.reduce((sum, i) => sum + mass(i), 0), layer: layers[Math.floor(layers.length / 2)],
+      layers: [layers[0], layers.at(-1)], places: [...new Set(list.map((n) => n.pos))].sort((a, b) => a - b), ...own };
+  };
+  groups.members.forEach((members, k) => {
+    if (members.length) add(joined(members, { id: `s${k}`, kind: "supernode", label: groups.file.groups[k].name, group: k }), members);
+  });
+  data.nodes.forEach((n, i) => {
+    if (n.kind === "error") errors.set(n.layer, [...(errors.get(n.layer) ?? []), i]);
+    else if (home[i] === undefined) add(n, [i]);
+  });
+  for (const [layer, members] of errors) {
+    add(joined(members, { id: `errors${layer}`, kind: "error", label: `errors of layer ${layer}` }), members);
+  }
+  const sums = new Map();
+  for (const [s, t, w] of data.edges) {
+    const key = home[s] * found.length + home[t];
+    if (home[s] !== home[t]) sums.set(key, (sums.get(key) ?? 0) + w);
+  }
+  const list = [...sums].map(([key, w]) => [Math.floor(key / found.length), key % found.length, w]);
+  const ids = new Map(found.flatMap((n, k) => [[n.id, k], ...n.members.map((i) => [data.nodes[i].id, k])]));
+  return { nodes: found, edges: list.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2])), byId: ids };
+}
+
+// A supernode's name is edited here and travels with the file that is downloaded; errors keep theirs.
+function groupCard(i) {
+  const n = nodes[i], parts = [make("p", { class: "kind" }, `${n.members.length} nodes, ${span(n)}`)];
+  if (n.kind === "supernode") {
+    const input = make("input", { type: "text", class: "rename", value: n.label, "aria-label": "Name of the supernode" });
+    input.addEventListener("input", () => {
+      n.label = groups.file.groups[n.group].name = input.value;
+      document.querySelector(`[data-name="${n.id}"]`).textContent = short(input.value);
+    });
+    const features = groups.file.groups[n.group].features.map(([layer, feature]) => data.nodes.find((m) =>
+      m.kind === "feature" && m.layer === layer && m.feature === feature)).filter((m) => m);
+    parts.push(input, make("h4", {}, `${features.length} features`), make("ul", { class: "members" },
+      ...features.map((m) => make("li", {}, `${m.label} (layer ${m.layer}, feature ${m.feature})`))));
+  } else parts.push(make("h3", {}, n.label));
+  parts.push(make("div", { class: "pair" }, neighbours("Inputs, summed", i, 0), neighbours("Outputs, summed", i, 1)));
+  return parts;
+}
+function card(i) {
+  if (nodes[i].layers) return groupCard(i);
+  const n = nodes[i], feature = data.features[`${n.layer}_${n.feature}`];
+  const check = data.verification.nodes.find((v) => v.id === n.id);
+  const facts = [["where", tokenText(n.pos)], ["activation", num(n.activation)], ["influence", num(n.influence)]];
+  if (n.effect !== null) facts.push(["effect on target", num(n.effect)]);
+  if (check) {
+    facts.push(["removing it", `predicted ${num(check.predicted)}, frozen ${num(check.frozen)}, `
+      + `free-running ${num(check.free_running)}`]);
+  }
+  const kind = n.kind === "feature" ? `Feature ${n.feature}, ${layerName(n.layer)}` : n.kind === "error" ? `Error, ${layerName(n.layer)}` : n.kind;
+  const parts = [make("p", { class: "kind" }, kind), make("h3", {}, n.label)];
+  if (feature && n.kind === "feature") {
+    const interval = feature.f1_ci ? ` [${num(feature.f1_ci[0])}, ${num(feature.f1_ci[1])}]` : "";
+    parts.push(make("p", { class: "note" }, feature.concept === null ? "No concept matched beyond chance."
+      : `${feature.concept}: F1 ${num(feature.f1)}${interval}, null ${num(feature.null_f1)}, q ${num(feature.q)}`));
+    facts.push(["density", `${share(feature.density)} of tokens`]);
+  }
+  parts.push(rows(facts));
+  if (n.kind === "feature" && !feature) parts.push(make("p", { class: "note" }, "No card was computed for this feature."));
+  if (feature?.top_outputs.length && n.kind === "feature") {
+    parts.push(make("h4", {}, "Outputs it promotes"), make("p", { class: "outputs" }, ...feature.top_outputs.map((o) =>
+      make("code", { class: sign(o.weight), title: num(o.weight) }, o.token))));
+  }
+  parts.push(make("div", { class: "pair" }, neighbours("Inputs", i, 0), neighbours("Outputs", i, 1)));
+  for (const group of feature && n.kind === "feature" ? Object.keys(GROUPS) : []) {
+    const found = feature.examples.filter((e) => e.group === group);
+    if (found.length) parts.push(make("h4", {}, GROUPS[group]), make("div", { class: "examples" }, ...found.map(example)));
+  }
+  return parts;
+}
+
+function download() {
+  const link = make("a", { href: URL.createObjectURL(new Blob([JSON.stringify(groups.file, null, 2)])), download: "supernodes.json" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+$("save-groups")?.addEventListener("click", download);
+
 scatter("frozen", "frozen", "measured, frozen");
 scatter("free", "free_running", "measured, free-running");
 controls();
 if (data.circuit.curve.length) curve();
 if (data.spellings) spellings();
+if (data.circuit.network) network();

@@ -1,10 +1,7 @@
 "use strict";
-// Interaction of the trace page: the layered graph, what lights up together, and the card of the selected node.
+// Interaction of the trace page: the layered graph, collapsed or not, and what lights up together.
 const data = JSON.parse(document.getElementById("data").textContent);
-const { nodes, edges, tokens } = data;
-const byId = new Map(nodes.map((node, i) => [node.id, i]));
-const incident = nodes.map(() => []);
-for (const edge of edges) { incident[edge[0]].push(edge); if (edge[1] !== edge[0]) incident[edge[1]].push(edge); }
+const { tokens } = data, groups = data.circuit.supernodes;
 const $ = (id) => document.getElementById(id);
 
 function make(tag, attributes = {}, ...children) {
@@ -28,16 +25,27 @@ const share = (x) => (x === null ? "–" : `${num(100 * x)} %`);
 const sign = (w) => (w < 0 ? "down" : "up");
 // Layers count the encoder's, then the decoder's, in a subject that has both.
 const side = (layer) => (data.stacks.length < 2 ? "" : layer < data.stacks[0] ? "encoder" : "decoder");
+const span = (n) => (n.layers[0] === n.layers[1] ? `layer ${n.layers[0]}` : `layers ${n.layers[0]} to ${n.layers[1]}`);
 const layerName = (layer) => `layer ${layer}${side(layer) && ` of the ${side(layer)}`}`;
 
-// ---- graph ----
-const SLOT = 16, TOP = 20, LEFT = 62, BUCKETS = 5;
-const maxInfluence = Math.max(1e-12, ...nodes.map((n) => n.influence ?? 0));
-const maxWeight = Math.max(1e-12, ...edges.map((e) => Math.abs(e[2])));
+// ---- the graph shown ----
+const SLOT = 16, TOP = 20, LEFT = 62, BUCKETS = 5, PAINTED = 2000;
+// byId knows what a supernode holds too, so that whatever names a feature finds the node that stands for it.
+let nodes, edges, byId, incident, maxInfluence, maxWeight, at, nodeElements, edgeLayer, edgeCanvas, overlay, graphBox;
+const largest = (list, of) => list.reduce((most, item) => Math.max(most, of(item)), 1e-12);
+function use(graph) {
+  ({ nodes, edges, byId } = graph);
+  incident = nodes.map(() => []);
+  for (const edge of edges) { incident[edge[0]].push(edge); if (edge[1] !== edge[0]) incident[edge[1]].push(edge); }
+  maxInfluence = largest(nodes, (n) => n.influence ?? 0);
+  maxWeight = largest(edges, (e) => Math.abs(e[2]));
+}
+const whole = { nodes: data.nodes, edges: data.edges, byId: new Map(data.nodes.map((n, i) => [n.id, i])) };
+use(whole);
 const radius = (n) => 2.5 + 5 * Math.sqrt((n.influence ?? 0) / maxInfluence);
-const at = new Array(nodes.length);
-const nodeElements = new Map();
-let edgeLayer, overlay, graphBox;
+const places = (n) => n.places ?? (n.pos === null ? [] : [n.pos]);
+
+// ---- drawing ----
 
 // A cell is one layer at one position; its nodes sit in a small grid, so that none hides another.
 function place() {
@@ -64,10 +72,10 @@ function place() {
   const centre = [];
   let x = LEFT;
   for (const w of natural) { centre.push(x + w * stretch / 2); x += w * stretch; }
-  const width = x + 12, base = [];
+  const width = x + 12, base = [], named = stagger(centre, width);
   let y = TOP;
   for (let layer = data.n_layers; layer >= -1; layer--) {
-    const height = tallest[layer + 1] * SLOT + 26;
+    const height = Math.max(tallest[layer + 1] * SLOT + 26, named.rows(layer) * 30 + 18);
     base[layer + 1] = { top: y, height };
     y += height;
   }
@@ -78,9 +86,26 @@ function place() {
       const row = Math.floor(k / columns), inRow = Math.min(columns, list.length - row * columns);
       at[i] = [(pos === null ? (LEFT + width) / 2 : centre[pos]) + (k % columns - (inRow - 1) / 2) * SLOT,
         band.top + band.height / 2 + (row - (rows - 1) / 2) * SLOT];
+      if (named.x[i]) at[i] = [named.x[i], band.top + band.height - 12 - 30 * named.row[i]];
     });
   }
   return { width, height: y + 30, centre, base };
+}
+
+// Supernodes carry their names: each takes the lowest row of its layer in which its name overlaps no other.
+const NAME = 24, short = (text) => (text.length > NAME ? `${text.slice(0, NAME - 1)}…` : text);
+function stagger(centre, width) {
+  const ends = new Map(), row = new Array(nodes.length), x = new Array(nodes.length);
+  const order = nodes.map((_, i) => i).filter((i) => nodes[i].kind === "supernode").sort((a, b) => nodes[a].pos - nodes[b].pos);
+  for (const i of order) {
+    const half = 3.2 * short(nodes[i].label).length + 5, { layer, pos } = nodes[i];
+    x[i] = Math.max(LEFT + half, Math.min(width - half, centre[pos]));
+    if (!ends.has(layer)) ends.set(layer, []);
+    const list = ends.get(layer), free = list.findIndex((end) => end < x[i] - half);
+    row[i] = free < 0 ? list.length : free;
+    list[row[i]] = x[i] + half;
+  }
+  return { x, row, rows: (layer) => ends.get(layer)?.length ?? 0 };
 }
 
 function shape(n, [x, y]) {
@@ -94,6 +119,8 @@ function shape(n, [x, y]) {
 }
 
 function drawGraph() {
+  at = new Array(nodes.length);
+  nodeElements = new Map();
   const { width, height, centre, base } = place();
   const size = { width, height, viewBox: `0 0 ${width} ${height}` };
   const back = make("g"), names = make("svg", { class: "names", width: 54, height }), marks = make("g", { class: "marks" });
@@ -105,6 +132,7 @@ function drawGraph() {
   });
   // Edges lie in a layer of their own, which the browser composes: dimming it on hover repaints nothing.
   edgeLayer = make("svg", { ...size, class: "edges", "aria-hidden": "true" });
+  edgeCanvas = make("canvas", { width, height, class: "edges", "aria-hidden": "true" });
   overlay = make("g", { class: "overlay" });
   tokens.forEach((t, p) => marks.append(make("text",
     { class: `label ${t.kind}`, x: centre[p], y: height - 14, "text-anchor": "middle", "data-column": p }, t.text)));
@@ -112,12 +140,14 @@ function drawGraph() {
     const element = shape(n, at[i]);
     nodeElements.set(n.id, element);
     marks.append(element);
-    if (n.kind === "target") {
-      marks.append(make("text", { class: "goal", x: at[i][0], y: at[i][1] - 16, "text-anchor": "middle" }, n.label));
+    if (n.kind === "target" || n.kind === "supernode") {
+      const lift = n.kind === "target" ? 16 : radius(n) + 4, small = n.kind === "target" ? "" : " small";
+      marks.append(make("text", { class: `goal${small}`, x: at[i][0], y: at[i][1] - lift, "text-anchor": "middle",
+        "data-name": n.id }, n.kind === "target" ? n.label : short(n.label)));
     }
   });
   graphBox = make("div", { class: "canvas", style: `width:${width}px;height:${height}px` },
-    make("svg", { ...size, "aria-hidden": "true" }, back), edgeLayer,
+    make("svg", { ...size, "aria-hidden": "true" }, back), edgeLayer, edgeCanvas,
     make("svg", { ...size, role: "img", "aria-label": "Attribution graph; the table below lists its features" }, overlay, marks),
     names);
   $("graph").replaceChildren(graphBox);
@@ -125,35 +155,59 @@ function drawGraph() {
   if (goal) $("graph").scrollLeft = goal[0] - $("graph").clientWidth / 2;
 }
 
+const strength = (w) => Math.min(BUCKETS - 1, Math.floor(BUCKETS * Math.sqrt(Math.abs(w) / maxWeight)));
+const thickness = (bucket) => 0.7 + 0.75 * bucket, opacity = (bucket, floor) => Math.min(1, floor + 0.16 * bucket);
 // One path per sign and strength: ten elements, however many edges there are.
 function drawEdges(parent, list, floor) {
   const paths = new Map();
   for (const [s, t, w] of list) {
-    const bucket = Math.min(BUCKETS - 1, Math.floor(BUCKETS * Math.sqrt(Math.abs(w) / maxWeight)));
-    const key = `${bucket} ${sign(w)}`, [x1, y1] = at[s], [x2, y2] = at[t], middle = (y1 + y2) / 2;
+    const key = `${strength(w)} ${sign(w)}`, [x1, y1] = at[s], [x2, y2] = at[t], middle = (y1 + y2) / 2;
     if (!paths.has(key)) paths.set(key, []);
     paths.get(key).push(`M${x1.toFixed(1)} ${y1.toFixed(1)}C${x1.toFixed(1)} ${middle.toFixed(1)} ${x2.toFixed(1)} `
       + `${middle.toFixed(1)} ${x2.toFixed(1)} ${y2.toFixed(1)}`);
   }
   parent.replaceChildren(...[...paths].sort().map(([key, d]) => {
     const [bucket, direction] = key.split(" ");
-    return make("path", { class: direction, d: d.join(""), "stroke-width": 0.7 + 0.75 * bucket,
-      opacity: Math.min(1, floor + 0.16 * bucket) });
+    return make("path", { class: direction, d: d.join(""), "stroke-width": thickness(bucket), opacity: opacity(bucket, floor) });
   }));
+}
+
+// Thousands of edges are painted once, weakest first, a slice per frame, so that the page answers meanwhile.
+let painting = 0;
+function paintEdges(list) {
+  const brush = edgeCanvas.getContext("2d"), style = getComputedStyle(document.body);
+  const colours = { up: style.getPropertyValue("--orange"), down: style.getPropertyValue("--blue") };
+  let next = list.length - 1;
+  brush.clearRect(0, 0, edgeCanvas.width, edgeCanvas.height);
+  delete edgeCanvas.dataset.painted;
+  function slice() {
+    const end = performance.now() + 30;
+    for (; next >= 0 && performance.now() < end; next--) {
+      const [s, t, w] = list[next], [x1, y1] = at[s], [x2, y2] = at[t], middle = (y1 + y2) / 2, bucket = strength(w);
+      Object.assign(brush, { strokeStyle: colours[sign(w)], lineWidth: thickness(bucket), globalAlpha: opacity(bucket, 0.16) });
+      brush.beginPath();
+      brush.moveTo(x1, y1);
+      brush.bezierCurveTo(x1, middle, x2, middle, x2, y2);
+      brush.stroke();
+    }
+    if (next >= 0) painting = requestAnimationFrame(slice);
+    else if (list.length) edgeCanvas.dataset.painted = list.length;
+  }
+  slice();
 }
 
 const slider = $("threshold");
 const shown = () => Math.round(edges.length * (slider.value / 1000) ** 2);
 function refreshEdges() {
-  const n = shown();
-  drawEdges(edgeLayer, edges.slice(0, n), 0.16);
-  $("shown").textContent = `${n.toLocaleString("en")} of ${edges.length.toLocaleString("en")}, most influential first`;
+  const n = shown(), list = edges.slice(0, n), many = n > PAINTED;
+  cancelAnimationFrame(painting);
+  drawEdges(edgeLayer, many ? [] : list, 0.16);
+  paintEdges(many ? list : []);
+  const order = edges === data.edges ? "most influential" : "largest sum";
+  $("shown").textContent = `${n.toLocaleString("en")} of ${edges.length.toLocaleString("en")}, ${order} first`;
 }
 let pending = 0;
-slider.addEventListener("input", () => {
-  cancelAnimationFrame(pending);
-  pending = requestAnimationFrame(refreshEdges);
-});
+slider.addEventListener("input", () => { cancelAnimationFrame(pending); pending = requestAnimationFrame(refreshEdges); });
 
 // ---- what lights up together ----
 let selected = null, lit = [];
@@ -165,13 +219,13 @@ function light(atoms, positions, ids) {
   for (const element of lit) element.classList.add("lit");
 }
 function lightNode(i) {
-  const { id, pos } = nodes[i];
-  light(pos === null ? [] : tokens[pos].atoms, pos === null ? [] : [pos], [id]);
+  const here = places(nodes[i]);
+  light(here.flatMap((pos) => tokens[pos].atoms), here, [nodes[i].id]);
   drawEdges(overlay, incident[i], 0.45);
   graphBox.classList.add("focus");
 }
 function lightPositions(positions, atoms) {
-  light(atoms, positions, nodes.filter((n) => positions.includes(n.pos)).map((n) => n.id));
+  light(atoms, positions, nodes.filter((n) => places(n).some((p) => positions.includes(p))).map((n) => n.id));
 }
 function rest() {
   $("tooltip").hidden = true;
@@ -191,6 +245,10 @@ function tip(event, title, lines) {
 }
 function tipNode(event, i) {
   const n = nodes[i];
+  if (n.layers) {
+    const lines = [`${n.members.length} nodes, ${span(n)}, at ${n.places.length} positions`, `influence ${num(n.influence)}, summed`];
+    return tip(event, n.label, lines);
+  }
   const place = n.layer < 0 ? "input" : n.layer >= data.n_layers ? "target" : layerName(n.layer);
   tip(event, n.label, [`${place} · ${tokenText(n.pos)}`, `activation ${num(n.activation)} · influence ${num(n.influence)}`
     + (n.effect === null ? "" : ` · effect ${num(n.effect)}`)]);
@@ -221,89 +279,20 @@ document.addEventListener("pointerover", point);
 document.addEventListener("focusin", (event) => { if (nodeOf(event.target) !== undefined) point(event); });
 document.addEventListener("pointerleave", rest);
 
-// ---- card ----
-function select(i) {
-  if (selected !== null) nodeElements.get(nodes[selected].id).classList.remove("selected");
-  selected = i;
-  if (i === null) $("card").replaceChildren(make("p", { class: "note" }, "Click a node, or a name in the table of features."));
-  else {
-    nodeElements.get(nodes[i].id).classList.add("selected");
-    $("card").replaceChildren(...card(i));
-    $("card").scrollTop = 0;
-  }
-  rest();
+function start() {
+  drawGraph();
+  slider.value = String(1000 * Math.sqrt(Math.min(1, 300 / Math.max(1, edges.length))));
+  refreshEdges();
 }
-document.addEventListener("click", (event) => {
-  const i = nodeOf(event.target);
-  if (i === undefined) return;
-  select(i);
-  if (matchMedia("(max-width: 900px)").matches) $("card").scrollIntoView({ behavior: "smooth", block: "nearest" });
-});
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") select(null); });
-
-function rows(pairs) {
-  const list = make("dl", { class: "facts" });
-  for (const [name, value] of pairs) list.append(make("dt", {}, name), make("dd", {}, value));
-  return list;
+function show(graph) {
+  const id = selected === null ? null : nodes[selected].id, member = selected !== null && nodes[selected].members?.[0];
+  selected = null;
+  use(graph);
+  start();
+  select(id === null ? null : byId.get(id) ?? byId.get(data.nodes[member].id));
 }
-function neighbours(title, i, end) {
-  const list = incident[i].filter((e) => e[1 - end] === i), top = list.slice(0, 12);
-  const box = make("div", {}, make("h4", {}, list.length > top.length ? `${title}, 12 of ${list.length}` : `${title}`));
-  if (!list.length) box.append(make("p", { class: "note" }, "none kept"));
-  for (const edge of top) {
-    const other = nodes[edge[end]];
-    box.append(make("button", { type: "button", class: `neighbour ${sign(edge[2])}`, "data-ref": other.id },
-      make("i", { style: `width:${100 * Math.abs(edge[2]) / Math.abs(top[0][2] || 1)}%` }),
-      make("span", {}, other.label), make("small", {}, other.pos === null ? "" : tokens[other.pos].text),
-      make("b", {}, num(edge[2]))));
-  }
-  return box;
-}
-function example(e) {
-  const figure = make("figure", { class: "example" });
-  figure.innerHTML = e.svg;
-  const strip = make("div", { class: "strip mini", title: e.smiles });
-  for (const [text, activation, colour] of e.tokens) {
-    strip.append(make("span", { style: `background:${colour}`, title: `activation ${num(activation)}` }, text));
-  }
-  figure.append(strip, make("figcaption", {}, `activation ${num(e.activation)}`));
-  return figure;
-}
-const GROUPS = { top: "Fires most", middle: "Fires at the middle of its range", weak: "Fires weakly" };
-function card(i) {
-  const n = nodes[i], feature = data.features[`${n.layer}_${n.feature}`];
-  const check = data.verification.nodes.find((v) => v.id === n.id);
-  const facts = [["where", tokenText(n.pos)], ["activation", num(n.activation)], ["influence", num(n.influence)]];
-  if (n.effect !== null) facts.push(["effect on target", num(n.effect)]);
-  if (check) {
-    facts.push(["removing it", `predicted ${num(check.predicted)}, frozen ${num(check.frozen)}, `
-      + `free-running ${num(check.free_running)}`]);
-  }
-  const kind = n.kind === "feature" ? `Feature ${n.feature}, ${layerName(n.layer)}` : n.kind === "error" ? `Error, ${layerName(n.layer)}` : n.kind;
-  const parts = [make("p", { class: "kind" }, kind), make("h3", {}, n.label)];
-  if (feature && n.kind === "feature") {
-    const interval = feature.f1_ci ? ` [${num(feature.f1_ci[0])}, ${num(feature.f1_ci[1])}]` : "";
-    parts.push(make("p", { class: "note" }, feature.concept === null ? "No concept matched beyond chance."
-      : `${feature.concept}: F1 ${num(feature.f1)}${interval}, null ${num(feature.null_f1)}, q ${num(feature.q)}`));
-    facts.push(["density", `${share(feature.density)} of tokens`]);
-  }
-  parts.push(rows(facts));
-  if (n.kind === "feature" && !feature) parts.push(make("p", { class: "note" }, "No card was computed for this feature."));
-  if (feature?.top_outputs.length && n.kind === "feature") {
-    parts.push(make("h4", {}, "Outputs it promotes"), make("p", { class: "outputs" }, ...feature.top_outputs.map((o) =>
-      make("code", { class: sign(o.weight), title: num(o.weight) }, o.token))));
-  }
-  parts.push(make("div", { class: "pair" }, neighbours("Inputs", i, 0), neighbours("Outputs", i, 1)));
-  for (const group of feature && n.kind === "feature" ? Object.keys(GROUPS) : []) {
-    const found = feature.examples.filter((e) => e.group === group);
-    if (found.length) parts.push(make("h4", {}, GROUPS[group]), make("div", { class: "examples" }, ...found.map(example)));
-  }
-  return parts;
-}
-
-drawGraph();
-slider.value = String(1000 * Math.sqrt(Math.min(1, 300 / Math.max(1, edges.length))));
-refreshEdges();
+$("collapse")?.addEventListener("change", (event) => show(event.target.checked ? collapsed() : whole));
+start();
 let resizing = 0;
 addEventListener("resize", () => {
   clearTimeout(resizing);
