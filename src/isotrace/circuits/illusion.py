@@ -10,105 +10,31 @@
 4. vary      how far the data move the read part by themselves when V is moved: slope of Δ on R V Vᵀ Δ. 1 = the patch
              does what the data do, 0 = dormant.
 
-The same slope asks of a feature whether the subject writes along its write vector when it is active.
+A slope also asks of a feature whether the subject writes along its write vector when it is active.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isotrace.circuits.mediators import Subspaces
-from isotrace.circuits.methods.linear_rules import LINEAR, first_maps
 from isotrace.circuits.methods.method import Metric, Problem
 from isotrace.circuits.methods.patching import patched_values
+from isotrace.circuits.readers import row_space
 from isotrace.circuits.tasks.basis import Keep, Writers
 from isotrace.circuits.tasks.metrics import group_weights
-from isotrace.errors import InputError, SubjectError
-from isotrace.subjects.subject import Batch, Subject, hookpoints_edited
+from isotrace.errors import InputError
+from isotrace.subjects.subject import Batch, Subject
 
+Estimate = tuple[float, float, float]
+"""(value, low, high): a 95 % interval."""
 HALF = 0.5  # a slope or share is low if its whole interval lies below
-TOLERANCE = 1e-5  # a direction is read if its singular value is above this share of the largest; weights are float32
 NEGLIGIBLE = 1e-4  # a part of V shorter than this is float error
 PARTS = ("whole", "read", "rest")
-
-
-def reading_maps(subject: Subject, site: str, readout: Tensor | None = None) -> Tensor:
-    """`[d, m]`: the linear maps that read the hookpoint, side by side.
-
-    neuron and head_out are read by one map, mlp_in by the first of its MLP. The stream is read by the queries, keys,
-    values and MLPs behind the hookpoint, through the norms on the way with their denominators left out, and, as the
-    final hidden state, by `readout` (all of it without). Raises SubjectError for a hookpoint that the subject does not
-    have, and for the streams of an encoder–decoder.
-    """
-    module, _ = subject.hookpoint(site)
-    _, layer, kind = site.split(".")
-    if kind in ("neuron", "head_out"):
-        return _matrix(module)
-    if kind == "mlp_in":
-        return torch.cat([_matrix(m) for m in first_maps(subject, int(layer))], 1)
-    if len(subject.stack_sizes) > 1:
-        raise SubjectError(f"what reads the streams of an encoder–decoder such as {subject.source} is not listed here.")
-    return _readers_of_the_stream(subject, site, readout)
-
-
-def _matrix(module: nn.Module) -> Tensor:
-    """`[d_in, d_out]`: transformers' Conv1D holds the transpose of what nn.Linear does."""
-    weight = cast(Tensor, module.weight)
-    return weight.T if isinstance(module, nn.Linear) else weight
-
-
-@torch.no_grad()
-def _readers_of_the_stream(subject: Subject, site: str, readout: Tensor | None) -> Tensor:
-    """One pass tells which norm and which map is given which tensor."""
-    blocks = [subject.hookpoint(f"layers.{layer}.resid_post")[0] for layer in range(subject.n_layers)]
-    norms = set(subject.norms.values())
-    linear = {m for block in blocks for m in block.modules() if isinstance(m, LINEAR)}
-    events: list[tuple[nn.Module | None, Tensor, Tensor]] = []
-
-    def note(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-        events.append((module, args[0], output[0] if isinstance(output, tuple) else output))
-
-    def mark(x: Tensor) -> Tensor:
-        events.append((None, x, x))
-        return x
-
-    with ExitStack() as stack:
-        for module in {*blocks, *norms, *linear}:
-            stack.callback(module.register_forward_hook(note).remove)
-        stack.enter_context(hookpoints_edited(subject, {site: mark}))
-        ids = torch.full((1, 2), subject.pad_id, device=subject.device)
-        subject.hidden(ids, torch.ones_like(ids, dtype=torch.bool))
-    normed = {id(y) for module, _, y in events if module in norms}
-    on_stream = id(next(y for module, _, y in events if module is blocks[0])) in normed  # post-norm blocks
-    start = next(i for i, (module, _, _) in enumerate(events) if module is None)
-    identity = torch.eye(subject.d_model)
-    stream = latest = identity
-    given, found = {id(events[start][2]): identity}, []
-    for module, x, y in events[start + 1 :]:
-        if module in norms:
-            weight = cast(Tensor, cast(nn.Module, module).weight)
-            centred = stream - stream.mean(1, keepdim=True) if subject.family.norm.centred else stream
-            given[id(y)] = latest = centred * weight
-            stream = latest if on_stream else stream
-        elif module in linear and id(x) in given:
-            found.append(given[id(x)] @ _matrix(cast(nn.Module, module)))
-    # the last norm is that before the final hidden state
-    return torch.cat([*found, latest if readout is None else latest @ readout], 1)
-
-
-@torch.no_grad()
-def row_space(subject: Subject, site: str, readout: Tensor | None = None) -> Tensor:
-    """Orthonormal basis `[d, rank]` float64 of what is read at a hookpoint, see `reading_maps` and TOLERANCE."""
-    maps = reading_maps(subject, site, readout).double()
-    if maps.shape[1] > len(maps):  # the same left singular vectors, of a square matrix
-        maps = torch.linalg.qr(maps.T, mode="r").R.T
-    left, singular, _ = torch.linalg.svd(maps, full_matrices=False)
-    return left[:, singular > TOLERANCE * singular[0]]
 
 
 @dataclass(frozen=True)
@@ -127,9 +53,9 @@ class Illusion:
     rank: int
     width: int
     read_share: float
-    effect: dict[str, tuple[float, float, float]]
-    carried: tuple[float, float, float]
-    slope: tuple[float, float, float]
+    effect: dict[str, Estimate]
+    carried: Estimate
+    slope: Estimate
     variance: dict[str, float]
     covariance: dict[str, float]
     n_pairs: int
@@ -222,7 +148,7 @@ def _orthonormal(x: Tensor) -> Tensor:
     return left[:, singular > NEGLIGIBLE]
 
 
-def _estimate(above: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
+def _estimate(above: np.ndarray, below: np.ndarray) -> Estimate:
     """(ratio, low, high): the first entry is that of the inputs as they are, the others bootstrap draws. Draws
     without a ratio are left out; NaN if they are half of all, or if there is none as they are."""
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -243,48 +169,59 @@ def feature_illusions(
     part's write vector w when its activation a changes?
 
     `slope`: of ⟨m, ŵ⟩ on a over the real tokens of `batches`, relative to ‖w‖, m what the subject has at the
-    hookpoints written to (all layers a part writes to count as one long vector, each with its own intercept). 1 = as
-    the dictionary says, about 0 or below = dormant. `ci`: 95 % bootstrap interval over `groups`, one name per
-    sequence in order (without: sequences). `dormant`: the whole interval is below a half. `n_active`: tokens.
-    The slope is of one part alone: others that are active with it move m too, so it may exceed 1. It is NaN for a
-    part that is never active. Where a dictionary standardises tokens, a counts in units of the token's deviation.
+    hookpoints written to (all layers a part writes to count as one long vector, each with its own intercept). It
+    counts for a part what others write that are active with it, so it may be far from 1 for a faithful one.
+    `own`: the same with m less what all else in the basis writes, which is 1 + the slope of the error along ŵ: 1 for
+    every part of a basis that reconstructs m, about 0 or below for a dormant write, which the error takes back. Parts
+    that are always active together share their errors. `dormant`: the whole interval of `own` is below a half.
+
+    `ci`, `own_ci`: 95 % bootstrap intervals over `groups`, one name per sequence in order (without: sequences).
+    `n_active`: tokens. Slopes are NaN for a part that is never active. Where a dictionary standardises tokens, a counts
+    in units of the token's deviation.
     """
     layers = [layer for layer, kept in enumerate(keep) if len(kept)]
-    sites = [*dict.fromkeys(basis.reads + basis.writes)]
+    rows = {layer: basis.rows(layer, keep[layer]).unflatten(-1, (len(basis.targets(layer)), -1)) for layer in layers}
     sums: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     for batch in progress(batches):
-        captured = basis.subject.run(batch, capture=sites, logits=False).captured
+        captured = basis.subject.run(batch, capture=[*{*basis.reads, *basis.writes}], logits=False).captured
+        active = [basis.encode(layer, captured[site]) for layer, site in enumerate(basis.reads)]
+        written: dict[int, Tensor] = {}
+        for layer, a in enumerate(active):
+            basis.add(layer, a @ basis.rows(layer, slice(None)), written)
         for layer in layers:
-            a = basis.encode(layer, captured[basis.reads[layer]])[..., keep[layer]]
-            rows = basis.rows(layer, keep[layer]).unflatten(-1, (len(basis.targets(layer)), -1))
-            mask, parts = batch.mask[..., None], []
+            a, mask, parts = active[layer][..., keep[layer]], batch.mask[..., None], []
             for slot, target in enumerate(basis.targets(layer)):
-                m, x = captured[basis.writes[target]], captured[basis.reads[target]]
+                w, m, x = rows[layer][:, slot], captured[basis.writes[target]], captured[basis.reads[target]]
                 one, none = (basis.finish(target, torch.full_like(m, value), x)[..., :1] for value in (1.0, 0.0))
-                b, y = ((t * mask).double() for t in (a * (one - none), m @ rows[:, slot].T))
-                norm = (rows[:, slot] ** 2).sum(-1).expand(len(a), -1).double()
-                n = batch.mask.sum(1, keepdim=True).expand_as(norm).double()
-                parts.append(torch.stack([n, b.sum(1), y.sum(1), (b * b).sum(1), (b * y).sum(1), norm], -1))
-            active = ((a > 0) & mask).sum(1).double()
-            sums[layer].append(torch.cat([torch.stack(parts, 2).flatten(2), active[..., None]], -1))
+                b, y = a * (one - none), m @ w.T
+                error = m - basis.finish(target, written[target], x)
+                r = error @ w.T + b * (w**2).sum(-1)
+                b, y, r = ((t * mask).double() for t in (b, y, r))
+                n = mask.expand_as(b).double()
+                parts.append(torch.stack([t.sum(1) for t in (n, b, y, r, b * b, b * y, b * r)], -1))
+            count = ((a > 0) & mask).sum(1).double()
+            sums[layer].append(torch.cat([torch.stack(parts, 2).flatten(2), count[..., None]], -1))
     table = []
     for layer in layers:
-        found = torch.cat(sums[layer]).numpy()  # [sequences, parts, targets · 6 + 1]
+        found = torch.cat(sums[layer]).numpy()  # [sequences, parts, targets · 7 + 1]
         names = [str(i) for i in range(len(found))] if groups is None else list(groups)
         weights = group_weights(names, n_bootstrap, seed)
+        norms = (rows[layer] ** 2).sum(-1).double().numpy()
         for place, feature in enumerate(keep[layer].tolist()):
-            value, low, high = _slope(found[:, place, :-1].reshape(len(found), -1, 6), weights)
+            by_target = found[:, place, :-1].reshape(len(found), -1, 7)
+            (slope, *ci), (own, *own_ci) = _slopes(by_target, norms[place], weights)
             table.append({
                 "layer": layer, "feature": feature, "n_active": int(found[:, place, -1].sum()),
-                "slope": value, "ci": [low, high], "dormant": high < HALF,
+                "slope": slope, "ci": ci, "own": own, "own_ci": own_ci, "dormant": own_ci[1] < HALF,
             })  # fmt: skip
     return table
 
 
-def _slope(sums: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
-    """From n, Σb, Σy, Σb², Σby and ‖w‖² of every sequence and target, `[sequences, targets, 6]`."""
-    n, b, y, bb, by = np.moveaxis(np.tensordot(weights, sums[..., :5], 1), -1, 0)  # each [1 + draws, targets]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        covariance, variance = by - b * y / n, bb - b * b / n
-    variance[variance <= 1e-12 * bb] = 0  # what rounding leaves of a constant
-    return _estimate(covariance.sum(1), (variance * sums[0, :, 5]).sum(1))
+def _slopes(sums: np.ndarray, norms: np.ndarray, weights: np.ndarray) -> tuple[Estimate, Estimate]:
+    """(slope, own) from n, Σb, Σy, Σr, Σb², Σby, Σbr `[sequences, targets, 7]`: b the activation, y and r along w, r
+    less what all else in the basis writes; norms ‖w‖² `[targets]`."""
+    n, b, y, r, bb, by, br = np.moveaxis(np.tensordot(weights, sums, 1), -1, 0)  # each [1 + draws, targets]
+    variance = bb - b * b / n
+    variance[variance <= 1e-10 * bb] = 0  # what rounding leaves of a constant
+    below = (variance * norms).sum(1)
+    return _estimate((by - b * y / n).sum(1), below), _estimate((br - b * r / n).sum(1), below)

@@ -63,7 +63,7 @@ class FrozenSubject:
         modules = [e.module for e in subject.embeddings] + [subject.mlp(layer)[1] for layer in range(n_layers)]
 
         def measure(module, args):
-            self.sigma[module] = _sigma(args[0], module, kind)
+            self.sigma[module] = denominator(args[0], module, kind)
 
         with ExitStack() as stack:
             self.patterns = stack.enter_context(patterns_recorded(subject))
@@ -127,10 +127,10 @@ class FrozenSubject:
             subject.head(self.actual.final[:, position])
         z, f = stored["z"], stored["f"]
         gate = torch.where(z == 0, torch.zeros_like(z), f / torch.where(z == 0, torch.ones_like(z), z))
-        sigma = _sigma(f, norm, LAYER_NORM)
+        sigma = denominator(f, norm, LAYER_NORM)
 
         def apply(final: Tensor) -> Tensor:
-            gated = lambda x: _normalise(x * gate, norm, sigma, LAYER_NORM)  # noqa: E731
+            gated = lambda x: with_denominator(x * gate, norm, sigma, LAYER_NORM)  # noqa: E731
             with forwards_replaced({norm: lambda _: gated(last[0])}):
                 last: list[Tensor] = []
 
@@ -146,15 +146,21 @@ class FrozenSubject:
         return apply
 
     def _linear_norm(self, norm: nn.Module) -> Callable[[Tensor], Tensor]:
-        return lambda x: _normalise(x, norm, self.sigma[norm], self.subject.family.norm)
+        return lambda x: with_denominator(x, norm, self.sigma[norm], self.subject.family.norm)
 
 
-def _sigma(x: Tensor, norm: nn.Module, kind: NormKind) -> Tensor:
+def denominator(x: Tensor, norm: nn.Module, kind: NormKind) -> Tensor:
+    """σ `[..., 1]` of a norm that reads `x [..., d_model]`."""
     variance = x.var(-1, unbiased=False, keepdim=True) if kind.centred else x.pow(2).mean(-1, keepdim=True)
     return (variance + getattr(norm, kind.eps)).sqrt()
 
 
-def _normalise(x: Tensor, norm: nn.Module, sigma: Tensor, kind: NormKind) -> Tensor:
-    scaled = (x - x.mean(-1, keepdim=True) if kind.centred else x) / sigma * cast(Tensor, norm.weight)
+def scaled(x: Tensor, norm: nn.Module, sigma: Tensor, kind: NormKind) -> Tensor:
+    """The norm with its denominator given and without its bias: linear in `x [..., d_model]`."""
+    return (x - x.mean(-1, keepdim=True) if kind.centred else x) / sigma * cast(Tensor, norm.weight)
+
+
+def with_denominator(x: Tensor, norm: nn.Module, sigma: Tensor, kind: NormKind) -> Tensor:
+    """The norm with its denominator given."""
     bias = getattr(norm, "bias", None)
-    return scaled if bias is None else scaled + bias
+    return scaled(x, norm, sigma, kind) if bias is None else scaled(x, norm, sigma, kind) + bias

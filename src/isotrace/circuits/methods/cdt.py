@@ -27,9 +27,7 @@ from isotrace.circuits.mediators.features import Features
 from isotrace.circuits.mediators.mediator import Values
 from isotrace.circuits.methods.linear_rules import (
     LINEAR,
-    denominator,
     first_maps,
-    normalised,
     patterns_fixed,
     refuse_mlps,
 )
@@ -37,6 +35,7 @@ from isotrace.circuits.methods.method import Problem, Scores, method
 from isotrace.circuits.methods.patching import BATCH_TOKENS, all_nodes
 from isotrace.circuits.methods.relp import propagated
 from isotrace.errors import SubjectError
+from isotrace.subjects.frozen import denominator, scaled
 from isotrace.subjects.subject import Subject, hookpoints_edited
 
 
@@ -128,7 +127,7 @@ def decomposed(subject: Subject, size: int, share_bias: bool) -> Iterator[None]:
 
     def norm(module: nn.Module, args, output: Tensor) -> Tensor:
         sigma, parts = denominator(args[0][:size], module, kind), args[0][size:].unflatten(0, (-1, size))
-        parts = normalised(parts, sigma, module, kind)
+        parts = scaled(parts, module, sigma, kind)
         shared(output[:size], parts, cast("Tensor | None", getattr(module, "bias", None)))
         return torch.cat([output[:size], parts.flatten(0, 1)])
 

@@ -6,7 +6,6 @@ argument, f(z), or two in a gated MLP, f(u) · v. Nothing here needs the functio
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 
 from isotrace.circuits.methods.method import Problem
 from isotrace.subjects.attention import attention_replaced, forwards_replaced, softmax_attention
-from isotrace.subjects.families import NormKind
 from isotrace.subjects.subject import Subject
 
 LINEAR = (nn.Linear, Conv1D)
@@ -25,17 +23,6 @@ def first_maps(subject: Subject, layer: int) -> tuple[nn.Module, ...]:
     """The linear maps of a layer's MLP but for its last; their outputs side by side are the function's arguments."""
     first, last = subject.mlp(layer)
     return tuple(m for m in first.modules() if isinstance(m, LINEAR) and m is not last)
-
-
-def normalised(x: Tensor, sigma: Tensor, norm: nn.Module, kind: NormKind) -> Tensor:
-    """The norm with its denominator given and without its bias: linear in `x [..., d_model]`."""
-    return (x - x.mean(-1, keepdim=True) if kind.centred else x) / sigma * cast(Tensor, norm.weight)
-
-
-def denominator(x: Tensor, norm: nn.Module, kind: NormKind) -> Tensor:
-    """σ `[..., 1]` of a norm that reads `x [..., d_model]`."""
-    square = x.var(-1, unbiased=False, keepdim=True) if kind.centred else x.pow(2).mean(-1, keepdim=True)
-    return (square + getattr(norm, kind.eps)).sqrt()
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from isotrace.circuits.methods.method import Metric, Problem, Scores, method
 from isotrace.errors import InputError, SubjectError
 from isotrace.subjects.attention import forwards_replaced
 from isotrace.subjects.families import LAYER_NORM, NormKind
-from isotrace.subjects.frozen import _normalise, _sigma
+from isotrace.subjects.frozen import denominator, with_denominator
 from isotrace.subjects.hooks import hookpoints_edited
 from isotrace.subjects.subject import Batch, Subject
 
@@ -77,7 +77,7 @@ class ResidualPath:
         self.written: dict[str, Tensor] = {}
         with ExitStack() as stack:
             for norm in subject.norms.values():
-                keep = lambda module, args: self.sigma.__setitem__(module, _sigma(args[0], module, self.kind))  # noqa: E731
+                keep = lambda module, args: self.sigma.__setitem__(module, denominator(args[0], module, self.kind))  # noqa: E731
                 stack.callback(norm.register_forward_pre_hook(keep).remove)
             stack.enter_context(self._writers(lambda name, value: self.written.setdefault(name, value)))
             self.final = subject.hidden(batch.ids, batch.mask)
@@ -110,7 +110,7 @@ class ResidualPath:
         """Within the context the subject computes from what its writers gave, or from what `change(writer, that)`
         makes of it; norms and the head are fixed. The batch must have the rows of `batch`."""
         norms = {
-            norm: lambda x, norm=norm: _normalise(x, norm, self.sigma[norm], self.kind)
+            norm: lambda x, norm=norm: with_denominator(x, norm, self.sigma[norm], self.kind)
             for norm in self.subject.norms.values()
         }
         writers = self._writers(lambda name, _: change(name, self.written[name]))
@@ -135,7 +135,7 @@ class ResidualPath:
                 def finish(module: nn.Module, args: Any) -> None:
                     z, f = stored["z"], args[0]
                     gate = torch.where(z == 0, torch.zeros_like(z), f / torch.where(z == 0, torch.ones_like(z), z))
-                    self.head_calls.append(_HeadCall(gate, _sigma(f, module, LAYER_NORM)))
+                    self.head_calls.append(_HeadCall(gate, denominator(f, module, LAYER_NORM)))
 
                 stack.callback(dense.register_forward_hook(keep).remove)
                 stack.callback(norm.register_forward_pre_hook(finish).remove)
@@ -157,7 +157,7 @@ class ResidualPath:
         def gated(_: Tensor) -> Tensor:
             call = self.head_calls[calls[0] % len(self.head_calls)]
             calls[0] += 1
-            return _normalise(stored["z"] * call.gate, norm, call.sigma, LAYER_NORM)
+            return with_denominator(stored["z"] * call.gate, norm, call.sigma, LAYER_NORM)
 
         handle = dense.register_forward_hook(keep)
         try:

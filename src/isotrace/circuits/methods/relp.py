@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from isotrace.circuits.methods.gradients import first_order, gradients
-from isotrace.circuits.methods.linear_rules import denominator, first_maps, normalised, patterns_fixed, refuse_mlps
+from isotrace.circuits.methods.linear_rules import first_maps, patterns_fixed, refuse_mlps
 from isotrace.circuits.methods.method import Problem, Scores, method
 from isotrace.subjects.families import LAYER_NORM, NormKind
+from isotrace.subjects.frozen import denominator, scaled
 from isotrace.subjects.subject import Subject
 
 
@@ -38,7 +39,7 @@ def propagated(subject: Subject) -> Iterator[None]:
 
     def norm(module: nn.Module, args, output: Tensor, kind: NormKind) -> Tensor:
         sigma = denominator(args[0], module, kind).detach()
-        return _passing(output, normalised(args[0], sigma, module, kind))
+        return _passing(output, scaled(args[0], module, sigma, kind))
 
     def keep(_, args, output: Tensor, store: list[Tensor]) -> None:
         store.append(output)
