@@ -1,0 +1,96 @@
+"""`isotrace reproduce`: listing, running, what a run folder then holds. The studies themselves are tested with what
+they measure; here one of two rows stands for them."""
+
+import json
+import sys
+
+import polars as pl
+import pytest
+
+from isotrace.cli import main
+from isotrace.errors import InputError, SubjectError
+from isotrace.runs import read_manifest
+from isotrace.studies import STUDIES, Outcome, Setting, bundled_table, studies, study, study_of
+from isotrace.studies.task_circuits import TASKS, dictionary_for, table_of
+
+
+def run(*arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["isotrace", "reproduce", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code
+
+
+@pytest.fixture
+def halves():
+    """A study of two rows."""
+    studies()
+
+    @study("halves", "what half of a number is")
+    def compute(setting: Setting) -> Outcome:
+        numbers = setting.progress([1, 2] if setting.quick else [1, 2, 3], "halving")
+        rows = [{"n": n, "half": n / 2, "half_ci": [n / 4, float(n)]} for n in numbers]
+        return Outcome({"halves": rows}, ("intervals are made up",))
+
+    yield
+    STUDIES.pop("halves")
+
+
+def test_every_study_is_listed(monkeypatch, capsys):
+    assert not run(monkeypatch=monkeypatch)
+    listed = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [*studies()]
+    assert {"planted", "head_screening", "approximations", "edge_methods", "network"} <= {*listed}
+    assert {f"circuit_{name}" for name in TASKS} <= {*listed}
+
+
+def test_an_unknown_study_names_the_others(monkeypatch, capsys):
+    assert run("nothing", monkeypatch=monkeypatch) == InputError.exit_code
+    assert "no study 'nothing'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="planted"):
+        study_of("nothing")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_tables_notes_and_manifest_are_written(halves, tmp_path, monkeypatch, capsys, full):
+    out = tmp_path / "run"
+    assert not run("halves", "--out", out, "--json", *(["--full"] if full else []), monkeypatch=monkeypatch)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((out / "study.json").read_text())
+    assert printed["quick"] is not full
+    assert [row["half"] for row in printed["tables"]["halves"]] == [0.5, 1.0, 1.5][: 2 + full]
+    assert pl.read_parquet(out / "halves.parquet")["half_ci"][0] == "[0.25, 1]"
+    assert read_manifest(out)["status"] == "complete"
+
+
+def test_tables_are_shown(halves, tmp_path, monkeypatch, capsys):
+    assert not run("halves", "--out", tmp_path / "run", monkeypatch=monkeypatch)
+    shown = capsys.readouterr().out
+    assert "note: intervals are made up" in shown
+    assert "half_ci" in shown
+
+
+def test_a_dictionary_is_given_as_subject_and_folder(halves, tmp_path, monkeypatch, capsys):
+    code = run("halves", "--dictionary", "nowhere", "--out", tmp_path / "run", monkeypatch=monkeypatch)
+    assert code == InputError.exit_code
+    assert "SUBJECT=FOLDER" in capsys.readouterr().err
+
+
+def test_full_settings_want_the_published_dictionary(tmp_path, rotary):
+    setting = Setting(quick=False, work=tmp_path, seed=0, progress=lambda items, _: items, dictionaries={})
+    with pytest.raises(SubjectError, match="give --dictionary"):
+        dictionary_for(TASKS["reaction_class"], rotary, data=None, setting=setting)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_bundled_tables_hold_the_labels(name):
+    table = table_of(TASKS[name])
+    assert table.height > 500
+    assert table["sequence"].null_count() == 0
+    assert table[TASKS[name].label].n_unique() > 1
+
+
+def test_labels_keep_their_leading_zeros():
+    table = bundled_table("antibodies")
+    assert (table["paratope"].str.len_chars() == table["sequence"].str.len_chars()).all()
+    assert set("".join(table["paratope"])) == {"0", "1"}
