@@ -34,7 +34,7 @@ def command(
     metric: Annotated[str | None, typer.Option(help="auroc, balanced_accuracy, spearman or r2, by task.")] = None,
     controls: Annotated[int, typer.Option(min=2, help="Matched random circuits per size.")] = 20,
     bootstrap: Annotated[int, typer.Option(min=20, help="Draws of groups for the intervals.")] = 500,
-    limit: Annotated[int | None, typer.Option(min=3, help="At most so many sequences per part, at random.")] = None,
+    limit: Annotated[int | None, typer.Option(min=3, help="At most so many to discover on, and to report on.")] = None,
     against: Annotated[
         list[Path] | None, typer.Option(help="Run folder of another task's circuit, to count shared parts; repeatable.")
     ] = None,

@@ -70,7 +70,7 @@ def _flat(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def named_parts(found: TaskCircuit, n: int, tables: FeatureTables) -> pl.DataFrame:
     """The circuit of `n` parts, best first, as `TaskCircuit.parts` has it, with the subject's numbers of the layers; of
     features with their `label` ("not annotated" where nobody did) and its held-out `f1`."""
-    table = found.parts(n).with_columns(layer=pl.col("layer").replace_strict(dict(enumerate(_layers(found)))))
+    table = found.parts(n).with_columns(layer=pl.col("layer").replace_strict(dict(enumerate(found.layer_numbers()))))
     if not isinstance(found.features.basis, FeatureBasis):
         return table
     keys = list(table.select("layer", "feature").iter_rows())
@@ -86,13 +86,7 @@ def layer_rows(found: TaskCircuit) -> list[dict[str, Any]]:
     basis, rows = found.features.basis, found.summary["layers"]
     n = sum(row["n"] for row in rows)
     made = []
-    for row, size, layer in zip(rows, basis.sizes, _layers(found), strict=True):
+    for row, size, layer in zip(rows, basis.sizes, found.layer_numbers(), strict=True):
         low, high = scipy.stats.hypergeom(basis.n, size, n).interval(0.95)
         made.append(row | {"layer": layer, "interval": [float(low), float(high)]})
     return made
-
-
-def _layers(found: TaskCircuit) -> Sequence[int]:
-    """The subject's numbers of the layers of the basis."""
-    basis = found.features.basis
-    return basis.dictionary.config.layers if isinstance(basis, FeatureBasis) else range(len(basis.sizes))

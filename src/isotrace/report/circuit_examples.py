@@ -1,7 +1,6 @@
 """Report sequences of a task to draw: which, what subject and circuit say of them, and what speaks for it where."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +12,10 @@ from torch import Tensor
 
 from isotrace.activations.fast import fast_kernels
 from isotrace.annotation.data import read
-from isotrace.circuits.methods.relp import propagated
 from isotrace.circuits.tasks.basis import Keep, Statistics, Writers
 from isotrace.circuits.tasks.data import Example, TaskData, batches
 from isotrace.circuits.tasks.metrics import auroc
-from isotrace.circuits.tasks.ranking import BATCH_TOKENS, _along, _total
+from isotrace.circuits.tasks.ranking import BATCH_TOKENS, at_point
 from isotrace.circuits.tasks.readout import Readout
 from isotrace.circuits.tasks.sweep import top
 from isotrace.circuits.tasks.task_circuit import Progress, TaskCircuit
@@ -61,11 +59,7 @@ def token_contributions(
         share, at = shares[at : at + n], at + n
 
         output = _combined(readout, chosen, batch, share)
-        with propagated(basis.subject) if ranking == "relp" else nullcontext():
-            if ranking == "eap_ig":
-                active, slopes = _along(basis, batch, base, output)
-            else:
-                active, slopes = _total(basis, batch, base, output, statistics, None)
+        active, slopes = at_point(ranking, basis, batch, base, output, statistics)
         total = torch.zeros(batch.ids.shape, dtype=torch.float64)
         for layer, kept in enumerate(keep):
             slope = torch.cat([slopes[t] for t in basis.targets(layer)], -1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from isotrace.circuits.tasks.summary import CURVES
 from isotrace.report.page import percent
 
 WIDTH, HEIGHT = 480, 390
@@ -20,15 +21,15 @@ ORANGE, BLUE = "#b3560a", "#1f609f"
 LEVELS = (0.79, 0.9)
 Point = tuple[float, float]
 
-NOUNS = {"feature": "features", "neuron": "neurons", "head": "attention heads", "attention": "attention layers",
+NOUNS = {"feature": "features", "neuron": "neurons", "head": "heads", "attention": "attention layers",
          "mlp": "MLPs"}  # fmt: skip
-LINES: dict[str, tuple[str, str, str, Callable[[Mapping[str, Any]], float]]] = {
-    "neurons": ("best neurons", ORANGE, "", lambda e: e["neurons"]["sufficiency"]),
-    "random": ("matched random {}", GREY, "", lambda e: e["random"]["mean"]),
-    "teacher_forced": ("{}, teacher-forced", BLUE, "5 4", lambda e: e["teacher_forced"]["sufficiency"]),
-    "features": ("{}, free-running", BLUE, "", lambda e: e["free_running"]["sufficiency"]),
+LINES = {
+    "neurons": ("best neurons", ORANGE, ""),
+    "random": ("matched random ones", GREY, ""),
+    "teacher_forced": ("the same, teacher-forced", BLUE, "5 4"),
+    "features": ("{}, free-running", BLUE, ""),
 }
-"""Curve → (name with a place for the noun, colour, dashes, value in an entry of the sweep), in the order of drawing."""
+"""Curve of the summary → (name with a place for the noun, colour, dashes), in the order of drawing."""
 
 
 def curve_svg(summary: Mapping[str, Any]) -> str:
@@ -37,7 +38,7 @@ def curve_svg(summary: Mapping[str, Any]) -> str:
     circuit and ∅ it reaches at most as far again to either side. Bands are cut at the edge: tables have the ends."""
     sweep, n_all, empty = summary["sweep"], summary["n_features"], summary["empty"]
     noun = NOUNS[summary["mediator"]]
-    low, high = _reach([*(get(e) for e in sweep for *_, get in LINES.values()), empty["sufficiency"], 0.0, 1.0])
+    low, high = _reach([*(get(e) for e in sweep for get in CURVES.values()), empty["sufficiency"], 0.0, 1.0])
     ends = [end for e in (*(e["free_running"] for e in sweep), empty) for end in e["ci"]]
     low, high = _reach([low, high, *(min(max(end, 2 * low - high), 2 * high - low) for end in ends)])
     first = min(e["n"] for e in sweep)
@@ -52,7 +53,8 @@ def curve_svg(summary: Mapping[str, Any]) -> str:
         ends = [(across(e["n"]), *e[key]["ci"]) for e in sweep if np.isfinite(e[key]["ci"]).all()]
         outline = [(x, down(b)) for x, _, b in ends] + [(x, down(a)) for x, a, _ in reversed(ends)]
         parts.append(_band(outline, fill, within=(LEFT, TOP, RIGHT, BOTTOM)))
-    for name, colour, dash, value in LINES.values():
+    for curve, (name, colour, dash) in LINES.items():
+        value = CURVES[curve]
         at = [(e, across(e["n"]), down(value(e))) for e in sweep if math.isfinite(value(e))]
         style = f'stroke-dasharray="{dash}"' if dash else 'stroke-width="2"'
         parts.append(_path([(x, y) for _, x, y in at], colour, style))
@@ -62,7 +64,7 @@ def curve_svg(summary: Mapping[str, Any]) -> str:
         parts.append(_path([(LEFT + 22, at), (RIGHT, at)], BLUE, 'stroke-dasharray="1 4"'))
         parts.append(_whisker(LEFT + 22, [down(min(max(v, low), high)) for v in empty["ci"]], BLUE))
         parts.append(_dot(LEFT + 22, at, BLUE, f"∅, no {noun} at all: {percent(empty['sufficiency'])}", r=4.5))
-    for i, (name, colour, dash, _) in enumerate(reversed(LINES.values())):
+    for i, (name, colour, dash) in enumerate(reversed(LINES.values())):
         x, y = 8 + i % 2 * 240, 20 + i // 2 * 20
         parts.append(_path([(x, y - 4), (x + 26, y - 4)], colour, f'stroke-dasharray="{dash}" stroke-width="2.5"'))
         parts.append(_text(x + 32, y, name.format(noun), "start", size=13))

@@ -12,6 +12,7 @@ from isotrace.report.page import finite, interval, number, percent, render_page
 from isotrace.runs import to_jsonable
 
 SHOWN_PARTS = 200
+NAMES = ("layer", "feature")  # columns whose numbers name something
 METRICS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy",
            "spearman": "Spearman correlation", "r2": "R²"}  # fmt: skip
 EXPLAINED = {
@@ -66,7 +67,7 @@ def render_circuit(
         "drawings": finite(drawings),
         "explained": _explained(found, about["element"]),
         "picked": PICKED[{"regression": "rank", "mutation": "rank", "residue": "residue"}.get(found.data.kind, "hit")],
-        "tables": {key: _table(page[key]) for key in ("overlap", "illusion") if page.get(key)},
+        "tables": {key: _table(_located(page[key], found)) for key in ("overlap", "illusion") if page.get(key)},
         "config": to_jsonable(found.config),
         "created": manifest["started"],
         "command": manifest["command"],
@@ -130,16 +131,24 @@ def _explained(found: TaskCircuit, element: str) -> str:
     return EXPLAINED[kind].format(second=data.classes[-1] if data.classes else "", element=element)
 
 
+def _located(rows: Sequence[dict[str, Any]], found: TaskCircuit) -> list[dict[str, Any]]:
+    """The rows with the subject's numbers of the layers."""
+    numbers = found.layer_numbers()
+    return [row | {"layer": numbers[row["layer"]]} if "layer" in row else row for row in rows]
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Rows of any one shape as columns and cells of text."""
     columns = [*rows[0]]
     return {
         "columns": [c.replace("_", " ") for c in columns],
-        "rows": [[_cell(row[c]) for c in columns] for row in rows],
+        "rows": [[str(row[c]) if c in NAMES else _cell(row[c]) for c in columns] for row in rows],
     }
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
         pair = len(value) == 2 and all(v is None or isinstance(v, (int, float)) for v in value)
         return interval(value) if pair else ", ".join(_cell(v) for v in value)

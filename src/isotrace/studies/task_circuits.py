@@ -33,8 +33,8 @@ TRAINING_TOKENS = 150_000
 
 @dataclass(frozen=True)
 class RealTask:
-    """`table`: of `bundled_table`. `limits`: sequences per part, quick and full. `least`: sequences a class needs,
-    rarer ones are left out. `quick_controls`: random circuits per size in quick settings."""
+    """`table`: of `bundled_table`. `limits`: sequences to discover and to report on, quick and full. `least`: sequences
+    a class needs, rarer ones are left out. `quick_controls`: random circuits per size in quick settings."""
 
     subject: str
     dictionary: str | None
@@ -50,17 +50,17 @@ class RealTask:
 
 MOLM = ("bundled:molm", "bundled:molm-clt")
 TASKS = {
-    "bbb": RealTask(*MOLM, "bbb", "smiles", "bbb", "split_scaffold", "class", (400, None)),
-    "bace": RealTask(*MOLM, "bace", "smiles", "Class", "split_scaffold", "class", (400, None)),
+    "bbb": RealTask(*MOLM, "bbb", "smiles", "bbb", "split_scaffold", "class", (200, 400)),
+    "bace": RealTask(*MOLM, "bace", "smiles", "Class", "split_scaffold", "class", (200, 400)),
     "esol": RealTask(
         *MOLM, "esol", "smiles", "measured_log_solubility_mol_per_l", "split_scaffold",
-        "regression", (400, None),
+        "regression", (200, 400),
     ),
     "reaction_class": RealTask(
-        "pypi:rxnfp/bert_pretrained", None, "reactions", "reaction", "rx_class", None, "class", (120, 300), 10
+        "pypi:rxnfp/bert_pretrained", None, "reactions", "reaction", "rx_class", None, "class", (100, 200), 10
     ),
-    "v_gene": RealTask(ANTIBERTY, None, "antibodies", "sequence", "v_family", None, "class", (100, 150), 10, 30),
-    "paratope": RealTask(ANTIBERTY, None, "antibodies", "sequence", "paratope", None, "residue", (60, 120), 10),
+    "v_gene": RealTask(ANTIBERTY, None, "antibodies", "sequence", "v_family", None, "class", (80, 120), 10, 30),
+    "paratope": RealTask(ANTIBERTY, None, "antibodies", "sequence", "paratope", None, "residue", (50, 80), 10),
 }  # fmt: skip
 
 

@@ -108,7 +108,8 @@ def prepare(
 
     `split` names parts: train and valid and test, or fit and discover and report; without the middle one, half of
     the groups of the first become it. Without `split` groups are dealt out at random, two, one and one quarter of
-    the sequences. At most `limit` sequences per part are taken, at random. Raises InputError for a missing column,
+    the sequences. At most `limit` sequences to discover on, and as many to report on, are taken at random; a readout is
+    fitted on all there are. Raises InputError for a missing column,
     groups that stand in two parts, a part without examples, and a task of one class or constant labels.
     """
     for option, column in (("--label", label), ("--split", split), ("--group", group), ("--mutations", mutations)):
@@ -123,7 +124,7 @@ def prepare(
     for row in rows.iter_rows(named=True):
         text, value = row["sequence"].strip(), row[label]
         try:
-            if value is None or not str(value).strip():
+            if value is None or str(value).strip().lower() in ("", "nan"):
                 raise InputError(f"it has no label in column {label!r}")
             if split is not None and row[split] is None:
                 raise InputError(f"it has no part in column {split!r}")
@@ -144,11 +145,13 @@ def prepare(
             given.append(None if split is None else str(row[split]))
         except InputError as error:
             refused.append((row["index"], reading.text, str(error)))
+    if not examples:
+        raise InputError(f"no row can be used; first reason: {refused[0][2]}.")
     where = _dealt(examples, seed) if split is None else _named(cast("list[str]", given), examples, split, seed)
     parts = {}
     for part in PARTS:
         chosen = [e for e, p in zip(examples, where, strict=True) if p == part]
-        if limit is not None and len(chosen) > limit:
+        if limit is not None and part != "fit" and len(chosen) > limit:
             chosen = [chosen[i] for i in np.random.default_rng((seed, 2)).permutation(len(chosen))[:limit]]
         parts[part] = tuple(sorted(chosen, key=lambda e: len(e.ids)))
     data = TaskData(kind, label, classes, parts, rejects_frame(refused))

@@ -36,16 +36,24 @@ STEPS = 5
 BATCH_TOKENS = 2_048
 
 
+def check_ranking(name: str, basis: Basis) -> None:
+    """Raises InputError for a name not in RANKINGS, or, of parts that are no `Writers`, for no method for nodes."""
+    if isinstance(basis, Parts):
+        if method_of(name).ranks != "node":
+            raise InputError(f"{name} ranks edges, not parts: give another ranking.")
+    elif name not in RANKINGS:
+        raise InputError(f"no ranking {name!r} of {basis.name}: give one of {', '.join(RANKINGS)}.")
+
+
 def rank(
     name: str, basis: Basis, readout: Readout, data: TaskData, statistics: Statistics,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:  # fmt: skip
-    """Scores `[parts]` float64, layers one after the other. Raises InputError for a name not in RANKINGS and, of parts
-    that are no `Writers`, for one that is no method for nodes."""
+    """Scores `[parts]` float64, layers one after the other. Raises InputError as `check_ranking` does."""
+    check_ranking(name, basis)
     if isinstance(basis, Parts):
         return _by_method(method_of(name), basis, readout, data, statistics, progress)
-    if name not in RANKINGS or not isinstance(basis, Writers):
-        raise InputError(f"no ranking {name!r} of {basis.name}: give one of {', '.join(RANKINGS)}.")
+    assert isinstance(basis, Writers)
     if name != "pruning":
         return _scores(name, basis, readout, data, statistics, None, progress)
     alive, ordered = torch.arange(basis.n), torch.zeros(0, dtype=torch.long)
@@ -77,17 +85,25 @@ def _scores(
         def surrogate(final: Tensor, chosen=chosen, batch=batch, share=share) -> Tensor:
             return (readout.outputs(chosen, batch, final) * share).sum()
 
-        with propagated(basis.subject) if name == "relp" else nullcontext():
-            if name == "eap_ig":
-                active, slopes = _along(basis, batch, base, surrogate)
-            else:
-                active, slopes = _total(basis, batch, base, surrogate, statistics, keep)
+        active, slopes = at_point(name, basis, batch, base, surrogate, statistics, keep)
         _accumulate(totals, basis, batch, active, slopes, statistics)
     return torch.cat(totals)
 
 
 Slopes = list[Tensor]
 """∂S/∂(what is written), `[batch, tokens, d_out]` per layer."""
+
+
+def at_point(
+    name: str, basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor],
+    statistics: Statistics, keep: Keep | None = None,
+) -> tuple[list[Tensor], Slopes]:  # fmt: skip
+    """(activations `[batch, tokens, parts]` per layer, slopes) where the ranking of that name takes them; `pruning` as
+    attribution patching. `base`: `Writers.base`."""
+    with propagated(basis.subject) if name == "relp" else nullcontext():
+        if name == "eap_ig":
+            return _along(basis, batch, base, surrogate)
+        return _total(basis, batch, base, surrogate, statistics, keep)
 
 
 def _total(
@@ -175,8 +191,6 @@ def _by_method(
     progress: Callable[[Iterable], Iterable],
 ) -> Tensor:  # fmt: skip
     """The method's scores of every component, a node being all positions, summed over the sequences."""
-    if chosen.ranks != "node":
-        raise InputError(f"{chosen.name} ranks edges, not parts: give another ranking.")
     examples = data.parts["discover"]
     coefficients, at = torch.from_numpy(readout.coefficients(examples)).float(), 0
     totals = [torch.zeros(n, dtype=torch.float64) for n in basis.sizes]

@@ -10,11 +10,13 @@ A probe is fitted once, on the subject, and never on a circuit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from warnings import catch_warnings, filterwarnings, simplefilter
 
 import numpy as np
 import torch
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -148,10 +150,14 @@ def _fit(x: np.ndarray, y: np.ndarray, groups: np.ndarray, kind: Kind, seed: int
         model, name, strengths = LogisticRegression(max_iter=2_000), "logisticregression__C", STRENGTHS["class"]
         scoring = "roc_auc" if len(np.unique(y)) == 2 else "accuracy"
     pipeline = make_pipeline(StandardScaler(), model)
-    folds = GroupKFold(min(4, len(np.unique(groups))))
-    # a fold without one of the classes has no score: such a split cannot choose, and the plainest strength stands
+    n_folds = min(4, len(np.unique(groups)))
+    folds = GroupKFold(n_folds) if kind == "regression" else StratifiedGroupKFold(n_folds)
     search = GridSearchCV(pipeline, {name: strengths}, scoring=scoring, cv=folds, error_score=np.nan)
-    fitted = search.fit(x, y, groups=groups).best_estimator_
+    with catch_warnings():
+        # a fold without one of the classes has no score: such folds cannot choose, and the first strength stands
+        simplefilter("ignore", UndefinedMetricWarning)
+        filterwarnings("ignore", "(.*test scores are non-finite|.*fits failed|The least populated class)", UserWarning)
+        fitted = search.fit(x, y, groups=groups).best_estimator_
     scaler, linear = fitted[0], fitted[1]
     coefficient = np.atleast_2d(linear.coef_) / scaler.scale_
     bias = np.atleast_1d(linear.intercept_) - coefficient @ scaler.mean_

@@ -33,15 +33,19 @@ def area(entries: list[dict[str, Any]], get: Callable[[dict[str, Any]], float]) 
 
 def warnings(summary: dict[str, Any]) -> list[str]:
     """What a reader must know before the numbers are believed."""
-    found, empty = [], summary["empty"]["sufficiency"]
+    found, empty, part = [], summary["empty"]["sufficiency"], summary["mediator"]
     if empty > 0.25:
         found.append(
-            f"with no feature at all, attention and embeddings keep {empty:.0%} of the metric above chance: read the "
+            f"with no {part} at all, the rest of the subject keeps {empty:.0%} of the metric above chance: read the "
             "faithfulness, which starts there"
+        )
+    if summary["task"]["n_report_groups"] < 10:
+        found.append(
+            f"the report part has {summary['task']['n_report_groups']} groups: intervals over so few mean little"
         )
     if summary["sweep"][-1]["fraction"] == 1 and summary["sweep"][-1]["free_running"]["sufficiency"] < 0.9:
         found.append(
-            f"all features together keep {summary['sweep'][-1]['free_running']['sufficiency']:.0%}: the dictionary "
+            f"all {part}s together keep {summary['sweep'][-1]['free_running']['sufficiency']:.0%}: the dictionary "
             "loses part of what the task needs"
         )
     smallest = summary["smallest"]["79"]
@@ -49,7 +53,7 @@ def warnings(summary: dict[str, Any]) -> list[str]:
         return [*found, "no circuit of the sweep keeps 79 %"]
     entry = next(e for e in summary["sweep"] if e["n"] == smallest)
     if not entry["free_running"]["ci"][0] > entry["random"]["ci"][1]:
-        found.append(f"at {smallest} features the interval overlaps that of random circuits")
-    if not entry["free_running"]["ci"][0] > entry["neurons"]["ci"][1]:
-        found.append(f"at {smallest} features the circuit does not beat as many neurons with separate intervals")
+        found.append(f"at {smallest} {part}s the interval overlaps that of random circuits")
+    if part != "neuron" and not entry["free_running"]["ci"][0] > entry["neurons"]["ci"][1]:
+        found.append(f"at {smallest} {part}s the circuit does not beat as many neurons with separate intervals")
     return found

@@ -80,8 +80,10 @@ class Judge:
 
 
 def interval(draws: np.ndarray) -> list[float]:
-    """95 % percentile interval; NaN if any draw is."""
-    return np.quantile(draws, [0.025, 0.975]).tolist() if np.isfinite(draws).all() else [np.nan, np.nan]
+    """95 % percentile interval. Draws in which the share is not defined are left out, if they are fewer than one in
+    twenty; else there is no interval, NaN."""
+    defined = draws[np.isfinite(draws)]
+    return np.quantile(defined, [0.025, 0.975]).tolist() if len(defined) > 0.95 * len(draws) else [np.nan, np.nan]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +95,13 @@ class Anchors:
     chance: float
 
     def kept(self, value: np.ndarray) -> np.ndarray:
-        return (value - self.chance) / (self.subject - self.chance)
+        return _share(value - self.chance, self.subject - self.chance)
 
     def faithful(self, value: np.ndarray) -> np.ndarray:
-        return (value - self.empty) / (self.subject - self.empty)
+        return _share(value - self.empty, self.subject - self.empty)
 
     def fall(self, value: np.ndarray) -> np.ndarray:
-        return (self.subject - value) / (self.subject - self.chance)
+        return _share(self.subject - value, self.subject - self.chance)
 
     def summary(self, value: np.ndarray) -> dict[str, Any]:
         kept, faithful = self.kept(value), self.faithful(value)
@@ -110,6 +112,11 @@ class Anchors:
             "faithfulness": faithful[0],
             "faithfulness_ci": interval(faithful[1:]),
         }
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """NaN where there is nothing to share."""
+    return part / np.where(whole == 0, np.nan, whole)
 
 
 def pooled(shares: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
@@ -164,3 +171,12 @@ def controls(
     for _ in progress(range(n)):
         shares.append(share(judge.circuit(basis, matched(keep, statistics, rng), statistics, way)))
     return pooled(shares, seed)
+
+
+def per_layer(keep: Keep, basis: Basis) -> list[dict[str, Any]]:
+    """Parts of the circuit per layer, and how many a random choice would put there."""
+    n = sum(len(kept) for kept in keep)
+    return [
+        {"layer": layer, "n": len(kept), "expected": n * size / basis.n}
+        for layer, (kept, size) in enumerate(zip(keep, basis.sizes, strict=True))
+    ]

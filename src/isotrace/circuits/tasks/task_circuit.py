@@ -26,10 +26,10 @@ from isotrace.circuits.tasks.basis import Basis, FeatureBasis, Keep, NeuronBasis
 from isotrace.circuits.tasks.data import PARTS, TaskData, batches
 from isotrace.circuits.tasks.memo import Memo
 from isotrace.circuits.tasks.parts import Parts
-from isotrace.circuits.tasks.ranking import RANKINGS, rank
+from isotrace.circuits.tasks.ranking import RANKINGS, check_ranking, rank
 from isotrace.circuits.tasks.readout import BATCH_TOKENS, Readout, fit_readout
 from isotrace.circuits.tasks.summary import CURVES, LEVELS, area, smallest, warnings
-from isotrace.circuits.tasks.sweep import Anchors, Judge, controls, interval, sizes_on_grid, top
+from isotrace.circuits.tasks.sweep import Anchors, Judge, controls, interval, per_layer, sizes_on_grid, top
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.errors import InputError
 from isotrace.subjects.subject import Subject
@@ -116,7 +116,10 @@ def find_circuit(
     than there are, and where the subject does no better than chance on the report part."""
     bases = (_parts(subject, dictionary, config), NeuronBasis(subject, dictionary.config.layers))
     sizes = sizes_on_grid(bases[0].n, config.sizes)
-    if sizes[0] < 1 or sizes[-1] > bases[0].n:
+    check_ranking(config.ranking, bases[0])
+    if sizes[0] < 1:
+        raise InputError(f"a circuit of {sizes[0]} parts was asked for: it needs one at least.")
+    if sizes[-1] > bases[0].n:
         raise InputError(f"a circuit of {sizes[-1]} features was asked for, and there are {bases[0].n}: ask for less.")
     memo = Memo(work, subject.files.weights_sha256, _fingerprint(data, config, dictionary))
     readout = _stored_readout(subject, data, config, memo)
@@ -136,6 +139,7 @@ def find_circuit(
             "kind": data.kind, "label": data.label, "classes": list(data.classes),
             **{f"n_{part}": len(data.parts[part]) for part in PARTS},
             "n_groups": len({e.group for part in PARTS for e in data.parts[part]}),
+            "n_report_groups": len({e.group for e in data.parts["report"]}),
             "n_rejected": data.rejects.height,
         },
         "task_metric": {
@@ -154,7 +158,7 @@ def find_circuit(
         },
         "necessity": _necessity(reference, judge, features, neurons, config),
         "unsigned": _unsigned(reference, judge, features),
-        "layers": _layers(features, reference),
+        "layers": per_layer(top(features.basis, features.scores, reference), features.basis),
     }  # fmt: skip
     if isinstance(bases[0], Writers):
         summary["illusion"] = _illusions(
@@ -195,7 +199,7 @@ def _fingerprint(data: TaskData, config: TaskConfig, dictionary: Dictionary) -> 
     digest.update(repr(dictionary.fingerprint()).encode())
     for part in PARTS:
         for example in data.parts[part]:
-            digest.update(repr((part, example.group, example.places)).encode())
+            digest.update(repr((part, example.group, example.places, example.swaps)).encode())
             digest.update(example.ids.tobytes() + np.asarray(example.y, dtype=float).tobytes())
     return digest.hexdigest()
 
@@ -289,12 +293,3 @@ def _unsigned(n: int, judge: Judge, features: Ranked) -> dict[str, Any]:
     keep = top(features.basis, features.scores.abs(), n)
     value = judge.circuit(features.basis, keep, features.statistics, "free_running")
     return {"n": n} | features.anchors.summary(value)
-
-
-def _layers(features: Ranked, n: int) -> list[dict[str, Any]]:
-    """Parts of the circuit per layer, and how many a random choice would put there."""
-    keep = top(features.basis, features.scores, n)
-    return [
-        {"layer": layer, "n": len(kept), "expected": n * size / features.basis.n}
-        for layer, (kept, size) in enumerate(zip(keep, features.basis.sizes, strict=True))
-    ]

@@ -1,0 +1,300 @@
+"""The report of a task circuit: contributions per token, which sequences are drawn, tables, pictures, the page."""
+
+import json
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+from math import comb
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import tiny
+from isotrace.annotation.features import FeatureTables
+from isotrace.circuits.tasks.basis import FeatureBasis, Statistics
+from isotrace.circuits.tasks.data import Example, batches, prepare
+from isotrace.circuits.tasks.ranking import rank
+from isotrace.circuits.tasks.readout import Readout, fit_readout
+from isotrace.circuits.tasks.sweep import Anchors, top
+from isotrace.circuits.tasks.task_circuit import Ranked, TaskCircuit, TaskConfig, find_circuit
+from isotrace.dictionaries.saving import reference, save_dictionary
+from isotrace.domains.domain import domain_of
+from isotrace.report.circuit import layer_rows, named_parts, save_circuit
+from isotrace.report.circuit_examples import output_drawn, pick, token_contributions
+from isotrace.report.circuit_figures import curve_svg, falls_svg
+from isotrace.runs import open_run
+
+CHAINS = ["".join(p) for n in (4, 5) for p in product("CNO", repeat=n) if p[1] == "C"]
+KINDS = ("class", "classes", "regression", "residue", "masked", "mutation")
+
+
+def rows(kind: str) -> pl.DataFrame:
+    """Chains of C, N and O; the label goes by their number of O."""
+    oxygens = [c.count("O") for c in CHAINS]
+    label = {
+        "class": ["odd" if n % 2 else "even" for n in oxygens],
+        "classes": [f"{min(n, 2)} of O" for n in oxygens],
+        "regression": [n + 0.5 for n in oxygens],
+        "residue": ["".join("1" if a == "O" else "0" for a in c) for c in CHAINS],
+        "masked": [1] * len(CHAINS),
+        "mutation": [n + 0.5 for n in oxygens],
+    }[kind]
+    part = [("train", "valid", "test")[(i + i // 3) % 3] for i in range(len(CHAINS))]
+    return pl.DataFrame(
+        {"sequence": CHAINS, "label": label, "part": part, "change": ["C2N"] * len(CHAINS), "own": CHAINS}
+    ).with_row_index("index")
+
+
+def data_of(subject, kind: str):
+    named = "class" if kind == "classes" else kind
+    return prepare(
+        subject, domain_of("molecule"), rows(kind), label="label", kind=named, split="part", group="own",
+        mutations="change" if kind == "mutation" else None, seed=0,
+    )  # fmt: skip
+
+
+def made_circuit(subject, kind: str, ranking: str = "attribution_patching", **given) -> TaskCircuit:
+    """A circuit with a real ranking and readout, and a summary made up: one size, numbers that are missing."""
+    data = data_of(subject, kind)
+    readout = fit_readout(subject, data, None, 0)
+    dictionary = tiny.random_dictionary(subject, **given)
+    basis = FeatureBasis(subject, dictionary)
+    statistics = basis.statistics(batch for _, batch in data.batches("discover", 512, subject.pad_id))
+    scores = rank(ranking, basis, readout, data, statistics)
+    anchors = Anchors(np.ones(3), np.zeros(3), readout.chance)
+    features = Ranked(basis, statistics, scores, anchors)
+    share = {"value": 0.8, "sufficiency": 0.9, "ci": [0.7, 1.1], "faithfulness": float("nan"),
+             "faithfulness_ci": [float("nan")] * 2}  # fmt: skip
+    random = {"mean": 0.2, "ci": [0.1, 0.3], "sd": 0.1, "n": 2}
+    neurons = {"n": 5, "fraction": 0.1} | share | {"difference": 0.0, "difference_ci": [-0.1, 0.1]}
+    entry = {"n": 5, "fraction": 5 / basis.n, "free_running": share, "teacher_forced": share, "random": random,
+             "neurons": neurons}  # fmt: skip
+    sizes = {"79": 5, "90": None}
+    summary = {
+        "task": {"kind": data.kind, "label": data.label, "classes": list(data.classes), "n_fit": 1, "n_discover": 1,
+                 "n_report": 1, "n_groups": 3, "n_rejected": 0},
+        "task_metric": {"name": readout.metric, "subject": 0.8, "subject_ci": [0.7, 0.9], "chance": readout.chance},
+        "mediator": "feature", "n_features": basis.n, "n_neurons": 72, "ranking": ranking, "empty": share,
+        "sweep": [entry], "area": dict.fromkeys(("features", "teacher_forced", "random", "neurons"), 0.5),
+        "smallest": sizes, "smallest_teacher_forced": sizes, "smallest_neurons": sizes, "smallest_random": sizes,
+        "necessity": {"n": 5, "value": 0.6, "fall": 0.4, "ci": [0.3, 0.5], "random": random,
+                      "neurons": {"n": 5, "value": 0.7, "fall": 0.3, "ci": [0.2, 0.4]}},
+        "unsigned": {"n": 5} | share,
+        "layers": [{"layer": i, "n": len(kept), "expected": 5 * size / basis.n}
+                   for i, (kept, size) in enumerate(zip(top(basis, scores, 5), basis.sizes, strict=True))],
+        "warnings": ["a <b>warning</b>"],
+    }  # fmt: skip
+    config = TaskConfig(ranking=ranking)
+    return TaskCircuit(data, readout, features, features, summary, config)
+
+
+def saved(found: TaskCircuit, subject, folder, n_drawn: int = 4):
+    """(the run folder, the page)."""
+    save_dictionary(found.features.basis.dictionary, folder / "dictionary", reference(subject), dtype=torch.float32,
+                    training={})  # fmt: skip
+    with open_run(folder / "run", command="isotrace circuit", seed=0, inputs={}, overwrite=False) as run:
+        save_circuit(run, found, subject, domain_of("molecule"), str(folder / "dictionary"), n_drawn=n_drawn)
+    return folder / "run", (folder / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("ranking", ["attribution_patching", "eap_ig", "relp"])
+@pytest.mark.parametrize("kind", ["regression", "classes", "residue"])
+def test_contributions_add_up_to_the_scores_of_the_circuit(rotary, kind, ranking):
+    found = made_circuit(rotary, kind, ranking)
+    ranked, examples = found.features, found.data.parts["discover"]
+    keep = top(ranked.basis, ranked.scores, 7)
+    parts = token_contributions(
+        ranked.basis, ranked.statistics, keep, found.readout, examples, found.readout.coefficients(examples), ranking
+    )
+    assert [len(p) for p in parts] == [len(e.ids) for e in examples]
+    expected = ranked.scores.sort(descending=True).values[:7].sum().item()
+    assert sum(p.sum() for p in parts) == pytest.approx(expected, rel=1e-4)
+
+
+def test_contributions_of_a_sequence_do_not_depend_on_its_batch(rotary):
+    found = made_circuit(rotary, "regression")
+    ranked, examples = found.features, [*found.data.parts["report"][:2], found.data.parts["report"][-1]]
+    assert len({len(e.ids) for e in examples}) == 2  # so that one of them is padded
+    keep = top(ranked.basis, ranked.scores, 7)
+    ones = lambda n: np.ones((n, 1))  # noqa: E731
+    given = (ranked.basis, ranked.statistics, keep, found.readout)
+    together = token_contributions(*given, examples, ones(3), "attribution_patching")
+    for example, expected in zip(examples, together, strict=True):
+        (alone,) = token_contributions(*given, [example], ones(1), "attribution_patching")
+        np.testing.assert_allclose(alone, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_contributions_are_what_a_nudge_of_the_writes_does(rotary64):
+    """Against finite differences, whose precision is that of the rotary embedding, which stays float32."""
+    subject, dictionary = rotary64, tiny.random_dictionary(rotary64, window=2)
+
+    class Nudged(FeatureBasis):
+        nudge: dict = {}  # noqa: RUF012
+
+        def finish(self, layer, total, x):
+            return super().finish(layer, total + self.nudge.get(layer, 0.0), x)
+
+    basis = Nudged(subject, dictionary)
+    generator = torch.Generator().manual_seed(1)
+    mean = tuple(torch.rand(n, generator=generator) for n in basis.sizes)
+    statistics = Statistics(mean, mean)
+    readout = Readout(subject, "regression", "spearman", 0.0, torch.randn(16, 1, generator=generator), torch.zeros(1))
+    ids = subject.tokenize(["CCO"]).ids[0].numpy()
+    example = Example(0, "CCO", ids, "", 1.0)
+    keep = tuple(torch.tensor([1, 4, 7]) for _ in basis.sizes)
+    (found,) = token_contributions(basis, statistics, keep, readout, [example], np.ones((1, 1)), "attribution_patching")
+    (_, batch), = batches([example], 100, subject.pad_id)  # fmt: skip
+    active: list = []
+    everything = tuple(torch.arange(n) for n in basis.sizes)
+    original = basis.encode
+    basis.encode = lambda layer, x: active.append(original(layer, x)) or active[-1]
+    basis.kept(batch, everything, statistics)
+    basis.encode = original
+    for token in range(len(ids)):
+        written: dict = {}
+        for layer, kept in enumerate(keep):
+            change = torch.zeros(1, len(ids), 3)
+            change[0, token] = active[layer][0, token, kept] - mean[layer][kept]
+            basis.add(layer, change @ basis.rows(layer, kept), written)
+        ends = []
+        for step in (1e-3, -1e-3):
+            basis.nudge = {layer: step * w for layer, w in written.items()}
+            ends.append(readout.outputs([example], batch, basis.kept(batch, everything, statistics)).item())
+        basis.nudge = {}
+        assert found[token] == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=2e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_task_is_saved_and_drawn(rotary, kind, tmp_path):
+    found = made_circuit(rotary, kind)
+    folder, page = saved(found, rotary, tmp_path)
+    assert json.loads((folder / "circuit.json").read_text())["sweep"][0]["free_running"]["faithfulness"] is None
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["files"]) == {"circuit.json", "sweep.parquet", "parts.parquet", "rejects.parquet", "curve.svg",
+                                      "layers.svg", "report.html"}  # fmt: skip
+    assert page.count("<article>") == 4
+    assert page.count("lowers it") == 4
+    assert page.count('class="labelled"') == (4 if kind in ("residue", "masked", "mutation") else 0)
+    assert "<b>warning</b>" not in page
+    assert "NaN" not in page
+    assert "nan" not in page
+
+
+def test_a_circuit_found_is_saved_as_it_was_found(rotary, tmp_path):
+    dictionary = tiny.random_dictionary(rotary)
+    config = TaskConfig(sizes=(2, 12, 36), n_controls=2, n_bootstrap=20)
+    found = find_circuit(rotary, dictionary, data_of(rotary, "regression"), config)
+    folder, page = saved(found, rotary, tmp_path, n_drawn=0)
+    sweep = pl.read_parquet(folder / "sweep.parquet")
+    assert sweep["n"].to_list() == [2, 12, 36]
+    for i, end in enumerate(("low", "high")):
+        assert sweep[f"free_running_ci_{end}"].to_list() == [e["free_running"]["ci"][i] for e in found.summary["sweep"]]
+    n = found.summary["necessity"]["n"]
+    parts = pl.read_parquet(folder / "parts.parquet")
+    assert parts.select("layer", "feature", "score").equals(found.parts(n).select("layer", "feature", "score"))
+    assert "<article>" not in page
+
+
+def test_parts_carry_the_subjects_layers_and_the_names_of_the_annotation(rotary):
+    found = made_circuit(rotary, "class", layers=(1, 2))
+    assert isinstance(found.features.basis, FeatureBasis)
+    first = found.parts(5).row(0, named=True)
+    key = {"layer": first["layer"] + 1, "feature": first["feature"]}
+    frame = pl.DataFrame([key | {"label": "ring", "f1": 0.75}], schema_overrides={"layer": pl.Int32})
+    parts = named_parts(found, 5, FeatureTables(frame, pl.DataFrame()))
+    assert set(parts["layer"]) <= {1, 2}
+    assert parts.row(0, named=True) | key == parts.row(0, named=True)
+    assert parts["label"].to_list() == ["ring"] + ["not annotated"] * 4
+    assert parts["f1"].to_list() == [0.75, None, None, None, None]
+    assert parts["score"].is_sorted(descending=True)
+
+
+def test_expected_parts_per_layer_have_the_hypergeometric_interval(rotary):
+    found = made_circuit(rotary, "class")
+    size, total = found.features.basis.sizes[0], found.features.basis.n
+    share = [Fraction(comb(size, k) * comb(total - size, 5 - k), comb(total, 5)) for k in range(6)]
+    below = [sum(share[: k + 1]) for k in range(6)]
+    expected = [next(k for k in range(6) if below[k] >= q) for q in (Fraction(25, 1000), Fraction(975, 1000))]
+    assert layer_rows(found)[0]["interval"] == expected
+
+
+def example(y, places=()) -> Example:
+    return Example(0, "C", np.zeros(4, dtype=np.int64), "", y, places)
+
+
+def test_half_of_the_drawn_are_wrong_and_the_right_ones_have_a_high_margin():
+    logits = np.asarray([3.0, 2.0, 1.0, 0.5, -1.0, -2.0, 0.2, 0.1])
+    examples, predicted = [example(1.0)] * 8, [np.asarray([[v]]) for v in logits]
+    drawn = pick("class", examples, predicted, 4, seed=0)
+    assert sorted(d.place for d in drawn if not d.right) == [4, 5]
+    right = [d.place for d in drawn if d.right]
+    assert len(right) == 2
+    assert set(right) <= {0, 1, 2}  # the upper half of 0, 1, 2, 3, 6, 7
+    assert drawn == pick("class", examples, predicted, 4, seed=0)
+    assert {tuple(d.place for d in pick("class", examples, predicted, 4, seed=s)) for s in range(8)} != {
+        tuple(d.place for d in drawn)
+    }
+
+
+def test_with_nothing_wrong_the_right_ones_fill_up():
+    drawn = pick("class", [example(0.0)] * 6, [np.asarray([[-float(i + 1)]]) for i in range(6)], 4, seed=0)
+    assert sorted((d.place, d.right, d.margin) for d in drawn) == [(i, True, i + 1.0) for i in (3, 4, 5)]
+
+
+def test_ranked_tasks_show_what_stands_near_and_far_from_its_rank():
+    y = np.arange(8.0)
+    predicted = y.copy()
+    predicted[[0, 7]] = predicted[[7, 0]]
+    drawn = pick("regression", [example(v) for v in y], [np.asarray([[p]]) for p in predicted], 4, seed=0)
+    assert sorted(d.place for d in drawn if not d.right) == [0, 7]
+    assert all(d.margin == 0 for d in drawn if d.right)
+
+
+def test_residue_tasks_go_by_the_order_inside_the_sequence():
+    labels = np.asarray([0.0, 1.0, 0.0, 1.0])
+    good, bad = np.asarray([[0.0], [1.0], [0.0], [1.0]]), np.asarray([[1.0], [0.0], [1.0], [0.0]])
+    examples = [example(labels, (0, 1, 2, 3))] * 4 + [example(np.zeros(4), (0, 1, 2, 3))]
+    drawn = pick("residue", examples, [good, bad, good / 2 + bad, good, good], 2, seed=0)
+    assert [(d.right, d.margin) for d in drawn] == [(True, 1.0), (False, 0.0)]
+
+
+def test_the_output_that_is_drawn(rotary):
+    readout = Readout(rotary, "class", "balanced_accuracy", 0.3)
+    np.testing.assert_allclose(output_drawn(readout, example(0.0), np.asarray([[0.0, 2.0, 1.0]])), [[-0.5, 1, -0.5]])
+    readout = replace(readout, kind="residue")
+    mixed = output_drawn(readout, example(np.asarray([0.0, 1.0, 0.0, 0.0])), np.zeros((4, 1)))
+    np.testing.assert_allclose(mixed[:, 0], [-1 / 3, 1, -1 / 3, -1 / 3])
+    alike = output_drawn(readout, example(np.zeros(4)), np.zeros((4, 1)))
+    np.testing.assert_allclose(alike[:, 0], 0.25)
+    np.testing.assert_array_equal(
+        output_drawn(replace(readout, kind="masked"), example(3.0), np.zeros((1, 2))), [[0, 1]]
+    )
+
+
+def test_pictures_leave_out_what_is_not_finite(rotary):
+    summary = made_circuit(rotary, "class").summary
+    gone = json.loads(json.dumps(summary["sweep"][0]))
+    gone |= {"n": 9, "free_running": gone["free_running"] | {"sufficiency": float("nan"), "ci": [float("nan")] * 2}}
+    texts = [t.text or "" for t in ET.fromstring(curve_svg(summary | {"sweep": [summary["sweep"][0], gone]})).iter()]
+    assert "5 · features, free-running: 90 %" in texts
+    assert not any(text.startswith("9 · features, free-running") for text in texts)
+    assert "9 · best neurons: 90 %" in texts
+    falls = ET.fromstring(falls_svg([("a < b", 0.5, [0.4, 0.6]), ("c", float("nan"), [float("nan")] * 2)]))
+    assert sum(e.tag.endswith("rect") for e in falls.iter()) == 2  # the background and one bar
+
+
+@pytest.mark.browser
+def test_the_page_asks_for_nothing_and_fits_every_width(rotary, tmp_path, open_page):
+    found = made_circuit(rotary, "residue", layers=(1, 2))
+    found.summary["overlap"] = [{"tasks": "<i>a</i> and b", "shared_features": 3, "ratio_ci": [0.5, 2.0]}]
+    found.summary["illusion"] = [{"layer": 0, "slope": float("nan"), "dormant": True}]
+    _, html = saved(found, rotary, tmp_path)
+    for width in (1280, 420):
+        page = open_page(html, width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("#overlap tbody td").all_inner_texts() == ["<i>a</i> and b", "3", "[0.500, 2]"]
+        assert page.locator("#illusion tbody td").all_inner_texts() == ["1", "–", "yes"]
+        assert page.locator("article").count() == 4
