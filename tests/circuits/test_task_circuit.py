@@ -263,11 +263,12 @@ def test_warnings_tell_what_the_numbers_hide():
     entry = {"n": 5, "fraction": 1.0, "free_running": {"sufficiency": 0.85, "ci": [0.6, 0.9]},
              "random": {"mean": 0.5, "ci": [0.4, 0.7]}, "neurons": {"ci": [0.1, 0.5]}}  # fmt: skip
     summary = {"empty": {"sufficiency": 0.4}, "sweep": [entry], "smallest": {"79": 5}, "mediator": "feature",
-               "task": {"n_report_groups": 3}}  # fmt: skip
+               "task": {"n_report_groups": 3}, "task_metric": {"subject_ci": [0.45, 0.8], "chance": 0.5}}  # fmt: skip
     said = " / ".join(warnings(summary))
     assert "keeps 40% of the metric" in said
     assert "all features together keep 85%" in said
     assert "has 3 groups" in said
+    assert "not above chance beyond its interval" in said
     assert "overlaps that of random circuits" in said
     assert "does not beat as many neurons" not in said
     assert "no circuit of the sweep keeps 79 %" in warnings(summary | {"smallest": {"79": None}})

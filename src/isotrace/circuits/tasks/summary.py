@@ -34,6 +34,12 @@ def area(entries: list[dict[str, Any]], get: Callable[[dict[str, Any]], float]) 
 def warnings(summary: dict[str, Any]) -> list[str]:
     """What a reader must know before the numbers are believed."""
     found, empty, part = [], summary["empty"]["sufficiency"], summary["mediator"]
+    metric = summary["task_metric"]
+    if not metric["subject_ci"][0] > metric["chance"]:
+        found.append(
+            "the subject's own metric is not above chance beyond its interval: every share below is one of almost "
+            "nothing"
+        )
     if empty > 0.25:
         found.append(
             f"with no {part} at all, the rest of the subject keeps {empty:.0%} of the metric above chance: read the "
