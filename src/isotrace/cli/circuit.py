@@ -76,7 +76,7 @@ def command(
     with open_run(out, command=command_line(), seed=seed, inputs=inputs, overwrite=overwrite) as run:
         prepared = prepare(
             loaded, reader, rows, label=label, kind=task, split=split, group=group, mutations=mutations, seed=seed,  # pyright: ignore[reportArgumentType]
-            limit=limit, rejects=rejects,
+            limit=limit, rejects=rejects, progress=lambda items: shown(items, "reading"),
         )  # fmt: skip
         found = find_circuit(loaded, features, prepared, config, work=out.with_name(f"{out.name}.work"), progress=shown)
         earlier = dict(earlier_circuit(folder, found) for folder in against or [])

@@ -76,11 +76,12 @@ def table_of(task: RealTask) -> pl.DataFrame:
     return table.with_row_index("index")
 
 
-def task_data(task: RealTask, subject: Subject, seed: int, limit: int | None) -> TaskData:
+def task_data(task: RealTask, subject: Subject, setting: Setting) -> TaskData:
     assert subject.files.domain is not None
     return prepare(
         subject, domain_of(subject.files.domain), table_of(task), label=task.label, kind=task.kind, split=task.split,
-        group=None, mutations=None, seed=seed, limit=limit,
+        group=None, mutations=None, seed=setting.seed, limit=task.limits[0 if setting.quick else 1],
+        progress=lambda items: setting.progress(items, "reading"),
     )  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def dictionary_for(task: RealTask, subject: Subject, data: TaskData, setting: Se
 def run(name: str, setting: Setting) -> Outcome:
     task = TASKS[name]
     subject = load_subject(task.subject)
-    data = task_data(task, subject, setting.seed, task.limits[0 if setting.quick else 1])
+    data = task_data(task, subject, setting)
     dictionary, note = dictionary_for(task, subject, data, setting)
     n = dictionary.config.n_features * dictionary.config.n_layers
     shares = QUICK_SHARES if setting.quick else SHARES

@@ -10,7 +10,7 @@ Parts are disjoint by group (scaffold, cluster: what the domain calls close rela
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -103,6 +103,7 @@ def prepare(
     seed: int,
     limit: int | None = None,
     rejects: pl.DataFrame | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> TaskData:
     """`rows` hold index, sequence, the columns `label`, and those of `split`, `group` and `mutations` where given.
 
@@ -121,7 +122,7 @@ def prepare(
         raise InputError("--task mutation and --mutations COLUMN go together: give both or neither.")
     refused = [] if rejects is None else list(rejects.rows())
     found: list[tuple[dict, np.ndarray, Reading, str]] = []
-    for row in rows.iter_rows(named=True):
+    for row in progress(rows.iter_rows(named=True)):
         text, value = row["sequence"].strip(), row[label]
         try:
             if value is None or str(value).strip().lower() in ("", "nan"):
