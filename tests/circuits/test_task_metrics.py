@@ -13,6 +13,7 @@ N = 40
 COUNTS = np.concatenate([np.ones((1, N)), RNG.multinomial(N, np.full(N, 1 / N), 30)]).astype(float)
 REFERENCES = {
     "auroc": lambda p, y: sk.roc_auc_score(y, p[:, 0]),
+    "macro_auroc": lambda p, y: np.mean([sk.roc_auc_score(y == c, p[:, int(c)]) for c in np.unique(y)]),
     "balanced_accuracy": lambda p, y: np.mean([(p[y == c].argmax(1) == c).mean() for c in np.unique(y)]),
     "accuracy": lambda p, y: sk.accuracy_score(np.ones(len(y)), p[:, 0]),
     "spearman": lambda p, y: scipy.stats.spearmanr(p[:, 0], y).statistic,
@@ -26,7 +27,7 @@ def examples(metric, ties):
     if metric == "auroc":
         y = (rng.random(N) < 0.4).astype(float)
         predicted = (y + rng.normal(size=N))[:, None]
-    elif metric == "balanced_accuracy":
+    elif metric in ("balanced_accuracy", "macro_auroc"):
         y = rng.integers(0, 4, N).astype(float)
         predicted = rng.normal(size=(N, 4)) + 2 * np.eye(4)[y.astype(int)]
     elif metric == "accuracy":

@@ -31,7 +31,7 @@ def command(
         str, typer.Option(help="attribution_patching, relp or eap_ig; of heads and the like any method for nodes.")
     ] = "attribution_patching",
     sizes: Annotated[str | None, typer.Option(help="Numbers of features to keep, by commas.")] = None,
-    metric: Annotated[str | None, typer.Option(help="auroc, balanced_accuracy, spearman or r2, by task.")] = None,
+    metric: Annotated[str | None, typer.Option(help="(macro_)auroc, balanced_accuracy, spearman or r2.")] = None,
     controls: Annotated[int, typer.Option(min=2, help="Matched random circuits per size.")] = 20,
     bootstrap: Annotated[int, typer.Option(min=20, help="Draws of groups for the intervals.")] = 500,
     limit: Annotated[int | None, typer.Option(min=3, help="At most so many to discover on, and to report on.")] = None,

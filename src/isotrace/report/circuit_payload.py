@@ -13,7 +13,7 @@ from isotrace.runs import to_jsonable
 
 SHOWN_PARTS = 200
 NAMES = ("layer", "feature")  # columns whose numbers name something
-METRICS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy",
+METRICS = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy",
            "spearman": "Spearman correlation", "r2": "R²"}  # fmt: skip
 EXPLAINED = {
     "class": "the log-odds of {second}",

@@ -23,6 +23,13 @@ def auroc(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarr
         return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
 
 
+def macro_auroc(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean over the classes of the AUROC of their output for them against all others. Rare classes are missing from
+    some draws, whose mean is then over the others."""
+    one_by_one = [auroc(column[:, None], (y == k).astype(float), weights) for k, column in enumerate(predicted.T)]
+    return np.nanmean(np.stack(one_by_one), 0)
+
+
 def balanced_accuracy(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean over the classes of the share of their examples that get the largest output. Rare classes are missing
     from some draws, whose mean is then over the others."""
@@ -69,6 +76,7 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 METRICS: dict[str, Score] = {
     "auroc": auroc,
+    "macro_auroc": macro_auroc,
     "balanced_accuracy": balanced_accuracy,
     "accuracy": accuracy,
     "spearman": spearman,

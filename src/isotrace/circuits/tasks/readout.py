@@ -51,7 +51,7 @@ class Readout:
     def fitted(cls, subject: Subject, data: TaskData, metric: str | None, weight: Tensor, bias: Tensor) -> "Readout":
         """From the weights of a probe. Raises InputError as `fit_readout` does."""
         metric = checked_metric(data, metric)
-        chance = {"auroc": 0.5, "balanced_accuracy": 1 / max(len(data.classes), 1)}.get(metric, 0.0)
+        chance = {"auroc": 0.5, "macro_auroc": 0.5, "balanced_accuracy": 1 / max(len(data.classes), 1)}.get(metric, 0.0)
         return cls(subject, data.kind, metric, chance, weight, bias)
 
     def outputs(self, examples: Sequence[Example], batch: Batch, final: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def fit_readout(subject: Subject, data: TaskData, metric: str | None, seed: int)
 def checked_metric(data: TaskData, metric: str | None) -> str:
     """`metric`, or the first that the kind of task has. Raises InputError for one it does not have."""
     several = data.kind == "class" and len(data.classes) > 2
-    allowed = ("balanced_accuracy",) if several else ALLOWED[data.kind]
+    allowed = ("macro_auroc", "balanced_accuracy") if several else ALLOWED[data.kind]
     if metric is not None and metric not in allowed:
         raise InputError(f"--metric {metric} does not suit a {data.kind} task: use {' or '.join(allowed)}.")
     return metric or allowed[0]
