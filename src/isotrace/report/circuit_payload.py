@@ -13,8 +13,8 @@ from isotrace.runs import to_jsonable
 
 SHOWN_PARTS = 200
 NAMES = ("layer", "feature")  # columns whose numbers name something
-METRICS = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy",
-           "spearman": "Spearman correlation", "r2": "R²"}  # fmt: skip
+METRICS = {"auroc": "AUROC", "macro_auroc": "macro AUROC", "balanced_accuracy": "balanced accuracy",
+           "accuracy": "accuracy", "spearman": "Spearman correlation", "r2": "R²"}  # fmt: skip
 EXPLAINED = {
     "class": "the log-odds of {second}",
     "classes": "the logit of the class that the subject predicts, less the mean of the others",
