@@ -133,7 +133,9 @@ def find_circuit(
     features, neurons = (_ranked(basis, judge, data, config, whole, memo, progress) for basis in bases)
     entries = [_entry(n, judge, features, neurons, config) for n in progress(sizes, "circuits of rising size")]
     sizes_kept = {str(level): smallest(entries, level, lambda e: e["free_running"]) for level in LEVELS}
-    reference = sizes_kept["79"] or max((n for n in sizes if n <= max(1, bases[0].n // 100)), default=sizes[0])
+    reference = sizes_kept["79"]
+    if reference is None or 2 * reference > bases[0].n:  # no circuit worth the name: what one percent does is told
+        reference = max((n for n in sizes if n <= max(1, bases[0].n // 100)), default=sizes[0])
     summary = {
         "task": {
             "kind": data.kind, "label": data.label, "classes": list(data.classes),
