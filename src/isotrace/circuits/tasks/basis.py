@@ -7,7 +7,7 @@ embeddings speaks (METHODS §3, *replace*, without errors). With every neuron ke
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -116,9 +116,13 @@ class Writers(Basis):
         def write(y: Tensor, layer: int) -> Tensor:
             return output(layer, y if self.reads == self.writes else seen[layer])
 
-        reads = {} if self.reads == self.writes else {s: partial(read, layer=i) for i, s in enumerate(self.reads)}
-        with hookpoints_edited(self.subject, reads | {s: partial(write, layer=i) for i, s in enumerate(self.writes)}):
+        with self._hooked(read, write):
             yield
+
+    def _hooked(self, read: Callable[..., Tensor], write: Callable[..., Tensor]) -> AbstractContextManager[None]:
+        """`read(x, layer=)` at what is read, `write(y, layer=)` at what is written; where both are one, the latter."""
+        reads = {} if self.reads == self.writes else {s: partial(read, layer=i) for i, s in enumerate(self.reads)}
+        return hookpoints_edited(self.subject, reads | {s: partial(write, layer=i) for i, s in enumerate(self.writes)})
 
     @torch.no_grad()
     def kept(self, batch: Batch, keep: Keep, statistics: Statistics, clean: tuple[Tensor, ...] | None = None) -> Tensor:
@@ -151,9 +155,7 @@ class Writers(Basis):
                 read(y, layer)
             return y + pending.pop(layer) if layer in pending else y
 
-        reads = {} if self.reads == self.writes else {s: partial(read, layer=i) for i, s in enumerate(self.reads)}
-        edits = reads | {s: partial(write, layer=i) for i, s in enumerate(self.writes)}
-        with fast_kernels(self.subject), hookpoints_edited(self.subject, edits):
+        with fast_kernels(self.subject), self._hooked(read, write):
             return self.subject.hidden(batch.ids, batch.mask)
 
     @torch.no_grad()
@@ -161,9 +163,8 @@ class Writers(Basis):
         sums, fired = ([torch.zeros(n, dtype=torch.float64) for n in self.sizes] for _ in range(2))
         count = 0
         for batch in batches:
-            captured = self.subject.run(batch, capture=self.reads, logits=False).captured
-            for layer, site in enumerate(self.reads):
-                values = self.encode(layer, captured[site][batch.mask])
+            for layer, x in enumerate(self.clean(batch)):
+                values = self.encode(layer, x[batch.mask])
                 sums[layer] += values.sum(0)
                 fired[layer] += (values > 0).sum(0)
             count += int(batch.mask.sum())

@@ -14,7 +14,7 @@ Positive and negative scores are kept apart: a circuit is made of the parts that
 variant takes |score|. The sum over tokens is a product of a sparse matrix, so cost does not grow with the features.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor
 from isotrace.circuits.methods import Method, Problem, method_of
 from isotrace.circuits.methods.relp import propagated
 from isotrace.circuits.tasks.basis import Basis, Keep, Statistics, Writers
-from isotrace.circuits.tasks.data import TaskData
+from isotrace.circuits.tasks.data import Example, TaskData
 from isotrace.circuits.tasks.parts import Parts
 from isotrace.circuits.tasks.readout import Readout
 from isotrace.errors import InputError
@@ -67,20 +67,28 @@ def rank(
     return found
 
 
+def _discovery(
+    readout: Readout, data: TaskData, progress: Callable[[Iterable], Iterable]
+) -> Iterator[tuple[list[Example], Batch, Tensor]]:
+    """(examples, batch, coefficients `[n, outputs]` of the surrogate on it) of the discovery part."""
+    examples = data.parts["discover"]
+    coefficients, at = torch.from_numpy(readout.coefficients(examples)).float(), 0
+    for rows, batch in progress(data.batches("discover", BATCH_TOKENS, readout.subject.pad_id)):
+        chosen = [examples[i] for i in rows]
+        n = sum(np.size(e.y) for e in chosen)
+        yield chosen, batch, coefficients[at : at + n]
+        at += n
+
+
 def _scores(
     name: str, basis: Writers, readout: Readout, data: TaskData, statistics: Statistics, keep: Keep | None,
     progress: Callable[[Iterable], Iterable],
 ) -> Tensor:  # fmt: skip
     """Scores `[parts]` at the replacement model with the parts in `keep` (all, where None), all others at their mean;
     those others have no meaning."""
-    examples = data.parts["discover"]
-    coefficients, at = torch.from_numpy(readout.coefficients(examples)).float(), 0
     totals = [torch.zeros(n, dtype=torch.float64) for n in basis.sizes]
     base = basis.base(statistics)
-    for rows, batch in progress(data.batches("discover", BATCH_TOKENS, basis.subject.pad_id)):
-        chosen = [examples[i] for i in rows]
-        n = sum(np.size(e.y) for e in chosen)
-        share, at = coefficients[at : at + n], at + n
+    for chosen, batch, share in _discovery(readout, data, progress):
 
         def surrogate(final: Tensor, chosen=chosen, batch=batch, share=share) -> Tensor:
             return (readout.outputs(chosen, batch, final) * share).sum()
@@ -191,15 +199,10 @@ def _by_method(
     progress: Callable[[Iterable], Iterable],
 ) -> Tensor:  # fmt: skip
     """The method's scores of every component, a node being all positions, summed over the sequences."""
-    examples = data.parts["discover"]
-    coefficients, at = torch.from_numpy(readout.coefficients(examples)).float(), 0
     totals = [torch.zeros(n, dtype=torch.float64) for n in basis.sizes]
     settings = {"by_position": False} if chosen.name == "activation_patching" else {}
-    for rows, batch in progress(data.batches("discover", BATCH_TOKENS, basis.subject.pad_id)):
-        # one row of outputs per sequence is what methods need; a residue task has as many as it has labels
-        chosen_ones = [examples[i] for i in rows]
-        n = sum(np.size(e.y) for e in chosen_ones)
-        share, at = coefficients[at : at + n], at + n
+    for chosen_ones, batch, share in _discovery(readout, data, progress):
+        # one number per sequence is what methods need; a residue task has as many outputs as it has labels
         of = torch.tensor([i for i, e in enumerate(chosen_ones) for _ in range(np.size(e.y))])
 
         def metric(copies: Batch, final: Tensor, share=share, of=of, chosen_ones=chosen_ones) -> Tensor:
