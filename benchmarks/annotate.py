@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from isotrace.annotation import counting, permutation
-from isotrace.annotation.table import ConceptTable
+from isotrace.annotation.nulls import permutation
+from isotrace.annotation.scores.token_scores import counting
+from isotrace.datasets.concept_table import ConceptTable
 from isotrace.domains.domain import Concept
 
 QUANTILES = (0.0, 0.5, 0.75, 0.9)

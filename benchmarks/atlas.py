@@ -23,7 +23,7 @@ from isotrace.domains.molecule.domain import MOLECULE
 from isotrace.domains.molecule.smiles import lex
 from isotrace.domains.molecule.spelling import spellings
 from isotrace.domains.molecule.tokens import parse
-from isotrace.report.atlas import AtlasTables, atlas_page
+from isotrace.report.atlas.atlas import AtlasTables, atlas_page
 
 LAYERS, CONCEPTS = 6, 500
 SOURCES = ("dictionary", "neurons", "untrained", "random", "token_identity")

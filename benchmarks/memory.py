@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 
 from isotrace.activations.harvest import Corpus
+from isotrace.datasets.inputs import read_inputs
 from isotrace.dictionaries.build import configure
-from isotrace.inputs import read_inputs
 from isotrace.subjects.subject import load_subject
 from isotrace.training.config import StreamConfig, TrainingConfig
 from isotrace.training.loop import train_dictionary

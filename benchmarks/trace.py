@@ -13,8 +13,8 @@ import time
 import numpy as np
 import torch
 
-from isotrace.api import Tracer
-from isotrace.circuits.trace import TraceConfig
+from isotrace.attribution.trace import TraceConfig
+from isotrace.verbs.tracing import Tracer
 
 INPUTS = {
     "aspirin": "CC(=O)Oc1ccccc1C(=O)O",

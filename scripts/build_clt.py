@@ -21,10 +21,10 @@ from rdkit import Chem, RDLogger
 from build_probes import TASKS, pooled, table, with_ci
 from isotrace.activations.harvest import Corpus
 from isotrace.dictionaries.build import configure
-from isotrace.dictionaries.comparison import compare
-from isotrace.dictionaries.fidelity import evaluate
 from isotrace.dictionaries.replacement import replaced_hidden
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
+from isotrace.evaluation.comparison import compare
+from isotrace.evaluation.fidelity import evaluate
 from isotrace.subjects.probe import load_probe
 from isotrace.subjects.subject import Subject, load_subject
 from isotrace.training.config import TrainingConfig

@@ -18,10 +18,10 @@ from pathlib import Path
 import polars as pl
 from rdkit import Chem, rdBase
 
-from isotrace.domains.molecule.environments import environments
-from isotrace.domains.molecule.patterns import Patterns
+from isotrace.domains.molecule.vocabulary.environments import environments
+from isotrace.domains.molecule.vocabulary.patterns import Patterns
 
-OUT = Path(__file__).parents[1] / "src/isotrace/domains/molecule"
+OUT = Path(__file__).parents[1] / "src/isotrace/domains/molecule/vocabulary"
 KEPT = {1: 60, 2: 40}
 ALERTS = 60
 # Alerts of chains and polycycles match once per window along them, thousands of times in a large molecule.

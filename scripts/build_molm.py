@@ -25,7 +25,7 @@ from rdkit import Chem, RDLogger
 from transformers import AutoTokenizer, EsmConfig, EsmForMaskedLM, PreTrainedTokenizerFast
 
 from isotrace.domains.molecule.tokenizer import build_tokenizer
-from isotrace.subjects.source import write_record
+from isotrace.subjects.sources.source import write_record
 
 RDLogger.DisableLog("rdApp.*")
 MAX_LENGTH = 256

@@ -23,7 +23,7 @@ from sklearn.metrics import r2_score, roc_auc_score, root_mean_squared_error
 from sklearn.preprocessing import StandardScaler
 
 from isotrace.activations.harvest import Corpus
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 from isotrace.subjects.probe import Probe, pool
 from isotrace.subjects.subject import Subject, load_subject
 

@@ -18,8 +18,8 @@ import torch
 from rdkit import Chem, RDLogger
 
 from isotrace.activations.harvest import Corpus, Plan, mask_some
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule import token_map
-from isotrace.errors import InputError
 from isotrace.subjects.subject import Subject, load_subject
 
 RDLogger.DisableLog("rdApp.*")

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from isotrace.annotation import sources
 from isotrace.annotation.combine import combine
-from isotrace.annotation.data import prepare, untestable
-from isotrace.annotation.scores import bootstrap_weights
-from isotrace.annotation.significance import q_values
+from isotrace.annotation.nulls import sources
+from isotrace.annotation.nulls.significance import q_values
+from isotrace.annotation.scores.token_scores import bootstrap_weights
 from isotrace.annotation.site import Sides, examine
-from isotrace.annotation.table import ConceptTable
+from isotrace.datasets.annotated import prepare, untestable
+from isotrace.datasets.concept_table import ConceptTable
+from isotrace.datasets.inputs import read_inputs
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.domains.domain import domain_of
-from isotrace.inputs import read_inputs
 from isotrace.subjects.subject import load_subject
 
 ROOT = Path(__file__).parents[1]

@@ -20,8 +20,8 @@ import torch
 from build_clt import spelled
 from isotrace.activations.harvest import Corpus
 from isotrace.dictionaries.build import configure
-from isotrace.dictionaries.fidelity import evaluate
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
+from isotrace.evaluation.fidelity import evaluate
 from isotrace.subjects.subject import Subject, load_subject
 from isotrace.training.config import StreamConfig, TrainingConfig
 from isotrace.training.loop import subject_stream, train

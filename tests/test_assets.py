@@ -13,12 +13,12 @@ from sklearn.metrics import roc_auc_score
 from build_probes import pooled
 from card_molm import masked_scores, validity
 from isotrace.activations.harvest import Corpus, mlp_activations
-from isotrace.dictionaries.fidelity import evaluate
+from isotrace.base.errors import InputError
 from isotrace.dictionaries.replacement import replaced_hidden
 from isotrace.dictionaries.saving import load_dictionary
-from isotrace.errors import InputError
+from isotrace.evaluation.fidelity import evaluate
 from isotrace.subjects.probe import load_probe
-from isotrace.subjects.source import assets
+from isotrace.subjects.sources.source import assets
 from isotrace.subjects.subject import Subject, load_subject
 
 DATA = Path(__file__).parent / "data"

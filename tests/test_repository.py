@@ -1,16 +1,18 @@
 """What must hold of the repository as a whole: sizes, links, pins, and documents that agree with the code."""
 
+import ast
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 import isotrace
-from isotrace import errors
-from isotrace.inputs import FORMATS
+from isotrace.base import errors
+from isotrace.datasets.inputs import FORMATS
 
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 300
@@ -46,6 +48,40 @@ def test_files_are_short():
     lines = {name: text.count("\n") for name, text in texts(".py").items()}
     long = {name for name, count in lines.items() if count > MAX_LINES and name.startswith("src/")}
     assert long == set(LONGER)
+
+
+ORDER = (
+    "base", "stats", "domains", "subjects", "datasets", "interventions", "activations", "dictionaries", "training",
+    "evaluation", "annotation", "attribution", "discovery", "studies", "report", "verbs", "cli",
+)  # fmt: skip
+MAX_FILES = 10
+MORE_FILES = {  # folder → why it holds more files than MAX_FILES
+    "cli": "one file for every command",
+    "subjects/families": "one file for every architecture family",
+}
+
+
+def sources() -> dict[str, str]:
+    prefix = "src/isotrace/"
+    return {name.removeprefix(prefix): text for name, text in texts(".py").items() if name.startswith(prefix)}
+
+
+def test_no_room_imports_one_to_its_right():
+    """Kernels are leaves that any room may use; imports for types alone count too."""
+    wrong = []
+    for name, text in sources().items():
+        room = name.partition("/")[0]
+        for node in ast.walk(ast.parse(text)):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            other = (module or "").removeprefix("isotrace.").partition(".")[0]
+            if room in ORDER and other in ORDER and ORDER.index(other) > ORDER.index(room):
+                wrong.append(f"{name}: {module}")
+    assert not wrong
+
+
+def test_folders_hold_few_files():
+    count = Counter(name.rpartition("/")[0] for name in sources() if not name.endswith("__init__.py"))
+    assert {folder for folder, n in count.items() if n > MAX_FILES} == set(MORE_FILES)
 
 
 def test_no_file_names_a_place_outside_the_repository():

@@ -8,7 +8,6 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from isotrace.circuits.targets import Target, parse_target
 from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
@@ -16,6 +15,7 @@ from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.subjects.families import RMS_NORM
 from isotrace.subjects.probe import Probe
 from isotrace.subjects.subject import Batch, Subject, load_subject
+from isotrace.subjects.targets import Target, parse_target
 
 _ESM = {"mask_token_id": 4, "token_dropout": False, "position_embedding_type": "rotary", "emb_layer_norm_before": False}
 _BART = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isotrace.annotation.annotate import annotate
-    from isotrace.api import trace
-    from isotrace.dictionaries.comparison import compare
-    from isotrace.dictionaries.fidelity import evaluate
     from isotrace.dictionaries.hub import from_pretrained, push_to_hub, save_pretrained
     from isotrace.dictionaries.saving import load_dictionary
+    from isotrace.evaluation.comparison import compare
+    from isotrace.evaluation.fidelity import evaluate
     from isotrace.subjects.subject import load_subject
     from isotrace.training.loop import train_dictionary
+    from isotrace.verbs.tracing import trace
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,14 +30,14 @@ __all__ = [
 
 _LAZY = {
     "annotate": "isotrace.annotation.annotate",
-    "compare": "isotrace.dictionaries.comparison",
-    "evaluate": "isotrace.dictionaries.fidelity",
+    "compare": "isotrace.evaluation.comparison",
+    "evaluate": "isotrace.evaluation.fidelity",
     "from_pretrained": "isotrace.dictionaries.hub",
     "load_dictionary": "isotrace.dictionaries.saving",
     "load_subject": "isotrace.subjects.subject",
     "push_to_hub": "isotrace.dictionaries.hub",
     "save_pretrained": "isotrace.dictionaries.hub",
-    "trace": "isotrace.api",
+    "trace": "isotrace.verbs.tracing",
     "train_dictionary": "isotrace.training.loop",
 }
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import tiny
-from isotrace.activations import fast
 from isotrace.activations.harvest import Corpus, Plan, activations, masked_batches
-from isotrace.errors import SubjectError
+from isotrace.base.errors import SubjectError
+from isotrace.subjects import fast
 from isotrace.subjects.subject import forwards_replaced
 
 KINDS = ("resid_pre", "attn_out", "mlp_in", "mlp_out", "resid_post")

@@ -18,8 +18,8 @@ from isotrace.activations.harvest import Corpus
 from isotrace.activations.manifest import read_manifest, write_manifest
 from isotrace.activations.store import StoreStream, write_store
 from isotrace.activations.stream import SubjectStream
-from isotrace.errors import RunError
-from isotrace.runs import sha256_file
+from isotrace.base.errors import RunError
+from isotrace.base.runs import sha256_file
 
 HOOKPOINTS = ("layers.0.mlp_in", "layers.1.resid_post")
 STRINGS = [a + b for a in tiny.MOLECULES for b in tiny.MOLECULES]

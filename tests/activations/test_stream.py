@@ -9,7 +9,7 @@ import torch
 import tiny
 from isotrace.activations.harvest import Corpus, Plan, activations, masked_batches
 from isotrace.activations.stream import SubjectStream
-from isotrace.errors import RunError, SubjectError
+from isotrace.base.errors import RunError, SubjectError
 
 HOOKPOINTS = ("layers.0.mlp_in", "layers.1.resid_post")
 STRINGS = [a + b for a in tiny.MOLECULES for b in tiny.MOLECULES]

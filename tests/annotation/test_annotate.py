@@ -26,11 +26,11 @@ from tiny_annotation import (
 )
 
 from isotrace.annotation import annotate as engine
-from isotrace.annotation import sources
 from isotrace.annotation.annotate import Annotation, AnnotationConfig, annotate
-from isotrace.annotation.data import prepare
-from isotrace.annotation.effects import SHOWN
-from isotrace.errors import InputError
+from isotrace.annotation.cards.effects import SHOWN
+from isotrace.annotation.nulls import sources
+from isotrace.base.errors import InputError
+from isotrace.datasets.annotated import prepare
 from isotrace.training.loop import train_dictionary
 
 

@@ -9,10 +9,10 @@ import pytest
 from scipy import sparse
 from sklearn.metrics import balanced_accuracy_score
 
-from isotrace.annotation.chat import Chat
-from isotrace.annotation.explain import explain, make_task, mark, score_detection
+from isotrace.annotation.explain.chat import Chat
+from isotrace.annotation.explain.labels import explain, make_task, mark, score_detection
+from isotrace.base.errors import InputError, RunError
 from isotrace.domains.domain import Reading
-from isotrace.errors import InputError, RunError
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from isotrace.annotation.data import prepare
-from isotrace.annotation.explain_features import explain_features
-from isotrace.annotation.sources import dictionary_sites
+from isotrace.annotation.explain.explain_features import explain_features
+from isotrace.annotation.nulls.sources import dictionary_sites
+from isotrace.datasets.annotated import prepare
+from isotrace.datasets.inputs import read_inputs
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.domains.molecule.domain import MOLECULE
-from isotrace.inputs import read_inputs
 from isotrace.subjects.subject import load_subject
 
 HELD_OUT = Path(__file__).parents[1] / "data" / "heldout.smi"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from isotrace.annotation import structure_stats
-from isotrace.annotation.structure_stats import morans_i, stability
+from isotrace.annotation.scores.structure_stats import morans_i, stability
+from isotrace.annotation.scores.token_scores import structure_stats
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import Reading, Spelling
-from isotrace.errors import InputError
 
 F = 5
 

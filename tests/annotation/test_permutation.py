@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from isotrace.annotation.counting import count, fire, thresholds, token_f1
-from isotrace.annotation.permutation import Tracks, null_maxima, p_values, shuffles, strata
-from isotrace.annotation.table import ConceptTable
+from isotrace.annotation.nulls.permutation import Tracks, null_maxima, p_values, shuffles, strata
+from isotrace.annotation.scores.counting import count, fire, thresholds, token_f1
+from isotrace.base.errors import InputError
+from isotrace.datasets.concept_table import ConceptTable
 from isotrace.domains.domain import Concept
-from isotrace.errors import InputError
 from isotrace.kernels.backend import has_numba
 
 QUANTILES = [0.0, 0.6]

@@ -5,8 +5,7 @@ import pytest
 from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
 
-from isotrace.annotation import sequence_level
-from isotrace.annotation.sequence_level import (
+from isotrace.annotation.scores.sequence_level import (
     effects,
     null_maxima,
     p_values,
@@ -15,9 +14,10 @@ from isotrace.annotation.sequence_level import (
     select,
     undefined,
 )
-from isotrace.annotation.sequence_scores import odds_ratio, score
+from isotrace.annotation.scores.sequence_scores import odds_ratio, score
+from isotrace.annotation.scores.token_scores import sequence_level
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import Concept
-from isotrace.errors import InputError
 
 CLASS, VALUE = Concept("c", "g", "class"), Concept("v", "g", "value")
 

@@ -14,9 +14,9 @@ from scipy import sparse
 import tiny
 from isotrace.annotation import annotate as engine
 from isotrace.annotation.annotate import Annotation, AnnotationConfig
-from isotrace.annotation.data import Data, prepare
-from isotrace.annotation.scores import Pairs
-from isotrace.annotation.table import ConceptTable
+from isotrace.annotation.scores.token_scores import Pairs
+from isotrace.datasets.annotated import Data, prepare
+from isotrace.datasets.concept_table import ConceptTable
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.domain import Concept, Labels, Reading
 from isotrace.domains.molecule.domain import MOLECULE

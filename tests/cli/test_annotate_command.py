@@ -11,11 +11,11 @@ import torch
 import typer
 
 import tiny
-from isotrace.annotation.sources import untrained_subject
+from isotrace.annotation.nulls.sources import untrained_subject
+from isotrace.base.errors import DictionaryError, InputError, SubjectError
 from isotrace.cli import annotate
 from isotrace.dictionaries.saving import reference, save_dictionary
 from isotrace.domains.molecule.domain import MOLECULE
-from isotrace.errors import DictionaryError, InputError, SubjectError
 
 ROOT = Path(__file__).parents[2]
 PATTERNS = """name,group,kind,pattern

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
+from isotrace.base.errors import InputError
 from isotrace.cli import main
-from isotrace.cli.sequences import domain_check, read_corpus, usable
 from isotrace.dictionaries.saving import dictionary_folder, reference, save_dictionary
-from isotrace.errors import InputError
-from isotrace.subjects.source import assets
+from isotrace.subjects.sources.source import assets
 from isotrace.subjects.subject import load_subject
+from isotrace.verbs.corpus import domain_check, read_corpus, usable
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 QUICK = ("--max-features", "120", "--controls", "20", "--spellings", "2")

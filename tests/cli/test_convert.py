@@ -9,10 +9,10 @@ import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from isotrace.base.errors import DictionaryError, InputError, RunError
 from isotrace.cli.convert import command
 from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.saving import load_dictionary, read_record, reference, save_dictionary
-from isotrace.errors import DictionaryError, InputError, RunError
 from isotrace.subjects.subject import load_subject
 from tiny import save_subject, tiny_model
 

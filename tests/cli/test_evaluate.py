@@ -10,11 +10,11 @@ import torch
 import typer
 
 import tiny
+from isotrace.base.errors import DictionaryError, InputError, SubjectError
 from isotrace.cli import evaluate
 from isotrace.dictionaries.build import build, configure
-from isotrace.dictionaries.fidelity import evaluate as evaluate_in_python
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
-from isotrace.errors import DictionaryError, InputError, SubjectError
+from isotrace.evaluation.fidelity import evaluate as evaluate_in_python
 
 KEYS = {
     "name",

@@ -7,9 +7,9 @@ import sys
 import polars as pl
 import pytest
 
+from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.runs import read_manifest
 from isotrace.cli import main
-from isotrace.errors import InputError, SubjectError
-from isotrace.runs import read_manifest
 from isotrace.studies import STUDIES, Outcome, Setting, bundled_table, studies, study, study_of
 from isotrace.studies.task_circuits import TASKS, dictionary_for, table_of
 

@@ -6,11 +6,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from isotrace.base.errors import SubjectError
 from isotrace.cli.subjects import command
-from isotrace.errors import SubjectError
-from isotrace.subjects.published import SUBJECTS
-from isotrace.subjects.pypi import converted_folder
-from isotrace.subjects.source import weights_hash
+from isotrace.subjects.sources.published import SUBJECTS
+from isotrace.subjects.sources.pypi import converted_folder
+from isotrace.subjects.sources.source import weights_hash
 from isotrace.subjects.subject import load_subject
 
 app = typer.Typer()

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import tiny
+from isotrace.base.errors import InputError, IsotraceError, RunError
+from isotrace.base.runs import read_manifest
 from isotrace.cli import app
 from isotrace.dictionaries.saving import load_dictionary
-from isotrace.errors import InputError, IsotraceError, RunError
-from isotrace.runs import read_manifest
 from isotrace.training import callbacks, loop
 from isotrace.training.callbacks import JsonlLog, read_log, scalars
 

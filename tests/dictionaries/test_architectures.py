@@ -5,9 +5,9 @@ import torch
 from jaxtyping import Float, Int64, jaxtyped
 
 import tiny
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.registry import ARCHITECTURES
-from isotrace.errors import DictionaryError
 
 L = tiny.N_LAYERS
 NAMES = [("sae", {}), ("transcoder", {}), ("skip_transcoder", {})]

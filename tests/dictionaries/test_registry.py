@@ -13,12 +13,12 @@ from torch import Tensor
 
 import tiny
 from isotrace.activations.harvest import activations
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries import architectures, sparsity
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import ARCHITECTURES, RULES, architecture, rule
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
-from isotrace.errors import DictionaryError
 from isotrace.training.config import TrainingConfig
 from isotrace.training.losses import reconstruction
 

@@ -8,8 +8,8 @@ import torch
 import tiny
 from isotrace.activations.harvest import Corpus, activations
 from isotrace.dictionaries.build import build, configure
-from isotrace.dictionaries.fidelity import MODES, evaluate, mean_activations
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
+from isotrace.evaluation.fidelity import MODES, evaluate, mean_activations
 
 SITES = ("mlp_in", "mlp_out", "resid_pre", "resid_post")
 MOLECULES = ["CC(=O)N", "OCCN"]

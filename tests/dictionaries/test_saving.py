@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.saving import config_of, load_dictionary, reference, save_dictionary
-from isotrace.errors import DictionaryError
 
 
 @pytest.fixture

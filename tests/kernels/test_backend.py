@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from isotrace.errors import IsotraceError
+from isotrace.base.errors import IsotraceError
 from isotrace.kernels import MissingExtraError, memory, resolve, sparse_decode
 from isotrace.kernels import backend as chooser
 

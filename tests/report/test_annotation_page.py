@@ -14,13 +14,13 @@ from transformers import EsmConfig, EsmForMaskedLM, PreTrainedTokenizerFast
 
 import tiny
 from isotrace.annotation.annotate import Annotation
-from isotrace.annotation.data import prepare
-from isotrace.annotation.sources import feature_activations
+from isotrace.annotation.nulls.sources import feature_activations
 from isotrace.annotation.summary import COLUMNS as ASSOCIATION
+from isotrace.base.runs import open_run
+from isotrace.datasets.annotated import prepare
 from isotrace.domains.domain import domain_of
-from isotrace.report.annotation import save_annotation
-from isotrace.report.atlas_payload import COLUMNS
-from isotrace.runs import open_run
+from isotrace.report.atlas.annotation import save_annotation
+from isotrace.report.atlas.atlas_payload import COLUMNS
 from isotrace.subjects.subject import load_subject
 
 STRUCTURE = Path(__file__).parents[1] / "data" / "1pga.pdb"

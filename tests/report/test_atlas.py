@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from isotrace.errors import InputError
-from isotrace.report.atlas import atlas_page
-from isotrace.report.atlas_payload import NULL, pack, rounded
+from isotrace.base.errors import InputError
+from isotrace.report.atlas.atlas import atlas_page
+from isotrace.report.atlas.atlas_payload import NULL, pack, rounded
 
 _spec = importlib.util.spec_from_file_location("atlas_benchmark", Path(__file__).parents[2] / "benchmarks" / "atlas.py")
 made = importlib.util.module_from_spec(_spec)

@@ -9,7 +9,7 @@ import test_atlas
 from polars.testing import assert_frame_equal
 
 from isotrace.domains.molecule.drawing import colour
-from isotrace.report.atlas import AtlasTables
+from isotrace.report.atlas.atlas import AtlasTables
 
 pictures, tables, made, page_of = test_atlas.pictures, test_atlas.tables, test_atlas.made, test_atlas.page_of
 ATTACK = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>{{7*7}}"\'>'

@@ -13,19 +13,19 @@ import pytest
 import torch
 
 import tiny
-from isotrace.annotation.features import FeatureTables
-from isotrace.circuits.tasks.basis import FeatureBasis, Statistics
-from isotrace.circuits.tasks.data import Example, batches, prepare
-from isotrace.circuits.tasks.ranking import rank
-from isotrace.circuits.tasks.readout import Readout, fit_readout
-from isotrace.circuits.tasks.sweep import Anchors, top
-from isotrace.circuits.tasks.task_circuit import Ranked, TaskCircuit, TaskConfig, find_circuit
+from isotrace.annotation.cards.features import FeatureTables
+from isotrace.base.runs import open_run
+from isotrace.datasets.tasks import Example, batches, prepare
 from isotrace.dictionaries.saving import reference, save_dictionary
+from isotrace.discovery.tasks.basis import FeatureBasis, Statistics
+from isotrace.discovery.tasks.ranking import rank
+from isotrace.discovery.tasks.readout import Readout, fit_readout
+from isotrace.discovery.tasks.sweep import Anchors, top
+from isotrace.discovery.tasks.task_circuit import Ranked, TaskCircuit, TaskConfig, find_circuit
 from isotrace.domains.domain import domain_of
-from isotrace.report.circuit import layer_rows, named_parts, save_circuit
-from isotrace.report.circuit_examples import output_drawn, pick, token_contributions
-from isotrace.report.circuit_figures import curve_svg, falls_svg
-from isotrace.runs import open_run
+from isotrace.report.circuit.circuit import layer_rows, named_parts, save_circuit
+from isotrace.report.circuit.circuit_examples import output_drawn, pick, token_contributions
+from isotrace.report.circuit.circuit_figures import curve_svg, falls_svg
 
 CHAINS = ["".join(p) for n in (4, 5) for p in product("CNO", repeat=n) if p[1] == "C"]
 KINDS = ("class", "classes", "regression", "residue", "masked", "mutation")

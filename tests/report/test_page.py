@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from rdkit import Chem
 
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 from isotrace.domains.molecule.smiles import lex
-from isotrace.errors import InputError
 from isotrace.report import render_index, render_trace
 from isotrace.report.page import interval, number, percent
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from isotrace.base.errors import InputError
 from isotrace.domains.protein.domain import PROTEIN
-from isotrace.errors import InputError
-from isotrace.report.structure import structure_page, structure_view
+from isotrace.report.atlas.structure import structure_page, structure_view
 
 DATA = Path(__file__).parents[1] / "data"
 GB1 = "MTYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVDGEWTYDDATKTFTVTE"

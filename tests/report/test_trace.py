@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 
 import isotrace
-from isotrace.api import Tracer
-from isotrace.circuits.trace import TraceConfig
+from isotrace.attribution.trace import TraceConfig
+from isotrace.verbs.tracing import Tracer
 
 QUICK = TraceConfig(max_features=150, n_nodes=24, n_controls=20, n_spellings=3)
 TEXT, NUMBER = {"type": "string"}, {"type": "number"}
@@ -66,7 +66,7 @@ def traced(tracer, request):
 
 
 def test_graph_json_is_what_viewers_read(traced):
-    from isotrace.report.neuronpedia import graph_json
+    from isotrace.report.trace.neuronpedia import graph_json
 
     graph = json.loads(json.dumps(graph_json(traced.traced, scan="molm", slug="x", labels={}), allow_nan=False))
     jsonschema.validate(graph, VIEWER)

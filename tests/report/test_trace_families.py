@@ -10,14 +10,14 @@ from transformers import BertModel
 
 import plain_models
 import tiny
-from isotrace.annotation.features import load_features
-from isotrace.circuits.trace import TraceConfig, trace
+from isotrace.annotation.cards.features import load_features
+from isotrace.attribution.trace import TraceConfig, trace
+from isotrace.base.errors import SubjectError
 from isotrace.domains.molecule import parse
 from isotrace.domains.molecule.spelling import spellings
-from isotrace.errors import SubjectError
-from isotrace.report.neuronpedia import graph_json
-from isotrace.report.payload import top_outputs
-from isotrace.report.trace import Trace
+from isotrace.report.trace.neuronpedia import graph_json
+from isotrace.report.trace.payload import top_outputs
+from isotrace.report.trace.trace import Trace
 
 QUICK = TraceConfig(max_features=60, n_nodes=8, n_controls=2, n_spellings=0)
 SMILES = "CC(=O)Nc1ccccc1"

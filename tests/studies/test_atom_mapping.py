@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import BertModel
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 from isotrace.studies.atom_mapping import (
     DIRECTIONS,
     MAPS,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rdkit import Chem
 
-from isotrace.circuits.methods import METHODS, Method, Scores, method_of
+from isotrace.discovery.methods import METHODS, Method, Scores, method_of
 from isotrace.studies import planted as module
 from isotrace.studies.planted import (
     MEDIATORS,
@@ -19,9 +19,9 @@ from isotrace.studies.planted import (
     recovery,
     truth_of,
 )
-from isotrace.studies.planted_subjects import SUBJECTS, planted_subjects
-from isotrace.studies.planted_weights import LENGTH, Weights
 from isotrace.studies.study import Setting
+from isotrace.studies.worlds.planted_subjects import SUBJECTS, planted_subjects
+from isotrace.studies.worlds.planted_weights import LENGTH, Weights
 from isotrace.subjects.subject import load_subject
 
 NODES = ("head", "neuron", "feature", "mlp")

@@ -10,7 +10,7 @@ import transformers
 
 import plain_models
 import tiny
-from isotrace.errors import SubjectError
+from isotrace.base.errors import SubjectError
 from isotrace.subjects.conformance import check
 from isotrace.subjects.families import FAMILIES, register
 from isotrace.subjects.frozen import FrozenSubject

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import plain_models
 import tiny
-from isotrace.errors import InputError, SubjectError
+from isotrace.base.errors import InputError, SubjectError
 from isotrace.subjects.families import FAMILIES, family_of
 
 pytestmark = pytest.mark.every_family

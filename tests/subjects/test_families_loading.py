@@ -9,10 +9,10 @@ import transformers
 
 import plain_models
 import tiny
-from isotrace.circuits.targets import parse_target
-from isotrace.errors import SubjectError
+from isotrace.base.errors import SubjectError
 from isotrace.subjects.frozen import FrozenSubject
 from isotrace.subjects.probe import pool
+from isotrace.subjects.targets import parse_target
 
 HEADLESS = {
     "esm-absolute": "EsmModel",

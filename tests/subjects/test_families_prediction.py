@@ -8,13 +8,13 @@ import torch
 import plain_models
 import tiny
 from isotrace.activations.harvest import Corpus, activations, mask_some, masked_batches
-from isotrace.circuits.graph import build_graph, frame
-from isotrace.circuits.influence import prune, total_effects
-from isotrace.circuits.targets import parse_target
-from isotrace.circuits.units import unit_scores
-from isotrace.dictionaries.controls import neurons
+from isotrace.attribution.graph import build_graph, frame
+from isotrace.attribution.influence import prune, total_effects
+from isotrace.attribution.units import unit_scores
+from isotrace.base.errors import InputError, SubjectError
 from isotrace.domains.molecule import token_map
-from isotrace.errors import InputError, SubjectError
+from isotrace.evaluation.controls import neurons
+from isotrace.subjects.targets import parse_target
 
 CAUSAL = ("gpt2", "llama")
 pytestmark = pytest.mark.every_family

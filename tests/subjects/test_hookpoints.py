@@ -5,7 +5,7 @@ import torch
 
 import plain_models
 import tiny
-from isotrace.errors import SubjectError
+from isotrace.base.errors import SubjectError
 from isotrace.subjects.subject import forwards_replaced, hookpoints_edited
 
 pytestmark = pytest.mark.every_family

@@ -10,9 +10,9 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from isotrace.errors import InputError, SubjectError
-from isotrace.subjects import conversion, pypi
-from isotrace.subjects.published import SUBJECTS, find
+from isotrace.base.errors import InputError, SubjectError
+from isotrace.subjects.sources import conversion, pypi
+from isotrace.subjects.sources.published import SUBJECTS, find
 from isotrace.subjects.subject import load_subject
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "pypi_reference.json").read_text(encoding="utf-8"))

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import tiny
-from isotrace.errors import SubjectError
-from isotrace.subjects import conversion, published, pypi
-from isotrace.subjects.published import SAPIENS, find
-from isotrace.subjects.source import resolve
+from isotrace.base.errors import SubjectError
+from isotrace.subjects.sources import conversion, published, pypi
+from isotrace.subjects.sources.published import SAPIENS, find
+from isotrace.subjects.sources.source import resolve
 from isotrace.subjects.subject import load_subject
 
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from isotrace.errors import SubjectError
-from isotrace.subjects.source import resolve, write_record
+from isotrace.base.errors import SubjectError
+from isotrace.subjects.sources.source import resolve, write_record
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from isotrace.activations.stream import Block
+from isotrace.base.errors import RunError
 from isotrace.dictionaries.config import DictionaryConfig
-from isotrace.errors import RunError
 from isotrace.kernels import backend
 from isotrace.training import loop
 from isotrace.training.config import TrainingConfig

@@ -9,10 +9,10 @@ from tiny_training import BASE, RESID, STATISTICS_TOKENS, STRINGS, corpus, jobs,
 
 import tiny
 from isotrace.activations.harvest import Corpus, mlp_activations
+from isotrace.base.errors import DictionaryError, RunError
 from isotrace.dictionaries import architectures, sparsity
 from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.registry import RULES
-from isotrace.errors import DictionaryError, RunError
 from isotrace.training import loop
 from isotrace.training.config import StreamConfig, TrainingConfig
 from isotrace.training.loop import train, train_dictionary

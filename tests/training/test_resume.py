@@ -14,7 +14,7 @@ import torch
 from tiny_training import CASES, at, run
 
 import tiny
-from isotrace.errors import RunError
+from isotrace.base.errors import RunError
 from isotrace.training import loop
 from isotrace.training.checkpoint import VERSION, differences, load_checkpoint, save_checkpoint
 from isotrace.training.loop import train

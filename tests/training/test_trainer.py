@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError
 
 import tiny
+from isotrace.base.errors import RunError
 from isotrace.dictionaries.config import DictionaryConfig
-from isotrace.errors import RunError
 from isotrace.training.config import TrainingConfig
 from isotrace.training.trainer import Job, Norms, Trainer, as_begun, resolved
 from isotrace.training.world import World

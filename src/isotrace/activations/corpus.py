@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 import torch
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 from isotrace.subjects.subject import Batch, Subject
 
 CHUNK = 1_000  # sequences tokenised at a time: the tokeniser's lists are far larger than the ids

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from isotrace.activations.corpus import Corpus, Plan
-from isotrace.activations.fast import fast_kernels
-from isotrace.errors import SubjectError
+from isotrace.base.errors import SubjectError
+from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject, hookpoints_edited
 
 __all__ = ["Corpus", "Plan", "activations", "mask_some", "masked_batches", "mlp_activations", "record", "width"]

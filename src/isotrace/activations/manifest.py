@@ -7,14 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 
-from isotrace.errors import RunError
-from isotrace.runs import dumps
+from isotrace.base.errors import RunError
+from isotrace.base.runs import dumps
+from isotrace.base.settings import STRICT
 
-STRICT = ConfigDict(extra="forbid")
 MANIFEST = "manifest.json"
 FORMAT, FORMAT_VERSION = "isotrace-activations", 1
 Dtype = Literal["float16", "bfloat16", "float32"]

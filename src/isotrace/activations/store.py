@@ -23,8 +23,8 @@ from isotrace.activations.manifest import (
     write_whole,
 )
 from isotrace.activations.stream import Block, SubjectStream
-from isotrace.errors import RunError
-from isotrace.runs import sha256_file
+from isotrace.base.errors import RunError
+from isotrace.base.runs import sha256_file
 from isotrace.subjects.subject import tokenizer_hash
 
 ROWS = 16_384  # rows of a shard looked at together when it is checked

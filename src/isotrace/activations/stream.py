@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from isotrace.activations.harvest import Corpus, masked_batches, record, width
-from isotrace.errors import RunError
+from isotrace.base.errors import RunError
 from isotrace.subjects.subject import Batch, Subject, tokenizer_hash
 
 

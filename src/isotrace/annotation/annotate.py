@@ -22,16 +22,17 @@ import torch
 from scipy import sparse
 
 from isotrace.activations.harvest import Corpus, record
-from isotrace.annotation import describe, sources
+from isotrace.annotation.cards import describe
 from isotrace.annotation.combine import combine
-from isotrace.annotation.data import Data, untestable
-from isotrace.annotation.scores import bootstrap_weights
+from isotrace.annotation.nulls import sources
+from isotrace.annotation.scores.token_scores import bootstrap_weights
 from isotrace.annotation.sequences import annotate_sequences
 from isotrace.annotation.site import Sides, SiteResult, examine
 from isotrace.annotation.summary import COLUMNS, concepts_of, coverage_of, source_summary, warnings_of
+from isotrace.base.errors import InputError
+from isotrace.base.runs import dumps
+from isotrace.datasets.annotated import Data, untestable
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.errors import InputError
-from isotrace.runs import dumps
 from isotrace.subjects.subject import Subject
 from isotrace.training.config import TrainingConfig
 from isotrace.training.loop import train_dictionary

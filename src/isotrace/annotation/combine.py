@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from isotrace.annotation.scores import F1S
-from isotrace.annotation.significance import exceeding, q_values
+from isotrace.annotation.nulls.significance import exceeding, q_values
+from isotrace.annotation.scores.token_scores import F1S
 from isotrace.annotation.site import SiteResult
 from isotrace.domains.domain import Concept
 

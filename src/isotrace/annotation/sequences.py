@@ -12,12 +12,12 @@ import polars as pl
 from scipy import sparse
 
 from isotrace.annotation.combine import rank
-from isotrace.annotation.data import Data
-from isotrace.annotation.permutation import strata
-from isotrace.annotation.scores import bootstrap_weights
-from isotrace.annotation.sequence_level import effects, null_maxima, p_values, pair_null, pool, select
-from isotrace.annotation.sequence_scores import score
-from isotrace.annotation.significance import exceeding, q_values
+from isotrace.annotation.nulls.permutation import strata
+from isotrace.annotation.nulls.significance import exceeding, q_values
+from isotrace.annotation.scores.sequence_level import effects, null_maxima, p_values, pair_null, pool, select
+from isotrace.annotation.scores.sequence_scores import score
+from isotrace.annotation.scores.token_scores import bootstrap_weights
+from isotrace.datasets.annotated import Data
 
 if TYPE_CHECKING:
     from isotrace.annotation.annotate import AnnotationConfig

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from isotrace.annotation.counting import count, fire, thresholds, token_f1
-from isotrace.annotation.permutation import null_maxima
-from isotrace.annotation.scores import Pairs, Scores, choose, score
-from isotrace.annotation.significance import exceeding, pair_null
-from isotrace.annotation.table import ConceptTable
+from isotrace.annotation.nulls.permutation import null_maxima
+from isotrace.annotation.nulls.significance import exceeding, pair_null
+from isotrace.annotation.scores.counting import count, fire, thresholds, token_f1
+from isotrace.annotation.scores.token_scores import Pairs, Scores, choose, score
+from isotrace.datasets.concept_table import ConceptTable
 
 ARRAYS = ("f1_selection", "f1_test", "p_heldout", "null95", "null_max")
 COUNTED = 64  # concepts counted at a time: their counts are [concepts, features, levels]

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from isotrace.annotation.combine import SourceResult
-from isotrace.annotation.data import Data
+from isotrace.datasets.annotated import Data
 
 COLUMNS = {
     "source": pl.String, "layer": pl.Int32, "feature": pl.Int64, "concept": pl.String, "group": pl.String,

@@ -6,8 +6,8 @@ import sys
 import typer
 
 from isotrace import __version__
+from isotrace.base.errors import IsotraceError
 from isotrace.cli import annotate, circuit, convert, demo, doctor, evaluate, harvest, reproduce, subjects, trace, train
-from isotrace.errors import IsotraceError
 
 app = typer.Typer(
     name="isotrace",

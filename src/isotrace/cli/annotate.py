@@ -52,16 +52,16 @@ def command(
 ) -> None:
     """Name features in the domain's terms, with statistics, beside neurons, an untrained subject and more nulls."""
     from isotrace.annotation.annotate import AnnotationConfig, annotate
-    from isotrace.annotation.concept_files import label_columns, read_concept_file
-    from isotrace.annotation.data import prepare
-    from isotrace.annotation.sources import feature_activations
-    from isotrace.cli.trace import command_line, progress
+    from isotrace.annotation.nulls.sources import feature_activations
+    from isotrace.base.errors import InputError, SubjectError
+    from isotrace.base.progress import command_line, progress
+    from isotrace.base.runs import dumps, open_run
+    from isotrace.datasets.annotated import prepare
+    from isotrace.datasets.concept_files import label_columns, read_concept_file
+    from isotrace.datasets.inputs import read_inputs
     from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
     from isotrace.domains.domain import domain_of
-    from isotrace.errors import InputError, SubjectError
-    from isotrace.inputs import read_inputs
-    from isotrace.report.annotation import save_annotation
-    from isotrace.runs import dumps, open_run
+    from isotrace.report.atlas.annotation import save_annotation
     from isotrace.subjects.subject import load_subject
 
     config = AnnotationConfig(
@@ -90,7 +90,7 @@ def command(
         reader = reader.with_maps(maps)  # pyright: ignore[reportAttributeAccessIssue]
     blank = None
     if untrained is not None:
-        from isotrace.annotation.sources import untrained_subject
+        from isotrace.annotation.nulls.sources import untrained_subject
 
         other = untrained_subject(loaded, seed)
         blank = (other, load_dictionary(untrained, other))
@@ -116,8 +116,8 @@ def command(
         )
         write(annotation, prepared)
         if explain is not None:
-            from isotrace.annotation.chat import Chat
-            from isotrace.annotation.explain_features import explain_features
+            from isotrace.annotation.explain.chat import Chat
+            from isotrace.annotation.explain.explain_features import explain_features
 
             cache = out.with_name(f"{out.name}.answers.jsonl")
             chat = Chat(explain, explain_model or "", cache=cache, key_variable=explain_key)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from isotrace.circuits.tasks.task_circuit import TaskCircuit
+    from isotrace.discovery.tasks.task_circuit import TaskCircuit
 
 
 def command(
@@ -43,17 +43,17 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of split, controls and bootstrap.")] = 0,
 ) -> None:  # fmt: skip
     """Find the circuit of a task, and prove it: sufficiency, necessity, controls, intervals, on held-out groups."""
-    from isotrace.circuits.tasks.data import prepare
-    from isotrace.circuits.tasks.earlier import earlier_circuit
-    from isotrace.circuits.tasks.overlap import overlap
-    from isotrace.circuits.tasks.task_circuit import TaskConfig, find_circuit
-    from isotrace.cli.trace import command_line, progress
+    from isotrace.base.errors import InputError, SubjectError
+    from isotrace.base.progress import command_line, progress
+    from isotrace.base.runs import dumps, open_run
+    from isotrace.datasets.inputs import read_inputs
+    from isotrace.datasets.tasks import prepare
     from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
+    from isotrace.discovery.overlap import overlap
+    from isotrace.discovery.tasks.earlier import earlier_circuit
+    from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit
     from isotrace.domains.domain import domain_of
-    from isotrace.errors import InputError, SubjectError
-    from isotrace.inputs import read_inputs
-    from isotrace.report.circuit import save_circuit
-    from isotrace.runs import dumps, open_run
+    from isotrace.report.circuit.circuit import save_circuit
     from isotrace.subjects.subject import load_subject
 
     try:

@@ -33,9 +33,9 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Convert a dictionary between formats; say what was folded, dropped or assumed, and check the result."""
+    from isotrace.base.runs import dumps
     from isotrace.dictionaries.interop import Hints
     from isotrace.dictionaries.interop.converting import convert
-    from isotrace.runs import dumps
     from isotrace.subjects.subject import load_subject
 
     hints = Hints(tuple(layer or ()), hookpoint_in, hookpoint_out, k)

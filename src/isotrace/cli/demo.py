@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isotrace.cli.trace import command_line, progress, slug
+from isotrace.base.progress import command_line, progress, slug
 
 DRUGS = (
     # name, SMILES, atom to mask (in writing order)
@@ -24,11 +24,11 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of controls, spellings and bootstraps.")] = 0,
 ) -> None:
     """Trace six drugs for the blood-brain-barrier probe and one masked atom each; write an index page."""
-    from isotrace.api import Tracer
-    from isotrace.circuits.trace import TraceConfig
+    from isotrace.attribution.trace import TraceConfig
+    from isotrace.base.runs import dumps, open_run
     from isotrace.domains.molecule import token_map
-    from isotrace.report.index import entry, index_page, page_row
-    from isotrace.runs import dumps, open_run
+    from isotrace.report.trace.index import entry, index_page, page_row
+    from isotrace.verbs.tracing import Tracer
 
     tracer = Tracer("bundled:molm", "bundled:molm-clt")
     jobs = []

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from isotrace.errors import DictionaryError, IsotraceError, RunError
+from isotrace.base.errors import DictionaryError, IsotraceError, RunError
 
 HARD = (
     "[13CH3][C@@H](N)C(=O)O",
@@ -26,7 +26,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Check versions, bundled files, determinism, token maps, dictionary matching and write access."""
-    from isotrace.runs import dumps
+    from isotrace.base.runs import dumps
 
     checks: list[tuple[str, Callable[[], str]]] = [
         ("versions", versions),
@@ -61,7 +61,7 @@ def versions() -> str:
 
 def bundled() -> str:
     """Loading checks checksums, fingerprints and non-finite weights."""
-    from isotrace.api import Tracer
+    from isotrace.verbs.tracing import Tracer
 
     tracer = Tracer("bundled:molm", "bundled:molm-clt")
     config = tracer.dictionary.config
@@ -69,9 +69,9 @@ def bundled() -> str:
 
 
 def determinism() -> str:
-    from isotrace.api import Tracer
-    from isotrace.circuits.trace import TraceConfig
-    from isotrace.runs import dumps
+    from isotrace.attribution.trace import TraceConfig
+    from isotrace.base.runs import dumps
+    from isotrace.verbs.tracing import Tracer
 
     config = TraceConfig(max_features=200, n_nodes=16, n_controls=4, n_spellings=2)
     tracer = Tracer("bundled:molm", "bundled:molm-clt")

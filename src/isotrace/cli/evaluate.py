@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from isotrace.dictionaries.comparison import Comparison
+    from isotrace.evaluation.comparison import Comparison
 
 
 def command(
@@ -30,13 +30,13 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of masks, controls and bootstrap.")] = 0,
 ) -> None:
     """Fidelity of dictionaries and of controls with as many active features, on held-out sequences."""
-    from isotrace.cli.sequences import usable
-    from isotrace.cli.trace import command_line, progress
-    from isotrace.dictionaries.comparison import compare
+    from isotrace.base.progress import command_line, progress
+    from isotrace.base.runs import dumps, open_run
     from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
+    from isotrace.evaluation.comparison import compare
     from isotrace.report.evaluation import save_evaluation
-    from isotrace.runs import dumps, open_run
     from isotrace.subjects.subject import load_subject
+    from isotrace.verbs.corpus import usable
 
     if repeated := [name for place, name in enumerate(dictionary) if name in dictionary[:place]]:
         raise InputError(f"{repeated[0]!r} is given twice: name each dictionary once.")

@@ -31,12 +31,12 @@ def command(
 
     from isotrace.activations.store import write_store
     from isotrace.activations.stream import SubjectStream
-    from isotrace.cli.sequences import read_corpus
+    from isotrace.base.errors import InputError
+    from isotrace.base.runs import dumps
     from isotrace.cli.train import numbers
-    from isotrace.errors import InputError
-    from isotrace.runs import dumps
     from isotrace.subjects.subject import load_subject
     from isotrace.training.config import StreamConfig
+    from isotrace.verbs.corpus import read_corpus
 
     if dtype not in ("float32", "float16", "bfloat16"):
         raise InputError(f"--dtype {dtype}: use float32, float16 or bfloat16.")

@@ -20,9 +20,9 @@ def command(
     """Compute one of the tables of the documentation again; quick settings take minutes on two cores."""
     import polars as pl
 
-    from isotrace.cli.trace import command_line, progress
-    from isotrace.errors import InputError
-    from isotrace.runs import dumps, open_run
+    from isotrace.base.errors import InputError
+    from isotrace.base.progress import command_line, progress
+    from isotrace.base.runs import dumps, open_run
     from isotrace.studies import Setting, studies, study_of
 
     if name is None:

@@ -17,7 +17,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """List the bundled and published subjects, or load one and print its facts."""
-    from isotrace.runs import dumps
+    from isotrace.base.runs import dumps
 
     result: dict[str, Any] = {"subjects": listed()} if source is None else facts(source, domain)
     if json:
@@ -35,9 +35,9 @@ def listed() -> list[dict[str, Any]]:
 
     `megabytes` (10⁶ bytes) is on disk for a bundled subject, else the download: a wheel may carry several subjects.
     """
-    from isotrace.subjects.published import SUBJECTS
-    from isotrace.subjects.pypi import is_cached
-    from isotrace.subjects.source import BUNDLED
+    from isotrace.subjects.sources.published import SUBJECTS
+    from isotrace.subjects.sources.pypi import is_cached
+    from isotrace.subjects.sources.source import BUNDLED
 
     rows = [bundled(name) for name in BUNDLED]
     for subject in SUBJECTS:
@@ -53,7 +53,7 @@ def bundled(name: str) -> dict[str, Any]:
     """A row of `listed`, read from the files of the bundled subject."""
     from json import loads
 
-    from isotrace.subjects.source import assets
+    from isotrace.subjects.sources.source import assets
 
     folder = assets() / name
     config, record = (loads((folder / file).read_text()) for file in ("config.json", "subject.json"))

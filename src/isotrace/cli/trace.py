@@ -1,9 +1,6 @@
 """isotrace trace: why did the subject say so?"""
 
 import os
-import re
-import shlex
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import polars as pl
 import typer
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
+from isotrace.base.progress import command_line, progress, slug
 
 if TYPE_CHECKING:
-    from isotrace.report.trace import Trace
+    from isotrace.report.trace.trace import Trace
 
 
 def command(
@@ -44,11 +42,11 @@ def command(
     ] = None,
 ) -> None:
     """Trace one prediction to features and atoms, verify it by intervention, and write a report."""
-    from isotrace.api import Tracer
-    from isotrace.circuits.trace import TraceConfig
-    from isotrace.inputs import read_inputs, rejects_frame
-    from isotrace.report.index import entry, index_page, page_row
-    from isotrace.runs import dumps, open_run
+    from isotrace.attribution.trace import TraceConfig
+    from isotrace.base.runs import dumps, open_run
+    from isotrace.datasets.inputs import read_inputs, rejects_frame
+    from isotrace.report.trace.index import entry, index_page, page_row
+    from isotrace.verbs.tracing import Tracer
 
     if ablation not in ("mean", "zero"):
         raise InputError(f"--ablation {ablation!r}: use mean or zero.")
@@ -115,7 +113,7 @@ def command(
 def with_supernodes(result: "Trace", given: Path | None, folder: Path, command: str) -> "Trace":
     """`result` with the groups of `given`, or of an earlier run of the same command in `folder`, read before that is
     emptied. Raises InputError for a file that cannot be used."""
-    from isotrace.runs import read_manifest
+    from isotrace.base.runs import read_manifest
 
     before = folder / "supernodes.json"
     if given is None and before.is_file() and read_manifest(folder)["command"] == command:
@@ -166,20 +164,3 @@ def describe(summary: dict[str, Any], folder: Path | None) -> Iterable[str]:
         yield f"warning: {warning}"
     if folder is not None:
         yield f"report: {folder / 'report.html'}"
-
-
-def progress(items: list[Any], label: str) -> Iterable[Any]:
-    """`items` with a progress bar on stderr."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, description=label, console=Console(file=sys.stderr), transient=True)
-
-
-def slug(text: str) -> str:
-    """A folder name: letters, digits, - and _."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-") or "trace"
-
-
-def command_line() -> str:
-    return shlex.join(["isotrace", *sys.argv[1:]])

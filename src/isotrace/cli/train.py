@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isotrace.errors import InputError, RunError
+from isotrace.base.errors import InputError, RunError
 
 LOGS = ("tensorboard", "wandb")
 
@@ -36,10 +36,10 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Train dictionaries on a subject's activations; every step is logged, and a killed run resumes exactly."""
-    from isotrace.cli.run_training import Sources, run_training
-    from isotrace.runs import dumps
+    from isotrace.base.runs import dumps
     from isotrace.subjects.subject import load_subject
     from isotrace.training.jobs import make_jobs, read_settings
+    from isotrace.verbs.training import Sources, run_training
 
     if (data is None) == (store is None):
         raise InputError("give --data with sequences, or --store with harvested activations.")

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import architecture
-from isotrace.errors import DictionaryError
 from isotrace.subjects.subject import Subject
 
 

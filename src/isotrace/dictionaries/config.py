@@ -2,10 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid")
+from isotrace.base.settings import STRICT
+
 FORMAT, FORMAT_VERSION = "isotrace-dictionary", 2
 
 

@@ -15,10 +15,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.registry import rule
 from isotrace.dictionaries.sparsity.rule import Rule, SparseActivations
-from isotrace.errors import DictionaryError
 from isotrace.kernels import sparse_decode
 
 

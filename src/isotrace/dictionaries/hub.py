@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryFile, SubjectReference
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary, read_record, save_dictionary
-from isotrace.errors import DictionaryError
 from isotrace.subjects.subject import Subject
 
 FILES = ("*.json", "weights.safetensors", "*.parquet", "README.md")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from isotrace.errors import DictionaryError
+from isotrace.base.errors import DictionaryError
 
 if TYPE_CHECKING:
     from isotrace.dictionaries.dictionary import Dictionary

@@ -13,11 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import FORMAT, FORMAT_VERSION, DictionaryConfig, DictionaryFile, SubjectReference
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import architecture
-from isotrace.errors import DictionaryError
-from isotrace.subjects.source import assets
+from isotrace.subjects.sources.source import assets
 from isotrace.subjects.subject import Subject, tokenizer_hash
 
 BUNDLED = ("molm-clt",)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 
 SHIPPED = {
     "molecule": "isotrace.domains.molecule.domain:MOLECULE",

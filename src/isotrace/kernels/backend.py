@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from isotrace.errors import IsotraceError
+from isotrace.base.errors import IsotraceError
 
 Backend = Literal["auto", "torch", "numba"]
 

@@ -12,9 +12,9 @@ from xml.sax.saxutils import escape
 
 import polars as pl
 
-from isotrace.dictionaries.comparison import Comparison
+from isotrace.base.runs import Run
+from isotrace.evaluation.comparison import Comparison
 from isotrace.report.page import finite, render_page
-from isotrace.runs import Run
 
 WIDTH, HEIGHT = 480, 400
 LEFT, RIGHT, TOP, BOTTOM = 54, 466, 34, 352

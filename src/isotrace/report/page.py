@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.drawing import colour
-from isotrace.errors import InputError
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _TOP_FEATURES = 30

@@ -21,14 +21,14 @@ import polars as pl
 import torch
 from scipy.stats import rankdata
 
-from isotrace.circuits.mediators import Mediator, MLPs, Residuals, mean_values
-from isotrace.circuits.methods import Problem, Scores, method_of
-from isotrace.circuits.targets import Target
-from isotrace.circuits.verification import bootstrap_mean
+from isotrace.attribution.verification import bootstrap_mean
+from isotrace.discovery.methods import Problem, Scores, method_of
 from isotrace.domains.reaction.tokens import parse_reaction, reaction_units
+from isotrace.interventions import Mediator, MLPs, Residuals, mean_values
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.attention import patterns_frozen, patterns_recorded
 from isotrace.subjects.subject import Batch, Subject, load_subject
+from isotrace.subjects.targets import Target
 
 SUBJECT = "pypi:rxnfp/bert_pretrained"
 EXACT = "activation_patching"

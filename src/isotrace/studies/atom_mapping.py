@@ -16,10 +16,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from isotrace.circuits.methods import Metric
+from isotrace.base.errors import InputError
+from isotrace.discovery.methods import Metric
 from isotrace.domains.reaction.mapping import changes, mapping
 from isotrace.domains.reaction.tokens import parse_reaction, reaction_units
-from isotrace.errors import InputError
 from isotrace.subjects.attention import patterns_recorded
 from isotrace.subjects.subject import Batch, Subject
 

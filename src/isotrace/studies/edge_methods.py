@@ -20,11 +20,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from isotrace.circuits.mediators.edges import Edges, component_graph, kept
-from isotrace.circuits.methods import METHODS, Problem
-from isotrace.circuits.targets import parse_target
+from isotrace.discovery.edges.circuits import kept
+from isotrace.discovery.methods import METHODS, Problem
+from isotrace.interventions.edges import Edges, component_graph
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import Subject, load_subject
+from isotrace.subjects.targets import parse_target
 
 SOURCE = "bundled:molm"
 EXACT, FAST = "path_patching", ("edge_attribution_patching", "edge_integrated_gradients")

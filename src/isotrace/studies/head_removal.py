@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from isotrace.circuits.mediators import Heads, Values
-from isotrace.circuits.methods import Problem
-from isotrace.circuits.methods.interchange import Screening
-from isotrace.circuits.methods.knockout import Cascade, Removed, knockout_cascade
-from isotrace.circuits.verification import bootstrap_mean
+from isotrace.attribution.verification import bootstrap_mean
+from isotrace.discovery.knockout import Cascade, Removed, knockout_cascade
+from isotrace.discovery.methods import Problem
+from isotrace.discovery.methods.interchange import Screening
+from isotrace.interventions import Heads, Values
 from isotrace.studies.atom_mapping import NAMED, Masked
 from isotrace.studies.study import Setting
 from isotrace.subjects.subject import Subject

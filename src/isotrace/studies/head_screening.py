@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from isotrace.circuits.mediators import Heads, Values, mean_values
-from isotrace.circuits.methods import Problem
-from isotrace.circuits.methods.interchange import MIN_PAIRS, Screening, equal_length_pairs, screen
-from isotrace.circuits.verification import bootstrap_mean, pearson
+from isotrace.attribution.verification import bootstrap_mean, pearson
+from isotrace.discovery.methods import Problem
+from isotrace.discovery.methods.interchange import MIN_PAIRS, Screening, equal_length_pairs, screen
+from isotrace.interventions import Heads, Values, mean_values
 from isotrace.studies.atom_mapping import (
     NAMED,
     SOURCE,

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from isotrace.circuits.graph import build_graph, frame
-from isotrace.circuits.influence import total_effects
-from isotrace.circuits.percolation import BROKEN, NetworkView, network_view
-from isotrace.circuits.targets import parse_target
-from isotrace.circuits.trace import TraceConfig, empty_value, prune_to_circuit
-from isotrace.circuits.verification import bootstrap_mean
+from isotrace.attribution.graph import build_graph, frame
+from isotrace.attribution.influence import total_effects
+from isotrace.attribution.percolation import BROKEN, NetworkView, network_view
+from isotrace.attribution.trace import TraceConfig, empty_value, prune_to_circuit
+from isotrace.attribution.verification import bootstrap_mean
+from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary
-from isotrace.errors import InputError
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import Subject, load_subject
+from isotrace.subjects.targets import parse_target
 
 SUBJECT, DICTIONARY = "bundled:molm", "bundled:molm-clt"
 TARGETS = ("probe:bbb", "mask")

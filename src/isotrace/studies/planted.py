@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isotrace.circuits.mediators import Features, Heads, Mediator, MLPs, Neurons, edges, mean_values
-from isotrace.circuits.mediators.edges import Edges, component_graph
-from isotrace.circuits.methods import METHODS, Method, Problem, Scores
-from isotrace.circuits.methods.edge_patching import EdgeScores
-from isotrace.circuits.verification import bootstrap_mean
-from isotrace.studies.planted_subjects import Planted, planted_subjects
+from isotrace.attribution.verification import bootstrap_mean
+from isotrace.dictionaries.features import Features
+from isotrace.discovery.edges import circuits
+from isotrace.discovery.edges.edge_patching import EdgeScores
+from isotrace.discovery.methods import METHODS, Method, Problem, Scores
+from isotrace.interventions import Heads, Mediator, MLPs, Neurons, mean_values
+from isotrace.interventions.edges import Edges, component_graph
 from isotrace.studies.study import Outcome, Setting, study
+from isotrace.studies.worlds.planted_subjects import Planted, planted_subjects
 
 N_RANDOM, N_DRAWS, N_CIRCUITS = 200, 1_000, 20
 RESOLUTION = 1e-6
@@ -108,7 +110,7 @@ def truth_of(planted: Planted, kind: str) -> Tensor:
 def kept(problem: Problem, keep: Tensor) -> np.ndarray:
     """M `[inputs]` with all nodes at their reference but those of `keep [nodes]` bool, see `truth_of`."""
     if isinstance(problem.mediator, Edges):
-        return edges.kept(problem, keep[None])[0].double().numpy()
+        return circuits.kept(problem, keep[None])[0].double().numpy()
     masks = keep.split([n for n, _ in problem.mediator.sizes(problem.subject)])
     with problem.mediator.edited(
         problem.subject, lambda layer, z: torch.where(masks[layer][:, None], z, problem.reference[layer])

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 """(items, what is done to them) → the same items, with a progress bar."""

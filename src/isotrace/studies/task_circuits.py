@@ -13,13 +13,13 @@ import polars as pl
 import torch
 
 from isotrace.activations.harvest import Corpus
-from isotrace.circuits.tasks.data import Kind, TaskData, prepare
-from isotrace.circuits.tasks.task_circuit import TaskConfig, find_circuit
+from isotrace.base.errors import SubjectError
+from isotrace.datasets.tasks import Kind, TaskData, prepare
 from isotrace.dictionaries.build import configure
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
+from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit
 from isotrace.domains.domain import domain_of
-from isotrace.errors import SubjectError
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import Subject, load_subject
 from isotrace.training.config import TrainingConfig

@@ -7,7 +7,7 @@ a norm or an attention left out makes the frozen subject depend on its sources i
 import torch
 from torch import Tensor
 
-from isotrace.errors import SubjectError
+from isotrace.base.errors import SubjectError
 from isotrace.subjects.frozen import FrozenSubject, Sources
 from isotrace.subjects.subject import Subject
 

@@ -11,10 +11,10 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 
-from isotrace.errors import SubjectError
+from isotrace.base.errors import SubjectError
 from isotrace.subjects.attention import ATTENTION
 from isotrace.subjects.families import Family, family_of
-from isotrace.subjects.source import SubjectFiles
+from isotrace.subjects.sources.source import SubjectFiles
 
 HEADS = {
     "masked": ("AutoModelForMaskedLM", modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from isotrace.dictionaries.config import STRICT
-from isotrace.errors import InputError, SubjectError
+from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.settings import STRICT
 from isotrace.subjects.subject import Batch, Subject
 
 

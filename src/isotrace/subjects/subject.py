@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import PreTrainedModel
 
-from isotrace.errors import InputError, SubjectError
+from isotrace.base.errors import InputError, SubjectError
 from isotrace.subjects.attention import attention_replaced, forwards_replaced
 from isotrace.subjects.families import Family, Side, family_of
 from isotrace.subjects.hooks import hookpoints_edited, mlps_computed_by
 from isotrace.subjects.loading import load_model
-from isotrace.subjects.source import SubjectFiles, resolve
+from isotrace.subjects.sources.source import SubjectFiles, resolve
 
 __all__ = [
     "Batch", "Embedding", "Output", "Subject", "attention_replaced", "forwards_replaced", "hookpoints_edited",

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from isotrace.errors import RunError
+from isotrace.base.errors import RunError
 
 Record = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from isotrace.errors import RunError
+from isotrace.base.errors import RunError
 
 FORMAT, VERSION = "isotrace-checkpoint", 1
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from isotrace.dictionaries.config import STRICT
+from isotrace.base.settings import STRICT
 from isotrace.dictionaries.sparsity.rule import RuleSettings
 
 

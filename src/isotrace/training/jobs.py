@@ -20,8 +20,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from isotrace.base.errors import InputError
 from isotrace.dictionaries.build import configure
-from isotrace.errors import InputError
 from isotrace.subjects.subject import Subject
 from isotrace.training.config import StreamConfig, TrainingConfig
 from isotrace.training.trainer import Job

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from isotrace.activations.harvest import Corpus, masked_batches, mlp_activations
 from isotrace.activations.stream import ActivationStream, SubjectStream
+from isotrace.base.errors import RunError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import require_whole_mlp
 from isotrace.dictionaries.sparsity.rule import SparseActivations
-from isotrace.errors import RunError
 from isotrace.subjects.subject import Subject
 from isotrace.training.checkpoint import read_checkpoint
 from isotrace.training.config import StreamConfig, TrainingConfig

@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils import get_total_norm
 
+from isotrace.base.errors import RunError
 from isotrace.dictionaries.build import build
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.sparsity.batchtopk import BatchTopK
 from isotrace.dictionaries.sparsity.rule import SparseActivations
-from isotrace.errors import RunError
 from isotrace.training.checkpoint import load_checkpoint, save_checkpoint
 from isotrace.training.world import World
 

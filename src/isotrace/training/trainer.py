@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isotrace.base.errors import RunError
 from isotrace.dictionaries.config import DictionaryConfig
-from isotrace.errors import RunError
 from isotrace.training.config import TrainingConfig
 from isotrace.training.losses import LossOutput, reconstruction
 from isotrace.training.parallel import Parallel, split

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from isotrace.errors import RunError
+from isotrace.base.errors import RunError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # a process may harvest a block, or write a checkpoint, while the others wait

@@ -11,9 +11,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.hub import card, from_pretrained, push_to_hub, save_pretrained
 from isotrace.dictionaries.saving import load_dictionary, read_record
-from isotrace.errors import DictionaryError
 
 DICTIONARY = Path(__file__).parents[2] / "data" / "interop" / "reverse" / "dictionaries" / "sae_topk"
 COMMIT = "a" * 40

@@ -9,10 +9,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from isotrace.base.errors import DictionaryError, InputError
 from isotrace.dictionaries import interop
 from isotrace.dictionaries.interop import Hints
 from isotrace.dictionaries.saving import load_dictionary
-from isotrace.errors import DictionaryError, InputError
 
 DATA = Path(__file__).parents[2] / "data" / "interop"
 KINDS = sorted(folder.parent for folder in DATA.glob("*/*/files"))

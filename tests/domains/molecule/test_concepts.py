@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.atoms import ATOM_CONCEPTS
-from isotrace.domains.molecule.concepts import CONCEPTS, label_molecule
-from isotrace.domains.molecule.patterns import functional_groups
 from isotrace.domains.molecule.smiles import lex
 from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.domains.molecule.tokens import parse, token_map
-from isotrace.errors import InputError
+from isotrace.domains.molecule.vocabulary.concepts import CONCEPTS, label_molecule
+from isotrace.domains.molecule.vocabulary.patterns import functional_groups
 
 HARD = (Path(__file__).parents[2] / "data" / "hard_smiles.smi").read_text().split()
 NAMES = [concept.name for concept in CONCEPTS]

@@ -8,9 +8,9 @@ from statistics import median
 import pytest
 from rdkit import Chem
 
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.drawing import BLUE, ORANGE, colour, draw_molecule, draw_small
 from isotrace.domains.molecule.smiles import lex
-from isotrace.errors import InputError
 
 SVG = "{http://www.w3.org/2000/svg}"
 HARD = [

@@ -11,13 +11,13 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors, rdMolDescriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import Reading, domain_of
-from isotrace.domains.molecule import concepts, patterns
 from isotrace.domains.molecule.atoms import ATOM_CONCEPTS
-from isotrace.domains.molecule.environments import environments, known_environments
 from isotrace.domains.molecule.smiles import lex
 from isotrace.domains.molecule.tokens import parse
-from isotrace.errors import InputError
+from isotrace.domains.molecule.vocabulary import concepts, patterns
+from isotrace.domains.molecule.vocabulary.environments import environments, known_environments
 
 HELD_OUT = [line.split()[0] for line in (Path(__file__).parents[2] / "data" / "heldout.smi").read_text().splitlines()]
 MOLECULE = domain_of("molecule")

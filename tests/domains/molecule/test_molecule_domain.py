@@ -9,9 +9,9 @@ import pytest
 from rdkit import Chem
 from rdkit.Geometry import Point3D
 
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import Reading, domain_of
 from isotrace.domains.molecule.smiles import lex
-from isotrace.errors import InputError
 
 DATA = Path(__file__).parents[2] / "data"
 HARD = (DATA / "hard_smiles.smi").read_text().split()

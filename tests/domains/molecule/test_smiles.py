@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from rdkit import Chem
 
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.smiles import lex
 from isotrace.domains.molecule.tokens import element
-from isotrace.errors import InputError
 
 HARD = (Path(__file__).parents[2] / "data" / "hard_smiles.smi").read_text().split()
 

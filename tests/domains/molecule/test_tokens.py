@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.smiles import lex
 from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.domains.molecule.tokens import bond_of, parse, token_map
-from isotrace.errors import InputError
 
 HARD = (Path(__file__).parents[2] / "data" / "hard_smiles.smi").read_text().split()
 

@@ -10,13 +10,13 @@ import pytest
 
 pytest.importorskip("immunum", reason="immunum is not installed: pip install 'isotrace[antibody]'")
 
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import domain_of
 from isotrace.domains.protein import numbering
 from isotrace.domains.protein.antibody import ANTIBODY, CONCEPTS
 from isotrace.domains.protein.domain import PROTEIN
 from isotrace.domains.protein.numbering import REGIONS, number
 from isotrace.domains.protein.sequence import STANDARD
-from isotrace.errors import InputError
 
 # Trastuzumab, its regions as IMGT/mAb-DB gives them.
 HEAVY = {

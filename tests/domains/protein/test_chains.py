@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from isotrace.base.errors import InputError
 from isotrace.domains.protein.structure import match_chains, read_structure
-from isotrace.errors import InputError
 
 DATA = Path(__file__).parents[2] / "data"
 GB1 = "MTYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVDGEWTYDDATKTFTVTE"

@@ -8,10 +8,11 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import Descriptors
 
-from isotrace.domains.protein.concepts import CONCEPTS
+from isotrace.base.errors import InputError
 from isotrace.domains.protein.domain import PROTEIN
-from isotrace.domains.protein.motifs import known_motifs, matches
-from isotrace.domains.protein.properties import (
+from isotrace.domains.protein.vocabulary.concepts import CONCEPTS
+from isotrace.domains.protein.vocabulary.motifs import known_motifs, matches
+from isotrace.domains.protein.vocabulary.properties import (
     CONSENSUS,
     HYDROPATHY,
     entropy,
@@ -23,7 +24,6 @@ from isotrace.domains.protein.properties import (
     window_entropies,
     window_means,
 )
-from isotrace.errors import InputError
 
 UBIQUITIN = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG"
 NAMES = [c.name for c in CONCEPTS]

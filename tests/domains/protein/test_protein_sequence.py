@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import domain_of
 from isotrace.domains.protein.domain import PROTEIN
-from isotrace.errors import InputError
 
 GB1 = "MTYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVDGEWTYDDATKTFTVTE"
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import Reading, domain_of
 from isotrace.domains.molecule.atoms import ATOM_CONCEPTS
-from isotrace.errors import InputError
 
 TOKEN = re.compile(r"\[[^\]]+\]|Br|Cl|%\d\d|>>|.")
 REACTION = domain_of("reaction")

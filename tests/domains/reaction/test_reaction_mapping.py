@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.spelling import fragments, respelled
 from isotrace.domains.reaction.mapping import changes, mapping
 from isotrace.domains.reaction.tokens import parse_reaction
-from isotrace.errors import InputError
 
 ACYLATION = "CC(=O)Cl.OCc1ccccc1>>CC(=O)OCc1ccccc1"
 ACYLATION_MAPPED = (

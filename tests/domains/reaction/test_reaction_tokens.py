@@ -5,8 +5,8 @@ import re
 import pytest
 from rdkit import Chem
 
+from isotrace.base.errors import InputError
 from isotrace.domains.reaction.tokens import parse_reaction, reaction_units
-from isotrace.errors import InputError
 
 # Two-character tokens first; `>>` is one token.
 TOKEN = re.compile(r"\[[^\]]+\]|Br|Cl|%\d\d|%\(\d+\)|>>|->|<-|.")

@@ -2,10 +2,10 @@
 
 import torch
 
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import register
-from isotrace.errors import DictionaryError
 
 
 @register("sae")

@@ -1,9 +1,9 @@
 """Skip transcoder (Paulo et al. 2025): a transcoder plus a linear path x W_skip from input to output."""
 
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import register
-from isotrace.errors import DictionaryError
 
 
 @register("skip_transcoder")

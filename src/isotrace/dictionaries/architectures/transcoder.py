@@ -1,9 +1,9 @@
 """Transcoder (Dunefsky et al. 2024): features read a module's input and write its output, layer by layer."""
 
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import register
-from isotrace.errors import DictionaryError
 
 
 @register("transcoder")

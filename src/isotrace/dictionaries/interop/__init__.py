@@ -6,9 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from isotrace.base.errors import DictionaryError, InputError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.interop.foreign import Foreign, Hints
-from isotrace.errors import DictionaryError, InputError
 
 WRITTEN = ("saelens", "sparsify", "clt_training", "circuit_tracer", "dictionary_learning")
 FORMATS = (*WRITTEN, "interplm", "interprot", "protomech")
@@ -17,7 +17,7 @@ __all__ = ["FORMATS", "WRITTEN", "Foreign", "Hints", "detect", "read", "write"]
 
 
 def _module(name: str) -> ModuleType:
-    return import_module(f"isotrace.dictionaries.interop.{name}")
+    return import_module(f"isotrace.dictionaries.interop.formats.{name}")
 
 
 def detect(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isotrace.base.errors import DictionaryError, InputError, RunError
 from isotrace.dictionaries import interop
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.interop.foreign import Hints
@@ -19,7 +20,6 @@ from isotrace.dictionaries.saving import (
     reference,
     save_dictionary,
 )
-from isotrace.errors import DictionaryError, InputError, RunError
 from isotrace.subjects.subject import Subject
 
 OWN = "isotrace"

@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from isotrace.base.errors import DictionaryError, RunError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import architecture
-from isotrace.errors import DictionaryError, RunError
 
 NO_STATISTICS = "mean activation and density are in no such file: they are 0 here, so mean ablation is zero ablation"
 

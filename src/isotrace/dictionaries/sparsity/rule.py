@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
-from isotrace.errors import DictionaryError
 from isotrace.kernels.topk import topk
 
 if TYPE_CHECKING:

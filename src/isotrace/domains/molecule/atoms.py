@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from rdkit import Chem
 
 from isotrace.domains.domain import Concept
-from isotrace.domains.molecule.environments import environments, known_environments
-from isotrace.domains.molecule.patterns import functional_groups, structural_alerts
-from isotrace.domains.molecule.scaffolds import connected, scaffold_parts
+from isotrace.domains.molecule.vocabulary.environments import environments, known_environments
+from isotrace.domains.molecule.vocabulary.patterns import functional_groups, structural_alerts
+from isotrace.domains.molecule.vocabulary.scaffolds import connected, scaffold_parts
 
 ELEMENTS = ("C", "N", "O", "F", "S", "Cl", "Br", "I", "P", "B", "Si", "Se", "H")
 HYBRIDISATION = {

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import Concept, Labels, Reading, Spelling
-from isotrace.domains.molecule.concepts import CONCEPTS, atom_tokens, label_molecule, tokens_of
-from isotrace.domains.molecule.patterns import atoms_matching, compiled
-from isotrace.domains.molecule.scaffolds import scaffold_group
 from isotrace.domains.molecule.sketch import draw_sketch, picture_of, sketch
 from isotrace.domains.molecule.spelling import spellings
 from isotrace.domains.molecule.tokens import parse, token_map
-from isotrace.errors import InputError
+from isotrace.domains.molecule.vocabulary.concepts import CONCEPTS, atom_tokens, label_molecule, tokens_of
+from isotrace.domains.molecule.vocabulary.patterns import atoms_matching, compiled
+from isotrace.domains.molecule.vocabulary.scaffolds import scaffold_group
 
 KINDS = ("smarts", "regex")
 

@@ -15,7 +15,7 @@ from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
 from rdkit.Geometry import Point2D
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 
 INK = "#1d2733"
 ORANGE = (232, 131, 42)

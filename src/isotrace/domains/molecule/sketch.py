@@ -12,10 +12,10 @@ from typing import Any
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
 
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import Reading
 from isotrace.domains.molecule.drawing import INK, colour, draw_molecule
 from isotrace.domains.molecule.tokens import bond_of
-from isotrace.errors import InputError
 
 BOND_LENGTH = 1.5
 _ORDERS = {Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3, Chem.BondType.QUADRUPLE: 4}

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 
 UnitKind = Literal["atom", "bond", "ring", "branch", "dot", "arrow", "special"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from rdkit import Chem, rdBase
 
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.smiles import BRACKET, Lexeme, UnitKind, lex
-from isotrace.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import numpy as np
 
 from isotrace.domains.domain import Concept, Labels, Reading
 from isotrace.domains.protein.clones import clone_groups
-from isotrace.domains.protein.concepts import CONCEPTS as PROTEIN_CONCEPTS
-from isotrace.domains.protein.concepts import TokensOf
 from isotrace.domains.protein.domain import ProteinDomain
 from isotrace.domains.protein.drawing import Band
 from isotrace.domains.protein.numbering import CHAINS, REGIONS, Antibody, VariableDomain, number
 from isotrace.domains.protein.sequence import residues
+from isotrace.domains.protein.vocabulary.concepts import CONCEPTS as PROTEIN_CONCEPTS
+from isotrace.domains.protein.vocabulary.concepts import TokensOf
 
 Instance = tuple[str, tuple[int, ...]]
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import Concept, Labels, Reading, Spelling
 from isotrace.domains.protein.clusters import kmer_groups
-from isotrace.domains.protein.concepts import CONCEPTS, TokensOf, instances, numbers
 from isotrace.domains.protein.drawing import Band, draw_track
-from isotrace.domains.protein.motifs import matches
 from isotrace.domains.protein.sequence import residue_map, residues
-from isotrace.errors import InputError
+from isotrace.domains.protein.vocabulary.concepts import CONCEPTS, TokensOf, instances, numbers
+from isotrace.domains.protein.vocabulary.motifs import matches
 
 
 class ProteinDomain:
@@ -36,7 +36,7 @@ class ProteinDomain:
         return Labels(tuple(instances(sequence, reading.units)), numbers(sequence))
 
     def match(self, kind: str, pattern: str, reading: Reading) -> list[tuple[int, ...]]:
-        """`regex` or `prosite`, over the residues without spaces; see `isotrace.domains.protein.motifs`."""
+        """`regex` or `prosite`, over the residues without spaces; see `isotrace.domains.protein.vocabulary.motifs`."""
         tokens = TokensOf(reading.units)
         return [tokens(found) for found in matches(kind, pattern, self.sequence(reading))]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.drawing import INK, colour
-from isotrace.errors import InputError
 
 ROW = 50
 _CELL, _LETTER, _HEAD, _BAND = 12, 17, 14, 15

@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from importlib import import_module
 from typing import Any
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 
 # First and last IMGT position of each region.
 REGIONS = {

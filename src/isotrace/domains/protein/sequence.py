@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 
 STANDARD = "ACDEFGHIKLMNPQRSTVWY"
 LETTERS = frozenset(STANDARD + "UOBZX")

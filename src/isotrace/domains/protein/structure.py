@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Literal
 
-from isotrace.errors import InputError
+from isotrace.base.errors import InputError
 
 FORMATS: dict[str, Literal["pdb", "cif"]] = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif"}
 LEAST_IDENTITY = 0.9

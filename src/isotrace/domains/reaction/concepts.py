@@ -6,7 +6,7 @@ A component's instance holds all its tokens, syntax included; concepts of atoms 
 from collections.abc import Iterator, Sequence
 
 from isotrace.domains.domain import Concept
-from isotrace.domains.molecule.concepts import TOKEN_CONCEPTS, atom_tokens, token_instances, tokens_of
+from isotrace.domains.molecule.vocabulary.concepts import TOKEN_CONCEPTS, atom_tokens, token_instances, tokens_of
 from isotrace.domains.reaction.mapping import Changes, changes, mapping
 from isotrace.domains.reaction.tokens import SIDES, Reaction, ReactionUnit
 

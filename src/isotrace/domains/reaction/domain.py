@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
+from isotrace.base.errors import InputError
 from isotrace.domains.domain import Concept, Labels, Reading, Spelling
-from isotrace.domains.molecule.concepts import placed
 from isotrace.domains.molecule.domain import bonded_atoms, matches
-from isotrace.domains.molecule.scaffolds import scaffold_group
 from isotrace.domains.molecule.sketch import draw_sketch, picture_of
 from isotrace.domains.molecule.spelling import fragments, respelled
+from isotrace.domains.molecule.vocabulary.concepts import placed
+from isotrace.domains.molecule.vocabulary.scaffolds import scaffold_group
 from isotrace.domains.reaction.concepts import (
     MAPPED_CONCEPTS,
     REACTION_CONCEPTS,
@@ -22,7 +23,6 @@ from isotrace.domains.reaction.concepts import (
 )
 from isotrace.domains.reaction.sketch import reaction_sketch
 from isotrace.domains.reaction.tokens import SIDES, parse_reaction, reaction_units
-from isotrace.errors import InputError
 
 _PLACE = {concept.name: i for i, concept in enumerate(REACTION_CONCEPTS + MAPPED_CONCEPTS)}
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from rdkit import Chem
 
-from isotrace.domains.molecule.scaffolds import connected
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.spelling import fragments
+from isotrace.domains.molecule.vocabulary.scaffolds import connected
 from isotrace.domains.reaction.tokens import Reaction, Side, parse_reaction
-from isotrace.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Literal
 
 from rdkit import Chem
 
+from isotrace.base.errors import InputError
 from isotrace.domains.molecule.smiles import Lexeme, lex
 from isotrace.domains.molecule.tokens import TokenUnit, map_lexemes, parse
-from isotrace.errors import InputError
 
 Side = Literal["reactant", "reagent", "product"]
 SIDES: tuple[Side, ...] = ("reactant", "reagent", "product")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from isotrace.errors import SubjectError
+from isotrace.base.errors import SubjectError
 
 Side = Literal["input", "output"]
 

@@ -1,0 +1,203 @@
+"""Where features come from: the dictionary, and the nulls that stand beside it.
+
+    dictionary       its features, at the hookpoint it reads
+    neurons          the subject's own MLP neurons of the same layers, where positive
+    untrained        a dictionary of the same shape, trained in the same way on the subject with random weights
+    random           unit-norm random directions of the same input, TopK at the dictionary's mean L0
+    token_identity   one feature per vocabulary entry: what the spelling of a token alone tells
+
+Activations go to disk in chunks, one file each, so that a run that was stopped goes on behind the last chunk.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from isotrace.activations.harvest import record
+from isotrace.datasets.annotated import Data
+from isotrace.dictionaries.build import build
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.domains.domain import Reading
+from isotrace.subjects.subject import Batch, Subject
+
+NAMES = ("dictionary", "neurons", "untrained", "random", "token_identity")
+CHUNK_TOKENS = 16_384
+BATCH_TOKENS = 2_048
+
+
+@dataclass(frozen=True)
+class Site:
+    """Features of one layer of one source: `encode` maps activations at `hookpoint` `[tokens, d]` to rows, columns
+    and values of what is positive."""
+
+    source: str
+    layer: int
+    hookpoint: str
+    n_features: int
+    encode: Callable[[Tensor], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+    @property
+    def key(self) -> str:
+        return f"{self.source}.{self.layer}"
+
+
+def dictionary_sites(name: str, dictionary: Dictionary) -> list[Site]:
+    config = dictionary.config
+
+    def encoder(place: int):
+        def encode(x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            found = dictionary.encode(place, x)
+            on = found.values > 0
+            rows = torch.arange(len(x), device=on.device)[:, None].expand_as(found.indices)[on]
+            return rows.cpu().numpy(), found.indices[on].cpu().numpy(), found.values[on].float().cpu().numpy()
+
+        return encode
+
+    places = enumerate(zip(config.layers, config.reads, strict=True))
+    return [Site(name, layer, read, config.n_features, encoder(i)) for i, (layer, read) in places]
+
+
+def neuron_sites(subject: Subject, layers: Sequence[int]) -> list[Site]:
+    def encode(x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows, columns = (x > 0).nonzero(as_tuple=True)
+        return rows.cpu().numpy(), columns.cpu().numpy(), x[rows, columns].float().cpu().numpy()
+
+    sites = []
+    for layer in layers:
+        module, _ = subject.hookpoint(f"layers.{layer}.neuron")
+        weight = module.weight
+        n_features = getattr(module, "in_features", weight.shape[0] if isinstance(weight, Tensor) else 0)
+        sites.append(Site("neurons", layer, f"layers.{layer}.neuron", int(n_features), encode))
+    return sites
+
+
+def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: int, seed: int) -> Dictionary:
+    """As many random unit directions as the dictionary has features, reading its input minus the mean over some
+    of the sequences; the `k` largest are active."""
+    config = dictionary.config
+    made = build(
+        replace(config, architecture="transcoder", activation="topk", k=k, window=1, prefixes=(), skip=False), seed
+    )
+    Dictionary.initialise(made, torch.Generator().manual_seed(seed))
+    totals, count = torch.zeros(config.n_layers, config.d_in), 0
+    for _, batch in data.batches(BATCH_TOKENS):
+
+        def take(i: int, x: Tensor) -> None:
+            totals[i] += x.flatten(0, 1).sum(0).cpu()
+
+        record(subject, on_device(subject, batch), config.reads, take)
+        count += batch.ids.numel()
+        if count > 20_000:
+            break
+    for layer in range(config.n_layers):
+        made.b_enc[layer].data.copy_(-(totals[layer] / max(count, 1)) @ made.W_enc[layer])
+    return made.requires_grad_(False).to(subject.device)
+
+
+def untrained_subject(subject: Subject, seed: int) -> Subject:
+    """The same architecture and tokenizer with freshly initialised weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = type(subject.model)(subject.model.config)
+    model.to(subject.device)  # pyright: ignore[reportArgumentType]
+    files = replace(subject.files, source=f"untrained copy of {subject.source}", weights_sha256=f"untrained-{seed}")
+    return Subject(model, subject.tokenizer, files)
+
+
+def harvest(
+    subject: Subject,
+    sites: Sequence[Site],
+    data: Data,
+    folder: Path,
+    label: str,
+    progress: Callable[[Iterable, str], Iterable] = lambda items, _: items,
+) -> None:
+    """Write the activations at `sites` of all sequences as `{label}-00000.npz` …; chunks already there are kept."""
+    chunks: list[list[Batch]] = [[]]
+    for _, batch in data.batches(BATCH_TOKENS):
+        if sum(b.ids.numel() for b in chunks[-1]) >= CHUNK_TOKENS:
+            chunks.append([])
+        chunks[-1].append(batch)
+    hookpoints = sorted({site.hookpoint for site in sites})
+    for number, batches in enumerate(progress(chunks, f"activations ({label})")):
+        path = folder / f"{label}-{number:05d}.npz"
+        if path.is_file():
+            continue
+        found: dict[str, list[tuple[np.ndarray, ...]]] = {site.key: [] for site in sites}
+        start = 0
+        for batch in batches:
+
+            def take(i: int, x: Tensor, start: int = start, into=found) -> None:
+                for site in sites:
+                    if site.hookpoint == hookpoints[i]:
+                        rows, columns, values = site.encode(x.flatten(0, 1))
+                        into[site.key].append((rows + start, columns.astype(np.int32), values))
+
+            record(subject, on_device(subject, batch), hookpoints, take)
+            start += batch.ids.numel()
+        arrays = {}
+        for site in sites:
+            rows, columns, values = (np.concatenate(part) for part in zip(*found[site.key], strict=True))
+            counts = np.bincount(rows, minlength=start)
+            arrays |= {f"{site.key}/n": counts, f"{site.key}/c": columns, f"{site.key}/v": values}
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(path)
+
+
+def load(folder: Path, label: str, site_key: str, n_features: int) -> sparse.csr_matrix:
+    """Activations `[tokens, n_features]` float32 of one site, as `harvest` wrote them."""
+    counts, columns, values = [], [], []
+    for path in sorted(folder.glob(f"{label}-*.npz")):
+        with np.load(path) as chunk:
+            for store, part in ((counts, "n"), (columns, "c"), (values, "v")):
+                store.append(chunk[f"{site_key}/{part}"])
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
+    return sparse.csr_matrix(
+        (np.concatenate(values), np.concatenate(columns), indptr), shape=(len(indptr) - 1, n_features)
+    )
+
+
+def token_identity(data: Data, n_vocabulary: int) -> sparse.csr_matrix:
+    """`[tokens, vocabulary]`, one 1 per token."""
+    ids = np.concatenate(data.ids)
+    return sparse.csr_matrix(
+        (np.ones(len(ids), dtype=np.float32), ids.astype(np.int32), np.arange(len(ids) + 1)),
+        shape=(len(ids), n_vocabulary),
+    )
+
+
+def encoded(subject: Subject, sites: Sequence[Site], text: str) -> sparse.csr_matrix:
+    """Activations float32 `[tokens, features of all sites, one site after the other]` of one text."""
+    batch = subject.tokenize([text])
+    starts = np.concatenate([[0], np.cumsum([site.n_features for site in sites])])
+    parts: list[tuple[np.ndarray, ...]] = []
+
+    def take(i: int, x: Tensor) -> None:
+        rows, columns, values = sites[i].encode(x[0])
+        parts.append((values, rows, columns + starts[i]))
+
+    record(subject, batch, [site.hookpoint for site in sites], take)
+    values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return sparse.csr_matrix((values, (rows, columns)), shape=(batch.ids.shape[1], int(starts[-1])))
+
+
+def feature_activations(
+    subject: Subject, dictionary: Dictionary, reading: Reading, features: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """float32 `[features, tokens]` on one sequence; features are (layer, feature)."""
+    found = encoded(subject, dictionary_sites("dictionary", dictionary), reading.text)
+    config = dictionary.config
+    return found[
+        :, [config.layers.index(layer) * config.n_features + feature for layer, feature in features]
+    ].T.toarray()
+
+
+def on_device(subject: Subject, batch: Batch) -> Batch:
+    return Batch(batch.ids.to(subject.device), batch.mask.to(subject.device), (), ())

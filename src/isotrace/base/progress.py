@@ -1,0 +1,24 @@
+"""What a person watching a command sees: a progress bar on stderr, and the names of runs."""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+
+def progress(items: list[Any], label: str) -> Iterable[Any]:
+    """`items` with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, description=label, console=Console(file=sys.stderr), transient=True)
+
+
+def slug(text: str) -> str:
+    """A folder name: letters, digits, - and _."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-") or "trace"
+
+
+def command_line() -> str:
+    return shlex.join(["isotrace", *sys.argv[1:]])

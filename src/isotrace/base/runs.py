@@ -1,0 +1,291 @@
+"""Run folders: what a command computed, beside a manifest that says how.
+
+The manifest is written when the folder is opened (status `running`), after every file and at the end, so a run
+that was killed still lists what it holds and can be taken up by running the same command again.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import save
+
+from isotrace.base.errors import InputError, RunError
+
+FORMAT, FORMAT_VERSION = "isotrace-run", 1
+MANIFEST = "manifest.json"
+PACKAGES = ("isotrace", "torch", "transformers", "rdkit", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An open run folder. Every write is whole or absent: a temporary file is renamed into place.
+
+    path: the folder. manifest: what `manifest.json` will hold; it grows as files are written.
+    All writers return the path written, and raise RunError if the disk refuses.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def table(self, name: str, frame: pl.DataFrame) -> Path:
+        """`frame` as Parquet in `{name}.parquet`."""
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        return self.bytes(_suffixed(name, ".parquet"), buffer.getvalue())
+
+    def tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> Path:
+        """`tensors` (any shape and dtype, moved to the CPU) as safetensors in `{name}.safetensors`."""
+        # Views of one storage are legal here, not in the format: each is copied.
+        owned = {
+            key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()
+        }
+        return self.bytes(_suffixed(name, ".safetensors"), save(owned))
+
+    def text(self, name: str, text: str) -> Path:
+        """`text` as UTF-8 in the file `name`, given with its suffix (`report.html`, `molecule.svg`)."""
+        return self.bytes(name, text.encode())
+
+    def json(self, name: str, obj: Any) -> Path:
+        """`obj` through `to_jsonable` in `{name}.json`."""
+        return self.text(_suffixed(name, ".json"), dumps(obj, indent=2) + "\n")
+
+    def bytes(self, name: str, data: bytes) -> Path:
+        """`data` in the file `name`, which may lie in a subfolder (`cards/0.svg`)."""
+        inner = PurePosixPath(name)
+        if inner.is_absolute() or ".." in inner.parts or inner == PurePosixPath(MANIFEST):
+            raise RunError(f"{name!r} is no file name a run can use: give one inside the run folder.")
+        target = _write(self.path / inner, data)
+        self.manifest["files"][str(inner)] = hashlib.sha256(data).hexdigest()
+        self._save()
+        return target
+
+    def expect(self, *names: str) -> None:
+        """List files that something else will write here, so that a run killed before `adopt` is still recognised."""
+        self.manifest["files"] |= {name: self.manifest["files"].get(name) for name in names}
+        self._save()
+
+    def adopt(self, *names: str) -> None:
+        """Hash files that something else wrote here, and drop from the list those it did not."""
+        for name in names:
+            target = self.path / name
+            self.manifest["files"].pop(name, None)
+            if target.is_file():
+                self.manifest["files"][name] = sha256_file(target)
+        self._save()
+
+    def _save(self) -> None:
+        _write(self.path / MANIFEST, (dumps(self.manifest, indent=2) + "\n").encode())
+
+
+@contextmanager
+def open_run(
+    path: str | Path,
+    *,
+    command: str,
+    seed: int,
+    inputs: Mapping[str, Path | str],
+    overwrite: bool,
+    resume: bool = False,
+) -> Iterator[Run]:
+    """Make the run folder `path`, yield it open, and close its manifest.
+
+    command: the command line, as typed; the same command may run again in its own folder.
+    seed: the seed every random choice of the run derives from.
+    inputs: what the numbers depend on. A Path is a file or folder, hashed by content; a str is a value itself
+        (a SMILES, `bundled:molm`).
+    overwrite: replace a run of another command. Files no run wrote are never removed.
+    resume: go on in a folder that holds a run: nothing is removed, its list of files is taken over.
+
+    Otherwise the folder's earlier run is removed first. On an exception the manifest says `failed` and why, and the
+    exception goes on. Raises RunError if the folder cannot be written or holds something else, InputError if
+    an input does not exist.
+    """
+    started = time.monotonic()
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "command": command,
+        "versions": _versions(),
+        "seed": seed,
+        "inputs": {name: _describe(name, value) for name, value in inputs.items()},
+        "hardware": _hardware(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_seconds": None,
+        "status": "running",
+        "error": None,
+        "files": {},
+    }
+    run = Run(Path(path), manifest)
+    if resume:
+        manifest["files"] = read_manifest(run.path)["files"]
+    else:
+        _claim(run.path, command, overwrite)
+    run._save()
+    try:
+        yield run
+    except BaseException as error:
+        manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
+        manifest["wall_seconds"] = round(time.monotonic() - started, 3)
+        with suppress(RunError):  # the first error is the one to report
+            run._save()
+        raise
+    manifest.update(status="complete", wall_seconds=round(time.monotonic() - started, 3))
+    run._save()
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest of the run folder `path`. Raises RunError if the folder holds no run of this format."""
+    try:
+        manifest = json.loads((Path(path) / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise RunError(f"{path} is no run folder: it has no {MANIFEST} written by isotrace.")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise RunError(f"{path} has run format {manifest.get('format_version')}, not {FORMAT_VERSION}: run it again.")
+    return manifest
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes. Raises OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def to_jsonable(obj: Any) -> Any:
+    """`obj` in JSON's own types. NaN and ±inf become null, arrays and tensors nested lists, dataclasses objects.
+
+    Raises TypeError for anything whose JSON form is not obvious (bytes, complex numbers, tables, callables).
+    """
+    if obj is None or (isinstance(obj, bool | str) and not isinstance(obj, Enum)):
+        return obj
+    if isinstance(obj, Enum):
+        return to_jsonable(obj.value)
+    if isinstance(obj, int):
+        return int(obj)
+    if isinstance(obj, float):
+        return float(obj) if math.isfinite(obj) else None
+    if isinstance(obj, np.generic | np.ndarray):
+        return to_jsonable(obj.tolist())
+    if isinstance(obj, torch.Tensor):
+        return to_jsonable(obj.tolist())
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return {field.name: to_jsonable(getattr(obj, field.name)) for field in dataclasses.fields(obj)}
+    if isinstance(obj, Mapping):
+        return {_key(key): to_jsonable(value) for key, value in obj.items()}
+    if isinstance(obj, set | frozenset):
+        return [to_jsonable(value) for value in sorted(obj)]
+    if isinstance(obj, list | tuple):
+        return [to_jsonable(value) for value in obj]
+    if isinstance(obj, PurePath):
+        return str(obj)
+    if isinstance(obj, date):
+        return obj.isoformat()
+    raise TypeError(f"{type(obj).__name__} has no JSON form: convert it first.")
+
+
+def dumps(obj: Any, *, indent: int | None = None) -> str:
+    """JSON text of `to_jsonable(obj)`, keys in the order given, no NaN."""
+    return json.dumps(to_jsonable(obj), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _key(key: Any) -> str:
+    plain = to_jsonable(key)
+    if not isinstance(plain, str | int) or isinstance(plain, bool):
+        raise TypeError(f"{key!r} is no JSON key: use text or integers.")
+    return str(plain)
+
+
+def _suffixed(name: str, suffix: str) -> str:
+    return name.removesuffix(suffix) + suffix
+
+
+def _write(target: Path, data: bytes) -> Path:
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".isotrace-", suffix=".tmp", delete=False) as file:
+            temporary = file.name
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # a temporary file is private, a result is not
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise RunError(f"cannot write {target} ({error.strerror}): free space or choose another --out.") from None
+    return target
+
+
+def _claim(path: Path, command: str, overwrite: bool) -> None:
+    """Make the folder, or empty it of the run it holds. Raises RunError rather than touch anything else."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    except OSError as error:
+        raise RunError(f"cannot make the run folder {path} ({error.strerror}): choose another --out.") from None
+    present = {name for name in present if not PurePosixPath(name).match(".isotrace-*.tmp")}
+    if not present:
+        return
+    if MANIFEST not in present:
+        raise RunError(f"{path} holds files that no run wrote ({min(present)}): choose another --out.")
+    old = read_manifest(path)
+    if old["command"] != command and not overwrite:
+        raise RunError(f"{path} holds the run '{old['command']}': choose another --out or give --overwrite.")
+    if foreign := present - old["files"].keys() - {MANIFEST}:
+        raise RunError(f"{path} holds files that no run wrote ({min(foreign)}): move them or choose another --out.")
+    try:
+        for name in present - {MANIFEST}:
+            (path / name).unlink()
+    except OSError as error:
+        raise RunError(f"cannot replace the run in {path} ({error.strerror}): choose another --out.") from None
+
+
+def _describe(name: str, value: Path | str) -> dict[str, str]:
+    if isinstance(value, str):
+        return {"value": value, "sha256": hashlib.sha256(value.encode()).hexdigest()}
+    try:
+        if value.is_dir():
+            files = sorted(file for file in value.rglob("*") if file.is_file())
+            lines = [f"{sha256_file(file)}  {file.relative_to(value).as_posix()}\n" for file in files]
+            return {"path": str(value), "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
+        return {"path": str(value), "sha256": sha256_file(value)}
+    except OSError as error:
+        raise InputError(f"{value}, the {name}, cannot be read ({error.strerror}): check the path.") from None
+
+
+def _versions() -> dict[str, str | None]:
+    """Installed versions; null for isotrace itself when it runs from a source tree that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}

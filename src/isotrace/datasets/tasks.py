@@ -1,0 +1,268 @@
+"""The labelled sequences of a task, and its three parts: fit the readout, discover the circuit, report on it.
+
+Parts are disjoint by group (scaffold, cluster: what the domain calls close relatives). Kinds of task:
+
+    class       a text or a few whole numbers per sequence
+    regression  a number per sequence
+    residue     a string of 0 and 1, one per atom or residue
+    masked      the atom or residue (counted from 1) to be masked; the subject's own head predicts it
+    mutation    a number per set of mutations (`A24G:K31R`, counted from 1) of the sequence, predicted by the head
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import numpy as np
+import polars as pl
+import torch
+
+from isotrace.base.errors import InputError
+from isotrace.datasets.annotated import read
+from isotrace.datasets.inputs import rejects_frame
+from isotrace.domains.domain import Domain, Reading
+from isotrace.subjects.subject import Batch, Subject
+
+Kind = Literal["class", "regression", "residue", "masked", "mutation"]
+PARTS = ("fit", "discover", "report")
+MAX_CLASSES = 20
+_MUTATION = re.compile(r"([A-Z])(\d+)([A-Z])")
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One sequence. `y`: class index, number, or 0/1 per entry of `places`; `places`: token positions that carry
+    labels (residue), are masked (masked, mutation); `swaps`: (position, token id before, after) of mutations."""
+
+    index: int
+    text: str
+    ids: np.ndarray
+    group: str
+    y: float | np.ndarray
+    places: tuple[int, ...] = ()
+    swaps: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """`parts` holds the examples of each of PARTS in the order of their length; `classes` the names of the classes,
+    empty unless the kind is class."""
+
+    kind: Kind
+    label: str
+    classes: tuple[str, ...]
+    parts: dict[str, tuple[Example, ...]]
+    rejects: pl.DataFrame
+
+    def batches(self, part: str, tokens: int, pad_id: int) -> list[tuple[np.ndarray, Batch]]:
+        """(numbers of the examples, padded batch of about `tokens` tokens)."""
+        return batches(self.parts[part], tokens, pad_id)
+
+
+def batches(examples: Sequence[Example], tokens: int, pad_id: int) -> list[tuple[np.ndarray, Batch]]:
+    """As `TaskData.batches`; `examples` should be in order of length, so that little is padding."""
+    made, start = [], 0
+    while start < len(examples):
+        stop = start + 1
+        while stop < len(examples) and len(examples[stop].ids) * (stop + 1 - start) <= tokens:
+            stop += 1
+        rows = examples[start:stop]
+        ids = torch.full((len(rows), max(len(e.ids) for e in rows)), pad_id)
+        for i, example in enumerate(rows):
+            ids[i, : len(example.ids)] = torch.from_numpy(example.ids)
+        mask = torch.arange(ids.shape[1])[None] < torch.tensor([len(e.ids) for e in rows])[:, None]
+        made.append((np.arange(start, stop), Batch(ids, mask, tuple(e.text for e in rows), ())))
+        start = stop
+    return made
+
+
+def kind_of(values: Sequence[str], lengths: Sequence[int]) -> Kind:
+    """The kind of task that labels stand for, where none was given: residue if every label is as long as its
+    sequence and made of 0 and 1, regression if all are numbers and more than MAX_CLASSES differ or one is no whole
+    number, else class."""
+    if all(len(v) == n and not set(v) - {"0", "1"} for v, n in zip(values, lengths, strict=True)):
+        return "residue"
+    try:
+        numbers = {float(v) for v in values}
+    except ValueError:
+        return "class"
+    return "regression" if len(numbers) > MAX_CLASSES or any(v % 1 for v in numbers) else "class"
+
+
+def prepare(
+    subject: Subject,
+    domain: Domain,
+    rows: pl.DataFrame,
+    *,
+    label: str,
+    kind: Kind | None,
+    split: str | None,
+    group: str | None,
+    mutations: str | None,
+    seed: int,
+    limit: int | None = None,
+    rejects: pl.DataFrame | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> TaskData:
+    """`rows` hold index, sequence, the columns `label`, and those of `split`, `group` and `mutations` where given.
+
+    `split` names parts: train and valid and test, or fit and discover and report; without the middle one, half of
+    the groups of the first become it. Without `split` groups are dealt out at random, two, one and one quarter of
+    the sequences. At most `limit` sequences to discover on, and as many to report on, are taken at random; a readout is
+    fitted on all there are. Raises InputError for a missing column,
+    groups that stand in two parts, a part without examples, and a task of one class or constant labels.
+    """
+    for option, column in (("--label", label), ("--split", split), ("--group", group), ("--mutations", mutations)):
+        if column is not None and column not in rows.columns:
+            raise InputError(f"the data have no column {column!r} for {option}: give one of {', '.join(rows.columns)}.")
+    if kind is not None and kind not in get_args(Kind):
+        raise InputError(f"no kind of task {kind!r}: give one of {', '.join(get_args(Kind))}.")
+    if (kind == "mutation") != (mutations is not None):
+        raise InputError("--task mutation and --mutations COLUMN go together: give both or neither.")
+    refused = [] if rejects is None else list(rejects.rows())
+    found: list[tuple[dict, np.ndarray, Reading, str]] = []
+    for row in progress(rows.iter_rows(named=True)):
+        text, value = row["sequence"].strip(), row[label]
+        try:
+            if value is None or str(value).strip().lower() in ("", "nan"):
+                raise InputError(f"it has no label in column {label!r}")
+            if split is not None and row[split] is None:
+                raise InputError(f"it has no part in column {split!r}")
+            ids, reading = read(subject, domain, text)
+            found.append((row, ids, reading, str(value).strip()))
+        except InputError as error:
+            refused.append((row["index"], text, str(error)))
+    if not found:
+        raise InputError(f"no row can be used{f'; first reason: {refused[0][2]}' if refused else ''}.")
+    kind = kind or kind_of([value for *_, value in found], [reading.n_elements for _, _, reading, _ in found])
+    classes = tuple(sorted({value for *_, value in found}, key=_natural)) if kind == "class" else ()
+    names = domain.groups([r.text for _, _, r, _ in found]) if group is None else [str(f[0][group]) for f in found]
+    examples, given = [], []
+    for (row, ids, reading, value), name in zip(found, names, strict=True):
+        try:
+            cell = row[mutations] if mutations else None
+            examples.append(_example(subject, kind, row["index"], ids, reading, name, value, classes, cell))
+            given.append(None if split is None else str(row[split]))
+        except InputError as error:
+            refused.append((row["index"], reading.text, str(error)))
+    if not examples:
+        raise InputError(f"no row can be used; first reason: {refused[0][2]}.")
+    where = _dealt(examples, seed) if split is None else _named(cast("list[str]", given), examples, split, seed)
+    parts = {}
+    for part in PARTS:
+        chosen = [e for e, p in zip(examples, where, strict=True) if p == part]
+        if limit is not None and part != "fit" and len(chosen) > limit:
+            chosen = [chosen[i] for i in np.random.default_rng((seed, 2)).permutation(len(chosen))[:limit]]
+        parts[part] = tuple(sorted(chosen, key=lambda e: len(e.ids)))
+    data = TaskData(kind, label, classes, parts, rejects_frame(refused))
+    _check(data)
+    return data
+
+
+def _natural(text: str) -> tuple[int, float, str]:
+    return (0, float(text), text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else (1, 0.0, text)
+
+
+def _example(
+    subject: Subject, kind: Kind, index: int, ids: np.ndarray, reading: Reading, group: str, value: str,
+    classes: tuple[str, ...], mutations: str | None,
+) -> Example:  # fmt: skip
+    """Raises InputError for a label that does not fit the sequence."""
+    if kind == "class":
+        return Example(index, reading.text, ids, group, float(classes.index(value)))
+    if kind == "residue":
+        if len(value) != reading.n_elements or set(value) - {"0", "1"}:
+            raise InputError(f"its label is no string of 0 and 1 of length {reading.n_elements}, one per element")
+        tokens = [(place, part) for place, part in enumerate(reading.elements) if part]
+        y = np.asarray([max(value[e] == "1" for e in part) for _, part in tokens], dtype=float)
+        return Example(index, reading.text, ids, group, y, tuple(place for place, _ in tokens))
+    try:
+        number = float(value)
+    except ValueError:
+        raise InputError(f"its label {value!r} is no number") from None
+    if not np.isfinite(number):
+        raise InputError(f"its label {value!r} is not finite")
+    if kind == "regression":
+        return Example(index, reading.text, ids, group, number)
+    token_of = {element: place for place, part in enumerate(reading.elements) for element in part}
+    if kind == "masked":
+        if number - 1 not in token_of:
+            raise InputError(f"it has no element {value}: they count from 1 to {reading.n_elements}")
+        place = token_of[int(number) - 1]
+        return Example(index, reading.text, masked(subject, ids, [place]), group, float(ids[place]), (place,))
+    swaps = []
+    for part in re.split(r"[:,;\s]+", (mutations or "").strip()):
+        match = _MUTATION.fullmatch(part)
+        if match is None or int(match[2]) - 1 not in token_of:
+            raise InputError(f"mutation {part!r} is none of this sequence: write A24G, counted from 1")
+        place = token_of[int(match[2]) - 1]
+        if subject.token_id(match[1]) != ids[place]:
+            raise InputError(f"mutation {part!r} does not fit: {reading.text[int(match[2]) - 1]} stands there")
+        swaps.append((place, subject.token_id(match[1]), subject.token_id(match[3])))
+    places = tuple(place for place, _, _ in swaps)
+    return Example(index, reading.text, masked(subject, ids, places), group, number, places, tuple(swaps))
+
+
+def masked(subject: Subject, ids: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """A copy with mask tokens at `places`. Raises SubjectError, see `Subject.reading_position`."""
+    copy = ids.copy()
+    for place in places:
+        subject.reading_position(place)
+        if subject.mask_id is not None:
+            copy[place] = subject.mask_id
+    return copy
+
+
+def _dealt(examples: Sequence[Example], seed: int) -> list[str]:
+    """A part per example: whole groups at random, each to the part that lacks most of its share."""
+    groups: dict[str, int] = {}
+    for example in examples:
+        groups[example.group] = groups.get(example.group, 0) + 1
+    if len(groups) < 3:
+        raise InputError(
+            f"the sequences form {len(groups)} groups, and three parts need three: give more diverse ones."
+        )
+    share, filled, part_of = {"fit": 0.5, "discover": 0.25, "report": 0.25}, dict.fromkeys(PARTS, 0), {}
+    names = sorted(groups)
+    for i in np.random.default_rng((seed, 1)).permutation(len(names)):
+        part = min(PARTS, key=lambda p: filled[p] / share[p])
+        part_of[names[i]] = part
+        filled[part] += groups[names[i]]
+    return [part_of[example.group] for example in examples]
+
+
+def _named(given: list[str], examples: Sequence[Example], column: str, seed: int) -> list[str]:
+    known = {"train": "fit", "fit": "fit", "valid": "discover", "val": "discover", "validation": "discover",
+             "discover": "discover", "test": "report", "report": "report"}  # fmt: skip
+    if wrong := sorted({name for name in given if name.lower() not in known}):
+        raise InputError(f"column {column!r} names the part {wrong[0]!r}: use train, valid and test.")
+    parts = [known[name.lower()] for name in given]
+    seen: dict[str, str] = {}
+    leaking = {e.group for e, p in zip(examples, parts, strict=True) if seen.setdefault(e.group, p) != p}
+    if leaking:
+        raise InputError(
+            f"{len(leaking)} groups of relatives stand in two parts of column {column!r}, such as {min(leaking)!r}: "
+            "leave out --split to have whole groups dealt out, or name the groups your split keeps with --group."
+        )
+    if "discover" not in parts:
+        names = sorted({e.group for e, p in zip(examples, parts, strict=True) if p == "fit"})
+        order = np.random.default_rng((seed, 1)).permutation(len(names))
+        moved = {names[i] for i in order[: len(names) // 2]}
+        parts = ["discover" if p == "fit" and e.group in moved else p for e, p in zip(examples, parts, strict=True)]
+    return parts
+
+
+def _check(data: TaskData) -> None:
+    for part, examples in data.parts.items():
+        if not examples:
+            raise InputError(f"the part {part!r} of the split is empty: give more sequences or another --split.")
+        if data.kind == "masked":
+            continue
+        values = np.unique(np.concatenate([np.atleast_1d(e.y) for e in examples]))
+        if len(values) < 2:
+            what = data.classes[int(values[0])] if data.kind == "class" else f"{values[0]:g}"
+            raise InputError(f"the part {part!r} has one label only ({what}): a task needs two classes or more.")
+        if data.kind == "class" and len(values) < len(data.classes):
+            lost = next(name for i, name in enumerate(data.classes) if i not in values)
+            raise InputError(f"the part {part!r} has no example of class {lost!r}: drop that class or split otherwise.")

@@ -1,0 +1,217 @@
+"""Ranking of all parts of a basis by what they do for a task, over its discovery sequences.
+
+Every ranking is  score_f = Σ over sequences and tokens of (a_f − ā_f) · W_f · ∂S/∂(what is written),  S the surrogate
+of the task metric (see `Readout.coefficients`), at a point that the ranking names:
+
+    attribution_patching   at the replacement model with all parts; later parts respond (total effect)
+    relp                   the same, with RelP's rules instead of gradients (`methods.relp`)
+    eap_ig                 averaged along the line from all parts at their mean to all at their own activation, the
+                           activations held (each part gets its own share: Σ_f score_f = S(all) − S(none))
+    pruning                attribution patching again and again: the better half of what is left stays, all else
+                           goes to its mean, and what is left is scored there. The score is a rank
+
+Positive and negative scores are kept apart: a circuit is made of the parts that raise the metric; the unsigned
+variant takes |score|. The sum over tokens is a product of a sparse matrix, so cost does not grow with the features.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from isotrace.base.errors import InputError
+from isotrace.datasets.tasks import Example, TaskData
+from isotrace.discovery.methods import Method, Problem, method_of
+from isotrace.discovery.methods.relp import propagated
+from isotrace.discovery.tasks.basis import Basis, Keep, Statistics, Writers
+from isotrace.discovery.tasks.parts import Parts
+from isotrace.discovery.tasks.readout import Readout
+from isotrace.subjects.subject import Batch
+
+RANKINGS = ("attribution_patching", "relp", "eap_ig", "pruning")
+STEPS = 5
+BATCH_TOKENS = 2_048
+
+
+def check_ranking(name: str, basis: Basis) -> None:
+    """Raises InputError for a name not in RANKINGS, or, of parts that are no `Writers`, for no method for nodes."""
+    if isinstance(basis, Parts):
+        if method_of(name).ranks != "node":
+            raise InputError(f"{name} ranks edges, not parts: give another ranking.")
+    elif name not in RANKINGS:
+        raise InputError(f"no ranking {name!r} of {basis.name}: give one of {', '.join(RANKINGS)}.")
+
+
+def rank(
+    name: str, basis: Basis, readout: Readout, data: TaskData, statistics: Statistics,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Tensor:  # fmt: skip
+    """Scores `[parts]` float64, layers one after the other. Raises InputError as `check_ranking` does."""
+    check_ranking(name, basis)
+    if isinstance(basis, Parts):
+        return _by_method(method_of(name), basis, readout, data, statistics, progress)
+    assert isinstance(basis, Writers)
+    if name != "pruning":
+        return _scores(name, basis, readout, data, statistics, None, progress)
+    alive, ordered = torch.arange(basis.n), torch.zeros(0, dtype=torch.long)
+    while len(alive) > 1:
+        scores = _scores("attribution_patching", basis, readout, data, statistics, basis.split(alive), progress)
+        best_first = alive[scores[alive].argsort(descending=True, stable=True)]
+        ordered = torch.cat([best_first[len(alive) // 2 :], ordered])
+        alive = best_first[: len(alive) // 2].sort().values
+    found = torch.zeros(basis.n, dtype=torch.float64)
+    found[torch.cat([alive, ordered])] = torch.arange(basis.n, 0, -1, dtype=torch.float64)
+    return found
+
+
+def _discovery(
+    readout: Readout, data: TaskData, progress: Callable[[Iterable], Iterable]
+) -> Iterator[tuple[list[Example], Batch, Tensor]]:
+    """(examples, batch, coefficients `[n, outputs]` of the surrogate on it) of the discovery part."""
+    examples = data.parts["discover"]
+    coefficients, at = torch.from_numpy(readout.coefficients(examples)).float(), 0
+    for rows, batch in progress(data.batches("discover", BATCH_TOKENS, readout.subject.pad_id)):
+        chosen = [examples[i] for i in rows]
+        n = sum(np.size(e.y) for e in chosen)
+        yield chosen, batch, coefficients[at : at + n]
+        at += n
+
+
+def _scores(
+    name: str, basis: Writers, readout: Readout, data: TaskData, statistics: Statistics, keep: Keep | None,
+    progress: Callable[[Iterable], Iterable],
+) -> Tensor:  # fmt: skip
+    """Scores `[parts]` at the replacement model with the parts in `keep` (all, where None), all others at their mean;
+    those others have no meaning."""
+    totals = [torch.zeros(n, dtype=torch.float64) for n in basis.sizes]
+    base = basis.base(statistics)
+    for chosen, batch, share in _discovery(readout, data, progress):
+
+        def surrogate(final: Tensor, chosen=chosen, batch=batch, share=share) -> Tensor:
+            return (readout.outputs(chosen, batch, final) * share).sum()
+
+        active, slopes = at_point(name, basis, batch, base, surrogate, statistics, keep)
+        _accumulate(totals, basis, batch, active, slopes, statistics)
+    return torch.cat(totals)
+
+
+Slopes = list[Tensor]
+"""∂S/∂(what is written), `[batch, tokens, d_out]` per layer."""
+
+
+def at_point(
+    name: str, basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor],
+    statistics: Statistics, keep: Keep | None = None,
+) -> tuple[list[Tensor], Slopes]:  # fmt: skip
+    """(activations `[batch, tokens, parts]` per layer, slopes) where the ranking of that name takes them; `pruning` as
+    attribution patching. `base`: `Writers.base`."""
+    with propagated(basis.subject) if name == "relp" else nullcontext():
+        if name == "eap_ig":
+            return _along(basis, batch, base, surrogate)
+        return _total(basis, batch, base, surrogate, statistics, keep)
+
+
+def _total(
+    basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor],
+    statistics: Statistics, keep: Keep | None,
+) -> tuple[list[Tensor], Slopes]:  # fmt: skip
+    """(activations `[batch, tokens, parts]` per layer, slopes) of the replacement model with the parts in `keep`."""
+    active: list[Tensor] = []
+    written: dict[int, Tensor] = {} if keep is None else dict(base)
+
+    def change(layer: int, x: Tensor) -> Tensor:
+        values = basis.encode(layer, x)
+        active.append(values.detach())
+        if keep is None:
+            basis.add(layer, values @ basis.rows(layer, slice(None)), written)
+        elif len(kept := keep[layer]):
+            basis.add(layer, (values[..., kept] - statistics.mean[layer][kept]) @ basis.rows(layer, kept), written)
+        return written[layer].expand(*x.shape[:-1], -1)
+
+    slopes = _slopes(basis, batch, change, surrogate)
+    return active, slopes
+
+
+def _along(
+    basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor]
+) -> tuple[list[Tensor], Slopes]:
+    """The same, averaged over STEPS points between all at their mean and all at their own activation."""
+    active: list[Tensor] = []
+    written: dict[int, Tensor] = {}
+
+    def full(layer: int, x: Tensor) -> Tensor:
+        active.append(basis.encode(layer, x))
+        basis.add(layer, active[-1] @ basis.rows(layer, slice(None)), written)
+        return basis.finish(layer, written[layer], x)
+
+    with torch.no_grad(), basis.computed_by(full):
+        basis.subject.hidden(batch.ids, batch.mask)
+    total: Slopes = []
+    for step in range(STEPS):
+        share = (step + 0.5) / STEPS
+        found = _slopes(
+            basis,
+            batch,
+            lambda layer, _, share=share: torch.lerp(base[layer].expand_as(written[layer]), written[layer], share),
+            surrogate,
+        )
+        total = found if not total else [t + f for t, f in zip(total, found, strict=True)]
+    return active, [t / STEPS for t in total]
+
+
+def _slopes(
+    basis: Writers, batch: Batch, change: Callable[[int, Tensor], Tensor], surrogate: Callable[[Tensor], Tensor]
+) -> Slopes:
+    leaves: list[Tensor] = []
+
+    def output(layer: int, x: Tensor) -> Tensor:
+        total = change(layer, x)
+        leaves.append(torch.zeros_like(total).requires_grad_(True))
+        return basis.finish(layer, total + leaves[-1], x)
+
+    with torch.enable_grad(), basis.computed_by(output):
+        value = surrogate(basis.subject.hidden(batch.ids, batch.mask))
+    found = torch.autograd.grad(value, leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
+
+
+def _accumulate(
+    totals: list[Tensor], basis: Writers, batch: Batch, active: list[Tensor], slopes: Slopes, statistics: Statistics
+) -> None:
+    """Add Σ (a − ā) W · slope of the batch to the score of every part."""
+    real = [g[batch.mask] for g in slopes]
+    for layer, values in enumerate(active):
+        a = values[batch.mask]
+        slope = torch.cat([real[t] for t in basis.targets(layer)], -1)  # [tokens, n_targets · d_out]
+        if float((a != 0).float().mean()) < 0.2:
+            product = torch.from_numpy(scipy.sparse.csr_array(a.numpy()).T @ slope.numpy())
+        else:
+            product = a.T @ slope
+        product = product - statistics.mean[layer][:, None] * slope.sum(0)
+        totals[layer] += (product * basis.rows(layer, slice(None))).sum(1).double()
+
+
+def _by_method(
+    chosen: Method, basis: Parts, readout: Readout, data: TaskData, statistics: Statistics,
+    progress: Callable[[Iterable], Iterable],
+) -> Tensor:  # fmt: skip
+    """The method's scores of every component, a node being all positions, summed over the sequences."""
+    totals = [torch.zeros(n, dtype=torch.float64) for n in basis.sizes]
+    settings = {"by_position": False} if chosen.name == "activation_patching" else {}
+    for chosen_ones, batch, share in _discovery(readout, data, progress):
+        # one number per sequence is what methods need; a residue task has as many outputs as it has labels
+        of = torch.tensor([i for i, e in enumerate(chosen_ones) for _ in range(np.size(e.y))])
+
+        def metric(copies: Batch, final: Tensor, share=share, of=of, chosen_ones=chosen_ones) -> Tensor:
+            times = len(final) // len(chosen_ones)
+            outputs = readout.outputs(chosen_ones * times, copies, final)
+            sequence = torch.cat([of + k * len(chosen_ones) for k in range(times)])
+            return final.new_zeros(len(final)).index_add(0, sequence, (outputs * share.repeat(times, 1)).sum(1))
+
+        problem = Problem(basis.subject, basis.mediator, batch, metric, statistics.mean)
+        for total, scores in zip(totals, chosen(problem, **settings).over_positions(), strict=True):
+            total += scores.sum(0).double()
+    return torch.cat(totals)

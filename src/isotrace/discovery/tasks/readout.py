@@ -1,0 +1,164 @@
+"""What is read from the subject for a task: a linear probe on its final hidden states, or its own head.
+
+class, regression   pool → standardise → linear, fitted on the part `fit`, strength by cross-validation over groups
+residue             the same on single tokens
+masked              the head at the masked position: is the true token first?
+mutation            the head at the masked positions: Σ logit(after) − logit(before)
+
+A probe is fitted once, on the subject, and never on a circuit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from warnings import catch_warnings, filterwarnings, simplefilter
+
+import numpy as np
+import torch
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from isotrace.base.errors import InputError
+from isotrace.datasets.tasks import Example, Kind, TaskData
+from isotrace.discovery.tasks.metrics import METRICS, accuracy
+from isotrace.subjects.fast import fast_kernels
+from isotrace.subjects.probe import pool
+from isotrace.subjects.subject import Batch, Subject
+
+STRENGTHS = {"class": (1e-3, 0.01, 0.1, 1.0), "regression": (1.0, 10.0, 100.0, 1e3)}
+FITTING_TOKENS = 100_000  # tokens a residue probe is fitted on at most
+BATCH_TOKENS = 4_096
+ALLOWED = {"class": ("auroc", "balanced_accuracy"), "regression": ("spearman", "r2"), "residue": ("auroc",),
+           "masked": ("accuracy",), "mutation": ("spearman",)}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """`weight [d_model, outputs]`, `bias [outputs]` of a probe, None where the head is read. `metric` is the name of
+    one of METRICS, `chance` its value without any knowledge of the input. `prior`: share of each class in `fit`."""
+
+    subject: Subject
+    kind: Kind
+    metric: str
+    chance: float
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+    @classmethod
+    def fitted(cls, subject: Subject, data: TaskData, metric: str | None, weight: Tensor, bias: Tensor) -> "Readout":
+        """From the weights of a probe. Raises InputError as `fit_readout` does."""
+        metric = checked_metric(data, metric)
+        chance = {"auroc": 0.5, "macro_auroc": 0.5, "balanced_accuracy": 1 / max(len(data.classes), 1)}.get(metric, 0.0)
+        return cls(subject, data.kind, metric, chance, weight, bias)
+
+    def outputs(self, examples: Sequence[Example], batch: Batch, final: Tensor) -> Tensor:
+        """`[n, outputs]` of a batch from its final hidden states `[batch, tokens, d_model]`: one row per example, or
+        per labelled token. Masked tasks have two outputs: 1 for a hit, and logit of the true token minus the mean."""
+        if self.kind in ("class", "regression"):
+            return pool(self.subject, batch, final) @ self._probe()[0] + self._probe()[1]
+        row = torch.tensor([i for i, e in enumerate(examples) for _ in e.places])
+        place = torch.tensor([p for e in examples for p in e.places])
+        if self.kind == "residue":
+            return final[row, place] @ self._probe()[0] + self._probe()[1]
+        places = torch.tensor([self.subject.reading_position(int(p)) for p in place])
+        logits = self.subject.head(final[row, places])
+        if self.kind == "masked":
+            true = torch.tensor([int(e.y) for e in examples])
+            contrast = logits.gather(1, true[:, None]) - logits.mean(1, keepdim=True)
+            return torch.cat([(logits.argmax(1, keepdim=True) == true[:, None]).float(), contrast], 1)
+        before, after = torch.tensor([(b, a) for e in examples for _, b, a in e.swaps]).T
+        change = logits.gather(1, after[:, None]) - logits.gather(1, before[:, None])
+        return change.new_zeros(len(examples), 1).index_add(0, row, change)
+
+    def _probe(self) -> tuple[Tensor, Tensor]:
+        assert self.weight is not None
+        assert self.bias is not None
+        return self.weight, self.bias
+
+    def labels(self, examples: Sequence[Example]) -> tuple[np.ndarray, list[str]]:
+        """(y `[n]`, group of each) of the rows of `outputs` over all examples, in order."""
+        y = np.concatenate([np.atleast_1d(e.y) for e in examples]).astype(float)
+        return y, [e.group for e in examples for _ in np.atleast_1d(e.y)]
+
+    def coefficients(self, examples: Sequence[Example]) -> np.ndarray:
+        """c `[n, outputs]`: Σ c · outputs is what attribution follows, the covariance of outputs with the standardised
+        labels (class by class where there are several), or for masked tasks the mean contrast. It rises with the
+        metric, and adding a constant to all outputs leaves it alone."""
+        y, _ = self.labels(examples)
+        if self.kind == "masked":
+            return np.stack([np.zeros(len(y)), np.ones(len(y))], 1) / len(y)
+        if self.weight is not None and self.weight.shape[1] > 1:
+            hot = np.eye(self.weight.shape[1])[y.astype(int)]
+            return (hot - hot.mean(0)) / len(y)
+        return ((y - y.mean()) / y.std())[:, None] / len(y)
+
+    def score(self, predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return METRICS[self.metric](predicted, y, weights)
+
+
+@torch.no_grad()
+def fit_readout(subject: Subject, data: TaskData, metric: str | None, seed: int) -> Readout:
+    """Raises InputError for a metric the kind of task does not have, SubjectError where the head is needed and the
+    subject has none."""
+    metric = checked_metric(data, metric)
+    if data.kind in ("masked", "mutation"):
+        chance = _commonest(data) if data.kind == "masked" else 0.0
+        return Readout(subject, data.kind, metric, chance)
+    x, y, groups = [], [], []
+    for rows, batch in data.batches("fit", BATCH_TOKENS, subject.pad_id):
+        examples = [data.parts["fit"][i] for i in rows]
+        with fast_kernels(subject):
+            final = subject.hidden(batch.ids, batch.mask)
+        if data.kind == "residue":
+            x.append(torch.cat([final[i, [*e.places]] for i, e in enumerate(examples)]))
+        else:
+            x.append(pool(subject, batch, final))
+        y += [np.concatenate([np.atleast_1d(e.y) for e in examples])]
+        groups += [e.group for e in examples for _ in np.atleast_1d(e.y)]
+    weight, bias = _fit(torch.cat(x).double().numpy(), np.concatenate(y), np.asarray(groups), data.kind, seed)
+    return Readout.fitted(subject, data, metric, weight, bias)
+
+
+def checked_metric(data: TaskData, metric: str | None) -> str:
+    """`metric`, or the first that the kind of task has. Raises InputError for one it does not have."""
+    several = data.kind == "class" and len(data.classes) > 2
+    allowed = ("macro_auroc", "balanced_accuracy") if several else ALLOWED[data.kind]
+    if metric is not None and metric not in allowed:
+        raise InputError(f"--metric {metric} does not suit a {data.kind} task: use {' or '.join(allowed)}.")
+    return metric or allowed[0]
+
+
+def _commonest(data: TaskData) -> float:
+    """Accuracy on `report` of always naming the token that is masked most often in `fit`."""
+    tokens, counts = np.unique(np.asarray([e.y for e in data.parts["fit"]], dtype=float), return_counts=True)
+    truth = np.asarray([e.y for e in data.parts["report"]])
+    hit = (truth == tokens[counts.argmax()]).astype(float)[:, None]
+    return float(accuracy(hit, truth, np.ones((1, len(truth))))[0])
+
+
+def _fit(x: np.ndarray, y: np.ndarray, groups: np.ndarray, kind: Kind, seed: int) -> tuple[Tensor, Tensor]:
+    """(`[d_model, outputs]`, `[outputs]`) of the probe on raw hidden states, standardisation folded in."""
+    if len(x) > FITTING_TOKENS:
+        chosen = np.random.default_rng((seed, 4)).permutation(len(x))[:FITTING_TOKENS]
+        x, y, groups = x[chosen], y[chosen], groups[chosen]
+    if kind == "regression":
+        model, name, strengths, scoring = Ridge(), "ridge__alpha", STRENGTHS["regression"], "r2"
+    else:
+        model, name, strengths = LogisticRegression(max_iter=2_000), "logisticregression__C", STRENGTHS["class"]
+        scoring = "roc_auc" if len(np.unique(y)) == 2 else "accuracy"
+    pipeline = make_pipeline(StandardScaler(), model)
+    n_folds = min(4, len(np.unique(groups)))
+    folds = GroupKFold(n_folds) if kind == "regression" else StratifiedGroupKFold(n_folds)
+    search = GridSearchCV(pipeline, {name: strengths}, scoring=scoring, cv=folds, error_score=np.nan)
+    with catch_warnings():
+        # a fold without one of the classes has no score: such folds cannot choose, and the first strength stands
+        simplefilter("ignore", UndefinedMetricWarning)
+        filterwarnings("ignore", "(.*test scores are non-finite|.*fits failed|The least populated class)", UserWarning)
+        fitted = search.fit(x, y, groups=groups).best_estimator_
+    scaler, linear = fitted[0], fitted[1]
+    coefficient = np.atleast_2d(linear.coef_) / scaler.scale_
+    bias = np.atleast_1d(linear.intercept_) - coefficient @ scaler.mean_
+    return torch.from_numpy(coefficient.T).float(), torch.from_numpy(bias).float()

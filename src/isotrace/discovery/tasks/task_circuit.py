@@ -1,0 +1,297 @@
+"""The circuit behind a task, found on discovery sequences and proved on report sequences (METHODS §7).
+
+1. readout    a probe fitted on `fit`, or the subject's head; the task metric of the subject on `report`
+2. rank       every feature, and every neuron, over `discover`
+3. sweep      the first n alone, all else at its mean: free-running and teacher-forced, beside matched random
+              circuits and the first n neurons; curve, area, smallest circuits
+4. remove     the subject without the circuit, beside the same controls
+5. describe   layers, parts, warnings
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from isotrace.base.errors import InputError
+from isotrace.base.memo import Memo
+from isotrace.datasets.tasks import PARTS, TaskData, batches
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.discovery.illusion import feature_illusions
+from isotrace.discovery.tasks.basis import Basis, FeatureBasis, Keep, NeuronBasis, Statistics, Writers
+from isotrace.discovery.tasks.parts import Parts
+from isotrace.discovery.tasks.ranking import RANKINGS, check_ranking, rank
+from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout, fit_readout
+from isotrace.discovery.tasks.summary import CURVES, LEVELS, area, smallest, warnings
+from isotrace.discovery.tasks.sweep import Anchors, Judge, controls, interval, per_layer, sizes_on_grid, top
+from isotrace.interventions import Attentions, Heads, Mediator, MLPs, Neurons
+from isotrace.subjects.subject import Subject
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+ILLUSIONS, ILLUSION_SEQUENCES = 30, 200  # parts that are checked, and the discovery sequences it is done on
+PLAIN: dict[str, type[Mediator]] = {kind.name: kind for kind in (Neurons, Heads, Attentions, MLPs)}
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Settings of a task circuit; every one is written to the manifest.
+
+    mediator: what the circuit is made of, `feature` or one of PLAIN. ranking: see `ranking.RANKINGS`; of other
+    mediators than features any method that ranks nodes. sizes: circuits to measure; None = 1, 2 and 5 per decade of
+    the share of all features. metric: None = the kind's first, see `readout.ALLOWED`. n_controls: random circuits
+    per size.
+    """
+
+    mediator: str = "feature"
+    ranking: str = "attribution_patching"
+    sizes: tuple[int, ...] | None = None
+    metric: str | None = None
+    n_controls: int = 20
+    n_bootstrap: int = 500
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A basis with its ranking: `scores [parts]`, layers one after the other."""
+
+    basis: Basis
+    statistics: Statistics
+    scores: Tensor
+    anchors: Anchors
+
+
+@dataclass(frozen=True, eq=False)
+class TaskCircuit:
+    """`summary` is what `--json` prints; `features` and `neurons` the rankings behind it."""
+
+    data: TaskData
+    readout: Readout
+    features: Ranked
+    neurons: Ranked
+    summary: dict[str, Any]
+    config: TaskConfig
+
+    def parts(self, n: int) -> pl.DataFrame:
+        """The first `n` features: layer, feature, score, density, mean activation."""
+        basis, statistics = self.features.basis, self.features.statistics
+        rows = [
+            (layer, int(i), statistics.density[layer][i].item(), _size(statistics.mean[layer][i]))
+            for layer, kept in enumerate(top(basis, self.features.scores, n))
+            for i in kept
+        ]
+        schema = {"layer": pl.Int64, "feature": pl.Int64, "density": pl.Float64, "mean_activation": pl.Float64}
+        starts = np.concatenate([[0], np.cumsum(basis.sizes)])
+        table = pl.DataFrame(rows, schema=schema, orient="row")
+        scores = [self.features.scores[int(starts[layer]) + i].item() for layer, i, *_ in rows]
+        return table.with_columns(score=pl.Series(scores, dtype=pl.Float64)).sort("score", descending=True)
+
+    def layer_numbers(self) -> tuple[int, ...]:
+        """The subject's number of every layer of the circuit's parts."""
+        basis = self.features.basis
+        return basis.dictionary.config.layers if isinstance(basis, FeatureBasis) else tuple(range(len(basis.sizes)))
+
+    def keep(self) -> Keep:
+        """The circuit that the summary removes, and whose parts are listed: see `necessity`."""
+        return top(self.features.basis, self.features.scores, self.summary["necessity"]["n"])
+
+
+def _size(mean: Tensor) -> float:
+    """A mean activation as one number: of a vector its length."""
+    return float(mean) if mean.dim() == 0 else float(mean.norm())
+
+
+def find_circuit(
+    subject: Subject, dictionary: Dictionary, data: TaskData, config: TaskConfig, *, work: Path | None = None,
+    progress: Progress = lambda items, _: items,
+) -> TaskCircuit:  # fmt: skip
+    """`work`: where what was measured is kept, so that a killed run goes on. Raises InputError for more features
+    than there are, and where the subject does no better than chance on the report part."""
+    bases = (_parts(subject, dictionary, config), NeuronBasis(subject, dictionary.config.layers))
+    sizes = sizes_on_grid(bases[0].n, config.sizes)
+    check_ranking(config.ranking, bases[0])
+    if sizes[0] < 1:
+        raise InputError(f"a circuit of {sizes[0]} parts was asked for: it needs one at least.")
+    if sizes[-1] > bases[0].n:
+        raise InputError(f"a circuit of {sizes[-1]} features was asked for, and there are {bases[0].n}: ask for less.")
+    memo = Memo(work, subject.files.weights_sha256, _fingerprint(data, config, dictionary))
+    readout = _stored_readout(subject, data, config, memo)
+    judge = Judge.of(readout, data, "report", config.n_bootstrap, config.seed, memo)
+    whole = judge.subject()
+    if not whole[0] > readout.chance:
+        raise InputError(
+            f"the subject's {readout.metric} on the report part is {whole[0]:.3g}, no better than chance "
+            f"({readout.chance:.3g}): there is nothing a circuit could keep."
+        )
+    features, neurons = (_ranked(basis, judge, data, config, whole, memo, progress) for basis in bases)
+    entries = [_entry(n, judge, features, neurons, config) for n in progress(sizes, "circuits of rising size")]
+    sizes_kept = {str(level): smallest(entries, level, lambda e: e["free_running"]) for level in LEVELS}
+    reference = sizes_kept["79"]
+    if reference is None or 2 * reference > bases[0].n:  # no circuit worth the name: what one percent does is told
+        reference = max((n for n in sizes if n <= max(1, bases[0].n // 100)), default=sizes[0])
+    summary = {
+        "task": {
+            "kind": data.kind, "label": data.label, "classes": list(data.classes),
+            **{f"n_{part}": len(data.parts[part]) for part in PARTS},
+            "n_groups": len({e.group for part in PARTS for e in data.parts[part]}),
+            "n_report_groups": len({e.group for e in data.parts["report"]}),
+            "n_rejected": data.rejects.height,
+        },
+        "task_metric": {
+            "name": readout.metric, "subject": whole[0], "subject_ci": interval(whole[1:]), "chance": readout.chance,
+        },
+        "parts_of": _identity(config.mediator, dictionary), "mediator": config.mediator,
+        "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
+        "empty": features.anchors.summary(features.anchors.empty),
+        "sweep": entries,
+        "area": {name: area(entries, get) for name, get in CURVES.items()},
+        "smallest": sizes_kept,
+        "smallest_teacher_forced": {str(v): smallest(entries, v, lambda e: e["teacher_forced"]) for v in LEVELS},
+        "smallest_neurons": {str(v): smallest(entries, v, lambda e: e["neurons"]) for v in LEVELS},
+        "smallest_random": {
+            str(v): smallest(entries, v, lambda e: {"sufficiency": e["random"]["mean"]}) for v in LEVELS
+        },
+        "necessity": _necessity(reference, judge, features, neurons, config),
+        "unsigned": _unsigned(reference, judge, features),
+        "layers": per_layer(top(features.basis, features.scores, reference), features.basis),
+    }  # fmt: skip
+    if isinstance(bases[0], Writers):
+        summary["illusion"] = _illusions(
+            bases[0], data, top(bases[0], features.scores, min(reference, ILLUSIONS)), config
+        )
+    summary["warnings"] = warnings(summary)
+    return TaskCircuit(data, readout, features, neurons, summary, config)
+
+
+def _illusions(basis: Writers, data: TaskData, keep: Keep, config: TaskConfig) -> list[dict[str, Any]]:
+    examples = data.parts["discover"]
+    examples = examples[:: -(-len(examples) // ILLUSION_SEQUENCES)]
+    made = batches(examples, BATCH_TOKENS, basis.subject.pad_id)
+    groups = [e.group for e in examples]
+    return feature_illusions(
+        basis, keep, [batch for _, batch in made], groups=groups, n_bootstrap=config.n_bootstrap, seed=config.seed
+    )
+
+
+def _parts(subject: Subject, dictionary: Dictionary, config: TaskConfig) -> Basis:
+    """Raises InputError for a mediator that has no components a task circuit could keep."""
+    if config.mediator == "feature":
+        return FeatureBasis(subject, dictionary)
+    if config.mediator not in PLAIN:
+        raise InputError(f"no mediator {config.mediator!r} for a task: give feature, {', '.join(PLAIN)}.")
+    return Parts(subject, PLAIN[config.mediator]())
+
+
+def _identity(mediator: str, dictionary: Dictionary) -> str:
+    """What a part's number refers to: equal for runs whose circuits can be compared."""
+    return hashlib.sha256(repr((mediator, dictionary.config.layers, dictionary.fingerprint())).encode()).hexdigest()
+
+
+def _fingerprint(data: TaskData, config: TaskConfig, dictionary: Dictionary) -> str:
+    digest = hashlib.sha256(
+        repr((data.kind, data.label, config.mediator, config.ranking, config.metric, config.seed)).encode()
+    )
+    digest.update(repr(dictionary.fingerprint()).encode())
+    for part in PARTS:
+        for example in data.parts[part]:
+            digest.update(repr((part, example.group, example.places, example.swaps)).encode())
+            digest.update(example.ids.tobytes() + np.asarray(example.y, dtype=float).tobytes())
+    return digest.hexdigest()
+
+
+def _stored_readout(subject: Subject, data: TaskData, config: TaskConfig, memo: Memo) -> Readout:
+    """Fitted, or as an earlier run fitted it."""
+    made: list[Readout] = []
+
+    def fit() -> np.ndarray:
+        made.append(fit_readout(subject, data, config.metric, config.seed))
+        found = made[0]
+        if found.weight is None or found.bias is None:
+            return np.zeros((0, 0))
+        return torch.cat([found.weight, found.bias[None]]).numpy()
+
+    stored = memo("readout", fit)
+    if made or not stored.size:
+        return made[0] if made else fit_readout(subject, data, config.metric, config.seed)
+    table = torch.from_numpy(stored)
+    return Readout.fitted(subject, data, config.metric, table[:-1], table[-1])
+
+
+def _ranked(
+    basis: Basis, judge: Judge, data: TaskData, config: TaskConfig, whole: np.ndarray, memo: Memo, progress: Progress
+) -> Ranked:
+    made: list[Statistics] = []
+
+    def measured(which: str) -> np.ndarray:
+        if not made:
+            made.append(
+                basis.statistics(batch for _, batch in data.batches("discover", BATCH_TOKENS, basis.subject.pad_id))
+            )
+        return torch.cat(getattr(made[0], which)).numpy()
+
+    mean, density = (
+        torch.from_numpy(memo(f"{which} {basis.name}", partial(measured, which))).split(basis.sizes)
+        for which in ("mean", "density")
+    )
+    found = Statistics(tuple(mean), tuple(density))
+    # the neurons beside other mediators are ranked by the usual method where they have no such one
+    ranking = config.ranking if isinstance(basis, Parts) or config.ranking in RANKINGS else RANKINGS[0]
+    shown = lambda items: progress(items, f"ranking {basis.name}")  # noqa: E731
+    scores = memo(f"scores {basis.name}", lambda: rank(ranking, basis, judge.readout, data, found, shown).numpy())
+    empty = judge.circuit(basis, basis.split(torch.zeros(0, dtype=torch.long)), found, "free_running")
+    return Ranked(basis, found, torch.from_numpy(scores), Anchors(whole, empty, judge.readout.chance))
+
+
+def _entry(n: int, judge: Judge, features: Ranked, neurons: Ranked, config: TaskConfig) -> dict[str, Any]:
+    """One size: the circuit in both modes, random circuits, and the neuron basis at equal size."""
+    basis, keep = features.basis, top(features.basis, features.scores, n)
+    free = judge.circuit(basis, keep, features.statistics, "free_running")
+    forced = judge.circuit(basis, keep, features.statistics, "teacher_forced")
+    entry: dict[str, Any] = {
+        "n": n,
+        "fraction": n / basis.n,
+        "free_running": features.anchors.summary(free),
+        "teacher_forced": features.anchors.summary(forced),
+        "random": controls(
+            judge, basis, keep, features.statistics, features.anchors, config.n_controls, config.seed, "free_running"
+        ),
+    }
+    size = min(n, neurons.basis.n)
+    other = judge.circuit(neurons.basis, top(neurons.basis, neurons.scores, size), neurons.statistics, "free_running")
+    difference = features.anchors.kept(free) - neurons.anchors.kept(other)
+    return entry | {
+        "neurons": {"n": size, "fraction": size / neurons.basis.n}
+        | neurons.anchors.summary(other)
+        | {"difference": difference[0], "difference_ci": interval(difference[1:])}
+    }
+
+
+def _necessity(n: int, judge: Judge, features: Ranked, neurons: Ranked, config: TaskConfig) -> dict[str, Any]:
+    keep = top(features.basis, features.scores, n)
+    gone = judge.circuit(features.basis, keep, features.statistics, "removed")
+    fall = features.anchors.fall(gone)
+    size = min(n, neurons.basis.n)
+    other = judge.circuit(neurons.basis, top(neurons.basis, neurons.scores, size), neurons.statistics, "removed")
+    other_fall = neurons.anchors.fall(other)
+    return {
+        "n": n, "value": gone[0], "fall": fall[0], "ci": interval(fall[1:]),
+        "random": controls(
+            judge, features.basis, keep, features.statistics, features.anchors, config.n_controls, config.seed,
+            "removed",
+        ),
+        "neurons": {"n": size, "value": other[0], "fall": other_fall[0], "ci": interval(other_fall[1:])},
+    }  # fmt: skip
+
+
+def _unsigned(n: int, judge: Judge, features: Ranked) -> dict[str, Any]:
+    """The same size ranked by |score|: parts that work against the task are then in the circuit too."""
+    keep = top(features.basis, features.scores.abs(), n)
+    value = judge.circuit(features.basis, keep, features.statistics, "free_running")
+    return {"n": n} | features.anchors.summary(value)

@@ -1,0 +1,66 @@
+"""Patterns over residues: PROSITE syntax, regular expressions, and the table of known motifs.
+
+PROSITE syntax (Bairoch 1991): elements joined by `-`; a residue, `x` for any, `[ST]` for one of, `{P}` for none of;
+each may carry `(n)` or `(n,m)`; `<` before the first element and `>` after the last pin the ends of the chain, and
+`[G>]` means the residue or the end. A full stop at the end is ignored.
+"""
+
+import csv
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+
+from isotrace.base.errors import InputError
+
+_ELEMENT = re.compile(r"(?:(x)|([A-Z])|\[([A-Z]+)(>?)\]|\{([A-Z]+)\})(?:\((\d+)(?:,(\d+))?\))?")
+
+
+def matches(kind: str, pattern: str, sequence: str) -> list[range]:
+    """Residues, from 0, of every match that covers any.
+
+    `regex`: Python's, matches do not overlap. `prosite`: one match from every start, its repeats as long as they can
+    be, so matches may overlap. Raises InputError for a pattern that cannot be compiled and for any other kind.
+    """
+    if kind not in ("regex", "prosite"):
+        raise InputError(f"a protein has no {kind!r} patterns: give regex or prosite.")
+    compiled = _compile(kind, pattern)
+    group = 1 if kind == "prosite" else 0
+    return [range(*found.span(group)) for found in compiled.finditer(sequence) if found.end(group) > found.start(group)]
+
+
+@cache
+def _compile(kind: str, pattern: str) -> re.Pattern[str]:
+    if kind == "prosite":
+        # A look-ahead consumes nothing, which is what lets matches overlap.
+        return re.compile(f"(?=({''.join(_elements(pattern))}))")
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{pattern!r} is no regular expression: {error}.") from None
+
+
+def _elements(pattern: str) -> Iterator[str]:
+    body = pattern.strip().removesuffix(".")
+    if body.startswith("<"):
+        yield r"\A"
+    for element in body.removeprefix("<").removesuffix(">").split("-"):
+        found = _ELEMENT.fullmatch(element)
+        if not found:
+            raise InputError(
+                f"{pattern!r} is no PROSITE pattern: {element!r} is not an element such as x, [ST], {{P}}."
+            )
+        anything, letter, some, or_end, none, low, high = found.groups()
+        residue = "[A-Z]" if anything else letter or (f"[{some}]" if some else f"(?![{none}])[A-Z]")
+        if low and high and int(high) < int(low):
+            raise InputError(f"{pattern!r} is no PROSITE pattern: {element!r} repeats from {low} to {high} times.")
+        times = f"{{{low},{high}}}" if high else f"{{{low}}}" if low else ""
+        yield rf"(?:(?:{residue}){times}|\Z)" if or_end else f"(?:{residue}){times}"
+    if body.endswith(">"):
+        yield r"\Z"
+
+
+def known_motifs() -> dict[str, str]:
+    """Name → PROSITE pattern, of motifs.csv, where the publication of each is named."""
+    text = (files("isotrace.domains.protein.vocabulary") / "motifs.csv").read_text(encoding="utf-8")
+    return {row["name"]: row["pattern"] for row in csv.DictReader(text.splitlines())}

@@ -1,0 +1,278 @@
+"""How faithful the replacement model is on held-out sequences (METHODS §3).
+
+Cross-entropy is taken on masked positions only, since a masked language model copies the others.
+loss recovered = (CE_ablated − CE_replaced) / (CE_ablated − CE_clean), ablated = everything the dictionary writes at
+its mean.
+Nothing is clipped: a replacement worse than ablation is negative, and what is undefined is NaN with a note.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isotrace.activations.harvest import Corpus, Plan, mask_some
+from isotrace.base.errors import InputError, RunError, SubjectError
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
+from isotrace.subjects.subject import Subject
+
+MODES = ("free_running", "teacher_forced")
+BATCH_TOKENS = 4_096
+ROUNDING = 1e-6  # cross-entropies closer than this, relatively, are one number in float32
+Progress = Callable[[list[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One dictionary on one set of sequences.
+
+    sums: per sequence `[n_sequences]` float64, over its masked positions: `n`, then cross-entropy (nats), hits of the
+        truth, agreement and KL with the clean subject under `clean`, `ablated` and both modes.
+    residual, total: squared error and variance `[n_layers]` of what is written. fired: tokens on which each feature
+        is active `[n_layers, F]`. norms: of decoder rows `[n_layers, F]`. n_tokens: all tokens, masked or not.
+    """
+
+    sums: dict[str, np.ndarray]
+    residual: np.ndarray
+    total: np.ndarray
+    fired: np.ndarray
+    norms: np.ndarray
+    n_tokens: int
+
+    def rows(self, draws: np.ndarray, name: str) -> np.ndarray:
+        """Sum of `name` over every draw of sequences `[..., n]` → `[...]`."""
+        return self.sums[name][draws].sum(-1)
+
+    def recovered(self, mode: str, draws: np.ndarray) -> np.ndarray:
+        """Loss recovered of every draw of sequences; NaN where ablation changes nothing."""
+        ablated, clean, replaced = (self.rows(draws, name) for name in ("ablated", "clean", mode))
+        cost = ablated - clean
+        return (ablated - replaced) / np.where(np.abs(cost) > ROUNDING * clean, cost, np.nan)
+
+
+def evaluate(
+    subject: Subject,
+    dictionary: Dictionary,
+    sequences: Sequence[str],
+    *,
+    mask_rate: float = 0.15,
+    seed: int = 0,
+    n_bootstrap: int = 500,
+) -> dict[str, Any]:
+    """Fidelity of `dictionary` on `sequences`, each masked once at `mask_rate`. What it writes is replaced; other
+    layers and sites stay the subject's own.
+
+    Returns `free_running` and `teacher_forced` {loss_recovered, ci, note, top1_agreement, kl, cross_entropy},
+    `clean` and `ablated` {cross_entropy, top1}, `fve [n_layers]`, `l0` (per token and layer), `dead_fraction`
+    (no activation on this set), `density`, `decoder_norms` and counts, see `summarise`. CIs are 95 % bootstrap
+    intervals over sequences. Raises as `measure` does.
+    """
+    corpus = Corpus.of(subject, sequences)
+    measured = measure(subject, [dictionary], corpus, names=["the dictionary"], mask_rate=mask_rate, seed=seed)[0]
+    return summarise(measured, bootstrap(len(corpus.ids), n_bootstrap, seed))
+
+
+def require_masks(subject: Subject) -> None:
+    """Raises SubjectError unless the subject predicts masked tokens, which is where fidelity is measured."""
+    if not subject.has_head:
+        raise SubjectError(
+            f"{subject.source} has no language-model head, so no cross-entropy: fidelity is measured on predictions "
+            "of masked tokens; evaluate on the same model with its head."
+        )
+    if subject.mask_id is None:
+        raise SubjectError(
+            f"{subject.source} fills no masks, and fidelity is measured at masked tokens: evaluate dictionaries of "
+            "masked or denoising subjects whose tokenizer has a mask token."
+        )
+
+
+@torch.no_grad()
+def measure(
+    subject: Subject,
+    dictionaries: Sequence[Dictionary],
+    corpus: Corpus,
+    *,
+    names: Sequence[str],
+    mask_rate: float,
+    seed: int,
+    progress: Progress = iter,
+) -> list[Measured]:
+    """Every dictionary on the same masked sequences, which the subject reads once for all of them.
+
+    `names` are for messages, `progress` wraps the list of batches. Raises SubjectError for a subject that fills no
+    masks, InputError if no token is masked, RunError naming the dictionary whose numbers are not finite.
+    """
+    require_masks(subject)
+    configs = [dictionary.config for dictionary in dictionaries]
+    sites = sorted({site for config in configs for site in (*config.reads, *config.writes)})
+    means = {
+        writes: mean_activations(subject, corpus, writes, seed)
+        for writes in ({tuple(config.writes) for config in configs} if len(corpus.ids) else ())
+    }
+    tallies = [_Tally(dictionary, means.get(tuple(dictionary.config.writes))) for dictionary in dictionaries]
+    for number, rows in enumerate(progress(Plan(corpus.lengths, BATCH_TOKENS, seed).epoch(0))):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        whole = corpus.batch(rows)
+        batch, chosen = mask_some(subject, whole, mask_rate, generator)
+        output = subject.run(batch, capture=sites, logits=False)
+        masked = _Masked(subject, chosen, whole.ids[chosen])
+        clean = masked.logits(output.final)
+        shared = {"n": chosen.sum(1).double()} | masked.scores("clean", clean, None)
+        ablated: dict[tuple[str, ...], dict[str, Tensor]] = {}
+        for tally in tallies:
+            config, writes = tally.dictionary.config, tuple(tally.dictionary.config.writes)
+            if writes not in ablated:
+                hidden = ablated_hidden(subject, tally.dictionary, batch, means[writes])
+                ablated[writes] = masked.scores("ablated", masked.logits(hidden), clean)
+            record = shared | ablated[writes]
+            reads = [output.captured[site] for site in config.reads]
+            for mode in MODES:
+                given = reads if mode == "teacher_forced" else None
+                hidden = replaced_hidden(subject, tally.dictionary, batch, mode, given)
+                record |= masked.scores(mode, masked.logits(hidden), clean)
+            tally.add(record, torch.stack(reads), torch.stack([output.captured[site] for site in config.writes]))
+    if not len(corpus.ids) or not sum(float(n.sum()) for n in tallies[0].sums["n"]):
+        raise InputError(f"no token of {len(corpus.ids)} sequences was masked: give more, or raise --mask-rate.")
+    return [tally.measured(name) for name, tally in zip(names, tallies, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """The masked positions of a batch: `chosen [batch, tokens]` bool and their `truth [n]`. The head is run on them
+    alone, since a vocabulary is wide."""
+
+    subject: Subject
+    chosen: Tensor
+    truth: Tensor
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities `[n, vocabulary]` from final hidden states `[batch, tokens, d_model]`."""
+        return self.subject.head(hidden[self.chosen]).log_softmax(-1)
+
+    def scores(self, name: str, logits: Tensor, clean: Tensor | None) -> dict[str, Tensor]:
+        """Sums per sequence `[batch]` float64: cross-entropy in nats, hits; against `clean` also agreement and
+        KL(clean ‖ name) in nats."""
+        best = logits.argmax(-1)
+        found = {name: -logits.gather(-1, self.truth[:, None])[:, 0], f"{name}_top1": best == self.truth}
+        if clean is not None:
+            found[f"{name}_agree"] = best == clean.argmax(-1)
+            found[f"{name}_kl"] = (clean.exp() * (clean - logits)).sum(-1)
+        empty = torch.zeros(len(self.chosen), dtype=torch.float64)
+        sequence = self.chosen.nonzero()[:, 0]
+        return {key: empty.index_add(0, sequence, value.double()) for key, value in found.items()}
+
+
+class _Tally:
+    """Running sums of one dictionary; `mean_out [n_layers, d_out]` is what FVE is relative to."""
+
+    def __init__(self, dictionary: Dictionary, mean_out: Tensor | None) -> None:
+        config = dictionary.config
+        self.dictionary, self.mean_out, self.sums, self.n_tokens = dictionary, mean_out, {}, 0
+        self.residual, self.total = (torch.zeros(config.n_layers, dtype=torch.float64) for _ in range(2))
+        self.fired = torch.zeros(config.n_layers, config.n_features, dtype=torch.int64)
+
+    def add(self, record: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
+        """x, y `[n_layers, batch, tokens, d]`: what is read, and what should be written."""
+        assert self.mean_out is not None
+        for key, value in record.items():
+            self.sums.setdefault(key, []).append(value)
+        x, y, dictionary = x.flatten(1, 2), y.flatten(1, 2), self.dictionary
+        active = [dictionary.encode(layer, tokens) for layer, tokens in enumerate(x)]
+        self.residual += (y - dictionary.written(active, x)).square().sum((1, 2))
+        self.total += (y - self.mean_out[:, None]).square().sum((1, 2))
+        for layer, sparse in enumerate(active):
+            indices = sparse.indices[sparse.values > 0].long()
+            self.fired[layer] += torch.bincount(indices, minlength=dictionary.config.n_features)
+        self.n_tokens += x.shape[1]
+
+    def measured(self, name: str) -> Measured:
+        sums = {key: torch.cat(values).numpy() for key, values in self.sums.items()}
+        if bad := [key for key, values in sums.items() if not np.isfinite(values).all()]:
+            raise RunError(f"{name}: {bad[0]} is not finite: get the dictionary again, or train it again.")
+        norms = self.dictionary.decoder_norms().numpy()
+        return Measured(sums, self.residual.numpy(), self.total.numpy(), self.fired.numpy(), norms, self.n_tokens)
+
+
+def bootstrap(n_sequences: int, n_bootstrap: int, seed: int) -> np.ndarray:
+    """Draws of sequences with replacement `[n_bootstrap, n_sequences]`; the same for every dictionary, so that
+    differences between them are paired."""
+    return np.random.default_rng(seed).integers(0, n_sequences, (n_bootstrap, n_sequences))
+
+
+def summarise(measured: Measured, draws: np.ndarray) -> dict[str, Any]:
+    """The dictionary that `evaluate` returns. `note` says why a loss recovered or its interval is NaN, or that
+    ablation helps, so that its sign is turned round; else it is None."""
+    every, sums = np.arange(len(measured.sums["n"])), measured.sums
+    n, result = float(sums["n"].sum()), {}
+    clean, ablated = (float(sums[name].sum() / n) for name in ("clean", "ablated"))
+    for mode in MODES:
+        point = float(measured.recovered(mode, every))
+        interval, note = quantiles(measured.recovered(mode, draws), len(every))
+        if np.isnan(point):
+            note = f"undefined: cross-entropy is {clean:.6g} with and without ablation"
+        elif ablated < clean:
+            note = f"ablation lowers cross-entropy, from {clean:.4g} to {ablated:.4g}"
+        result[mode] = {
+            "loss_recovered": point,
+            "ci": interval,
+            "note": note,
+            "top1_agreement": float(sums[f"{mode}_agree"].sum() / n),
+            "kl": float(sums[f"{mode}_kl"].sum() / n),
+            "cross_entropy": float(sums[mode].sum() / n),
+        }
+    for name, entropy in (("clean", clean), ("ablated", ablated)):
+        result[name] = {"cross_entropy": entropy, "top1": float(sums[f"{name}_top1"].sum() / n)}
+    total = np.where(measured.total > 0, measured.total, np.nan)
+    return result | {
+        "fve": (1 - measured.residual / total).tolist(),
+        "l0": float(measured.fired.sum() / (measured.n_tokens * len(measured.fired))),
+        "dead_fraction": float((measured.fired == 0).mean()),
+        "density": density(measured.fired, measured.n_tokens),
+        "decoder_norms": _quantiles(measured.norms, {"q05": 0.05, "median": 0.5, "q95": 0.95}),
+        "n_sequences": len(every),
+        "n_tokens": measured.n_tokens,
+        "n_masked": int(n),
+    }
+
+
+def quantiles(values: np.ndarray, n_sequences: int) -> tuple[list[float], str | None]:
+    """(95 % percentile interval of bootstrap `values`, None), or ([NaN, NaN], why there is none)."""
+    if n_sequences < 2 or not len(values):
+        return [np.nan, np.nan], "no interval: it needs two sequences and a bootstrap"
+    if undefined := int(np.isnan(values).sum()):
+        return [np.nan, np.nan], f"no interval: undefined in {undefined} of {len(values)} bootstrap draws"
+    return np.quantile(values, [0.025, 0.975]).tolist(), None
+
+
+def density(fired: np.ndarray, n_tokens: int) -> dict[str, Any]:
+    """Share of tokens on which a feature is active, over all layers: quantiles of all features, and a histogram of
+    log10 over those active at all (`edges`, `counts`); `n_dead` are the others."""
+    share = fired.ravel() / n_tokens
+    edges = np.arange(min(np.floor(-np.log10(n_tokens)), -1), 0.25, 0.5)
+    counts, _ = np.histogram(np.log10(fired[fired > 0]) - np.log10(n_tokens), edges)
+    levels = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
+    histogram = {"edges": edges.tolist(), "counts": counts.tolist(), "n_dead": int((share == 0).sum())}
+    return {"quantiles": _quantiles(share, levels), "histogram": histogram}
+
+
+def _quantiles(values: np.ndarray, levels: dict[str, float]) -> dict[str, float]:
+    return {name: float(np.quantile(values, level)) for name, level in levels.items()}
+
+
+@torch.no_grad()
+def mean_activations(
+    subject: Subject, corpus: Corpus, hookpoints: Sequence[str], seed: int, tokens: int = 20_000
+) -> Tensor:
+    """Mean activation `[n_hookpoints, d]` over about `tokens` tokens of the corpus."""
+    total, count = torch.zeros(()), 0
+    for rows in Plan(corpus.lengths, BATCH_TOKENS, seed).epoch(0):
+        captured = subject.run(corpus.batch(rows), capture=hookpoints, logits=False).captured
+        total = total + torch.stack([captured[site].sum((0, 1)) for site in hookpoints])
+        count += corpus.lengths[rows].sum()
+        if count >= tokens:
+            break
+    return total / int(count)

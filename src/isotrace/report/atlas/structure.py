@@ -1,0 +1,109 @@
+"""A protein structure coloured by what features do on its residues, as a part of a page or a page of its own.
+
+Drawn by 3Dmol.js (Rego and Koes 2015), bundled. A page that shows several structures takes `css` and `js` once and
+`html` of each: the script finds every `.structure` on the page, and mounts one that is added later when told to by
+`isotraceStructures.mount(element)`.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from isotrace.base.errors import InputError
+from isotrace.domains.domain import Reading
+from isotrace.domains.protein.domain import residue_weights
+from isotrace.domains.protein.sequence import residues
+from isotrace.domains.protein.structure import Match, Structure, match_chains, read_structure
+from isotrace.report.page import render_page
+
+_HERE = Path(__file__).parents[1]
+# What a viewer draws; remarks and anisotropic factors are most of many files.
+_DRAWN = ("ATOM  ", "HETATM", "TER", "MODEL", "ENDMDL", "HELIX", "SHEET", "SSBOND", "CONECT", "CRYST1", "END")
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Parts of a page: `html` goes where the view is to be, `css` and `js` once per page, after the HTML. `data` is
+    what the script draws; `html` already carries it."""
+
+    html: str
+    css: str
+    js: str
+    data: dict[str, Any]
+
+
+def structure_view(structure: Path, reading: Reading, tracks: Mapping[str, Sequence[float]]) -> Fragment:
+    """View of the chains of a PDB or mmCIF file that match the sequence of `reading`, a protein's or an antibody's.
+
+    `tracks`: name of a feature → its activation on every token, float ≥ 0 `[tokens]`; the first is shown at the
+    start. Raises InputError for a file that cannot be read or has no such chain, for no tracks, another number of
+    values than tokens, and values that are negative or not finite.
+    """
+    if not tracks:
+        raise InputError("there is no feature to show on the structure: give at least one track.")
+    sequence = residues(reading.text)
+    found = read_structure(structure)
+    matches = match_chains(found, sequence)
+    data = {
+        "name": found.name,
+        "format": found.format,
+        "text": _drawn(found),
+        "sequence": sequence,
+        "chains": [_chain(match) for match in matches],
+        "tracks": [_track(name, residue_weights(reading, values)) for name, values in tracks.items()],
+    }
+    # "<" could close the script element that carries the data.
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    html = environment.get_template("structure_part.html.j2").render(
+        name=found.name, tracks=list(tracks), notes=[_note(match, sequence) for match in matches], data=Markup(text)
+    )
+    script = "\n".join((_read("vendor/3Dmol-min.js"), _read("templates/structure.js")))
+    return Fragment(html, _read("templates/structure.css"), script, data)
+
+
+def structure_page(
+    structure: Path, reading: Reading, tracks: Mapping[str, Sequence[float]], *, title: str, lead: str = ""
+) -> str:
+    """HTML of a page of its own, self-contained, with the line `lead` under its title; otherwise as
+    `structure_view`."""
+    view = structure_view(structure, reading, tracks)
+    content = {"title": title, "lead": lead, "view": Markup(view.html), "view_css": Markup(view.css)}
+    return render_page("structure.html.j2", content, script=view.js, data=None)
+
+
+def _chain(match: Match) -> dict[str, Any]:
+    """Its residues as [author number, insertion letter, residue of the sequence, first and last row of atoms]."""
+    placed = [(match.chain.residues[i], j) for i, j in match.pairs]
+    return {"name": match.chain.name, "residues": [[r.number, r.insertion, j, *r.rows] for r, j in placed]}
+
+
+def _track(name: str, values: list[float]) -> dict[str, Any]:
+    for value in values:
+        if not math.isfinite(value) or value < 0:
+            raise InputError(f"{name!r} has the value {value} on a residue: activations are finite and not negative.")
+    return {"name": name, "scale": float(f"{max(values):.4g}"), "values": [float(f"{v:.4g}") for v in values]}
+
+
+def _note(match: Match, sequence: str) -> str:
+    shown, other = len(match.pairs), len(match.pairs) - match.identical
+    text = f"Chain {match.chain.name}: {shown} of {len(sequence)} residues of the sequence are in the structure"
+    return f"{text}, {other} of them as another residue." if other else f"{text}."
+
+
+def _drawn(structure: Structure) -> str:
+    if structure.format == "cif":
+        return structure.text
+    return "".join(f"{line}\n" for line in structure.text.splitlines() if line.startswith(_DRAWN))
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")

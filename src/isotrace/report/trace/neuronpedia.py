@@ -1,0 +1,108 @@
+"""Attribution graph as JSON that circuit viewers read (Neuronpedia's graph schema)."""
+
+from typing import Any
+
+import torch
+
+from isotrace import __version__
+from isotrace.attribution.trace import Traced
+
+
+def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, int], str]) -> dict[str, Any]:
+    """The pruned graph. Error ids are `ERR_{layer}_{position}`: the usual `0_{layer}_{position}` collides with
+    features of layer 0. Position embeddings, which the schema does not know, are joined to their tokens."""
+    graph, pruned, ids = traced.graph, traced.pruned, {}
+    nodes: dict[str, dict[str, Any]] = {}
+    token_ids = traced.frame.batch.ids[0].tolist()
+    kept = torch.nonzero(pruned.nodes)[:, 0].tolist()
+    order = sorted(kept, key=lambda n: -float(pruned.influence[n]))
+    share = torch.cumsum(pruned.influence[order], 0) / pruned.influence[order].sum().clamp(min=1e-30)
+    cumulative = dict(zip(order, share.tolist(), strict=True))
+    for node in kept:
+        kind, layer, position = graph.kind_of(node), graph.layer_of(node), graph.position_of(node)
+        base = {"ctx_idx": position, "influence": cumulative[node], "reverse_ctx_idx": 0}
+        if kind == "feature":
+            feature = int(graph.feature_nodes[node, 2])
+            entry = {
+                "node_id": f"{layer}_{feature}_{position}",
+                "feature": (layer + feature) * (layer + feature + 1) // 2 + feature,
+                "layer": str(layer),
+                "feature_type": "cross layer transcoder",
+                "jsNodeId": f"{layer}_{feature}-0",
+                "clerp": labels.get((layer, feature), ""),
+                "activation": float(graph.activations[node]),
+            }
+        elif kind == "error":
+            entry = {
+                "node_id": f"ERR_{layer}_{position}",
+                "feature": -1,
+                "layer": str(layer),
+                "feature_type": "mlp reconstruction error",
+                "jsNodeId": f"{layer}_{position}-0",
+                "clerp": f"error, layer {layer}, {traced.tokens[position or 0]}",
+            }
+        elif kind == "target":
+            at = graph.n_tokens - 1 if traced.target.position is None else traced.target.position
+            vocabulary_id = 0 if traced.target.positive is None else traced.target.positive
+            probability = target_probability(traced)
+            entry = {
+                "node_id": f"{graph.n_layers + 1}_{vocabulary_id}_{at}",
+                "feature": vocabulary_id,
+                "layer": str(graph.n_layers + 1),
+                "feature_type": "logit",
+                "jsNodeId": f"L_{vocabulary_id}-{at}",
+                "clerp": f'Output "{traced.target.name}" (p={probability:.3f})',
+                "token_prob": probability,
+                "is_target_logit": True,
+            }
+            base["ctx_idx"] = at
+        else:
+            vocabulary_id = token_ids[position or 0]
+            entry = {
+                "node_id": f"E_{vocabulary_id}_{position}",
+                "feature": position,
+                "layer": "E",
+                "feature_type": "embedding",
+                "jsNodeId": f"E_{vocabulary_id}-{position}",
+                "clerp": f"token {traced.tokens[position or 0]}",
+            }
+        ids[node] = entry["node_id"]
+        nodes.setdefault(entry["node_id"], base | entry)
+    weights: dict[tuple[str, str], float] = {}
+    for row, column in torch.nonzero(pruned.edges).tolist():
+        pair = ids[column], ids[row]
+        weights[pair] = weights.get(pair, 0.0) + float(graph.matrix[row, column])
+    settings = {"node_threshold": traced.config.node_threshold, "edge_threshold": traced.config.edge_threshold}
+    return {
+        "metadata": {
+            "slug": slug,
+            "scan": scan,
+            "prompt_tokens": list(traced.tokens),
+            "prompt": traced.sequence,
+            "node_threshold": traced.config.node_threshold,
+            "schema_version": 1,
+            "info": {
+                "description": traced.target.description,
+                "generator": {"name": "isotrace", "version": __version__, "url": ""},
+            },
+            "pruning_settings": settings,
+        },
+        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
+        "nodes": list(nodes.values()),
+        "links": [{"source": s, "target": t, "weight": w} for (s, t), w in weights.items()],
+    }
+
+
+def target_probability(traced: Traced) -> float:
+    """Softmax probability of the target's token, or the probe's; 1 for a regression, which has none but viewers
+    ask for one."""
+    target = traced.target
+    if target.probe is None and target.position is not None:
+        frozen = traced.frame.frozen
+        place = frozen.subject.reading_position(target.position)
+        return float(frozen.subject.head(frozen.actual.final[0, place]).softmax(-1)[target.positive])
+    return (
+        float(torch.sigmoid(torch.tensor(traced.value)))
+        if target.probe and target.probe.task == "classification"
+        else 1.0
+    )

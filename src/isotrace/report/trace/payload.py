@@ -1,0 +1,269 @@
+"""The data of the trace page, from a `Trace`."""
+
+import shlex
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from isotrace.annotation.cards.features import FeatureTables
+from isotrace.base.runs import to_jsonable
+from isotrace.domains.molecule import token_map
+from isotrace.domains.molecule.drawing import draw_molecule, draw_small
+from isotrace.report.trace.trace_graph import page_edges, page_supernodes
+
+if TYPE_CHECKING:
+    from isotrace.report.trace.trace import Trace
+
+CARDS = 32
+"""Features that get a card with drawn examples: the most influential of the circuit."""
+
+
+def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
+    """What `render_trace` takes."""
+    traced, summary = trace.traced, trace.to_dict()
+    subject = traced.frame.frozen.subject
+    masses = {u["index"]: u["score"] for u in trace.units}
+    signed = {u["index"]: u["signed"] for u in trace.units}
+    positions, signs = traced.unit_scores.positions.tolist(), traced.unit_scores.signed.tolist()
+    nodes = torch.nonzero(traced.pruned.nodes)[:, 0].tolist()
+    circuit = summary["circuit"]
+    effects = traced.circuit_effects
+    return {
+        "title": trace.name or traced.sequence,
+        "input": traced.sequence,
+        "subject": trace.subject,
+        "dictionary": trace.dictionary,
+        "command": shlex.join(
+            ["isotrace", "trace", trace.subject, trace.dictionary, traced.sequence, "--target", traced.target.name]
+        ),
+        "created": manifest.get("started", ""),
+        "target": summary["target"] | {"position": traced.target.position, "predictions": _predictions(trace)},
+        "summary": sentences(trace, summary),
+        "warnings": summary["warnings"],
+        "molecule": {
+            "mass_svg": draw_molecule(traced.mol, masses, size=(460, 340), diverging=False),
+            "signed_svg": draw_molecule(traced.mol, signed, size=(460, 340), diverging=True),
+        },
+        "tokens": [
+            {
+                "pos": p,
+                "text": traced.tokens[p],
+                "kind": unit.kind,
+                "atoms": list(unit.atoms),
+                "score": positions[p],
+                "signed": signs[p],
+                "masked": p == traced.target.position and subject.objective != "causal",
+            }
+            for p, unit in enumerate(traced.units)
+        ],
+        "units": trace.units,
+        "syntax": summary["syntax"],
+        "nodes": [_node(trace, node) for node in nodes],
+        "edges": page_edges(trace),
+        "n_layers": traced.graph.n_layers,
+        "stacks": list(subject.stack_sizes),
+        "features": _cards(trace),
+        "verification": {
+            "nodes": [
+                {"id": trace.node_id(n), "predicted": p, "frozen": f, "free_running": r}
+                for n, p, f, r in zip(
+                    traced.nodes.nodes.tolist(),
+                    traced.nodes.predicted.tolist(),
+                    traced.nodes.frozen.tolist(),
+                    traced.nodes.free_running.tolist(),
+                    strict=True,
+                )
+            ],
+            **{
+                key: {"value": summary["verification"][key], "ci": summary["verification"][f"{key}_ci"]}
+                for key in ("pearson_frozen", "pearson_free_running")
+            },
+        },
+        "circuit": circuit
+        | {
+            "control": circuit["control"]
+            | {
+                "sufficiency": effects.control_sufficiency.tolist(),
+                "necessity": effects.control_necessity.tolist(),
+            },
+            "curve": [],
+            # a part of the circuit's data, which the page hands to its script
+            "supernodes": page_supernodes(trace, nodes),
+            "network": to_jsonable(trace.network.to_dict()),
+        },
+        "graph": summary["graph"],
+        "fidelity": fidelity_table(trace.fidelity),
+        "spellings": summary["spellings"],
+        "manifest": manifest,
+    }
+
+
+def sentences(trace: "Trace", summary: dict[str, Any]) -> list[str]:
+    """What a reader should take away, in plain words, each number beside its control."""
+    target, circuit, graph = summary["target"], summary["circuit"], summary["graph"]
+    control = circuit["control"]
+    probability = target["probability"]
+    value = f"{target['value']:.2f} {target['unit']}" + (
+        "" if probability is None else f", probability {probability:.2f}"
+    )
+    found = [f"{target['description']}: {value}."]
+    way = "up" if circuit["full"] >= circuit["empty"] else "down"
+    found.append(
+        f"With every feature ablated it would be {circuit['empty']:.2f}: the circuit explains the way {way} from there."
+    )
+    ranked = sorted(trace.units, key=lambda u: -u["score"])[:3]
+    atoms = ", ".join(f"{u['symbol']}{u['index']} ({u['score']:.0%})" for u in ranked)
+    lane = sum(s["score"] for s in summary["syntax"])
+    found.append(f"Most of the circuit's mass on atoms lies on {atoms}; {lane:.0%} lies on syntax and special tokens.")
+    found.append(
+        f"The circuit has {circuit['n_features']} feature nodes, {circuit['fraction_of_features']:.0%} of the "
+        f"{graph['n_active_features']} active on this input."
+    )
+    found.append(
+        f"Alone it keeps {circuit['sufficiency']:.2f} of the effect of all features (matched random circuits "
+        f"{control['sufficiency_mean']:.2f}); without it {circuit['necessity']:.2f} is lost "
+        f"(matched {control['necessity_mean']:.2f})."
+    )
+    if circuit["sufficiency"] > 1.2:
+        found.append("It overshoots because features left out of it push the other way.")
+    named = [f for f in summary["features"] if f["label"] not in ("unexplained", "not annotated")]
+    if named:
+        labels = list(dict.fromkeys(f["label"] for f in named))[:5]
+        found.append(f"Named features in it include {', '.join(labels)}.")
+    return found
+
+
+def _node(trace: "Trace", node: int) -> dict[str, Any]:
+    traced, graph = trace.traced, trace.traced.graph
+    kind, layer, position = graph.kind_of(node), graph.layer_of(node), graph.position_of(node)
+    base = {
+        "id": trace.node_id(node),
+        "kind": "token" if kind == "position" else kind,
+        "layer": layer,
+        "pos": position,
+        "feature": None,
+        "activation": None,
+        "influence": float(traced.pruned.influence[node]),
+        "effect": float(traced.effects[node]),
+        "f1": None,
+    }
+    if kind == "feature":
+        feature = int(graph.feature_nodes[node, 2])
+        row = trace.rows.get((layer, feature), {})
+        return base | {
+            "feature": feature,
+            "activation": float(graph.activations[node]),
+            "label": trace.tables.label(row),
+            "f1": row.get("f1"),
+        }
+    if kind == "target":
+        return base | {"label": traced.target.name, "influence": 1.0}
+    side = trace.side(node)
+    if kind == "error":
+        word = f"error of layer {layer} ({side})" if side else f"error of layer {layer}"
+    else:
+        word = f"{side} {kind}".strip()
+        if kind == "token" and trace.place(node)[1] < graph.embeddings[trace.place(node)[0]][1]:
+            return base | {"label": f"{side} start"}
+    return base | {"label": f"{word} {traced.tokens[position or 0]}"}
+
+
+def _predictions(trace: "Trace") -> list[dict[str, Any]] | None:
+    traced = trace.traced
+    if traced.target.position is None:
+        return None
+    subject = traced.frame.frozen.subject
+    place = subject.reading_position(traced.target.position)
+    probabilities = subject.head(traced.frame.frozen.actual.final[0, place]).softmax(-1)
+    top = probabilities.topk(6)
+    tokens = subject.tokens(top.indices)
+    return [{"token": t, "probability": p} for t, p in zip(tokens, top.values.tolist(), strict=True)]
+
+
+def _cards(trace: "Trace") -> dict[str, dict[str, Any]]:
+    traced = trace.traced
+    subject, dictionary = traced.frame.frozen.subject, traced.frame.dictionary
+    keys = list(dict.fromkeys((f["layer"], f["feature"]) for f in trace.features))
+
+    def tokenise(smiles: str):
+        batch = subject.tokenize([smiles])
+        tokens = subject.tokens(batch.ids[0])
+        return tokens, token_map(smiles, tokens, batch.offsets[0])
+
+    drawn = example_cards(trace.tables, keys[:CARDS], tokenise)
+    cards = {}
+    for layer, feature in keys:
+        row = trace.rows.get((layer, feature), {})
+        cards[f"{layer}_{feature}"] = {
+            "layer": layer,
+            "feature": feature,
+            "label": trace.tables.label(row),
+            "concept": row.get("concept"),
+            "f1": row.get("f1"),
+            "f1_ci": [row.get("f1_ci_low"), row.get("f1_ci_high")],
+            "q": row.get("q"),
+            "null_f1": row.get("null_f1"),
+            "density": float(dictionary.density[layer, feature]),
+            "top_outputs": top_outputs(trace, layer, feature),
+            "examples": drawn.get((layer, feature), []),
+        }
+    return cards
+
+
+def top_outputs(trace: "Trace", layer: int, feature: int, n: int = 5) -> list[dict[str, Any]]:
+    """Tokens whose logits the feature raises most when its whole write is added to the final hidden state of
+    this input (through the head's decoder only, so a coarse view for early layers). None without a head, for what
+    is written to an encoder's stream, which no head reads, and where the decoder reads a narrower one (ALBERT)."""
+    subject, dictionary = trace.traced.frame.frozen.subject, trace.traced.frame.dictionary
+    read = subject.n_layers - subject.stack_sizes[-1]
+    slots = [slot for slot, target in enumerate(dictionary.config.targets(layer)) if target >= read]
+    if not subject.has_head or not slots:
+        return []
+    write = dictionary.write_vectors(layer, torch.tensor(feature))[slots].sum(0)
+    decoder = subject.module(subject.family.head_decoder)
+    if cast(Tensor, decoder.weight).shape[1] != subject.d_model:
+        return []
+    promoted = decoder(write) - decoder(torch.zeros_like(write))
+    promoted = promoted - promoted.mean()
+    top = promoted.topk(n)
+    return [{"token": t, "weight": w} for t, w in zip(subject.tokens(top.indices), top.values.tolist(), strict=True)]
+
+
+def fidelity_table(fidelity: dict[str, Any] | None) -> dict[str, Any]:
+    """The page's table wants the interval beside its number."""
+    shown = {}
+    for mode in ("free_running", "teacher_forced"):
+        row = dict((fidelity or {}).get(mode) or {})
+        if "ci" in row:
+            row["loss_recovered_ci"] = row.pop("ci")
+        shown[mode] = {"loss_recovered": None, "top1_agreement": None, "loss_recovered_ci": [None, None]} | row
+    return shown
+
+
+def example_cards(
+    tables: FeatureTables, keys: list[tuple[int, int]], tokenise
+) -> dict[tuple[int, int], list[dict[str, Any]]]:
+    """Drawn examples of each feature; `tokenise(smiles)` gives (token texts, units)."""
+    cards: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for key, rows in tables.examples_of(keys).items():
+        scale = max(row["activation"] for row in rows)
+        cards[key] = []
+        for row in rows:
+            texts, units = tokenise(row["smiles"])
+            values = [0.0] * len(texts)
+            weights: dict[int, float] = {}
+            for position, value in zip(row["positions"], row["values"], strict=True):
+                values[position] = value
+                for atom in units[position].atoms if units[position].kind == "atom" else ():
+                    weights[atom] = min(scale, max(weights.get(atom, 0.0), value))
+            cards[key].append(
+                {
+                    "group": row["group"],
+                    "svg": draw_small(row["smiles"], weights, scale=scale),
+                    "smiles": row["smiles"],
+                    "activation": row["activation"],
+                    "tokens": [[text, value] for text, value in zip(texts, values, strict=True)],
+                }
+            )
+    return cards

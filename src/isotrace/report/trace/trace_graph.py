@@ -1,0 +1,118 @@
+"""The graph of a trace for its page and its run folder: edges, supernodes, network view, the saved file."""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import torch
+
+from isotrace.attribution.graph import normalise
+from isotrace.attribution.graph_files import graph_bytes, origin_of
+from isotrace.attribution.influence import influence
+from isotrace.attribution.percolation import NetworkView, network_view
+from isotrace.attribution.supernodes import (
+    SupernodeConfig,
+    Supernodes,
+    activation_profiles,
+    find_supernodes,
+    merged,
+    read_supernodes,
+)
+from isotrace.base.runs import to_jsonable
+
+if TYPE_CHECKING:
+    from isotrace.report.trace.trace import Trace
+
+EDGES, PER_NODE = 100_000, 3
+"""Edges on the page: the most influential ones, and at least so many into and out of every node."""
+
+
+def graph_file(trace: "Trace") -> bytes:
+    """What `graph.safetensors` holds: the pruned graph's edges, since all of them take megabytes per input."""
+    traced = trace.traced
+    subject = traced.frame.frozen.subject
+    identity = trace.dictionary, traced.frame.dictionary
+    origin = origin_of(subject, *identity, traced.sequence, traced.tokens, traced.target, traced.value)
+    return graph_bytes(traced.graph, traced.pruned, origin, "kept")
+
+
+def supernodes_of(trace: "Trace") -> Supernodes:
+    """Those of `trace.supernode_file`, where there is one, and automatic ones of the features it does not name. The
+    features of the circuit come in the order of their influence, their activations from this input."""
+    keys = list(dict.fromkeys((f["layer"], f["feature"]) for f in trace.features))
+    concepts = [trace.rows.get(key, {}).get("concept") for key in keys]
+    config, framed = SupernodeConfig(seed=trace.traced.config.seed), trace.traced.frame
+    automatic = find_supernodes(config, keys, concepts, framed.dictionary, activation_profiles(framed, keys))
+    file = trace.supernode_file
+    return merged(read_supernodes(file, framed.dictionary), automatic) if file else automatic
+
+
+def network_of_trace(trace: "Trace") -> NetworkView:
+    traced = trace.traced
+    parts = traced.frame.frozen.subject, traced.frame, traced.graph, traced.pruned, traced.target
+    return network_view(*parts, ablation=traced.config.ablation, seed=traced.config.seed)
+
+
+def page_supernodes(trace: "Trace", nodes: list[int]) -> dict[str, Any]:
+    """`file`: what `supernodes.json` holds; `members`: per group, the places in `nodes` of its feature nodes."""
+    found, members = trace.supernodes, [[] for _ in trace.supernodes.groups]
+    groups, graph = found.group_of(), trace.traced.graph
+    for place, node in enumerate(nodes):
+        if node < graph.n_features:
+            layer, _, feature = graph.feature_nodes[node].tolist()
+            members[groups[layer, feature]].append(place)
+    return {"file": to_jsonable(found), "members": members}
+
+
+def page_edges(trace: "Trace") -> list[dict[str, Any]]:
+    """The most influential edges of the pruned graph, and of every node its strongest ones, so that no node that
+    was kept looks unconnected. `influence` = normalised weight × influence of the edge's target."""
+    traced = trace.traced
+    matrix = torch.where(traced.pruned.edges, traced.graph.matrix, torch.zeros_like(traced.graph.matrix))
+    weight = influence(matrix, traced.graph.target)
+    weight[traced.graph.target] = 1
+    scores = normalise(matrix.double()) * weight[:, None]
+    rows, columns = torch.nonzero(traced.pruned.edges, as_tuple=True)
+    ranked = scores[rows, columns].argsort(descending=True)
+    seen: Counter[int] = Counter()
+    chosen = []
+    for place, index in enumerate(ranked.tolist()):
+        ends = int(rows[index]), int(columns[index])
+        if place < EDGES or min(seen[ends[0]], seen[~ends[1]]) < PER_NODE:
+            chosen.append(index)
+            seen[ends[0]] += 1  # as target
+            seen[~ends[1]] += 1  # as source
+    names = {n: trace.node_id(n) for n in torch.cat([rows, columns]).unique().tolist()}
+    return [
+        {
+            "source": names[int(columns[i])],
+            "target": names[int(rows[i])],
+            "weight": float(matrix[rows[i], columns[i]]),
+            "influence": float(scores[rows[i], columns[i]]),
+        }
+        for i in chosen
+    ]
+
+
+def edge_frame(trace: "Trace") -> pl.DataFrame:
+    """The edges of the pruned graph, one row each."""
+    rows, columns = torch.nonzero(trace.traced.pruned.edges, as_tuple=True)
+    return pl.DataFrame(
+        {
+            "source": [trace.node_id(n) for n in columns.tolist()],
+            "target": [trace.node_id(n) for n in rows.tolist()],
+            "weight": trace.traced.graph.matrix[rows, columns].numpy(),
+        }
+    )
+
+
+def intervention_frame(trace: "Trace") -> pl.DataFrame:
+    nodes = trace.traced.nodes
+    effects = {"predicted": nodes.predicted, "frozen": nodes.frozen, "free_running": nodes.free_running}
+    ids = [trace.node_id(n) for n in nodes.nodes.tolist()]
+    return pl.DataFrame({"node": ids} | {k: v.numpy() for k, v in effects.items()})
+
+
+def control_frame(trace: "Trace") -> pl.DataFrame:
+    circuit = trace.traced.circuit_effects
+    return pl.DataFrame({"sufficiency": circuit.control_sufficiency, "necessity": circuit.control_necessity})

