@@ -26,7 +26,7 @@ import torch
 from scipy import sparse
 
 from isotrace.annotation.nulls import permutation
-from isotrace.annotation.scores.token_scores import counting
+from isotrace.annotation.scores import counting
 from isotrace.datasets.concept_table import ConceptTable
 from isotrace.domains.domain import Concept
 

@@ -8,6 +8,14 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 from scipy import stats
+
+from isotrace.annotation import annotate as engine
+from isotrace.annotation.annotate import Annotation, AnnotationConfig, annotate
+from isotrace.annotation.cards.effects import SHOWN
+from isotrace.annotation.nulls import sources
+from isotrace.base.errors import InputError
+from isotrace.datasets.annotated import prepare
+from isotrace.training.loop import train_dictionary
 from tiny_annotation import (
     FULL,
     QUICK,
@@ -24,14 +32,6 @@ from tiny_annotation import (
     stop_after,
     watch,
 )
-
-from isotrace.annotation import annotate as engine
-from isotrace.annotation.annotate import Annotation, AnnotationConfig, annotate
-from isotrace.annotation.cards.effects import SHOWN
-from isotrace.annotation.nulls import sources
-from isotrace.base.errors import InputError
-from isotrace.datasets.annotated import prepare
-from isotrace.training.loop import train_dictionary
 
 
 @pytest.fixture(scope="module")

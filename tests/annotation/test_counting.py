@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from isotrace.annotation.scores import counting
 from isotrace.annotation.scores.counting import count, fire, interplm_f1, thresholds, token_f1
-from isotrace.annotation.scores.token_scores import counting
 from isotrace.base.errors import InputError
 from isotrace.datasets.concept_table import ConceptTable
 from isotrace.domains.domain import Concept, Labels

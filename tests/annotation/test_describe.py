@@ -5,11 +5,11 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-from tiny_annotation import Letters, chains, csc, rows_of
 
 from isotrace.annotation.cards.describe import UNEXPLAINED, _reason, label
 from isotrace.annotation.cards.examples import BINS, SIZES, collect, summaries
 from isotrace.datasets.annotated import prepare
+from tiny_annotation import Letters, chains, csc, rows_of
 
 PAIR = {"feature": 0, "concept": "ring", "f1": 0.7, "f1_ci_low": 0.6, "f1_ci_high": 0.8, "null_f1": 0.3, "q": 0.01,
         "f1_selection": 0.7}  # fmt: skip

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from isotrace.annotation.scores import structure_stats
 from isotrace.annotation.scores.structure_stats import morans_i, stability
-from isotrace.annotation.scores.token_scores import structure_stats
 from isotrace.base.errors import InputError
 from isotrace.domains.domain import Reading, Spelling
 

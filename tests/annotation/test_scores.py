@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tiny_annotation import csc, every_pair, instances_of, random_activations, random_table
 
 from isotrace.annotation.scores.token_scores import F1S, Pairs, bootstrap_weights, choose, score
 from isotrace.datasets.concept_table import ConceptTable
 from isotrace.domains.domain import Concept, Labels
+from tiny_annotation import csc, every_pair, instances_of, random_activations, random_table
 
 THRESHOLD = 0.3
 

@@ -5,6 +5,7 @@ import pytest
 from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
 
+from isotrace.annotation.scores import sequence_level
 from isotrace.annotation.scores.sequence_level import (
     effects,
     null_maxima,
@@ -15,7 +16,6 @@ from isotrace.annotation.scores.sequence_level import (
     undefined,
 )
 from isotrace.annotation.scores.sequence_scores import odds_ratio, score
-from isotrace.annotation.scores.token_scores import sequence_level
 from isotrace.base.errors import InputError
 from isotrace.domains.domain import Concept
 

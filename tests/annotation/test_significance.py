@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy import sparse, stats
-from tiny_annotation import csc, every_pair, instances_of, random_activations, random_table
 
 from isotrace.annotation.combine import combine, rank
 from isotrace.annotation.nulls.permutation import null_maxima, shuffles
 from isotrace.annotation.nulls.significance import exceeding, pair_null, q_values
 from isotrace.annotation.scores.counting import count, fire, thresholds, token_f1
 from isotrace.annotation.site import Sides, SiteResult, examine
+from tiny_annotation import csc, every_pair, instances_of, random_activations, random_table
 
 THRESHOLD = 0.3
 

@@ -3,7 +3,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from tiny_annotation import Letters, chains, rows_of
 
 from isotrace.base.errors import InputError
 from isotrace.datasets.annotated import prepare, split, untestable
@@ -11,6 +10,7 @@ from isotrace.datasets.concept_files import ConceptSource, label_columns
 from isotrace.datasets.concept_table import ConceptTable
 from isotrace.domains.domain import Concept, Labels
 from isotrace.domains.molecule.domain import MOLECULE
+from tiny_annotation import Letters, chains, rows_of
 
 TEXTS = chains(30)
 

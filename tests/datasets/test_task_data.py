@@ -4,7 +4,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tiny_tasks import molecules, rows, task
 
 import tiny
 from isotrace.base.errors import InputError, SubjectError
@@ -13,6 +12,7 @@ from isotrace.datasets.tasks import PARTS, kind_of, prepare
 from isotrace.discovery.tasks.readout import fit_readout
 from isotrace.domains.molecule.domain import MOLECULE
 from isotrace.domains.protein.domain import PROTEIN
+from tiny_tasks import molecules, rows, task
 
 N = len(molecules())
 PEPTIDES = ["CNCCS", "NCSCC", "SSNCI", "INCSC", "CCNIS", "NNCSI", "SCINC", "ICSNN"]

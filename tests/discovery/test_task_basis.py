@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import tiny_tasks
 import torch
 
 import tiny
+import tiny_tasks
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.replacement import replaced_hidden

@@ -8,7 +8,6 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tiny_tasks import fitted_folder, molecules, rows, task
 
 import tiny
 from isotrace.base.errors import InputError
@@ -18,6 +17,7 @@ from isotrace.dictionaries.features import Features
 from isotrace.discovery.tasks.readout import STRENGTHS, Readout, fit_readout
 from isotrace.discovery.tasks.sweep import Anchors, Judge, matched, top
 from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit, warnings
+from tiny_tasks import fitted_folder, molecules, rows, task
 
 N = len(molecules())
 QUICK = {"sizes": (2, 20, 72), "n_controls": 2, "n_bootstrap": 40}

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import tiny_tasks
 import torch
 
 import tiny
+import tiny_tasks
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.memo import Memo
 from isotrace.discovery.methods import METHODS, Problem

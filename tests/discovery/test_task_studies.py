@@ -1,8 +1,8 @@
 """The study of a task circuit whose subject has no bundled dictionary."""
 
-import tiny_tasks
 import torch
 
+import tiny_tasks
 from isotrace.studies import Setting
 from isotrace.studies.task_circuits import TASKS, dictionary_for
 
