@@ -1,0 +1,110 @@
+"""Results are data: what a verb found, with no model inside, so that it pickles, hashes, is saved and read again.
+
+A kind of result is a subclass in the room `report`, which knows how to show it; `KINDS` says where it stands, so that
+a saved run finds its class by the kind that is written in it.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import polars as pl
+from safetensors.torch import load_file
+from torch import Tensor
+
+from isotrace.base.errors import RunError
+from isotrace.base.runs import Run, dumps, open_run, read_manifest
+
+FORMAT, FORMAT_VERSION = "isotrace-result", 1
+KINDS: dict[str, str] = {}
+"""kind → `module:class`"""
+
+
+@dataclass(frozen=True, eq=False)
+class Result(ABC):
+    """`summary`: what `--json` prints. `view`: what the page shows beside it. `tables`, `tensors`: by name.
+
+    All of it is plain data; NaN is null once it was saved. Equal and hashed by content.
+    """
+
+    kind: ClassVar[str]
+    summary: dict[str, Any]
+    view: dict[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @abstractmethod
+    def to_frame(self) -> pl.DataFrame:
+        """The table that a reader asks for first."""
+
+    @abstractmethod
+    def page(self, manifest: Mapping[str, Any] | None = None) -> str:
+        """HTML that opens offline; `manifest` is that of the run it stands in."""
+
+    @abstractmethod
+    def _repr_html_(self) -> str: ...
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self.summary)
+
+    @property
+    def id(self) -> str:
+        """sha256 of summary and view."""
+        return hashlib.sha256(dumps([self.kind, self.summary, self.view]).encode()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Result) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def write(self, run: Run) -> None:
+        """All that is needed to read it again, and its page."""
+        record = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": self.kind, "view": self.view}
+        run.json(self.kind, self.summary)
+        run.json("result", record | {"tables": list(self.tables), "tensors": bool(self.tensors)})
+        for name, table in self.tables.items():
+            run.table(name, table)
+        if self.tensors:
+            run.tensors("tensors", self.tensors)
+        run.text("report.html", self.page(run.manifest))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a run folder. Raises RunError where `open_run` does."""
+        command = f"{type(self).__name__}.save"
+        with open_run(path, command=command, seed=0, inputs={}, overwrite=overwrite) as run:
+            self.write(run)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Raises RunError for a folder that holds no result, or one of another kind or format."""
+        read_manifest(path)
+        folder = Path(path)
+        try:
+            record = json.loads((folder / "result.json").read_bytes())
+            kind = record["kind"]
+            if (record["format"], record["format_version"]) != (FORMAT, FORMAT_VERSION):
+                raise RunError(f"{path} has result format {record['format_version']}, not {FORMAT_VERSION}: run again.")
+            found = kind_of(kind)
+            summary = json.loads((folder / f"{kind}.json").read_bytes())
+            tables = {name: pl.read_parquet(folder / f"{name}.parquet") for name in record["tables"]}
+            tensors = load_file(folder / "tensors.safetensors") if record["tensors"] else {}
+        except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+            raise RunError(f"{path} holds no result that can be read ({error}): run the command again.") from None
+        if not issubclass(found, cls):
+            raise RunError(f"{path} holds a result of the kind {kind}, not {cls.__name__}.")
+        return found(summary, record["view"], tables, tensors)  # pyright: ignore[reportReturnType]
+
+
+def kind_of(kind: str) -> type[Result]:
+    """Raises RunError for a kind that is not known."""
+    if kind not in KINDS:
+        raise RunError(f"no result of the kind {kind!r} is known: {', '.join(KINDS)}.")
+    module, _, name = KINDS[kind].partition(":")
+    return getattr(import_module(module), name)
