@@ -72,6 +72,15 @@ def test_the_pass_stops_behind_the_last_hookpoint(rotary):
     assert all("forward" not in module.__dict__ for module in rotary.model.modules())
 
 
+def test_a_hookpoint_that_is_never_reached_is_an_error(rotary):
+    """As where a family names a module that the pass leaves out."""
+    batch, hookpoints = rotary.tokenize(["CCO"]), ["layers.0.mlp_in", "layers.2.mlp_in"]
+    passed_over = forwards_replaced({rotary.module("esm.encoder.layer.2"): lambda x, *_, **__: x})
+    with passed_over, pytest.raises(SubjectError, match=r"never computed layers\.2\.mlp_in"):
+        activations(rotary, batch, hookpoints)
+    assert activations(rotary, batch, hookpoints).isfinite().all()
+
+
 @pytest.mark.parametrize("hookpoints", [[], ["layers.0.mlp_in", "layers.0.mlp_in"], ["layers.9.mlp_in"]])
 def test_hookpoints_that_cannot_be_harvested(rotary, hookpoints):
     with pytest.raises(SubjectError):

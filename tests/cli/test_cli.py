@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from isotrace.base.errors import InputError
+from isotrace.base.errors import InputError, RunError
 from isotrace.cli import main
 from isotrace.dictionaries.saving import dictionary_folder, reference, save_dictionary
 from isotrace.subjects.sources.source import assets
@@ -215,6 +215,31 @@ def test_doctor_finds_a_healthy_installation(isotrace, tmp_path):
     found = json.loads(out)
     assert [c["check"] for c in found["checks"] if not c["ok"]] == []
     assert code == 0, err
+
+
+def test_doctor_finds_what_is_wrong(monkeypatch):
+    """Also under `python -O`, which leaves assertions out."""
+    from isotrace.cli import doctor
+    from isotrace.domains import molecule
+    from isotrace.verbs.tracing import Tracer
+
+    monkeypatch.setattr(molecule, "token_map", lambda *_: [])
+    with pytest.raises(RunError, match="miss the atoms"):
+        doctor.token_maps()
+    answers = iter(("one", "another"))
+    answer = lambda *_: SimpleNamespace(to_dict=lambda: {"value": next(answers)})  # noqa: E731
+    monkeypatch.setattr(Tracer, "trace", answer)
+    with pytest.raises(RunError, match="traces differ"):
+        doctor.determinism()
+
+
+@pytest.mark.parametrize(
+    "command", [("trace", *BUNDLED, "CC"), ("harvest", "bundled:molm", "--data", "x", "--tokens", "9")]
+)
+def test_a_negative_seed_is_a_usage_error(isotrace, tmp_path, command):
+    code, _, err = isotrace(*command, "--out", tmp_path / "run", "--seed", "-1")
+    assert code == 2
+    assert "--seed" in err
 
 
 def test_doctor_fails_where_it_cannot_write(isotrace, tmp_path):

@@ -223,3 +223,10 @@ def test_a_log_replaces_the_steps_that_are_run_again(tmp_path):
     log.close()
     assert [(r["step"], r["loss"]) for r in read_log(path)] == [(1, 1.0), (2, 2.0)]
     assert scalars(record(1)) == {"loss": 1.0, "fve/0": 0.5}
+
+
+def test_a_log_damaged_before_its_last_line_is_refused(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step":\n{"step": 3}\n')
+    with pytest.raises(RunError, match=r"line 2 of .*log\.jsonl"):
+        read_log(path)

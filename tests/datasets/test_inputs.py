@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rdkit import Chem
 
+from isotrace.base import compressed
 from isotrace.base.errors import InputError
 from isotrace.datasets.inputs import FORMATS, read_inputs
 
@@ -156,6 +157,15 @@ def test_a_column_that_is_missing_or_holds_numbers_is_refused(tmp_path):
         read_inputs(path, column="mol")
     with pytest.raises(InputError, match="leave out --column"):
         read_inputs("CCO", column="mol")
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(compressed, "ALWAYS_BYTES", 2**16)
+    path = write(tmp_path, "a.smi.gz", gzip.compress(b"C\n" * 2**20))
+    with pytest.raises(InputError, match=r"unpacks to more than"):
+        read_inputs(path)
+    path = write(tmp_path, "b.smi.gz", gzip.compress(b"CC\n" * 2**14))  # as much, but within the bound of any file
+    assert read_inputs(path)[0].height == 2**14
 
 
 @pytest.mark.parametrize("suffix", [*FORMATS, ".csv.gz", ".sdf.gz", ".FASTA"])

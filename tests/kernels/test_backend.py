@@ -60,6 +60,24 @@ def test_a_buffer_comes_back_only_when_no_tensor_uses_it():
     memory.clear()
 
 
+def test_unused_buffers_are_bounded(monkeypatch):
+    """What does not fit goes back to the system, and sizes that nobody asks for any more make room."""
+    megabyte = 2**20
+    monkeypatch.setattr(memory, "KEPT_BYTES", 4 * megabyte)
+    memory.clear()
+    several = [memory.empty((megabyte,), torch.uint8) for _ in range(6)]
+    del several
+    gc.collect()
+    assert memory.held() == 4 * megabyte
+    larger = memory.empty((3 * megabyte,), torch.uint8)
+    assert memory.held() == 0
+    del larger
+    gc.collect()
+    assert memory.held() == 3 * megabyte
+    memory.clear()
+    assert memory.held() == 0
+
+
 @needs_numba
 def test_gradients_of_two_steps_do_not_share_memory():
     generator = torch.Generator().manual_seed(0)

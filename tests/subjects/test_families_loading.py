@@ -1,11 +1,13 @@
 """Which checkpoints load, with a head or without, and which are refused because they cannot be handled exactly."""
 
 import json
+import pickle
 import shutil
 
 import pytest
 import torch
 import transformers
+from transformers.utils import logging
 
 import plain_models
 import tiny
@@ -34,6 +36,24 @@ def config_changed(folder, copy, **changes):
     config = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     return copy
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+def test_a_subject_can_be_sent_to_another_process(name, folders):
+    subject = tiny.load_tiny(folders[name])
+    batch = subject.tokenize(["CCO"])
+    again = pickle.loads(pickle.dumps(subject))
+    assert torch.equal(again.run(batch).logits, subject.run(batch).logits)
+
+
+def test_loading_leaves_what_transformers_says_as_it_was(folders):
+    logging.set_verbosity_info()
+    try:
+        tiny.load_tiny(folders["bert"])
+        assert logging.get_verbosity() == logging.INFO
+        assert logging.is_progress_bar_enabled()
+    finally:
+        logging.set_verbosity_warning()
 
 
 @pytest.mark.parametrize("name", HEADLESS)

@@ -59,14 +59,13 @@ def record(subject: Subject, batch: Batch, hookpoints: Sequence[str], take: Call
     """Run `batch` and call `take(i, x [batch, tokens, d])` with the tensor at every `hookpoints[i]`.
 
     Always in the precision of the weights, whatever autocast surrounds it. `take` must copy what it keeps.
-    `hookpoints` hold no repetition, see `width`.
+    `hookpoints` hold no repetition, see `width`. Raises SubjectError for one that the pass does not reach.
     """
-    left = len(hookpoints)
+    left = set(hookpoints)
 
     def see(index: int, x: Tensor) -> Tensor:
-        nonlocal left
         take(index, x)
-        left -= 1
+        left.discard(hookpoints[index])
         if not left:
             raise _Done
         return x
@@ -80,6 +79,8 @@ def record(subject: Subject, batch: Batch, hookpoints: Sequence[str], take: Call
         suppress(_Done),
     ):
         subject.hidden(batch.ids, batch.mask)
+    if left:
+        raise SubjectError(f"{subject.source} never computed {min(left)}: its family names the wrong module there.")
 
 
 def mask_some(subject: Subject, batch: Batch, rate: float, generator: torch.Generator) -> tuple[Batch, Tensor]:

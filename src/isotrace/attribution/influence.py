@@ -107,7 +107,6 @@ def total_effects(graph: AttributionGraph) -> Tensor:
     relative = graph.matrix.double().clone()
     n = graph.n_features
     relative[:n] /= graph.activations.double()[:, None]
-    relative[n:-1] = 0
     effect = graph.matrix[graph.target].double().clone()
     step = effect.clone()
     for _ in range(graph.n_layers):

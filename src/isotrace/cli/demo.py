@@ -21,7 +21,7 @@ DRUGS = (
 def command(
     out: Annotated[Path, typer.Option(help="Folder for the pages.")] = Path("demo"),
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of controls, spellings and bootstraps.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of controls, spellings and bootstraps.")] = 0,
 ) -> None:
     """Trace six drugs for the blood-brain-barrier probe and one masked atom each; write an index page."""
     from isotrace.attribution.trace import TraceConfig

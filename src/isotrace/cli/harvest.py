@@ -18,7 +18,7 @@ def command(
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     shard_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a shard.")] = 100_000,
     mask_rate: Annotated[float, typer.Option(min=0, max=0.99, help="Share masked in every second batch.")] = 0.15,
-    seed: Annotated[int, typer.Option(help="Of the order and the masks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order and the masks.")] = 0,
     domain: Annotated[str | None, typer.Option(help="What tokens stand for, where the subject does not say.")] = None,
     column: Annotated[str | None, typer.Option(help="Column of the file that holds the sequences.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,

@@ -36,7 +36,7 @@ def command(
     ablation: Annotated[str, typer.Option(help="What ablation sets a feature to: mean or zero.")] = "mean",
     controls: Annotated[int, typer.Option(min=2, help="Matched random circuits.")] = 24,
     spellings: Annotated[int, typer.Option(min=0, help="Randomised spellings; 0 = none.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of controls, spellings and bootstraps.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of controls, spellings and bootstraps.")] = 0,
     supernodes: Annotated[
         Path | None, typer.Option(help="supernodes.json to take over; default: that of the same command's earlier run.")
     ] = None,

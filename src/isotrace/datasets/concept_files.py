@@ -9,7 +9,6 @@ The same declarations name columns of the data: `kind:column` or `kind:column:na
 """
 
 import csv
-import gzip
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 import polars as pl
 from rdkit import Chem, rdBase
 
+from isotrace.base.compressed import unzipped
 from isotrace.base.errors import InputError
 from isotrace.datasets.label_cells import LabelColumn, Record, data_cells, labelling
 from isotrace.datasets.parsing import NAME_COLUMNS, SEQUENCE_COLUMNS
@@ -100,12 +100,12 @@ def _load(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise InputError(f"{path} is no concept file: rename it to end in .csv or .tsv (or .csv.gz, .tsv.gz).")
     try:
         data = path.read_bytes()
-        text = (gzip.decompress(data) if path.name.lower().endswith(".gz") else data).decode("utf-8-sig")
+        text = (unzipped(data, str(path)) if path.name.lower().endswith(".gz") else data).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the path.") from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8: save it as UTF-8.") from None
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise InputError(f"{path} cannot be read ({error}): check the file.") from None
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if name.endswith(".tsv") else ",", strict=True)
     head: list[str] = []

@@ -4,11 +4,9 @@ Nothing here judges chemistry or biology: a row is usable as soon as it holds te
 molecule, a reaction or a protein is the domain's question, and its refusals join the same rejects table.
 """
 
-import gzip
 import io
 import os
 import sys
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import polars as pl
 from rdkit import Chem
 
+from isotrace.base.compressed import unzipped
 from isotrace.base.errors import InputError
 from isotrace.datasets.parsing import Reject, Table, columns, delimited, fasta, lines, sdf, values
 
@@ -126,10 +125,10 @@ def _file(path: Path, column: str | None) -> Table:
     try:
         data = path.read_bytes()
         if path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
+            data = unzipped(data, str(path))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the path.") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
         raise InputError(f"{path} cannot be read ({error}): check the file.") from None
     return _parse(form, data, column, str(path))
 

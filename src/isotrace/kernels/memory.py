@@ -2,7 +2,7 @@
 
 The gradient of a decoder is many MB. Asking the system for it in every step costs more than writing it: each page
 is zeroed and mapped anew. A buffer here goes back to the pool when PyTorch frees the tensor's memory, whoever held
-it, so it is never handed out twice at a time.
+it, so it is never handed out twice at a time. The pool keeps at most KEPT_BYTES of unused ones.
 """
 
 import weakref
@@ -14,12 +14,19 @@ import torch
 from torch import Tensor
 
 POOLED_BYTES = 2**20  # smaller ones are left to PyTorch
+KEPT_BYTES = 2**31
 _free: dict[int, list[np.ndarray]] = defaultdict(list)
 _lock = Lock()
 
 
 def _give_back(raw: np.ndarray) -> None:
-    _free[raw.nbytes].append(raw)
+    if held() + raw.nbytes <= KEPT_BYTES:
+        _free[raw.nbytes].append(raw)
+
+
+def held() -> int:
+    """Bytes of the unused buffers."""
+    return sum(size * len(buffers) for size, buffers in list(_free.items()))
 
 
 def clear() -> None:
@@ -34,6 +41,8 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if size < POOLED_BYTES:
         return torch.empty(shape, dtype=dtype)
     with _lock:
+        if not _free[size] and held() + size > KEPT_BYTES:
+            _free.clear()  # the sizes that are asked for now take the place of earlier ones
         raw = _free[size].pop() if _free[size] else np.empty(size, np.uint8)
     lease = raw[:]  # PyTorch keeps this view alive as long as any tensor uses its memory
     weakref.finalize(lease, _give_back, raw).atexit = False

@@ -47,13 +47,15 @@ class JsonlLog:
 
 
 def read_log(path: Path) -> list[Record]:
-    """The records of a JSONL log; a last line that a kill cut short is left out."""
-    records = []
-    for line in path.read_text().splitlines():
+    """The records of a JSONL log; a last line that a kill cut short is left out. Raises RunError for another one
+    that is no record."""
+    records, lines = [], path.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(json.loads(line))
         except ValueError:
-            continue
+            if number < len(lines):
+                raise RunError(f"line {number} of {path} is damaged: mend or delete it, then resume.") from None
     return records
 
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from isotrace.base.settings import STRICT
+from isotrace.base.settings import STRICT, Seed
 from isotrace.dictionaries.sparsity.rule import RuleSettings
 
 
@@ -20,7 +20,7 @@ class StreamConfig:
     harvest_tokens: PositiveInt = 2_048
     mask_rate: Annotated[float, Field(ge=0, lt=1)] = 0.15
     special_tokens: bool = True
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,7 +53,7 @@ class TrainingConfig:
     finetune_learning_rate: PositiveFloat = 1e-4
     finetune_batch_tokens: PositiveInt = 2_048
     dtype: Literal["auto", "bfloat16", "float32", "float64"] = "auto"
-    seed: int = 0
+    seed: Seed = 0
 
     def rate(self, progress: float) -> float:
         """Share of the peak learning rate at `progress` in 0…1: linear up, linear down."""

@@ -182,6 +182,20 @@ REFUSED = {
         *({"activation_function.threshold": torch.full((12,), -1.0)}, "negative"),
     ),
     "activation": ("circuit_tracer", "plt_relu", "config.yaml", {"activation": "gelu"}, "gelu"),
+    "absolute path": (
+        "circuit_tracer",
+        "plt_relu",
+        "config.yaml",
+        {"transcoders": ["/x/layer_0.safetensors"]},
+        "outside",
+    ),
+    "path upwards": (
+        "circuit_tracer",
+        "plt_relu",
+        "config.yaml",
+        {"transcoders": ["a/../../x.safetensors"]},
+        "outside",
+    ),
     "sqrt_d": (
         *("interplm", "relu", "layer_3/ae_normalized.pt"),
         *({"normalize_to_sqrt_d": torch.tensor(True)}, "sqrt_d"),

@@ -5,7 +5,6 @@ A file is PDB (format 3.3) or PDBx/mmCIF; only the first model counts, and chain
 the sequence by an alignment that allows for gaps.
 """
 
-import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Literal
 
+from isotrace.base.compressed import unzipped
 from isotrace.base.errors import InputError
 
 FORMATS: dict[str, Literal["pdb", "cif"]] = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif"}
@@ -123,8 +123,8 @@ def read_structure(path: Path) -> Structure:
         raise InputError(f"{path} is no structure file: give {', '.join(FORMATS)}, each also gzipped.")
     try:
         raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.name.endswith(".gz") else raw).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = (unzipped(raw, str(path)) if path.name.endswith(".gz") else raw).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from None
     try:
         chains = _chains(_pdb_atoms(text) if kind == "pdb" else _cif_atoms(text))

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import EsmConfig, EsmForMaskedLM
-from transformers.utils import logging as transformers_logging
 
 from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.molecule.tokenizer import build_tokenizer
+from isotrace.subjects.loading import quiet
 from isotrace.subjects.subject import Subject, load_subject
 
 D, HEADS, LAYERS, NEURONS, POSITIONS = 128, 4, 3, 32, 28
@@ -39,7 +39,8 @@ class Weights:
     def __init__(self, directions: Sequence[str]) -> None:
         # rows of the discrete cosine transform behind the constant one
         self._index = {name: 1 + at for at, name in enumerate(("anchor", *directions))}
-        assert len(self._index) == len(directions) + 1 < D
+        if len(self._index) != len(directions) + 1 or len(self._index) >= D:
+            raise ValueError(f"directions need names of their own, and {D} dimensions hold {D - 2} of them")
         self.tokenizer = build_tokenizer([], min_count=1, max_length=POSITIONS)
         config = EsmConfig(
             vocab_size=len(self.tokenizer), hidden_size=D, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
@@ -80,7 +81,8 @@ class Weights:
         """The next head of a layer. `match` (query, key, score): what the logit of two tokens grows by where one has
         the first and the other the second direction in its usual length. `moves` (from, to, gain)."""
         attention, width = self.model.esm.encoder.layer[layer].attention, D // HEADS
-        assert max(len(match), len(moves)) <= width
+        if max(len(match), len(moves)) > width:
+            raise ValueError(f"a head {width} wide matches and moves {width} directions at most")
         start = self._next(self._heads, layer, HEADS) * width
         for slot, (query, key, score) in enumerate(match, start):
             # ESM divides queries by √width
@@ -106,15 +108,16 @@ class Weights:
 
     def load(self, folder: Path) -> Subject:
         """Saved as a checkpoint of transformers, and loaded like any other."""
-        transformers_logging.disable_progress_bar()
-        self.model.save_pretrained(folder)
+        with quiet():
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         return load_subject(folder, domain="molecule")
 
     @staticmethod
     def _next(used: list[int], layer: int, limit: int) -> int:
         used[layer] += 1
-        assert used[layer] <= limit
+        if used[layer] > limit:
+            raise ValueError(f"layer {layer} is full: it has {limit} of these")
         return used[layer] - 1
 
 

@@ -1,6 +1,15 @@
 """BART: encoder and decoder with post-norm blocks, learned positions, a linear head with a bias of its own."""
 
+from typing import Any
+
+from torch import Tensor
+
 from isotrace.subjects.families.family import Family, Stack
+
+
+def logits(model: Any, final: Tensor) -> Tensor:
+    return model.lm_head(final) + model.final_logits_bias[0]
+
 
 BART = Family(
     model_type="bart",
@@ -29,6 +38,6 @@ BART = Family(
     norms=("model.encoder.layernorm_embedding", "model.decoder.layernorm_embedding"),
     head="lm_head",
     head_decoder="lm_head",
-    logits=lambda model, final: model.lm_head(final) + model.final_logits_bias[0],
+    logits=logits,
     optional_weights=("final_logits_bias",),
 )

@@ -1,6 +1,15 @@
 """ModernBERT: pre-norm blocks without biases, gated MLPs, rotary positions, attention local in most layers."""
 
+from typing import Any
+
+from torch import Tensor
+
 from isotrace.subjects.families.family import Family, Stack
+
+
+def logits(model: Any, final: Tensor) -> Tensor:
+    return model.decoder(model.head(final))
+
 
 MODERNBERT = Family(
     model_type="modernbert",
@@ -23,5 +32,5 @@ MODERNBERT = Family(
     head_dense="head.dense",
     head_norm="head.norm",
     head_decoder="decoder",
-    logits=lambda model, final: model.decoder(model.head(final)),
+    logits=logits,
 )

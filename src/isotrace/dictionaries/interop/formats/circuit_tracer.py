@@ -10,7 +10,7 @@ topk` with `k` occurs in configs, but the loader of 0.5.0 ignores it and applies
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -66,6 +66,9 @@ def _files(path: Path, config: dict[str, Any]) -> list[Path]:
             raise DictionaryError(
                 f"{CONFIG} names files on the hub ({remote[0]}): download them, and list their paths."
             )
+        for name in named:
+            if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+                raise DictionaryError(f"{CONFIG} names {name!r}, outside its folder: move it there, and list its name.")
         return [path / name for name in named]
     return _numbered(path, "layer")
 
