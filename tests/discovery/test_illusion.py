@@ -9,7 +9,7 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.discovery.illusion import feature_illusions, illusion
 from isotrace.discovery.readers import row_space
 from isotrace.discovery.tasks.basis import FeatureBasis, NeuronBasis
-from isotrace.subjects.subject import hookpoints_edited
+from isotrace.subjects.dispatch import hookpoints_edited
 
 SITE = "layers.1.neuron"
 OWN = ["CCOCC", "CNCCO", "OCCCN", "CCCCC", "NCOCC", "CSCCO", "OCSCC", "CCNCS"]

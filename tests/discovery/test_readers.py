@@ -5,7 +5,7 @@ import torch
 
 from isotrace.base.errors import SubjectError
 from isotrace.discovery.readers import reading_maps, row_space
-from isotrace.subjects.subject import hookpoints_edited
+from isotrace.subjects.dispatch import hookpoints_edited
 
 POST_NORM = {"bert", "roberta", "albert", "deberta-v2", "bart"}
 READERS = {"modernbert": 3 * 16 + 48, "llama": 16 + 8 + 8 + 48}  # columns per layer: Q, K, V and the MLP's first maps

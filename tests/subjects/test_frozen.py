@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import tiny
+from isotrace.subjects.dispatch import forwards_replaced
 from isotrace.subjects.frozen import FrozenSubject, Sources
-from isotrace.subjects.subject import forwards_replaced
 
 pytestmark = pytest.mark.every_family
 KINDS = ("mask", "diff", "probe")

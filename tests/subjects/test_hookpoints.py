@@ -1,12 +1,14 @@
 """Hookpoints are what a plain hook on the transformers module sees, and edits reach everything behind them."""
 
+from functools import partial
+
 import pytest
 import torch
 
 import plain_models
 import tiny
 from isotrace.base.errors import SubjectError
-from isotrace.subjects.subject import forwards_replaced, hookpoints_edited
+from isotrace.subjects.dispatch import forwards_replaced, hookpoints_edited
 
 pytestmark = pytest.mark.every_family
 KINDS = plain_models.KINDS
@@ -61,7 +63,7 @@ def test_an_edit_equals_replacing_the_forward(subject, variant, batch, kind):
     """The same change made in the module's own forward gives the same logits."""
     found, is_input = plain_models.module(variant, subject.model, 1, kind)
     change = lambda x: 0.5 * x + 0.3  # noqa: E731
-    replaced = plain_models.changed(found.forward, is_input, change)
+    replaced = plain_models.changed(partial(type(found).forward, found), is_input, change)
     clean = subject.run(batch).logits
     with forwards_replaced({found: replaced}):
         expected = subject.run(batch).logits
@@ -80,7 +82,7 @@ def test_edits_are_differentiable(subject64, variant, kind):
     batch = subject64.tokenize(["CCO"])
     found, is_input = plain_models.module(variant, subject64.model, 1, kind)
     scale = torch.ones((), requires_grad=True)
-    replaced = plain_models.changed(found.forward, is_input, lambda x: x + scale * x.pow(2))
+    replaced = plain_models.changed(partial(type(found).forward, found), is_input, lambda x: x + scale * x.pow(2))
     gradients = []
     for context in (
         hookpoints_edited(subject64, {f"layers.1.{kind}": lambda x: x + scale * x.pow(2)}),

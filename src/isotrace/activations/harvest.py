@@ -9,8 +9,9 @@ from torch import Tensor
 
 from isotrace.activations.corpus import Corpus, Plan
 from isotrace.base.errors import SubjectError
+from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.fast import fast_kernels
-from isotrace.subjects.subject import Batch, Subject, hookpoints_edited
+from isotrace.subjects.subject import Batch, Subject
 
 __all__ = ["Corpus", "Plan", "activations", "mask_some", "masked_batches", "mlp_activations", "record", "width"]
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.interventions.component import Edit, Mediator, register
-from isotrace.subjects.subject import Subject, hookpoints_edited
+from isotrace.subjects.dispatch import hookpoints_edited
+from isotrace.subjects.subject import Subject
 
 
 @register

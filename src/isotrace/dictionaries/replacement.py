@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.subjects.subject import Batch, Subject, hookpoints_edited, mlps_computed_by
+from isotrace.subjects.dispatch import hookpoints_edited, mlps_computed_by
+from isotrace.subjects.subject import Batch, Subject
 
 Mode = Literal["free_running", "teacher_forced"]
 

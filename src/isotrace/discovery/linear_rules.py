@@ -4,15 +4,14 @@ An MLP is read as linear maps → a pointwise function of what they give → a l
 argument, f(z), or two in a gated MLP, f(u) · v. Nothing here needs the function itself, only its arguments and values.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from isotrace.discovery.method import Problem
-from isotrace.subjects.attention import attention_replaced, forwards_replaced, softmax_attention
+from isotrace.subjects.dispatch import Site, overlaid, patterns_set
 from isotrace.subjects.subject import Subject
 
 LINEAR = (nn.Linear, Conv1D)
@@ -25,26 +24,15 @@ def first_maps(subject: Subject, layer: int) -> tuple[nn.Module, ...]:
     return tuple(m for m in first.modules() if isinstance(m, LINEAR) and m is not last)
 
 
-@contextmanager
-def patterns_fixed(subject: Subject, rows: int | None = None) -> Iterator[None]:
-    """Within the context attention patterns are constants to gradients; those of the first `rows` rows, where given,
+def patterns_fixed(subject: Subject, rows: int | None = None):
+    """Context in which attention patterns are constants to gradients; those of the first `rows` rows, where given,
     serve all the rows that follow, `rows` at a time."""
 
-    def fixed(pattern: Tensor, total: int) -> Tensor:
-        return pattern.detach() if rows is None else pattern[:rows].detach().repeat(total // rows, 1, 1, 1)
+    def fixed(module: nn.Module, own: Callable[[slice], Tensor], total: int) -> Tensor:
+        pattern = own(slice(rows)).detach()
+        return pattern if rows is None else pattern.repeat(total // rows, 1, 1, 1)
 
-    def attend(module, query, key, value, mask, scaling):
-        given = (query, key, value[..., :0]) if rows is None else (query[:rows], key[:rows], value[:rows, ..., :0])
-        mask = mask if mask is None or rows is None else mask[:rows]
-        pattern = fixed(softmax_attention(module, *given, mask, scaling)[1], len(value))
-        return (pattern @ value).transpose(1, 2), pattern
-
-    if subject.family.pattern == "function":
-        with attention_replaced(subject.attentions, attend):
-            yield
-        return
-    with forwards_replaced(dict.fromkeys(subject.attentions, lambda own: fixed(own, len(own)))):
-        yield
+    return patterns_set(subject, fixed)
 
 
 @torch.no_grad()
@@ -75,24 +63,24 @@ def _tried(subject: Subject) -> dict[int, tuple[int, int, Tensor, Tensor]]:
     arguments = [0] * subject.n_layers
     scales = [torch.ones(5, 1, 2 * size, dtype=torch.float64) for size in sizes]
     neurons: dict[int, Tensor] = {}
-    with ExitStack() as stack:
-        for layer, (size, scale) in enumerate(zip(sizes, scales, strict=True)):
-            scale[1, :, :size] = scale[2, :, size:] = (torch.rand(size, generator=generator) < 0.5).double()
-            scale[3, :, :size] = scale[4, :, size:] = torch.randn(size, generator=generator).double()
+    sites: list[tuple[nn.Module, Site]] = []
+    for layer, (size, scale) in enumerate(zip(sizes, scales, strict=True)):
+        scale[1, :, :size] = scale[2, :, size:] = (torch.rand(size, generator=generator) < 0.5).double()
+        scale[3, :, :size] = scale[4, :, size:] = torch.randn(size, generator=generator).double()
 
-            def give(_, args, output: Tensor, layer: int = layer, scale: Tensor = scale) -> Tensor:
-                start, width = arguments[layer], output.shape[-1]
-                arguments[layer] += width
-                drawn = torch.randn(1, 2, width, generator=generator)
-                fits = arguments[layer] <= scale.shape[-1]
-                return (drawn * scale[..., start : start + width]).to(output) if fits else output
+        def give(_, args, output: Tensor, layer: int = layer, scale: Tensor = scale) -> Tensor:
+            start, width = arguments[layer], output.shape[-1]
+            arguments[layer] += width
+            drawn = torch.randn(1, 2, width, generator=generator)
+            fits = arguments[layer] <= scale.shape[-1]
+            return (drawn * scale[..., start : start + width]).to(output) if fits else output
 
-            def keep(_, args, layer: int = layer) -> None:
-                neurons[layer] = args[0].double().cpu()
+        def keep(_, args, layer: int = layer) -> None:
+            neurons[layer] = args[0].double().cpu()
 
-            for module in first_maps(subject, layer):
-                stack.callback(module.register_forward_hook(give).remove)
-            stack.callback(subject.mlp(layer)[1].register_forward_pre_hook(keep).remove)
-        ids = torch.full((5, 2), subject.pad_id, device=subject.device)
+        sites += [(module, Site(after=(give,))) for module in first_maps(subject, layer)]
+        sites.append((subject.mlp(layer)[1], Site(before=(keep,))))
+    ids = torch.full((5, 2), subject.pad_id, device=subject.device)
+    with overlaid(sites):
         subject.hidden(ids, torch.ones_like(ids, dtype=torch.bool))
     return {layer: (sizes[layer], arguments[layer], scales[layer], neurons[layer]) for layer in neurons}

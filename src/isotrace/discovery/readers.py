@@ -1,6 +1,5 @@
 """What reads a hookpoint: the linear maps behind it, and the space that they see (METHODS §6, illusion check)."""
 
-from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
@@ -8,7 +7,8 @@ from torch import Tensor, nn
 
 from isotrace.base.errors import SubjectError
 from isotrace.discovery.linear_rules import LINEAR, first_maps
-from isotrace.subjects.subject import Subject, hookpoints_edited
+from isotrace.subjects.dispatch import hookpoints_edited, watched
+from isotrace.subjects.subject import Subject
 
 TOLERANCE = 1e-5  # a direction is read if its singular value is above this share of the largest; weights are float32
 
@@ -53,10 +53,7 @@ def _readers_of_the_stream(subject: Subject, site: str, readout: Tensor | None) 
         events.append((None, x, x))
         return x
 
-    with ExitStack() as stack:
-        for module in {*blocks, *norms, *linear}:
-            stack.callback(module.register_forward_hook(note).remove)
-        stack.enter_context(hookpoints_edited(subject, {site: mark}))
+    with watched([*{*blocks, *norms, *linear}], note), hookpoints_edited(subject, {site: mark}):
         ids = torch.full((1, 2), subject.pad_id, device=subject.device)
         subject.hidden(ids, torch.ones_like(ids, dtype=torch.bool))
     normed = {id(y) for module, _, y in events if module in norms}

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from isotrace.base.errors import SubjectError
 from isotrace.interventions.component import Edit, Mediator, register
-from isotrace.subjects.subject import Subject, hookpoints_edited
+from isotrace.subjects.dispatch import hookpoints_edited
+from isotrace.subjects.subject import Subject
 
 
 @dataclass(frozen=True)

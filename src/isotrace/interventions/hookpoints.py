@@ -7,7 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from isotrace.interventions.component import Edit, Mediator, register
-from isotrace.subjects.subject import Subject, hookpoints_edited
+from isotrace.subjects.dispatch import hookpoints_edited
+from isotrace.subjects.subject import Subject
 
 
 class Hookpoint(Mediator):

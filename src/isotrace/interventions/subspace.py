@@ -10,7 +10,8 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.interventions.component import Edit, Mediator, register
-from isotrace.subjects.subject import Subject, hookpoints_edited
+from isotrace.subjects.dispatch import hookpoints_edited
+from isotrace.subjects.subject import Subject
 
 
 @register

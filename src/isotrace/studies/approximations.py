@@ -26,7 +26,7 @@ from isotrace.discovery.methods import Problem, Scores, method_of
 from isotrace.domains.reaction.tokens import parse_reaction, reaction_units
 from isotrace.interventions import Mediator, MLPs, Residuals, mean_values
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
-from isotrace.subjects.attention import patterns_frozen, patterns_recorded
+from isotrace.subjects.dispatch import patterns_frozen, patterns_recorded
 from isotrace.subjects.subject import Batch, Subject, load_subject
 from isotrace.subjects.targets import Target
 

@@ -20,7 +20,7 @@ from isotrace.base.errors import InputError
 from isotrace.discovery.methods import Metric
 from isotrace.domains.reaction.mapping import changes, mapping
 from isotrace.domains.reaction.tokens import parse_reaction, reaction_units
-from isotrace.subjects.attention import patterns_recorded
+from isotrace.subjects.dispatch import patterns_recorded
 from isotrace.subjects.subject import Batch, Subject
 
 SOURCE = "pypi:rxnmapper/albert_heads_8_uspto_all_1310k"

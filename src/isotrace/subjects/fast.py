@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isotrace.subjects.subject import Subject, attention_replaced, forwards_replaced
+from isotrace.subjects.dispatch import Site, overlaid
+from isotrace.subjects.subject import Subject
 
 
 @contextmanager
@@ -20,20 +21,21 @@ def fast_kernels(subject: Subject) -> Iterator[None]:
     on CPUs with AVX-512 run in oneDNN, since the BLAS that torch calls uses half of the vector width on some of them.
 
     Attention that does not go through the registry of attention functions stays as it is. For passes without
-    gradient. Modules whose forward someone has already replaced are left alone.
+    gradient. Where something else computes a module, or an attention pattern is read or set, they step aside.
     """
-    replaced: dict[nn.Module, Callable[..., Any]] = {}
+    kernels: dict[nn.Module, Callable[..., Any]] = {}
     for stack, index in subject.family.blocks(*subject.stack_sizes):
         if stack.gelu_after:
             outer, inner = (subject.module(stack.path(index, path)) for path in (stack.gelu_after, stack.mlp_in))
-            replaced[outer] = lambda x, inner=inner: nn.functional.gelu(inner(x))
+            kernels[outer] = lambda x, inner=inner: nn.functional.gelu(inner(x))
     if _onednn_is_faster(next(subject.model.parameters())):
         for stack in subject.family.stacks:
             linear = [m for m in subject.module(stack.layers).modules() if type(m) is nn.Linear]
-            replaced |= {module: partial(_linear, module) for module in linear}
-    free = {module: function for module, function in replaced.items() if "forward" not in module.__dict__}
-    attentions = subject.attentions if subject.family.pattern == "function" else []
-    with attention_replaced(attentions, _fused_attention), forwards_replaced(free):
+            kernels |= {module: partial(_linear, module) for module in linear}
+    sites = [(module, Site(kernel=function)) for module, function in kernels.items()]
+    if subject.family.pattern == "function":
+        sites += [(module, Site(fused=_fused_attention)) for module in subject.attentions]
+    with overlaid(sites):
         yield
 
 

@@ -9,16 +9,21 @@ In replay every hidden state and logit is an affine function of the embeddings a
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from isotrace.subjects.attention import forwards_replaced, patterns_frozen, patterns_recorded
+from isotrace.subjects.dispatch import (
+    Site,
+    forwards_replaced,
+    mlps_computed_by,
+    overlaid,
+    patterns_frozen,
+    patterns_recorded,
+)
 from isotrace.subjects.families import LAYER_NORM, NormKind
-from isotrace.subjects.hooks import mlps_computed_by
 from isotrace.subjects.subject import Batch, Subject
 
 
@@ -59,34 +64,29 @@ class FrozenSubject:
     @torch.no_grad()
     def _record(self) -> None:
         subject, kind, n_layers = self.subject, self.subject.family.norm, self.subject.n_layers
-        seen: dict[int, Tensor] = {}
+        seen: dict[nn.Module, Tensor] = {}
         modules = [e.module for e in subject.embeddings] + [subject.mlp(layer)[1] for layer in range(n_layers)]
 
         def measure(module, args):
             self.sigma[module] = denominator(args[0], module, kind)
 
-        with ExitStack() as stack:
-            self.patterns = stack.enter_context(patterns_recorded(subject))
-            for norm in subject.norms.values():
-                stack.callback(norm.register_forward_pre_hook(measure).remove)
-            for index, module in enumerate(modules):
+        def keep(module, args, output):
+            seen[module] = output
 
-                def keep(_, args, output, index=index):
-                    seen[index] = output
+        def read(module, args):
+            mlp_in[module] = args[0]
 
-                stack.callback(module.register_forward_hook(keep).remove)
-            mlp_in: dict[int, Tensor] = {}
-            for layer in range(n_layers):
-
-                def read(_, args, layer=layer):
-                    mlp_in[layer] = args[0]
-
-                stack.callback(subject.mlp(layer)[0].register_forward_pre_hook(read).remove)
+        mlp_in: dict[nn.Module, Tensor] = {}
+        readers = [subject.mlp(layer)[0] for layer in range(n_layers)]
+        sites = [(norm, Site(before=(measure,))) for norm in subject.norms.values()]
+        sites += [(module, Site(before=(read,))) for module in readers]
+        sites += [(module, Site(after=(keep,))) for module in modules]
+        with patterns_recorded(subject) as self.patterns, overlaid(sites):
             final = subject.hidden(self.ids, self.mask)
-        self.actual = Replay(tuple(mlp_in[layer] for layer in range(n_layers)), final)
+        self.actual = Replay(tuple(mlp_in[module] for module in readers), final)
         n, n_tokens = len(modules) - n_layers, self.ids.shape[1]
-        embeddings = tuple(seen[index].expand(1, n_tokens, -1) for index in range(n))
-        self.sources = Sources(embeddings, tuple(seen[n + layer] for layer in range(n_layers)))
+        embeddings = tuple(seen[module].expand(1, n_tokens, -1) for module in modules[:n])
+        self.sources = Sources(embeddings, tuple(seen[module] for module in modules[n:]))
 
     def replay(self, sources: Sources, mlp: Callable[[int, Tensor], Tensor] | None = None) -> Replay:
         """Run with frozen attention and norms. MLP outputs come from `sources`, or from `mlp(layer, mlp_in)`
@@ -98,10 +98,8 @@ class FrozenSubject:
         for embedding, value in zip(subject.embeddings, sources.embeddings, strict=True):
             replaced[embedding.module] = lambda *_, value=value, **__: value
         compute = mlp or (lambda layer, _: sources.mlp_out[layer])
-        with ExitStack() as stack:
-            stack.enter_context(forwards_replaced(replaced))
-            stack.enter_context(patterns_frozen(subject, self.patterns))
-            mlp_in = stack.enter_context(mlps_computed_by(subject, compute))
+        frozen = patterns_frozen(subject, self.patterns)
+        with forwards_replaced(replaced), frozen, mlps_computed_by(subject, compute) as mlp_in:
             final = subject.hidden(self.ids.expand(rows, -1), self.mask.expand(rows, -1))
         return Replay(tuple(mlp_in[layer] for layer in range(subject.n_layers)), final)
 
@@ -121,27 +119,21 @@ class FrozenSubject:
         def keep_norm(_, args):
             stored["f"] = args[0]
 
-        with torch.no_grad(), ExitStack() as stack:
-            stack.callback(dense.register_forward_hook(keep_dense).remove)
-            stack.callback(norm.register_forward_pre_hook(keep_norm).remove)
+        with torch.no_grad(), overlaid([(dense, Site(after=(keep_dense,))), (norm, Site(before=(keep_norm,)))]):
             subject.head(self.actual.final[:, position])
         z, f = stored["z"], stored["f"]
         gate = torch.where(z == 0, torch.zeros_like(z), f / torch.where(z == 0, torch.ones_like(z), z))
         sigma = denominator(f, norm, LAYER_NORM)
 
         def apply(final: Tensor) -> Tensor:
-            gated = lambda x: with_denominator(x * gate, norm, sigma, LAYER_NORM)  # noqa: E731
-            with forwards_replaced({norm: lambda _: gated(last[0])}):
-                last: list[Tensor] = []
+            last: list[Tensor] = []
 
-                def keep(_, args, output):
-                    last[:] = [output]
+            def keep(_, args, output):
+                last[:] = [output]
 
-                handle = dense.register_forward_hook(keep)
-                try:
-                    return subject.head(final)
-                finally:
-                    handle.remove()
+            gated = lambda _: with_denominator(last[0] * gate, norm, sigma, LAYER_NORM)  # noqa: E731
+            with overlaid([(dense, Site(after=(keep,))), (norm, Site(forward=gated))]):
+                return subject.head(final)
 
         return apply
 

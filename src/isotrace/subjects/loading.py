@@ -12,7 +12,7 @@ from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 
 from isotrace.base.errors import SubjectError
-from isotrace.subjects.attention import ATTENTION
+from isotrace.subjects.dispatch import ATTENTION
 from isotrace.subjects.families import Family, family_of
 from isotrace.subjects.sources.source import SubjectFiles
 

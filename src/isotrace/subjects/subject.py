@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,16 +14,10 @@ from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import PreTrainedModel
 
 from isotrace.base.errors import InputError, SubjectError
-from isotrace.subjects.attention import attention_replaced, forwards_replaced
+from isotrace.subjects.dispatch import hookpoints_edited, install
 from isotrace.subjects.families import Family, Side, family_of
-from isotrace.subjects.hooks import hookpoints_edited, mlps_computed_by
 from isotrace.subjects.loading import load_model
 from isotrace.subjects.sources.source import SubjectFiles, resolve
-
-__all__ = [
-    "Batch", "Embedding", "Output", "Subject", "attention_replaced", "forwards_replaced", "hookpoints_edited",
-    "load_subject", "mlps_computed_by", "tokenizer_hash",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,7 @@ class Subject:
         self.n_layers: int = sum(sizes)
         self.d_model: int = model.config.hidden_size
         self.max_tokens: int = min(tokenizer.model_max_length, self._positions())
+        install({*self.attentions, *self.norms.values(), *(e.module for e in self.embeddings), *self._blocks()})
         special = torch.zeros(len(tokenizer), dtype=torch.bool)
         special[tokenizer.all_special_ids] = True
         self.is_special = special
@@ -152,6 +147,11 @@ class Subject:
         paths = [s.path(i, p) for s, i in self.family.blocks(*self.stack_sizes) for p in s.norms]
         inner = {path: self.module(path) for path in paths}
         return {p: m for p, m in (inner | self._present(self.family.norms)).items() if not isinstance(m, nn.Identity)}
+
+    def _blocks(self) -> Iterator[nn.Module]:
+        """Every module with a hookpoint."""
+        for stack, index in self.family.blocks(*self.stack_sizes):
+            yield from (self.module(stack.path(index, path)) for path, _ in stack.hookpoints.values())
 
     def _present(self, paths: Sequence[str]) -> dict[str, nn.Module]:
         """Modules at `paths`, without those that this model lacks."""

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.fast import fast_kernels
-from isotrace.subjects.subject import Batch, Subject, hookpoints_edited
+from isotrace.subjects.subject import Batch, Subject
 
 SHOWN = 5
 SCHEMA = {"layer": pl.Int32, "feature": pl.Int64, "promoted": pl.List(pl.String), "promoted_by": pl.List(pl.Float32),

@@ -17,7 +17,7 @@ gives a source's part in *every* later activation at once, see `cdt_edges`.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -35,8 +35,9 @@ from isotrace.discovery.method import Problem, Scores, method
 from isotrace.discovery.methods.patching import BATCH_TOKENS, all_nodes
 from isotrace.discovery.methods.relp import propagated
 from isotrace.interventions.component import Values
+from isotrace.subjects.dispatch import Site, hookpoints_edited, overlaid
 from isotrace.subjects.frozen import denominator, scaled
-from isotrace.subjects.subject import Subject, hookpoints_edited
+from isotrace.subjects.subject import Subject
 
 
 def refuse(problem: Problem) -> str | None:
@@ -142,16 +143,11 @@ def decomposed(subject: Subject, size: int, share_bias: bool) -> Iterator[None]:
     kind = subject.family.norm
     starts = [sum(subject.stack_sizes[:i]) for i in range(len(subject.stack_sizes))]
     empty = {f"layers.{i}.resid_pre": lambda x: torch.cat([x[:size], torch.zeros_like(x[size:])]) for i in starts}
-    with ExitStack() as stack:
-        stack.enter_context(patterns_fixed(subject, size))
-        stack.enter_context(hookpoints_edited(subject, empty))
-        for module in subject.model.base_model.modules():
-            if isinstance(module, LINEAR):
-                stack.callback(module.register_forward_hook(linear).remove)
-        for module in subject.norms.values():
-            stack.callback(module.register_forward_hook(norm).remove)
-        for layer in range(subject.n_layers):
-            for module in first_maps(subject, layer):
-                stack.callback(module.register_forward_hook(with_rest).remove)
-            stack.callback(subject.mlp(layer)[1].register_forward_pre_hook(mean_of_orders).remove)
+    modules = subject.model.base_model.modules()
+    sites = [(module, Site(after=(linear,))) for module in modules if isinstance(module, LINEAR)]
+    sites += [(module, Site(after=(norm,))) for module in subject.norms.values()]
+    for layer in range(subject.n_layers):
+        sites += [(module, Site(after=(with_rest,))) for module in first_maps(subject, layer)]
+        sites.append((subject.mlp(layer)[1], Site(before=(mean_of_orders,))))
+    with patterns_fixed(subject, size), hookpoints_edited(subject, empty), overlaid(sites):
         yield

@@ -10,15 +10,13 @@ many steps the scores of a layer sum to M(clean) − M(the whole layer at its re
 no node could act through a later one, and only direct effects would be left.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isotrace.discovery.gradients import first_order, gradients
 from isotrace.discovery.method import Problem, Scores, method
 from isotrace.interventions.component import Values
+from isotrace.subjects.dispatch import forwards_replaced, watched
 from isotrace.subjects.subject import Batch, Subject
 
 N_STEPS = 5
@@ -75,22 +73,15 @@ def _between_activations(problem: Problem, clean: Values, shares: list[float]) -
 @torch.no_grad()
 def _embedded(subject: Subject, batch: Batch) -> list[Tensor]:
     """Outputs of `Subject.embeddings`."""
-    found: dict[int, Tensor] = {}
-    with ExitStack() as stack:
-        for index, embedding in enumerate(subject.embeddings):
-
-            def keep(_, args, output: Tensor, index: int = index) -> None:
-                found[index] = output
-
-            stack.callback(embedding.module.register_forward_hook(keep).remove)
+    found: dict[nn.Module, Tensor] = {}
+    modules = [embedding.module for embedding in subject.embeddings]
+    with watched(modules, lambda module, args, output: found.__setitem__(module, output)):
         subject.hidden(batch.ids, batch.mask)
-    return [found[index] for index in range(len(found))]
+    return [found[module] for module in modules]
 
 
-@contextmanager
-def _embedding(subject: Subject, outputs: list[Tensor]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for embedding, output in zip(subject.embeddings, outputs, strict=True):
-            hook = lambda _, args, own, output=output: output  # noqa: E731
-            stack.callback(embedding.module.register_forward_hook(hook).remove)
-        yield
+def _embedding(subject: Subject, outputs: list[Tensor]):
+    modules = (embedding.module for embedding in subject.embeddings)
+    return forwards_replaced(
+        {m: lambda *_, output=output, **__: output for m, output in zip(modules, outputs, strict=True)}
+    )

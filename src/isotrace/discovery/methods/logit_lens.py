@@ -12,7 +12,7 @@ norm, each with its σ fixed. Effects by way of later heads and MLPs are not in 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -24,10 +24,9 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.dictionaries.features import Features
 from isotrace.discovery.gradients import first_order, gradients
 from isotrace.discovery.method import Metric, Problem, Scores, method
-from isotrace.subjects.attention import forwards_replaced
+from isotrace.subjects.dispatch import Site, forwards_replaced, hookpoints_edited, overlaid
 from isotrace.subjects.families import LAYER_NORM, NormKind
 from isotrace.subjects.frozen import denominator, with_denominator
-from isotrace.subjects.hooks import hookpoints_edited
 from isotrace.subjects.subject import Batch, Subject
 
 AFFINE_TOLERANCE = 1e-4
@@ -75,24 +74,23 @@ class ResidualPath:
         self.cross = _cross_attentions(subject)
         self.sigma: dict[nn.Module, Tensor] = {}
         self.written: dict[str, Tensor] = {}
-        with ExitStack() as stack:
-            for norm in subject.norms.values():
-                keep = lambda module, args: self.sigma.__setitem__(module, denominator(args[0], module, self.kind))  # noqa: E731
-                stack.callback(norm.register_forward_pre_hook(keep).remove)
-            stack.enter_context(self._writers(lambda name, value: self.written.setdefault(name, value)))
+        keep = lambda module, args: self.sigma.__setitem__(module, denominator(args[0], module, self.kind))  # noqa: E731
+        norms = overlaid((norm, Site(before=(keep,))) for norm in subject.norms.values())
+        with norms, self._writers(lambda name, value: self.written.setdefault(name, value)):
             self.final = subject.hidden(batch.ids, batch.mask)
         self.head_calls: list[_HeadCall] = []
         with self._head_recorded():
             self.value = metric(batch, self.final)
         self._check_affine()
 
-    def _writers(self, change: Callable[[str, Tensor], Tensor]) -> ExitStack:
+    @contextmanager
+    def _writers(self, change: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
         """Context in which `change(name, value)` sees and replaces what each writer gives. Heads and MLPs are met where
         their last linear map reads, so that mediators finer than a layer can still be edited behind."""
-        stack = ExitStack()
         sites = [f"layers.{i}.{kind}" for i in range(self.subject.n_layers) for kind in ("head_out", "neuron")]
-        stack.enter_context(hookpoints_edited(self.subject, {site: partial(change, site) for site in sites}))
+        layers = hookpoints_edited(self.subject, {site: partial(change, site) for site in sites})
         outputs = [(f"embeddings.{i}", e.module) for i, e in enumerate(self.subject.embeddings)]
+        others: list[tuple[nn.Module, Site]] = []
         for name, module in outputs + [(f"cross.{i}", module) for i, module in enumerate(self.cross)]:
 
             def leave(_: nn.Module, args: Any, output: Any, name: str = name) -> Any:
@@ -102,8 +100,9 @@ class ResidualPath:
                 new = change(name, whole)
                 return new if isinstance(output, Tensor) else (new, *output[1:])
 
-            stack.callback(module.register_forward_hook(leave).remove)
-        return stack
+            others.append((module, Site(after=(leave,))))
+        with layers, overlaid(others):
+            yield
 
     @contextmanager
     def held(self, change: Callable[[str, Tensor], Tensor] = lambda _, value: value) -> Iterator[None]:
@@ -125,20 +124,20 @@ class ResidualPath:
     @contextmanager
     def _head_recorded(self) -> Iterator[None]:
         family, stored = self.subject.family, {}
-        with ExitStack() as stack:
-            if family.head_dense is not None and family.head_norm is not None:
-                dense, norm = self.subject.module(family.head_dense), self.subject.module(family.head_norm)
+        sites: list[tuple[nn.Module, Site]] = []
+        if family.head_dense is not None and family.head_norm is not None:
+            dense, norm = self.subject.module(family.head_dense), self.subject.module(family.head_norm)
 
-                def keep(_: nn.Module, args: Any, output: Tensor) -> None:
-                    stored["z"] = output
+            def keep(_: nn.Module, args: Any, output: Tensor) -> None:
+                stored["z"] = output
 
-                def finish(module: nn.Module, args: Any) -> None:
-                    z, f = stored["z"], args[0]
-                    gate = torch.where(z == 0, torch.zeros_like(z), f / torch.where(z == 0, torch.ones_like(z), z))
-                    self.head_calls.append(_HeadCall(gate, denominator(f, module, LAYER_NORM)))
+            def finish(module: nn.Module, args: Any) -> None:
+                z, f = stored["z"], args[0]
+                gate = torch.where(z == 0, torch.zeros_like(z), f / torch.where(z == 0, torch.ones_like(z), z))
+                self.head_calls.append(_HeadCall(gate, denominator(f, module, LAYER_NORM)))
 
-                stack.callback(dense.register_forward_hook(keep).remove)
-                stack.callback(norm.register_forward_pre_hook(finish).remove)
+            sites = [(dense, Site(after=(keep,))), (norm, Site(before=(finish,)))]
+        with overlaid(sites):
             yield
 
     @contextmanager
@@ -159,12 +158,8 @@ class ResidualPath:
             calls[0] += 1
             return with_denominator(stored["z"] * call.gate, norm, call.sigma, LAYER_NORM)
 
-        handle = dense.register_forward_hook(keep)
-        try:
-            with forwards_replaced({norm: gated}):
-                yield
-        finally:
-            handle.remove()
+        with overlaid([(dense, Site(after=(keep,))), (norm, Site(forward=gated))]):
+            yield
 
     def _check_affine(self) -> None:
         """M(½ a + ½ b) against ½ M(a) + ½ M(b) far from the input, where curvature shows."""

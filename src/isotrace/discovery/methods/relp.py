@@ -8,7 +8,7 @@ Source: Jafari et al. 2025, "RelP: faithful and efficient circuit discovery via 
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from isotrace.discovery.gradients import first_order, gradients
 from isotrace.discovery.linear_rules import first_maps, patterns_fixed, refuse_mlps
 from isotrace.discovery.method import Problem, Scores, method
+from isotrace.subjects.dispatch import Site, overlaid
 from isotrace.subjects.families import LAYER_NORM, NormKind
 from isotrace.subjects.frozen import denominator, scaled
 from isotrace.subjects.subject import Subject
@@ -58,15 +59,12 @@ def propagated(subject: Subject) -> Iterator[None]:
     if subject.has_head and family.head_dense is not None and family.head_norm is not None:
         places.append(((subject.module(family.head_dense),), subject.module(family.head_norm)))
         norms.append((places[-1][1], LAYER_NORM))
-    with ExitStack() as stack:
-        stack.enter_context(patterns_fixed(subject))
-        for module, kind in norms:
-            stack.callback(module.register_forward_hook(partial(norm, kind=kind)).remove)
-        for first, last in places:
-            store: list[Tensor] = []
-            for module in first:
-                stack.callback(module.register_forward_hook(partial(keep, store=store)).remove)
-            stack.callback(last.register_forward_pre_hook(partial(function, store=store)).remove)
+    sites = [(module, Site(after=(partial(norm, kind=kind),))) for module, kind in norms]
+    for first, last in places:
+        store: list[Tensor] = []
+        sites += [(module, Site(after=(partial(keep, store=store),))) for module in first]
+        sites.append((last, Site(before=(partial(function, store=store),))))
+    with patterns_fixed(subject), overlaid(sites):
         yield
 
 

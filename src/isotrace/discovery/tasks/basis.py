@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.subjects.dispatch import hookpoints_edited, mlps_computed_by
 from isotrace.subjects.fast import fast_kernels
-from isotrace.subjects.subject import Batch, Subject, hookpoints_edited, mlps_computed_by
+from isotrace.subjects.subject import Batch, Subject
 
 Keep = tuple[Tensor, ...]
 """Which parts of every layer are kept: indices int64 `[n_kept]`."""
