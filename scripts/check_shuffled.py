@@ -19,13 +19,13 @@ import numpy as np
 from isotrace.annotation.combine import combine
 from isotrace.annotation.nulls import sources
 from isotrace.annotation.nulls.significance import q_values
-from isotrace.annotation.scores.token_scores import bootstrap_weights
 from isotrace.annotation.site import Sides, examine
 from isotrace.datasets.annotated import prepare, untestable
 from isotrace.datasets.concept_table import ConceptTable
 from isotrace.datasets.inputs import read_inputs
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.domains.domain import domain_of
+from isotrace.stats.bootstrap import bootstrap_weights
 from isotrace.subjects.subject import load_subject
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +71,7 @@ def main() -> None:
         reasons = untestable(table, data.held, data.special, 20)[: len(table.token_concepts)]
         table = table.pick(np.flatnonzero([reason is None for reason in reasons]))
         sides = Sides.of(table, data.held, data.special, 1.0, repetition)
-        weights = bootstrap_weights(sides.held.table.n_sequences, 20, repetition)
+        weights = bootstrap_weights(sides.held.table.n_sequences, 20, (repetition, 2))
         settings = {"quantiles": (0.0, 0.5, 0.75, 0.9), "per_feature": 0, "per_concept": 1, "seed": repetition}
         results = {
             layer: examine(x, sides, weights, n_permutations=args.permutations, **settings)

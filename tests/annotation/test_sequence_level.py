@@ -211,7 +211,7 @@ def test_scores_and_intervals_equal_resampled_references():
     pooled = sparse.csr_matrix(dense)
     features, columns = np.divmod(np.arange(dense.shape[1] * 4), 4)
     pairs = sequence_level.SequencePairs(features, columns, np.ones(len(features)))
-    weights = np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), size=10).T
+    weights = np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), size=10)
     found = score(pooled, numbers, concepts, pairs, weights)
     for i, (feature, c) in enumerate(zip(features, columns, strict=True)):
         is_class, known = concepts[c].kind == "class", ~np.isnan(numbers[:, c])
@@ -219,7 +219,7 @@ def test_scores_and_intervals_equal_resampled_references():
         expected = to_value(reference(dense[:, feature], numbers[:, c], concepts[c].kind))
         assert found.value[i] == pytest.approx(expected, abs=1e-12, nan_ok=True)
         drawn = []
-        for weight in weights.T:
+        for weight in weights:
             rows = np.repeat(np.arange(60), weight)
             effect = reference(dense[rows, feature], numbers[rows, c], concepts[c].kind)
             drawn.append(to_value(0.0 if np.isnan(effect) else effect))
@@ -237,7 +237,7 @@ def test_scores_and_intervals_equal_resampled_references():
 def test_a_draw_with_one_class_only_is_left_out():
     dense, y = np.array([[1.0], [2], [0], [0]]), np.array([[1.0], [1], [0], [0]])
     pairs = sequence_level.SequencePairs(np.array([0]), np.array([0]), np.array([1.0]))
-    weights = np.array([[1, 4, 0], [1, 0, 0], [1, 0, 2], [1, 0, 2]])
+    weights = np.array([[1, 1, 1, 1], [4, 0, 0, 0], [0, 0, 2, 2]])
     found = score(sparse.csr_matrix(dense), y, [CLASS], pairs, weights)
     assert (found.value[0], found.low[0], found.high[0]) == (1, 1, 1)
 

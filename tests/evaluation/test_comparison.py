@@ -61,7 +61,7 @@ def test_differences_are_paired(plain):
     exact, weak = plain.dictionaries
     for mode in MODES:
         own = exact["paired"][mode]
-        assert all(score == {"difference": 0, "ci": [0, 0]} for score in own.values())
+        assert all(score == {"difference": 0, "ci": (0, 0)} for score in own.values())
         for score, found in weak["paired"][mode].items():
             assert found["difference"] == pytest.approx(weak[mode][score] - exact[mode][score], abs=1e-9)
             assert found["ci"][0] <= found["difference"] <= found["ci"][1]
@@ -77,7 +77,7 @@ def test_the_paired_interval_is_that_of_a_plain_loop(relu_subject, pair, plain):
     # two equal dictionaries never differ, however uncertain each is
     twins = {"one": pair["weak"], "two": copy.deepcopy(pair["weak"])}
     found = compare(relu_subject, twins, SEQUENCES, controls=False, **OPTIONS)
-    assert found.dictionaries[1]["paired"]["free_running"]["loss_recovered"]["ci"] == [0, 0]
+    assert found.dictionaries[1]["paired"]["free_running"]["loss_recovered"]["ci"] == (0, 0)
     assert found.dictionaries[1]["free_running"]["ci"][1] - found.dictionaries[1]["free_running"]["ci"][0] > 0.01
 
 

@@ -25,7 +25,6 @@ from isotrace.activations.harvest import Corpus, record
 from isotrace.annotation.cards import describe
 from isotrace.annotation.combine import combine
 from isotrace.annotation.nulls import sources
-from isotrace.annotation.scores.token_scores import bootstrap_weights
 from isotrace.annotation.sequences import annotate_sequences
 from isotrace.annotation.site import Sides, SiteResult, examine
 from isotrace.annotation.summary import COLUMNS, concepts_of, coverage_of, source_summary, warnings_of
@@ -33,6 +32,7 @@ from isotrace.base.errors import InputError
 from isotrace.base.runs import dumps
 from isotrace.datasets.annotated import Data, untestable
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.stats.bootstrap import bootstrap_weights
 from isotrace.subjects.subject import Subject
 from isotrace.training.config import TrainingConfig
 from isotrace.training.loop import train_dictionary
@@ -135,7 +135,7 @@ def annotate(
         found = {}
         share = _share(loaders, data, config.null_activations)
         sides = Sides.of(table, data.held, data.special, share, config.seed)
-        weights = bootstrap_weights(sides.held.table.n_sequences, config.n_bootstrap, config.seed)
+        weights = bootstrap_weights(sides.held.table.n_sequences, config.n_bootstrap, (config.seed, 2))
         for layer, load in progress(list(loaders.items()), f"statistics ({name})"):
             path = work / f"site-{name}.{layer}.npz"
             if not path.is_file():

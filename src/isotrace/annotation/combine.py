@@ -11,6 +11,7 @@ from isotrace.annotation.nulls.significance import exceeding, q_values
 from isotrace.annotation.scores.token_scores import F1S
 from isotrace.annotation.site import SiteResult
 from isotrace.domains.domain import Concept
+from isotrace.stats.bootstrap import interval, intervals
 
 LEVELS = {"f1_50": 0.5, "f1_80": 0.8}
 ALPHA = 0.05
@@ -50,8 +51,7 @@ def combine(source: str, results: Mapping[int, SiteResult], concepts: tuple[Conc
     feature_rank = rank(layer * (int(feature.max(initial=0)) + 1) + feature, f1_selection)
     best = concept_rank == 1
     q = q_values(p, best, len(concepts))
-    with np.errstate(all="ignore"):
-        low, high = np.nanquantile(draws, (0.025, 0.975), axis=1) if len(draws) else np.zeros((2, 0))
+    low, high = intervals(draws.T, defined=0)
     values = {name: join(lambda r, name=name: r.scores.values[name]) for name in (*F1S, "precision", "recall")}
     columns = {
         "source": [source] * len(concept),
@@ -83,7 +83,7 @@ def combine(source: str, results: Mapping[int, SiteResult], concepts: tuple[Conc
     for name, least in LEVELS.items():
         drawn = (draws[passing] >= least).sum(0) if passing.any() else np.zeros(1)
         found = int((values["f1"][passing] >= least).sum())
-        counts[name] = (found, *(round(v) for v in np.quantile(drawn, (0.025, 0.975)).tolist()))
+        counts[name] = (found, *(round(v) for v in interval(drawn)))
     return SourceResult(frame, counts, _per_layer(frame, results))
 
 

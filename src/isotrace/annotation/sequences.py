@@ -16,8 +16,8 @@ from isotrace.annotation.nulls.permutation import strata
 from isotrace.annotation.nulls.significance import exceeding, q_values
 from isotrace.annotation.scores.sequence_level import effects, null_maxima, p_values, pair_null, pool, select
 from isotrace.annotation.scores.sequence_scores import score
-from isotrace.annotation.scores.token_scores import bootstrap_weights
 from isotrace.datasets.annotated import Data
+from isotrace.stats.bootstrap import bootstrap_weights
 
 if TYPE_CHECKING:
     from isotrace.annotation.annotate import AnnotationConfig
@@ -50,7 +50,7 @@ def annotate_sequences(
         concepts = [table.sequence_concepts[i] for i in usable]
         sides = [np.flatnonzero(~held), np.flatnonzero(held)]
         numbers = [table.numbers[side][:, usable] for side in sides]
-        weights = bootstrap_weights(len(sides[1]), config.n_bootstrap, config.seed)
+        weights = bootstrap_weights(len(sides[1]), config.n_bootstrap, (config.seed, 2))
         nulls, parts = [], []
         for layer, load in loaders.items():
             pooled = pool(load(), table.sequence_ptr, how)

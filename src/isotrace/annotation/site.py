@@ -102,7 +102,7 @@ def examine(
     n_permutations: int,
     seed: int,
 ) -> SiteResult:
-    """`activations` CSR `[tokens, features]` of all sequences; `weights` bootstrap draws of the held-out ones."""
+    """`activations` CSR `[tokens, features]` of all sequences; `weights [draws, sequences]` of the held-out ones."""
     table = sides.selection.table
     selected = activations[sides.selection.rows]
     levels = thresholds(selected, quantiles)

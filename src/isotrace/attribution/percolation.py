@@ -22,6 +22,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 from isotrace.attribution.graph import AttributionGraph, Frame
 from isotrace.attribution.influence import Pruned
 from isotrace.attribution.interventions import Ablation, ablate_in_subject
+from isotrace.stats.bootstrap import intervals
 from isotrace.subjects.subject import Subject
 from isotrace.subjects.targets import Target
 
@@ -105,7 +106,7 @@ class NetworkView:
         null = {}
         for name in (f.name for f in fields(Percolation) if f.name != "mean_degree"):
             rows = np.stack([getattr(p, name) for p in self.shuffled])
-            null[name] = {"mean": rows.mean(0), "low": np.quantile(rows, 0.025, 0), "high": np.quantile(rows, 0.975, 0)}
+            null[name] = {"mean": rows.mean(0)} | dict(zip(("low", "high"), intervals(rows), strict=True))
         null |= {"n": len(self.shuffled), "percolates": self.shuffled_percolates}
         return {
             "kind": "diagnostic",

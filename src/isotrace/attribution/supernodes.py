@@ -32,6 +32,7 @@ from isotrace.attribution.graph import Frame
 from isotrace.base.errors import InputError
 from isotrace.base.settings import STRICT
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.stats.bootstrap import interval
 
 FORMAT, FORMAT_VERSION = "isotrace-supernodes", 1
 Key = tuple[NonNegativeInt, NonNegativeInt]
@@ -239,5 +240,4 @@ def _stability(
         for into, rows in ((found, drawn), (null, rng.permuted(drawn, axis=1))):
             other = group(_combined(config, views, _cosine(rows)), config.threshold)
             into.append(float(adjusted_rand_score(labels, other)))
-    bounds = [tuple(np.quantile(values, [0.025, 0.975]).tolist()) for values in (found, null)]
-    return Stability(float(np.mean(found)), bounds[0], float(np.mean(null)), bounds[1])
+    return Stability(float(np.mean(found)), interval(np.array(found)), float(np.mean(null)), interval(np.array(null)))

@@ -136,26 +136,3 @@ def circuit_effects(
     sufficiency = ((kept[:-1].double() - empty) / span).numpy()
     necessity = ((full - removed.double()) / span).numpy()
     return CircuitEffects(full, empty, float(sufficiency[0]), float(necessity[0]), sufficiency[1:], necessity[1:])
-
-
-def bootstrap_mean(values: np.ndarray, seed: int, n: int = 2_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean; NaN for no or non-finite values."""
-    if not len(values) or not np.isfinite(values).all():
-        return float("nan"), float("nan")
-    draws = np.random.default_rng(seed).choice(values, (n, len(values))).mean(1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def pearson(x: np.ndarray, y: np.ndarray, seed: int, n: int = 1_000) -> tuple[float, float, float]:
-    """(r, low, high) with a 95 % bootstrap interval over pairs; NaN for fewer than three pairs, for a non-finite
-    value, and when either side is constant."""
-    if len(x) < 3 or not np.isfinite([x, y]).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan"), float("nan"), float("nan")
-    draws = np.random.default_rng(seed).integers(0, len(x), (n, len(x)))
-    a, b = x[draws], y[draws]
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        r = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    low, high = np.nanquantile(r, [0.025, 0.975])
-    return float(np.corrcoef(x, y)[0, 1]), float(low), float(high)

@@ -26,8 +26,9 @@ from isotrace.discovery.method import Metric, Problem
 from isotrace.discovery.methods.patching import patched_values
 from isotrace.discovery.readers import row_space
 from isotrace.discovery.tasks.basis import Keep, Writers
-from isotrace.discovery.tasks.metrics import group_weights
 from isotrace.interventions import Subspaces
+from isotrace.stats.bootstrap import group_weights, interval
+from isotrace.stats.share import share
 from isotrace.subjects.subject import Batch, Subject
 
 Estimate = tuple[float, float, float]
@@ -119,7 +120,7 @@ def illusion(
     gap = torch.cat(difference).double().numpy()
     if len(gap) < 3:
         raise InputError(f"{len(gap)} pairs of inputs bear no interval: give three or more.")
-    weights = group_weights([str(i) for i in range(len(gap))], n_bootstrap, seed)
+    weights = group_weights([str(i) for i in range(len(gap))], n_bootstrap, (seed, 3))
     sums = {part: weights @ (torch.cat(effects[part]).double().numpy() * np.sign(gap)) for part in PARTS}
     total, slopes = weights @ np.abs(gap), weights @ torch.cat(moved).double().numpy()
     tokens = float(torch.cat(n_tokens).sum())
@@ -149,15 +150,9 @@ def _orthonormal(x: Tensor) -> Tensor:
 
 
 def _estimate(above: np.ndarray, below: np.ndarray) -> Estimate:
-    """(ratio, low, high): the first entry is that of the inputs as they are, the others bootstrap draws. Draws
-    without a ratio are left out; NaN if they are half of all, or if there is none as they are."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = above / below
-    draws = ratio[1:][np.isfinite(ratio[1:])]
-    if not np.isfinite(ratio[0]) or 2 * len(draws) <= len(ratio) - 1:
-        return (float(ratio[0]) if np.isfinite(ratio[0]) else float("nan"), float("nan"), float("nan"))
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(ratio[0]), float(low), float(high)
+    """(ratio, low, high): the first entry is that of the inputs as they are, the others bootstrap draws."""
+    ratio = share(above, below, 0.0)
+    return (float(ratio[0]), *(interval(ratio[1:]) if np.isfinite(ratio[0]) else (np.nan, np.nan)))
 
 
 @torch.no_grad()
@@ -205,7 +200,7 @@ def feature_illusions(
     for layer in layers:
         found = torch.cat(sums[layer]).numpy()  # [sequences, parts, targets · 7 + 1]
         names = [str(i) for i in range(len(found))] if groups is None else list(groups)
-        weights = group_weights(names, n_bootstrap, seed)
+        weights = group_weights(names, n_bootstrap, (seed, 3))
         norms = (rows[layer] ** 2).sum(-1).double().numpy()
         for place, feature in enumerate(keep[layer].tolist()):
             by_target = found[:, place, :-1].reshape(len(found), -1, 7)

@@ -17,6 +17,7 @@ from isotrace.base.errors import InputError
 from isotrace.discovery.method import Problem
 from isotrace.discovery.methods.patching import patched_values
 from isotrace.interventions.component import Edit, Mediator, Values
+from isotrace.stats.bootstrap import bootstrap_weights, interval
 from isotrace.subjects.subject import Subject
 
 
@@ -83,7 +84,7 @@ class Cascade:
     def changes(self, *, seed: int, n_draws: int = 2_000) -> list[Change]:
         """Of every watched node at every step from 1 on, as long as it is not itself gone."""
         n = self.metric.shape[1]
-        weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_draws) / n
+        weights = bootstrap_weights(n, n_draws, seed) / n
         found = []
         for step in range(1, len(self.effects)):
             for j, node in enumerate(self.watched.tolist()):
@@ -91,17 +92,12 @@ class Cascade:
                 if np.isnan(now).any():
                     continue
                 (before, before_ci), (after, now_ci), (moved, moved_ci) = (
-                    (float(x.mean()), _interval(weights @ x)) for x in (alone, now, now - alone)
+                    (float(x.mean()), interval(weights @ x)) for x in (alone, now, now - alone)
                 )
                 verdict = _verdict(before_ci, now_ci, moved_ci)
                 place = (node[0], node[1], node[2])
                 found.append(Change(step, place, before, before_ci, after, now_ci, moved, moved_ci, verdict))
         return found
-
-
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _verdict(

@@ -16,12 +16,13 @@ from isotrace.evaluation.fidelity import (
     MODES,
     Measured,
     Progress,
-    bootstrap,
     measure,
-    quantiles,
+    noted_interval,
     require_masks,
     summarise,
 )
+from isotrace.stats.bootstrap import bootstrap_weights
+from isotrace.stats.share import share
 from isotrace.subjects.subject import Subject
 
 FITTING_SHARE = 4  # every fourth sequence, by its hash, is for fitting controls
@@ -98,14 +99,14 @@ def compare(
     names = [*dictionaries, *(control.name for control in extra if control.dictionary)]
     models = [*dictionaries.values(), *(control.dictionary for control in extra if control.dictionary)]
     found = measure(subject, models, corpus, names=names, mask_rate=mask_rate, seed=seed, progress=progress)
-    draws = bootstrap(len(corpus.ids), n_bootstrap, seed)
-    scores = [summarise(one, draws) for one in found]
+    weights = bootstrap_weights(len(corpus.ids), n_bootstrap, seed)
+    scores = [summarise(one, weights) for one in found]
     entries = []
     for name, model, one, score in zip(names, models, found, scores, strict=True):
         config = {key: getattr(model.config, key) for key in CONFIG}
         numbers = {key: value for key, value in score.items() if key not in SHARED}
         same = model.config.writes == first.config.writes
-        entries.append({"name": name} | config | numbers | {"paired": paired(found[0], one, draws) if same else None})
+        entries.append({"name": name} | config | numbers | {"paired": paired(found[0], one, weights) if same else None})
     trained, untrained = entries[: len(dictionaries)], entries[len(dictionaries) :]
     done = iter(untrained)
     return Comparison(
@@ -134,19 +135,18 @@ def split(sequences: Sequence[str]) -> tuple[list[str], list[str]]:
     return held, fitting
 
 
-def paired(base: Measured, other: Measured, draws: np.ndarray) -> dict[str, Any]:
+def paired(base: Measured, other: Measured, weights: np.ndarray) -> dict[str, Any]:
     """other − base on the same masks and the same bootstrap draws, per mode: `loss_recovered`, `top1_agreement`,
     `kl` and `cross_entropy` (nats per masked token), each with its `ci`. Both must write to the same hookpoints:
     else their ablated subjects differ, and with them what a loss recovered is relative to."""
-    every = np.arange(len(base.sums["n"]))
     result: dict[str, Any] = {}
     for mode in MODES:
         result[mode] = {}
         for score in SCORES:
             point, drawn = (
-                _score(other, mode, score, rows) - _score(base, mode, score, rows) for rows in (every, draws)
+                _score(other, mode, score, rows) - _score(base, mode, score, rows) for rows in (base.every, weights)
             )
-            result[mode][score] = {"difference": float(point), "ci": quantiles(drawn, len(every))[0]}
+            result[mode][score] = {"difference": float(point), "ci": noted_interval(drawn, len(base.every))[0]}
     return result
 
 
@@ -186,12 +186,11 @@ def _headline(entry: Mapping[str, Any]) -> float:
     return entry["free_running"]["loss_recovered"]
 
 
-def _score(measured: Measured, mode: str, score: str, rows: np.ndarray) -> np.ndarray:
+def _score(measured: Measured, mode: str, score: str, weights: np.ndarray) -> np.ndarray:
     if score == "loss_recovered":
-        return measured.recovered(mode, rows)
+        return measured.recovered(mode, weights)
     name = {"top1_agreement": f"{mode}_agree", "kl": f"{mode}_kl", "cross_entropy": mode}[score]
-    count = measured.rows(rows, "n")
-    return measured.rows(rows, name) / np.where(count > 0, count, np.nan)
+    return share(weights @ measured.sums[name], weights @ measured.sums["n"], 0.0)
 
 
 def _flat(kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:

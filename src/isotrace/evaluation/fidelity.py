@@ -18,6 +18,8 @@ from isotrace.activations.harvest import Corpus, Plan, mask_some
 from isotrace.base.errors import InputError, RunError, SubjectError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
+from isotrace.stats.bootstrap import bootstrap_weights, interval
+from isotrace.stats.share import share
 from isotrace.subjects.subject import Subject
 
 MODES = ("free_running", "teacher_forced")
@@ -43,15 +45,15 @@ class Measured:
     norms: np.ndarray
     n_tokens: int
 
-    def rows(self, draws: np.ndarray, name: str) -> np.ndarray:
-        """Sum of `name` over every draw of sequences `[..., n]` → `[...]`."""
-        return self.sums[name][draws].sum(-1)
+    @property
+    def every(self) -> np.ndarray:
+        """Weights of the sequences as they are."""
+        return np.ones(len(self.sums["n"]))
 
-    def recovered(self, mode: str, draws: np.ndarray) -> np.ndarray:
-        """Loss recovered of every draw of sequences; NaN where ablation changes nothing."""
-        ablated, clean, replaced = (self.rows(draws, name) for name in ("ablated", "clean", mode))
-        cost = ablated - clean
-        return (ablated - replaced) / np.where(np.abs(cost) > ROUNDING * clean, cost, np.nan)
+    def recovered(self, mode: str, weights: np.ndarray) -> np.ndarray:
+        """Loss recovered of every draw of sequences `[..., n]` → `[...]`; NaN where ablation changes nothing."""
+        ablated, clean, replaced = (weights @ self.sums[name] for name in ("ablated", "clean", mode))
+        return share(ablated - replaced, ablated - clean, ROUNDING * np.abs(clean))
 
 
 def evaluate(
@@ -73,7 +75,7 @@ def evaluate(
     """
     corpus = Corpus.of(subject, sequences)
     measured = measure(subject, [dictionary], corpus, names=["the dictionary"], mask_rate=mask_rate, seed=seed)[0]
-    return summarise(measured, bootstrap(len(corpus.ids), n_bootstrap, seed))
+    return summarise(measured, bootstrap_weights(len(corpus.ids), n_bootstrap, seed))
 
 
 def require_masks(subject: Subject) -> None:
@@ -197,28 +199,22 @@ class _Tally:
         return Measured(sums, self.residual.numpy(), self.total.numpy(), self.fired.numpy(), norms, self.n_tokens)
 
 
-def bootstrap(n_sequences: int, n_bootstrap: int, seed: int) -> np.ndarray:
-    """Draws of sequences with replacement `[n_bootstrap, n_sequences]`; the same for every dictionary, so that
-    differences between them are paired."""
-    return np.random.default_rng(seed).integers(0, n_sequences, (n_bootstrap, n_sequences))
-
-
-def summarise(measured: Measured, draws: np.ndarray) -> dict[str, Any]:
+def summarise(measured: Measured, weights: np.ndarray) -> dict[str, Any]:
     """The dictionary that `evaluate` returns. `note` says why a loss recovered or its interval is NaN, or that
     ablation helps, so that its sign is turned round; else it is None."""
-    every, sums = np.arange(len(measured.sums["n"])), measured.sums
+    every, sums = measured.every, measured.sums
     n, result = float(sums["n"].sum()), {}
     clean, ablated = (float(sums[name].sum() / n) for name in ("clean", "ablated"))
     for mode in MODES:
         point = float(measured.recovered(mode, every))
-        interval, note = quantiles(measured.recovered(mode, draws), len(every))
+        bounds, note = noted_interval(measured.recovered(mode, weights), len(every))
         if np.isnan(point):
             note = f"undefined: cross-entropy is {clean:.6g} with and without ablation"
         elif ablated < clean:
             note = f"ablation lowers cross-entropy, from {clean:.4g} to {ablated:.4g}"
         result[mode] = {
             "loss_recovered": point,
-            "ci": interval,
+            "ci": bounds,
             "note": note,
             "top1_agreement": float(sums[f"{mode}_agree"].sum() / n),
             "kl": float(sums[f"{mode}_kl"].sum() / n),
@@ -239,13 +235,13 @@ def summarise(measured: Measured, draws: np.ndarray) -> dict[str, Any]:
     }
 
 
-def quantiles(values: np.ndarray, n_sequences: int) -> tuple[list[float], str | None]:
-    """(95 % percentile interval of bootstrap `values`, None), or ([NaN, NaN], why there is none)."""
+def noted_interval(values: np.ndarray, n_sequences: int) -> tuple[tuple[float, float], str | None]:
+    """(95 % percentile interval of bootstrap `values`, None), or NaN and why there is none."""
     if n_sequences < 2 or not len(values):
-        return [np.nan, np.nan], "no interval: it needs two sequences and a bootstrap"
-    if undefined := int(np.isnan(values).sum()):
-        return [np.nan, np.nan], f"no interval: undefined in {undefined} of {len(values)} bootstrap draws"
-    return np.quantile(values, [0.025, 0.975]).tolist(), None
+        return (np.nan, np.nan), "no interval: it needs two sequences and a bootstrap"
+    found = interval(values)
+    undefined = f"no interval: undefined in {np.isnan(values).sum()} of {len(values)} bootstrap draws"
+    return found, undefined if np.isnan(found[0]) else None
 
 
 def density(fired: np.ndarray, n_tokens: int) -> dict[str, Any]:

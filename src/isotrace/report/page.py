@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.{1 if abs(value) < 0.1 else 0}f} %".replace("-", "−")
 
 
-def interval(bounds: list[float | None] | None) -> str:
+def interval(bounds: Sequence[float | None] | None) -> str:
     """Interval as "[lo, hi]", empty for None."""
     return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
 

@@ -21,10 +21,10 @@ import polars as pl
 import torch
 from scipy.stats import rankdata
 
-from isotrace.attribution.verification import bootstrap_mean
 from isotrace.discovery.methods import Problem, Scores, method_of
 from isotrace.domains.reaction.tokens import parse_reaction, reaction_units
 from isotrace.interventions import Mediator, MLPs, Residuals, mean_values
+from isotrace.stats.bootstrap import interval, mean_interval
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.dispatch import patterns_frozen, patterns_recorded
 from isotrace.subjects.subject import Batch, Subject, load_subject
@@ -106,11 +106,10 @@ def summary(exact: Found, found: Found, seed: int) -> dict[str, Any]:
     shuffled = np.array([[correlations(x, rng.permutation(y)) for x, y in both] for _ in range(N_SHUFFLES)]).mean(1)
     row: dict[str, Any] = {"reactions": len(both), "nodes": sum(len(x) for x, _ in both)}
     for column, name in enumerate(("pearson", "spearman")):
-        row |= {name: float(whole[:, column].mean()), f"{name}_ci": bootstrap_mean(whole[:, column], seed)}
-        low, high = np.quantile(shuffled[:, column], [0.025, 0.975])
-        row |= {f"{name}_null": float(shuffled[:, column].mean()), f"{name}_null_ci": (float(low), float(high))}
+        row |= {name: float(whole[:, column].mean()), f"{name}_ci": mean_interval(whole[:, column], seed)}
+        row |= {f"{name}_null": float(shuffled[:, column].mean()), f"{name}_null_ci": interval(shuffled[:, column])}
         other = elsewhere[:, column]
-        row |= {f"{name}_elsewhere": float(other.mean()), f"{name}_elsewhere_ci": bootstrap_mean(other, seed)}
+        row |= {f"{name}_elsewhere": float(other.mean()), f"{name}_elsewhere_ci": mean_interval(other, seed)}
     return row
 
 
@@ -182,7 +181,7 @@ def _tables(found: Results, seed: int) -> dict[str, list[dict[str, Any]]]:
                 given
                 | {"method": name, "forward_equivalents": float(cost), "seconds": float(seconds[1])}
                 | {"seconds_range": (float(seconds[0]), float(seconds[2]))}
-                | {"times_faster": float(ratios.mean()), "times_faster_ci": bootstrap_mean(ratios, seed)}
+                | {"times_faster": float(ratios.mean()), "times_faster_ci": mean_interval(ratios, seed)}
             )
     return {"correlation": rows, "cost": costs}
 
@@ -200,7 +199,7 @@ def _notes(found: Results, accuracy: float, max_tokens: int, seed: int) -> tuple
             np.array([correlations(x, y)[0] for x, y in zip(exact.scores, by_method[name].scores, strict=True)])
             for name in ("relp", "attribution_patching", HELD)
         )
-        low, high = bootstrap_mean(relp - first, seed)
+        low, high = mean_interval(relp - first, seed)
         verdict = "met" if relp.mean() >= GOAL else "missed"
         notes.append(
             f"{mediator}, {reference}: goal RelP ≥ {GOAL} is {verdict} with {relp.mean():.3f}; RelP minus attribution "

@@ -20,6 +20,7 @@ from isotrace.base.errors import InputError
 from isotrace.discovery.methods import Metric
 from isotrace.domains.reaction.mapping import changes, mapping
 from isotrace.domains.reaction.tokens import parse_reaction, reaction_units
+from isotrace.stats.bootstrap import bootstrap_weights, intervals
 from isotrace.subjects.dispatch import patterns_recorded
 from isotrace.subjects.subject import Batch, Subject
 
@@ -152,10 +153,10 @@ class Agreement:
     def interval(self, seed: int, n_draws: int = 1_000) -> np.ndarray:
         """Of `share`: `[2, …]`, 95 % bootstrap over reactions."""
         n = len(self.atoms)
-        weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_draws)
+        weights = bootstrap_weights(n, n_draws, seed)
         draws = np.einsum("di,mi...->dm...", weights, self.hits, optimize=True)
         total = (weights @ self.atoms).reshape(-1, *[1] * (draws.ndim - 1))
-        return np.quantile(draws / total, [0.025, 0.975], axis=0)
+        return intervals(draws / total)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from torch import Tensor
 from isotrace.discovery.edges.circuits import kept
 from isotrace.discovery.methods import METHODS, Problem
 from isotrace.interventions.edges import Edges, component_graph
+from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import Subject, load_subject
 from isotrace.subjects.targets import parse_target
@@ -103,10 +104,6 @@ def areas(curves: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]
     return np.trapezoid(curves, x), np.trapezoid(np.abs(1 - curves), x)
 
 
-def interval(draws: np.ndarray) -> list[float]:
-    return [float(q) for q in np.quantile(draws, (0.025, 0.975))]
-
-
 def timed(name: str, problem: Problem) -> tuple[Any, float]:
     started = time.perf_counter()
     found = METHODS[name](problem)
@@ -183,8 +180,7 @@ def _agreement(values: dict[str, Tensor], seed: int) -> list[dict[str, Any]]:
         for measure, correlate in measures.items():
             each = np.array([correlate(a, b) for a, b in zip(exact, found, strict=True)])
             null = np.array([correlate(a, rng.permutation(b)) for a, b in zip(exact, found, strict=True)])
-            draws = rng.choice(each, (BOOTSTRAP, len(each))).mean(1)
-            row |= {measure: float(each.mean()), f"{measure}_ci": interval(draws)}
+            row |= {measure: float(each.mean()), f"{measure}_ci": mean_interval(each, seed, BOOTSTRAP)}
             row |= {
                 f"{measure}_null": float(null.mean()),
                 f"{measure}_of_means": float(correlate(exact.mean(0), found.mean(0))),
@@ -197,8 +193,7 @@ def _curves(arrays: dict[tuple[str, str], np.ndarray], grid: list[int], seed: in
     """A row for each ranking. The interval of an area is over pairs; `less_exact` is the area minus that of path
     patching ranked the same way, on the same draws of pairs. Random rankings are one row, over draws of the order."""
     n = len(next(iter(arrays.values())))
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(n, np.full(n, 1 / n), BOOTSTRAP) / n
+    weights = bootstrap_weights(n, BOOTSTRAP, seed) / n
     all_pairs, rows, chance = np.full((1, n), 1 / n), [], []
     for (name, by), metric in arrays.items():
         curve = faithfulness(metric, all_pairs)

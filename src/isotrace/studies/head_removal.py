@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from isotrace.attribution.verification import bootstrap_mean
 from isotrace.discovery.knockout import Cascade, Removed, knockout_cascade
 from isotrace.discovery.methods import Problem
 from isotrace.discovery.methods.interchange import Screening
 from isotrace.interventions import Heads, Values
+from isotrace.stats.bootstrap import mean_interval
 from isotrace.studies.atom_mapping import NAMED, Masked
 from isotrace.studies.study import Setting
 from isotrace.subjects.subject import Subject
@@ -53,7 +53,7 @@ def cascade_rows(
         {
             "removed": ", ".join(f"{layer}.{head}" for layer, _, head in leading[: change.step]),
             "metric": float(cascade.metric[change.step].mean()),
-            "metric_ci": bootstrap_mean(cascade.metric[change.step], seed),
+            "metric_ci": mean_interval(cascade.metric[change.step], seed),
             "head": f"{change.node[0]}.{change.node[2]}",
             "alone": change.alone, "alone_ci": change.alone_ci,
             "effect": change.effect, "effect_ci": change.effect_ci,
@@ -89,10 +89,10 @@ def joint_rows(
         units = (lambda v: v[0]) if len(draws) == 1 else (lambda v: np.mean(v, 1))  # inputs, or sets where several
         rows.append({
             "removed": name, "sets": len(draws), "heads": len(draws[0]), "inputs": len(items),
-            "fall": float(np.mean(falls)), "fall_ci": bootstrap_mean(units(falls), setting.seed),
+            "fall": float(np.mean(falls)), "fall_ci": mean_interval(units(falls), setting.seed),
             "fall_min": float(np.mean(falls, 1).min()), "fall_max": float(np.mean(falls, 1).max()),
             "sum_of_single_falls": float(np.mean([sum(single[head] for head in chosen) for chosen in draws])),
             "metric": float(clean.mean() - np.mean(falls)),
-            "accuracy": float(np.mean(right)), "accuracy_ci": bootstrap_mean(units(right), setting.seed),
+            "accuracy": float(np.mean(right)), "accuracy_ci": mean_interval(units(right), setting.seed),
         })  # fmt: skip
     return rows

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from isotrace.attribution.verification import bootstrap_mean, pearson
 from isotrace.discovery.methods import Problem
 from isotrace.discovery.methods.interchange import MIN_PAIRS, Screening, equal_length_pairs, screen
 from isotrace.interventions import Heads, Values, mean_values
+from isotrace.stats.bootstrap import mean_interval, pearson_interval
 from isotrace.studies.atom_mapping import (
     NAMED,
     SOURCE,
@@ -130,10 +130,10 @@ def _criterion(screened: Screened, share: np.ndarray, seed: int) -> Row:
         "named_p": named.p, "named_p_others": named.p_others,
         "named_share": float(effect[column] / np.maximum(effect, 0).sum()),
         "rival": f"{place[0][rival]}.{place[1][rival]}", "rival_effect": float(effect[rival]),
-        "lead": float(lead.mean()), "lead_ci": bootstrap_mean(lead, seed),
+        "lead": float(lead.mean()), "lead_ci": mean_interval(lead, seed),
         "leading_heads": ", ".join(f"{r.layer}.{r.component}" for r in rows[:5]),
         "index_rank": int((index_means > index_means[NAMED[1]]).sum()) + 1,
-        "index_effect": float(index_means[NAMED[1]]), "index_effect_ci": bootstrap_mean(index[NAMED[1]], seed),
+        "index_effect": float(index_means[NAMED[1]]), "index_effect_ci": mean_interval(index[NAMED[1]], seed),
         "next_index_effect": float(np.delete(index_means, NAMED[1]).max()),
         **_spearman("agreement_spearman", agree, effect, seed),
         **_spearman("agreement_spearman_other_indices", agree[rest], effect[rest], seed),
@@ -142,7 +142,7 @@ def _criterion(screened: Screened, share: np.ndarray, seed: int) -> Row:
 
 def _spearman(name: str, x: np.ndarray, y: np.ndarray, seed: int) -> Row:
     """With a bootstrap over heads, which are not independent here: their layers share weights."""
-    value, low, high = pearson(rankdata(x), rankdata(y), seed)
+    value, low, high = pearson_interval(rankdata(x), rankdata(y), seed)
     return {name: value, f"{name}_ci": (low, high)}
 
 

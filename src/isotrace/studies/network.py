@@ -13,10 +13,10 @@ from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import total_effects
 from isotrace.attribution.percolation import BROKEN, NetworkView, network_view
 from isotrace.attribution.trace import TraceConfig, empty_value, prune_to_circuit
-from isotrace.attribution.verification import bootstrap_mean
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary
+from isotrace.stats.bootstrap import interval, mean_interval
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import Subject, load_subject
 from isotrace.subjects.targets import parse_target
@@ -107,7 +107,7 @@ def row(smiles: str, kind: str, view: NetworkView) -> dict[str, Any]:
         "sufficiency": float(view.faithfulness[0]),
         "percolation_degree": float(degree[view.percolates]),
         "percolation_degree_null": float(degree[peaks].mean()),
-        "percolation_degree_null_ci": [float(q) for q in np.quantile(degree[peaks], [0.025, 0.975])],
+        "percolation_degree_null_ci": interval(degree[peaks]),
         "break_degree": None if view.breaks is None else float(degree[view.breaks]),
         "break_degree_null": float(np.mean(broken)) if broken else None,
         "peak_susceptibility": float(view.curve.susceptibility.max()),
@@ -127,7 +127,7 @@ def curve(smiles: str, kind: str, view: NetworkView) -> list[dict[str, Any]]:
             "mean_degree": float(view.curve.mean_degree[k]),
             "giant": float(view.curve.giant[k]),
             "giant_null": float(giants[:, k].mean()),
-            "giant_null_ci": [float(q) for q in np.quantile(giants[:, k], [0.025, 0.975])],
+            "giant_null_ci": interval(giants[:, k]),
             "susceptibility": float(view.curve.susceptibility[k]),
             "components": float(view.curve.components[k]),
             "features": int(view.features[k]),
@@ -156,7 +156,7 @@ def summarised(kind: str, rows: list[dict[str, Any]], seed: int) -> dict[str, An
     for name, of in pairs.items():
         values = np.array([v for v in map(of, rows) if v is not None])
         found[name] = float(values.mean()) if len(values) else float("nan")
-        found[f"{name}_ci"] = list(bootstrap_mean(values, seed))
+        found[f"{name}_ci"] = list(mean_interval(values, seed))
     return found
 
 

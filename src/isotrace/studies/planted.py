@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isotrace.attribution.verification import bootstrap_mean
 from isotrace.dictionaries.features import Features
 from isotrace.discovery.edges import circuits
 from isotrace.discovery.edges.edge_patching import EdgeScores
 from isotrace.discovery.methods import METHODS, Method, Problem, Scores
 from isotrace.interventions import Heads, Mediator, MLPs, Neurons, mean_values
 from isotrace.interventions.edges import Edges, component_graph
+from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
 from isotrace.studies.study import Outcome, Setting, study
 from isotrace.studies.worlds.planted_subjects import Planted, planted_subjects
 
@@ -63,18 +63,18 @@ def recovery(effects: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -
     def precision(scores: np.ndarray) -> float:
         return float(truth[ranking(scores, truth)[:size]].mean())
 
-    weights = rng.multinomial(n, np.full(n, 1 / n), N_DRAWS) / n
-    low, high = np.quantile([precision(scores) for scores in weights @ effects], [0.025, 0.975])
+    weights = bootstrap_weights(n, N_DRAWS, rng) / n
+    bounds = interval(np.array([precision(scores) for scores in weights @ effects]))
     mean = effects.mean(0)
     last = int(np.flatnonzero(truth[ranking(mean, truth)])[-1]) + 1
-    return Recovery(precision(mean), (float(low), float(high)), precision(np.abs(effects).mean(0)), last)
+    return Recovery(precision(mean), bounds, precision(np.abs(effects).mean(0)), last)
 
 
 def random_precision(truth: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:
     """Mean over random rankings, with its 95 % interval."""
     rng = np.random.default_rng(seed)
     found = np.array([rng.permutation(truth)[: truth.sum()].mean() for _ in range(N_RANDOM)])
-    return float(found.mean()), bootstrap_mean(found, seed)
+    return float(found.mean()), mean_interval(found, seed)
 
 
 def problem_of(planted: Planted, kind: str, reference: Reference) -> Problem:
@@ -133,15 +133,14 @@ def circuit_row(planted: Planted, kind: str, seed: int, n_random: int) -> dict[s
 
     n = len(full)
     even = np.full((1, n), 1 / n)
-    draws = np.concatenate([even, rng.multinomial(n, even[0], N_DRAWS) / n])
+    draws = np.concatenate([even, bootstrap_weights(n, N_DRAWS, rng) / n])
     random = [shares(torch.from_numpy(rng.permutation(keep.numpy())), even) for _ in range(n_random)]
     row: dict[str, Any] = {"subject": planted.name, "mediator": kind, "nodes": len(keep), "circuit": int(keep.sum()),
                            "metric": float(full.mean()), "ablated": float(empty.mean())}  # fmt: skip
     nulls = np.array(random)[:, :, 0].T
     for name, share, null in zip(("sufficiency", "necessity"), shares(keep, draws), nulls, strict=True):
-        low, high = np.quantile(share[1:], [0.025, 0.975])
-        row |= {name: float(share[0]), f"{name}_ci": (float(low), float(high)),
-                f"random_{name}": float(null.mean()), f"random_{name}_ci": bootstrap_mean(null, seed)}  # fmt: skip
+        row |= {name: float(share[0]), f"{name}_ci": interval(share[1:]),
+                f"random_{name}": float(null.mean()), f"random_{name}_ci": mean_interval(null, seed)}  # fmt: skip
     return row
 
 

@@ -65,18 +65,14 @@ def choose(f1: np.ndarray, thresholds: np.ndarray, *, per_feature: int, per_conc
     return Pairs(feature, concept, chosen, thresholds[feature, chosen])
 
 
-def bootstrap_weights(n_sequences: int, n: int, seed: int) -> np.ndarray:
-    """float32 `[n_sequences, n]`: how often each sequence is drawn."""
-    rng = np.random.default_rng((seed, 2))
-    return rng.multinomial(n_sequences, np.full(n_sequences, 1 / n_sequences), size=n).T.astype(np.float32)
-
-
 def score(activations: sparse.csc_matrix, table: ConceptTable, pairs: Pairs, weights: np.ndarray) -> Scores:
-    """`activations` CSC `[tokens, features]` and `table` of held-out sequences; `weights` as `bootstrap_weights`."""
+    """`activations` CSC `[tokens, features]` and `table` of held-out sequences; `weights [draws, sequences]`
+    say how often each sequence is drawn."""
     n = len(pairs)
     counts = np.zeros((3, n), dtype=np.int64)
     values = {name: np.full(n, np.nan) for name in (*F1S, "precision", "recall")}
-    draws = np.full((n, weights.shape[1]), np.nan, dtype=np.float32)
+    drawn = np.ascontiguousarray(weights.T, dtype=np.float32)  # counts: float32 sums of them are exact
+    draws = np.full((n, len(weights)), np.nan, dtype=np.float32)
     for concept, rows in _by_concept(pairs):
         columns = _Concept(table, concept)
         per_sequence = np.zeros((2, len(rows), table.n_sequences), dtype=np.float32)
@@ -90,9 +86,9 @@ def score(activations: sparse.csc_matrix, table: ConceptTable, pairs: Pairs, wei
             per_sequence[0, i] = np.bincount(columns.sequence_of[fired], minlength=table.n_sequences)
             hits = fired[columns.carries[fired]]
             per_sequence[1, i] = np.bincount(columns.sequence_of[hits], minlength=table.n_sequences)
-        fired_draws, hit_draws = per_sequence @ weights
+        fired_draws, hit_draws = per_sequence @ drawn
         with np.errstate(invalid="ignore"):
-            draws[rows] = 2 * hit_draws / (fired_draws + columns.per_sequence @ weights)
+            draws[rows] = 2 * hit_draws / (fired_draws + columns.per_sequence @ drawn)
     return Scores(counts[0], counts[1], counts[2], values, draws)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from isotrace.base.errors import InputError
 from isotrace.discovery.method import Problem, Scores, method, method_of
 from isotrace.discovery.methods.patching import activation_patching, all_nodes
+from isotrace.stats.bootstrap import bootstrap_weights, intervals
 
 MIN_PAIRS = 120
 """Fewer pairs leave the ranking of nodes with similar effects to chance."""
@@ -57,10 +58,9 @@ class Screening:
         effects, n = self.effects, len(self.effects)
         rng = np.random.default_rng(seed)
         mean = effects.mean(0)
-        means = rng.multinomial(n, np.full(n, 1 / n), n_draws) @ effects / n
+        means = bootstrap_weights(n, n_draws, rng) @ effects / n
         ranks = ranked(means)
-        low, high = np.quantile(means, [0.025, 0.975], axis=0)
-        rank_low, rank_high = np.quantile(ranks, [0.025, 0.975], axis=0)
+        (low, high), (rank_low, rank_high) = intervals(means), intervals(ranks)
         others = effects - (effects.sum(1, keepdims=True) - effects) / max(1, effects.shape[1] - 1)
         p, p_others = (sign_flip(values, rng, n_draws) for values in (effects, others))
         rank, first = ranked(mean[None])[0], (ranks == 1).mean(0)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.datasets.tasks import Example, Kind, TaskData
-from isotrace.discovery.tasks.metrics import METRICS, accuracy
+from isotrace.stats.metrics import METRICS, accuracy
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.probe import pool
 from isotrace.subjects.subject import Batch, Subject

@@ -20,8 +20,8 @@ from torch import Tensor
 from isotrace.base.memo import Memo
 from isotrace.datasets.tasks import TaskData
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
-from isotrace.discovery.tasks.metrics import group_weights
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout
+from isotrace.stats.bootstrap import group_weights, interval
 from isotrace.subjects.fast import fast_kernels
 
 Way = Literal["free_running", "teacher_forced", "removed"]
@@ -42,7 +42,7 @@ class Judge:
     @classmethod
     def of(cls, readout: Readout, data: TaskData, part: str, n_draws: int, seed: int, memo: Memo) -> "Judge":
         y, groups = readout.labels(data.parts[part])
-        return cls(readout, data, part, y, group_weights(groups, n_draws, seed), memo)
+        return cls(readout, data, part, y, group_weights(groups, n_draws, (seed, 3)), memo)
 
     @torch.no_grad()
     def predictions(self, run: Callable[[Any], Tensor]) -> np.ndarray:
@@ -77,13 +77,6 @@ class Judge:
 
         key = repr((basis.name, self.part, way, [kept.tolist() for kept in keep]))
         return self.draws(self.memo(key, lambda: self.predictions(run)))
-
-
-def interval(draws: np.ndarray) -> list[float]:
-    """95 % percentile interval. Draws in which the share is not defined are left out, if they are fewer than one in
-    twenty; else there is no interval, NaN."""
-    defined = draws[np.isfinite(draws)]
-    return np.quantile(defined, [0.025, 0.975]).tolist() if len(defined) > 0.95 * len(draws) else [np.nan, np.nan]
 
 
 @dataclass(frozen=True, eq=False)

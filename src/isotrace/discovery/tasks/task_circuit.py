@@ -30,8 +30,9 @@ from isotrace.discovery.tasks.parts import Parts
 from isotrace.discovery.tasks.ranking import RANKINGS, check_ranking, rank
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout, fit_readout
 from isotrace.discovery.tasks.summary import CURVES, LEVELS, area, smallest, warnings
-from isotrace.discovery.tasks.sweep import Anchors, Judge, controls, interval, per_layer, sizes_on_grid, top
+from isotrace.discovery.tasks.sweep import Anchors, Judge, controls, per_layer, sizes_on_grid, top
 from isotrace.interventions import Attentions, Heads, Mediator, MLPs, Neurons
+from isotrace.stats.bootstrap import interval
 from isotrace.subjects.subject import Subject
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]

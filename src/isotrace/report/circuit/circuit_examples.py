@@ -13,13 +13,13 @@ from torch import Tensor
 from isotrace.datasets.annotated import read
 from isotrace.datasets.tasks import Example, TaskData, batches
 from isotrace.discovery.tasks.basis import Keep, Statistics, Writers
-from isotrace.discovery.tasks.metrics import auroc
 from isotrace.discovery.tasks.ranking import BATCH_TOKENS, at_point
 from isotrace.discovery.tasks.readout import Readout
 from isotrace.discovery.tasks.sweep import top
 from isotrace.discovery.tasks.task_circuit import Progress, TaskCircuit
 from isotrace.domains.domain import Domain, Reading
 from isotrace.report.page import number, percent
+from isotrace.stats.metrics import auroc
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 

@@ -149,7 +149,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         pair = len(value) == 2 and all(v is None or isinstance(v, (int, float)) for v in value)
         return interval(value) if pair else ", ".join(_cell(v) for v in value)
     return number(value)

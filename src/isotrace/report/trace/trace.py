@@ -12,7 +12,6 @@ from isotrace.annotation.cards.features import FeatureTables
 from isotrace.attribution.percolation import NetworkView
 from isotrace.attribution.supernodes import Supernodes
 from isotrace.attribution.trace import Traced
-from isotrace.attribution.verification import bootstrap_mean, pearson
 from isotrace.base.runs import Run, to_jsonable
 from isotrace.domains.molecule.drawing import draw_molecule
 from isotrace.report.page import render_trace
@@ -26,6 +25,7 @@ from isotrace.report.trace.trace_graph import (
     network_of_trace,
     supernodes_of,
 )
+from isotrace.stats.bootstrap import mean_interval, pearson_interval
 
 UNSTABLE = 4.0  # sufficiency beyond which the difference it divides by is called small
 
@@ -53,10 +53,10 @@ class Trace:
         traced, graph, circuit = self.traced, self.traced.graph, self.traced.circuit_effects
         target = traced.target
         seed = traced.config.seed
-        frozen = pearson(traced.nodes.predicted.numpy(), traced.nodes.frozen.numpy(), seed)
-        real = pearson(traced.nodes.predicted.numpy(), traced.nodes.free_running.numpy(), seed)
+        frozen = pearson_interval(traced.nodes.predicted.numpy(), traced.nodes.frozen.numpy(), seed)
+        real = pearson_interval(traced.nodes.predicted.numpy(), traced.nodes.free_running.numpy(), seed)
         controls = (circuit.control_sufficiency, circuit.control_necessity)
-        sufficiency, necessity = (bootstrap_mean(values, seed) for values in controls)
+        sufficiency, necessity = (mean_interval(values, seed) for values in controls)
         mean = lambda v: float(v.mean()) if len(v) else float("nan")  # noqa: E731
         return {
             "input": traced.sequence,
@@ -218,7 +218,7 @@ class Trace:
         found = self.traced.spellings
         if found is None:
             return None
-        low, high = bootstrap_mean(found.correlations, self.traced.config.seed)
+        low, high = mean_interval(found.correlations, self.traced.config.seed)
         return {
             "spellings": [{"smiles": s, "value": float(v)} for s, v in zip(found.smiles, found.values, strict=True)],
             "units": [
