@@ -18,7 +18,6 @@ import numpy as np
 
 from isotrace.annotation.combine import combine
 from isotrace.annotation.nulls import sources
-from isotrace.annotation.nulls.significance import q_values
 from isotrace.annotation.site import Sides, examine
 from isotrace.datasets.annotated import prepare, untestable
 from isotrace.datasets.concept_table import ConceptTable
@@ -26,6 +25,7 @@ from isotrace.datasets.inputs import read_inputs
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.domains.domain import domain_of
 from isotrace.stats.bootstrap import bootstrap_weights
+from isotrace.stats.permutation import q_values
 from isotrace.subjects.subject import load_subject
 
 ROOT = Path(__file__).parents[1]

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy import sparse, stats
 
-from isotrace.annotation.nulls.permutation import Tracks, null_maxima, p_values, shuffles, strata
+from isotrace.annotation.nulls.permutation import Tracks, null_maxima, shuffles
 from isotrace.annotation.scores.counting import count, fire, thresholds, token_f1
 from isotrace.base.errors import InputError
 from isotrace.datasets.concept_table import ConceptTable
 from isotrace.domains.domain import Concept
 from isotrace.kernels.backend import has_numba
+from isotrace.stats.permutation import p_values
 
 QUANTILES = [0.0, 0.6]
 needs_numba = pytest.mark.skipif(not has_numba(), reason="the optional numba is not installed")
@@ -114,30 +115,11 @@ def test_what_is_planted_is_found():
     firing, table = fired(rng, features), table_of(lengths, labels)
     observed = token_f1(count(firing, table))
     null = null_maxima(firing, table, fixed=np.zeros(len(labels), dtype=bool), n_permutations=99, seed=0)
-    p = p_values(observed, null)
+    p = p_values(observed, null[:, :, None, None])
     for concept, feature in enumerate((7, 8, 9)):
         assert p[concept, feature, 0] == 0.01
     assert (p[3] > 0.01).all()
     assert p[:, :7].min() > 0.01
-
-
-def test_p_counts_ties_against_the_observed():
-    null = np.asarray([[0.1, 0.5], [0.2, 0.5], [0.3, 0.5]], dtype=np.float32)
-    np.testing.assert_array_equal(p_values(np.asarray([0.2, 0.6], np.float32), null), [3 / 4, 1 / 4])
-    pairs = np.asarray([[0.0, 0.4], [0.5, 0.6]], np.float32)
-    np.testing.assert_array_equal(p_values(pairs, null), [[1, 1 / 4], [1, 1 / 4]])
-
-
-@pytest.mark.parametrize("lengths", [[5] * 30, [0, 0, 3, 4], [7], [0], np.arange(100), [1] * 25 + [50] * 3])
-def test_strata_are_ranges_of_length_with_enough_members(lengths):
-    lengths = np.asarray(lengths)
-    stratum = strata(lengths)
-    order = np.argsort(lengths, kind="stable")
-    assert (np.diff(stratum[order]) >= 0).all()
-    for members in (lengths[stratum == s] for s in np.unique(stratum)):
-        assert (members == 0).all() or (members > 0).all()
-        assert len(members) >= min(20, (lengths > 0).sum()) or (members == 0).all()
-        assert len(members) < 60 or len(np.unique(members)) == 1
 
 
 @pytest.fixture

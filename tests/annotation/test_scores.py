@@ -83,7 +83,7 @@ def test_runs_end_with_their_sequence():
     table = ConceptTable.of([Concept("end", "test", "token")], [3, 3], labels)
     dense = np.zeros((6, 1), dtype=np.float32)
     dense[2:4] = 1
-    found = score(csc(dense), table, every_pair(dense, 1, 0.5), np.ones((2, 1)))
+    found = score(csc(dense), table, every_pair(dense, 1, 0.5), np.ones((1, 2)))
     assert found.values["f1_any"][0] == found.values["f1_full"][0] == pytest.approx(2 * 0.5 / 1.5)
     joined = ConceptTable.of([Concept("end", "test", "token")], [6], [labels[0]])
     found = score(csc(dense), joined, every_pair(dense, 1, 0.5), np.ones((1, 1)))

@@ -9,7 +9,6 @@ from isotrace.annotation.scores import sequence_level
 from isotrace.annotation.scores.sequence_level import (
     effects,
     null_maxima,
-    p_values,
     pair_null,
     pool,
     select,
@@ -18,6 +17,7 @@ from isotrace.annotation.scores.sequence_level import (
 from isotrace.annotation.scores.sequence_scores import odds_ratio, score
 from isotrace.base.errors import InputError
 from isotrace.domains.domain import Concept
+from isotrace.stats.permutation import p_values
 
 CLASS, VALUE = Concept("c", "g", "class"), Concept("v", "g", "value")
 

@@ -1,67 +1,21 @@
-"""p counts shuffles, q is Benjamini-Hochberg over concepts, the null of a pair is a literal reshuffle."""
+"""The null of a pair is a literal reshuffle."""
 
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
-from scipy import sparse, stats
+from scipy import sparse
 
 from isotrace.annotation.combine import combine, rank
 from isotrace.annotation.nulls.permutation import null_maxima, shuffles
-from isotrace.annotation.nulls.significance import exceeding, pair_null, q_values
+from isotrace.annotation.nulls.significance import pair_null
 from isotrace.annotation.scores.counting import count, fire, thresholds, token_f1
 from isotrace.annotation.site import Sides, SiteResult, examine
+from isotrace.stats.permutation import p_values
 from tiny_annotation import csc, every_pair, instances_of, random_activations, random_table
 
 THRESHOLD = 0.3
-
-
-def test_p_is_the_share_of_shuffles_that_reach_what_was_seen():
-    null = np.array([[0.1, 0.5], [0.2, 0.5], [0.3, 0.1]])
-    assert exceeding(np.array([0.2, 0.6]), null).tolist() == [3 / 4, 1 / 4]
-    assert exceeding(np.array([0.4, 0.0]), null).tolist() == [1 / 4, 1.0]
-    assert exceeding(np.array([0.4]), np.zeros((0, 1))).tolist() == [1.0]
-
-
-def test_a_shuffle_that_ties_counts_in_either_precision():
-    """F1 are fractions of small whole numbers, so shuffles often tie; the null is kept in float32."""
-    hits, total = (part.ravel() for part in np.meshgrid(np.arange(1, 40), np.arange(40, 100)))
-    observed = 2 * hits / total
-    assert (observed > observed.astype(np.float32)).any()
-    assert (exceeding(observed, np.tile(observed.astype(np.float32), (19, 1))) == 1).all()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_q_is_benjamini_hochberg_when_every_concept_has_one_pair(seed):
-    p = np.random.default_rng(seed).integers(1, 20, 30) / 20  # with ties
-    found = q_values(p, np.ones(30, dtype=bool), 30)
-    np.testing.assert_allclose(found, stats.false_discovery_control(p))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_concepts_without_a_pair_count_as_one(seed):
-    p = np.random.default_rng(seed).beta(0.3, 1, 12)
-    found = q_values(p, np.ones(12, dtype=bool), 20)
-    np.testing.assert_allclose(found, stats.false_discovery_control(np.append(p, np.ones(8)))[:12])
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_further_pairs_take_the_q_of_the_next_larger_p(seed):
-    """Not smaller than what they would get if they were added, and none decides about another."""
-    rng = np.random.default_rng(seed)
-    p, best = rng.beta(0.3, 1, 40), np.arange(40) < 15
-    found = q_values(p, best, 15)
-    reference = stats.false_discovery_control(p[best])
-    np.testing.assert_allclose(found[best], reference)
-    for value, q in zip(p[~best], found[~best], strict=True):
-        above = p[best] >= value
-        assert q == pytest.approx(reference[above].min() if above.any() else 1.0)
-    assert (np.diff(found[np.argsort(p)]) >= 0).all()
-
-
-def test_no_pair_at_all():
-    assert q_values(np.zeros(0), np.zeros(0, dtype=bool), 3).shape == (0,)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -108,7 +62,7 @@ def examined():
     special[table.sequence_ptr[:-1]] = True
     sides = Sides.of(table, held, special, share=1.0, seed=0)
     settings = {"quantiles": (0.0, 0.5), "per_feature": 2, "per_concept": 2, "n_permutations": 19, "seed": 0}
-    result = examine(sparse.csr_matrix(dense), sides, np.ones((60, 4), dtype=np.float32), **settings)
+    result = examine(sparse.csr_matrix(dense), sides, np.ones((4, 60)), **settings)
     return table, dense, held, special, sides, result
 
 
@@ -140,7 +94,7 @@ def test_p_of_a_site_is_that_of_both_sides(examined):
     np.testing.assert_allclose(result.f1_test, result.f1_selection, rtol=1e-6)
     part = sides.held
     observed, null = pair_null(csc(dense[part.rows]), part.table, part.special, result.pairs, n_permutations=19, seed=1)
-    np.testing.assert_array_equal(result.p_heldout, exceeding(observed, null))
+    np.testing.assert_array_equal(result.p_heldout, p_values(observed, null))
     np.testing.assert_array_equal(result.null95, np.quantile(null, 0.95, axis=0))
 
 
@@ -177,7 +131,7 @@ def test_layers_are_corrected_for_together(examined):
     for part, layer, rows in ((result, 2, slice(0, n)), (other, 5, slice(n, 2 * n))):
         own = found[rows]
         assert own["layer"].unique().to_list() == [layer]
-        expected = [exceeding(part.f1_test[i : i + 1], null[:, [c]])[0] for i, c in enumerate(part.pairs.concept)]
+        expected = [p_values(part.f1_test[i : i + 1], null[:, [c]])[0] for i, c in enumerate(part.pairs.concept)]
         np.testing.assert_array_equal(own["p_selection"], expected)
         np.testing.assert_array_equal(own["p_heldout"], part.p_heldout)
     assert (found["p_selection"] < found["p_heldout"]).any()

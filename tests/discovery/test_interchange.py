@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from isotrace.discovery.methods.interchange import (
     interchange_screening,
     ranked,
     screen,
-    sign_flip,
 )
 from isotrace.discovery.methods.patching import all_nodes
 from isotrace.interventions import Heads, Mediator, mean_values
@@ -162,26 +160,6 @@ def test_screening_of_the_toy():
     assert a.mean_ci[0] < a.mean < a.mean_ci[1]
     assert a.first == 1.0
     assert (b.rank, b.rank_ci) == (3, (3.0, 3.0))
-
-
-def test_sign_flip_against_enumeration():
-    rng = np.random.default_rng(0)
-    effects = rng.normal(1.0, 1.0, (8, 3)) * [1.0, 5.0, 0.2] + [1.0, -4.0, -0.1]
-    signs = np.array(list(product([-1.0, 1.0], repeat=8)))
-
-    def t(values):
-        return np.abs(values.mean(-2)) / values.std(-2)
-
-    largest = t(signs[:, :, None] * effects).max(1)
-    exact = (largest[:, None] >= t(effects) - 1e-12).mean(0)
-    assert np.allclose(sign_flip(effects, rng, 20_000), exact, atol=0.015)
-    assert exact.min() < 0.1 < exact.max()
-
-
-def test_sign_flip_of_noise_holds_its_level():
-    rng = np.random.default_rng(1)
-    smallest = np.array([sign_flip(rng.normal(size=(20, 30)), rng, 200).min() for _ in range(300)])
-    assert 0.02 < (smallest <= 0.05).mean() < 0.09
 
 
 def test_ranks():

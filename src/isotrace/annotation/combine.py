@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from isotrace.annotation.nulls.significance import exceeding, q_values
 from isotrace.annotation.scores.token_scores import F1S
 from isotrace.annotation.site import SiteResult
 from isotrace.domains.domain import Concept
 from isotrace.stats.bootstrap import interval, intervals
+from isotrace.stats.permutation import p_values, q_values
 
 LEVELS = {"f1_50": 0.5, "f1_80": 0.8}
 ALPHA = 0.05
@@ -44,7 +44,7 @@ def combine(source: str, results: Mapping[int, SiteResult], concepts: tuple[Conc
     p_selection = np.ones(len(concept))
     for c in np.unique(concept):
         at = concept == c
-        p_selection[at] = exceeding(f1_test[at], null_max[:, [c]])
+        p_selection[at] = p_values(f1_test[at], null_max[:, [c]])
     p_heldout = join(lambda r: r.p_heldout)
     p = np.maximum(p_selection, p_heldout)
     concept_rank = rank(concept, f1_selection)

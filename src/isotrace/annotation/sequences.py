@@ -12,12 +12,11 @@ import polars as pl
 from scipy import sparse
 
 from isotrace.annotation.combine import rank
-from isotrace.annotation.nulls.permutation import strata
-from isotrace.annotation.nulls.significance import exceeding, q_values
-from isotrace.annotation.scores.sequence_level import effects, null_maxima, p_values, pair_null, pool, select
+from isotrace.annotation.scores.sequence_level import effects, null_maxima, pair_null, pool, select
 from isotrace.annotation.scores.sequence_scores import score
 from isotrace.datasets.annotated import Data
 from isotrace.stats.bootstrap import bootstrap_weights
+from isotrace.stats.permutation import p_values, q_values, strata
 
 if TYPE_CHECKING:
     from isotrace.annotation.annotate import AnnotationConfig
@@ -77,7 +76,7 @@ def _frame(source, how, layer, pairs, found, concepts, p_heldout, null_max) -> p
     turned = np.where(is_class, 1.0, 0.0)  # 1 − AUROC, −rho
     low, high = np.where(against, turned - found.high, found.low), np.where(against, turned - found.low, found.high)
     p_selection = [
-        float(exceeding(np.abs(pairs.effect[i : i + 1]), null_max[:, [c]])[0]) for i, c in enumerate(pairs.concept)
+        float(p_values(np.abs(pairs.effect[i : i + 1]), null_max[:, [c]])[0]) for i, c in enumerate(pairs.concept)
     ]
     columns = {
         "source": [source] * len(pairs),

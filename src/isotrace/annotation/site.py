@@ -16,10 +16,11 @@ import numpy as np
 from scipy import sparse
 
 from isotrace.annotation.nulls.permutation import null_maxima
-from isotrace.annotation.nulls.significance import exceeding, pair_null
+from isotrace.annotation.nulls.significance import pair_null
 from isotrace.annotation.scores.counting import count, fire, thresholds, token_f1
 from isotrace.annotation.scores.token_scores import Pairs, Scores, choose, score
 from isotrace.datasets.concept_table import ConceptTable
+from isotrace.stats.permutation import p_values
 
 ARRAYS = ("f1_selection", "f1_test", "p_heldout", "null95", "null_max")
 COUNTED = 64  # concepts counted at a time: their counts are [concepts, features, levels]
@@ -132,7 +133,7 @@ def examine(
         scores=scores,
         f1_selection=chosen,
         f1_test=observed,
-        p_heldout=exceeding(again, null),
+        p_heldout=p_values(again, null),
         null95=np.quantile(null, 0.95, axis=0).astype(np.float64) if len(null) else np.full(len(pairs), np.nan),
         null_max=null_max,
         n_features=activations.get_shape()[1],

@@ -26,26 +26,7 @@ from scipy import sparse
 from isotrace.annotation.scores.counting import Backend, Firing, check_tokens, use_numba
 from isotrace.base.errors import InputError
 from isotrace.datasets.concept_table import ConceptTable
-
-MEMBERS = 20  # of a stratum, where there are as many
-
-
-def strata(lengths: np.ndarray) -> np.ndarray:
-    """int64 `[sequences]`: stratum of each, numbered by length. Equal lengths stay together; a stratum takes the next
-    length in until it has MEMBERS, and what is left over joins the last. Empty sequences are apart."""
-    values, counts = np.unique(lengths, return_counts=True)
-    group, members = np.zeros(len(values), dtype=np.int64), 0
-    for i in range(1, len(values)):
-        members += counts[i - 1]
-        group[i] = group[i - 1]
-        if members >= MEMBERS or values[i - 1] == 0:
-            group[i] += 1
-            members = 0
-    last = group == group[-1] if len(group) else group
-    if len(group) and counts[last].sum() < MEMBERS:
-        joined = np.maximum(group[-1] - 1, int(values[0] == 0))
-        group[last] = min(joined, group[-1])
-    return group[np.searchsorted(values, lengths)]
+from isotrace.stats.permutation import donors, strata
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +64,7 @@ class Tracks:
         track, and how far it is turned. Place i of a recipient takes place (i + offset) mod length of its donor."""
         rng, n = np.random.default_rng([seed, index]), len(self.stratum)
         recipient, offset = np.arange(len(self.ptr) - 1), np.zeros(len(self.ptr) - 1, dtype=np.int64)
-        recipient[np.lexsort((rng.random(n), self.stratum))] = np.argsort(self.stratum, kind="stable")
+        recipient[donors(self.stratum, rng.random(n))] = np.arange(n)
         offset[:n] = rng.integers(0, np.maximum(np.diff(self.ptr)[:n], 1))
         return recipient, offset
 
@@ -131,15 +112,6 @@ def null_maxima(
     for i in range(n_permutations):
         compute(seed, start + i, out[i])
     return out
-
-
-def p_values(observed: np.ndarray, maxima: np.ndarray) -> np.ndarray:
-    """float64, (1 + #{maxima ≥ observed}) / (permutations + 1) of observed `[concepts, …]` against maxima
-    `[permutations, concepts]`. With F1 of all pairs observed, a pair's p counts all features and levels tried.
-    Source: Phipson and Smyth 2010."""
-    null = np.sort(maxima, axis=0)
-    below = [np.searchsorted(null[:, c], observed[c], side="left") for c in range(len(observed))]
-    return (1 + len(null) - np.asarray(below).reshape(observed.shape)) / (1 + len(null))
 
 
 def _labels(table: ConceptTable) -> sparse.csr_matrix:

@@ -7,7 +7,8 @@
     q             Benjamini-Hochberg over concepts, of which each counts once, with its best pair; other pairs take the
                   q that their p would have among them
 
-How labels are shuffled says `permutation`. With n permutations no p is below 1 / (n + 1).
+How labels are shuffled says `permutation`, how p and q are counted `stats.permutation`. With n permutations no p is
+below 1 / (n + 1).
 """
 
 import numpy as np
@@ -17,14 +18,6 @@ from isotrace.annotation.nulls.permutation import shuffles
 from isotrace.annotation.scores.counting import use_numba
 from isotrace.annotation.scores.token_scores import Pairs
 from isotrace.datasets.concept_table import ConceptTable
-
-
-def exceeding(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """p `[n]` = (1 + #{null ≥ observed}) / (permutations + 1); `null [permutations, n]`.
-
-    Compared in the precision of `null`: rounding alone must not put what was observed above a shuffle that ties.
-    """
-    return (1 + (null >= observed.astype(null.dtype)).sum(0)) / (len(null) + 1)
 
 
 def pair_null(
@@ -96,15 +89,3 @@ def _firing(activations: sparse.csc_matrix, pairs: Pairs) -> sparse.csr_matrix:
     return sparse.csr_matrix(
         (np.ones(len(flat), dtype=np.float32), flat, indptr), shape=(len(pairs), activations.get_shape()[0])
     )
-
-
-def q_values(p: np.ndarray, best: np.ndarray, n_tested: int) -> np.ndarray:
-    """q `[pairs]` from p `[pairs]`; `best` bool marks the one pair that stands for its concept.
-
-    `n_tested` concepts were tested; those without any pair count with p = 1.
-    """
-    ranked = np.sort(p[best])
-    steps = ranked * n_tested / np.arange(1, len(ranked) + 1)
-    steps = np.minimum.accumulate(steps[::-1])[::-1]
-    place = np.searchsorted(ranked, p, side="left")
-    return np.where(place < len(ranked), np.append(steps, 1.0)[place], 1.0).clip(max=1.0)

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse, stats
 
-from isotrace.annotation.nulls.significance import exceeding
 from isotrace.base.errors import InputError
 from isotrace.domains.domain import Concept
+from isotrace.stats.permutation import donors
 
 POOLED_ENTRIES = 4_000_000  # activations pooled at a time
 
@@ -263,18 +263,10 @@ def pair_null(
     return observed, null
 
 
-def p_values(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """(1 + #{null ≥ observed}) / (permutations + 1), float64, of observed `[n]` and null `[permutations, n]`; NaN where
-    nothing was observed. Source: Phipson and Smyth 2010."""
-    return np.where(np.isnan(observed), np.nan, exceeding(observed, null))
-
-
 def _shuffle(known: np.ndarray, strata: np.ndarray, seed: int, index: int) -> np.ndarray:
     """int64 `[K]`: whose number each known sequence is given by permutation `index`, which (seed, index) decide."""
     key = np.random.default_rng([seed, index]).random(len(strata))
-    order = np.empty(len(known), dtype=np.int64)
-    order[np.argsort(strata[known], kind="stable")] = np.lexsort((key[known], strata[known]))
-    return order
+    return donors(strata[known], key[known])
 
 
 def _shape(matrix: sparse.csr_matrix | sparse.csc_matrix) -> tuple[int, int]:

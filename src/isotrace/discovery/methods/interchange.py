@@ -19,6 +19,7 @@ from isotrace.base.errors import InputError
 from isotrace.discovery.method import Problem, Scores, method, method_of
 from isotrace.discovery.methods.patching import activation_patching, all_nodes
 from isotrace.stats.bootstrap import bootstrap_weights, intervals
+from isotrace.stats.permutation import sign_flip
 
 MIN_PAIRS = 120
 """Fewer pairs leave the ranking of nodes with similar effects to chance."""
@@ -85,22 +86,6 @@ class Screening:
 def ranked(means: np.ndarray) -> np.ndarray:
     """Rank of every column within its row, 1 = largest; ties in the order of columns."""
     return (-means).argsort(1, kind="stable").argsort(1, kind="stable") + 1
-
-
-def sign_flip(effects: np.ndarray, rng: np.random.Generator, n_draws: int) -> np.ndarray:
-    """Two-sided p `[n]` of every column of `effects [inputs, n]` having mean 0, against the largest |t| over columns
-    under random signs of whole rows (Westfall & Young 1993): the chance of any false finding is what p says."""
-    n = len(effects)
-    square = (effects**2).sum(0)
-
-    def t(sums: np.ndarray) -> np.ndarray:
-        spread = np.sqrt(np.maximum(square - sums**2 / n, 0.0))
-        # a column of zeros has no effect; one that never varies has no noise to weigh its effect against
-        return np.divide(np.abs(sums), spread, out=np.where(sums == 0, 0.0, np.inf), where=spread > 0)
-
-    largest = t(rng.choice([-1.0, 1.0], (n_draws, n)) @ effects).max(1)
-    # among few inputs the very signs observed are drawn again, and are equal only up to rounding
-    return (1 + (largest[:, None] * (1 + 1e-9) >= t(effects.sum(0))).sum(0)) / (1 + n_draws)
 
 
 def equal_length_pairs(lengths: Sequence[int], n: int, seed: int) -> list[tuple[int, int]]:
