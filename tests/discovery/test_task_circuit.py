@@ -108,7 +108,7 @@ def test_with_features_equal_to_neurons_both_bases_agree(found):
     assert last["fraction"] == 1
     for way in ("free_running", "teacher_forced"):
         assert last[way]["value"] == found.summary["task_metric"]["subject"]
-        assert last[way]["ci"] == [1, 1]
+        assert last[way]["ci"] == (1, 1)
     assert found.summary["area"]["features"] == found.summary["area"]["neurons"]
     assert found.summary["smallest"] == found.summary["smallest_neurons"]
 

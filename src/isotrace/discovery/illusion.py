@@ -150,9 +150,10 @@ def _orthonormal(x: Tensor) -> Tensor:
 
 
 def _estimate(above: np.ndarray, below: np.ndarray) -> Estimate:
-    """(ratio, low, high): the first entry is that of the inputs as they are, the others bootstrap draws."""
+    """(ratio, low, high): the first entry is that of the inputs as they are, the others bootstrap draws.
+    A feature that is active on few inputs has no ratio in draws without them: half of the draws are enough."""
     ratio = share(above, below, 0.0)
-    return (float(ratio[0]), *(interval(ratio[1:]) if np.isfinite(ratio[0]) else (np.nan, np.nan)))
+    return (float(ratio[0]), *(interval(ratio[1:], 0.5) if np.isfinite(ratio[0]) else (np.nan, np.nan)))
 
 
 @torch.no_grad()
