@@ -10,7 +10,7 @@ import pytest
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.runs import read_manifest
 from isotrace.cli import main
-from isotrace.studies import STUDIES, Outcome, Setting, bundled_table, studies, study, study_of
+from isotrace.studies import STUDIES, Outcome, Setting, bundled_table, study
 from isotrace.studies.task_circuits import TASKS, dictionary_for, table_of
 
 
@@ -24,7 +24,6 @@ def run(*arguments, monkeypatch):
 @pytest.fixture
 def halves():
     """A study of two rows."""
-    studies()
 
     @study("halves", "what half of a number is")
     def compute(setting: Setting) -> Outcome:
@@ -33,13 +32,13 @@ def halves():
         return Outcome({"halves": rows}, ("intervals are made up",))
 
     yield
-    STUDIES.pop("halves")
+    STUDIES.remove("halves")
 
 
 def test_every_study_is_listed(monkeypatch, capsys):
     assert not run(monkeypatch=monkeypatch)
     listed = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == [*studies()]
+    assert listed == [*STUDIES]
     assert {"planted", "head_screening", "approximations", "edge_methods", "network"} <= {*listed}
     assert {f"circuit_{name}" for name in TASKS} <= {*listed}
 
@@ -48,7 +47,7 @@ def test_an_unknown_study_names_the_others(monkeypatch, capsys):
     assert run("nothing", monkeypatch=monkeypatch) == InputError.exit_code
     assert "no study 'nothing'" in capsys.readouterr().err
     with pytest.raises(InputError, match="planted"):
-        study_of("nothing")
+        STUDIES["nothing"]
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -170,7 +170,7 @@ def test_a_store_of_another_subject_is_refused(files, folders, tmp_path):
         ("[training]\nlearning_rat = 1", "learning_rat"),
         ("[training]\nbatch_tokens = -1", "batch_tokens"),
         ("[dictionary]\nn_features = 4\nk = 5", "larger than n_features"),
-        ("[dictionary]\nactivation = 'softmax'", "unknown sparsity rule"),
+        ("[dictionary]\nactivation = 'softmax'", "no sparsity rule"),
         ("[dictionary]\nactivation = 'relu'\nk = 3", "takes no k"),
         ("[dictionary]\nlayers = [0, 9]", "has layers 0 to 2"),
         ("[stream]\nmask_rate = 2", "mask_rate"),
@@ -188,7 +188,7 @@ def test_settings_that_do_not_fit_are_named(files, tmp_path, config, message):
 
 def test_bad_calls(files, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(IsotraceError, match="unknown architecture"):
+    with pytest.raises(IsotraceError, match="no architecture"):
         train(files, out, architecture="autoencoder")
     with pytest.raises(InputError, match="--data with sequences, or --store"):
         train(files, out, "--store", tmp_path)

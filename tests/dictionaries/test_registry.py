@@ -17,7 +17,7 @@ from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries import architectures, sparsity
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.registry import ARCHITECTURES, RULES, architecture, rule
+from isotrace.dictionaries.registry import ARCHITECTURES, RULES
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
 from isotrace.training.config import TrainingConfig
 from isotrace.training.losses import reconstruction
@@ -56,17 +56,17 @@ def inputs(d, tokens=11):
 def test_everything_is_registered():
     assert set(ARCHITECTURES) == set(architectures.__all__) == {"sae", "transcoder", "skip_transcoder", "crosslayer"}
     assert set(RULES) == set(sparsity.__all__) == {"topk", "batchtopk", "relu", "jumprelu", "gated"}
-    with pytest.raises(DictionaryError, match=r"unknown architecture 'gated': there is crosslayer, sae"):
-        architecture("gated")
-    with pytest.raises(DictionaryError, match=r"unknown sparsity rule 'sae': there is batchtopk, gated"):
-        rule("sae")
+    with pytest.raises(DictionaryError, match=r"no architecture 'gated': give one of crosslayer, sae"):
+        ARCHITECTURES["gated"]
+    with pytest.raises(DictionaryError, match=r"no sparsity rule 'sae': give one of batchtopk, gated"):
+        RULES["sae"]
 
 
 def test_config_round_trip(case, rotary):
     adapter, config = TypeAdapter(DictionaryConfig), case.make(rotary).config
     assert adapter.validate_json(adapter.dump_json(config)) == config
     assert adapter.validate_python(json.loads(json.dumps(asdict(config)))) == config
-    assert type(case.make(rotary)) is architecture(config.architecture) is ARCHITECTURES[case.architecture]
+    assert type(case.make(rotary)) is ARCHITECTURES[case.architecture]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

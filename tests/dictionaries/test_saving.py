@@ -148,7 +148,7 @@ def test_an_invalid_record(saved, changes, cause):
     [
         ({"hidden": 3}, r"config\.hidden: Unexpected keyword"),
         ({"activation": "relu"}, "relu takes no k"),
-        ({"activation": "other"}, "unknown sparsity rule 'other'"),
+        ({"activation": "other"}, "no sparsity rule 'other'"),
         ({"hookpoint_in": "resid"}, "hookpoint 'resid' must have the form"),
         ({"k": 100}, "k 100 is larger than n_features 12"),
         ({"prefixes": [4, 8]}, "prefixes must increase and end with n_features"),
@@ -195,7 +195,7 @@ def test_another_k_breaks_the_fingerprint(saved):
 
 def test_an_unknown_architecture(saved):
     rewrite(saved, config=record(saved)["config"] | {"architecture": "gated"})
-    with pytest.raises(DictionaryError, match="unknown architecture 'gated': there is crosslayer"):
+    with pytest.raises(DictionaryError, match="no architecture 'gated': give one of crosslayer"):
         load_dictionary(saved)
 
 

@@ -1,16 +1,20 @@
 """The page on bringing one's own model: its example runs as it stands, and wrong entries are noticed."""
 
+import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import plain_models
 import tiny
 from isotrace.base.errors import SubjectError
+from isotrace.cli import main
 from isotrace.subjects.conformance import check
 from isotrace.subjects.families import FAMILIES, register
 from isotrace.subjects.frozen import FrozenSubject
@@ -19,12 +23,18 @@ PAGE = (Path(__file__).parents[2] / "docs" / "bring-your-own-model.md").read_tex
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
+def main_with(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["isotrace", *arguments])
+    main()
+
+
 @pytest.fixture(autouse=True)
 def registry():
-    before = dict(FAMILIES)
+    before = {*FAMILIES}
     yield
-    FAMILIES.clear()
-    FAMILIES.update(before)
+    sys.modules.pop("my_family", None)
+    for name in {*FAMILIES} - before:
+        FAMILIES.remove(name)
 
 
 @pytest.fixture
@@ -80,6 +90,28 @@ def test_another_name_takes_one_line(tmp_path):
     check(tiny.load_tiny(folder), ["CCO", "CC"])
 
 
+def test_the_entry_works_from_the_command_line(distilbert, tmp_path, monkeypatch, capsys):
+    entry, _, _ = EXAMPLE.partition("subject = ")
+    (tmp_path / "my_family.py").write_text(entry, encoding="utf-8")
+    (tmp_path / "molecules.smi").write_text("CCO\nc1ccccc1C\n" * 8, encoding="utf-8")
+    harvest = ("harvest", "my-model", "--data", "molecules.smi", "--tokens", "40", "--shard-tokens", "40")
+    harvest += ("--domain", "molecule", "--out", "store")
+    with pytest.raises(SystemExit) as refused:
+        main_with(monkeypatch, *harvest)
+    assert refused.value.code == SubjectError.exit_code
+    assert "no family entry for model type 'distilbert'" in capsys.readouterr().err
+    try:
+        main_with(monkeypatch, "--plugin", "my_family.py", *harvest, "--json")
+    except SystemExit as done:
+        assert not done.code  # noqa: PT017
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["tokens"] == 40
+    assert summary["hookpoints"] == [f"layers.{layer}.{kind}" for kind in ("mlp_in", "mlp_out") for layer in (0, 1)]
+    assert FAMILIES.origin("distilbert") == "my_family"
+    stored = load_file(next((tmp_path / "store").rglob("*.safetensors")))
+    assert any(tensor.shape[-1] == 16 and bool(tensor.any()) for tensor in stored.values())
+
+
 @pytest.mark.every_family
 def test_every_entry_passes_its_own_check(subject):
     assert max(check(subject, ["C[nH]1O=c1", "CC", "CCO"]).values()) < 1e-4
@@ -96,6 +128,7 @@ def test_every_entry_passes_its_own_check(subject):
 def test_a_wrong_entry_is_noticed(distilbert, wrong, message):
     exec(EXAMPLE, {})
     family = FAMILIES["distilbert"]
+    FAMILIES.remove("distilbert")
     register(replace(family, stacks=(replace(family.stacks[0], **wrong),)))
     with pytest.raises((SubjectError, AttributeError), match=message):
         check(tiny.load_tiny(distilbert[1]), ["C[nH]1O=c1", "CC"])

@@ -7,6 +7,7 @@ import typer
 
 from isotrace import __version__
 from isotrace.base.errors import IsotraceError
+from isotrace.base.registry import load_plugin
 from isotrace.cli import annotate, circuit, convert, demo, doctor, evaluate, harvest, reproduce, subjects, trace, train
 
 app = typer.Typer(
@@ -31,11 +32,14 @@ app.command("subjects")(subjects.command)
 
 @app.callback(invoke_without_command=True)
 def options(
+    plugin: list[str] = typer.Option([], help="Module or .py file that registers things of yours; repeatable."),
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
 ) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    for name in plugin:
+        load_plugin(name)
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ def command(
         ("determinism", determinism),
         ("token map", token_maps),
         ("dictionary match", dictionary_match),
+        ("registered", registered),
         ("write access", lambda: write_access(out)),
     ]
     results = []
@@ -57,6 +58,21 @@ def versions() -> str:
 
     names = ("isotrace", "torch", "transformers", "rdkit", "numpy", "polars", "safetensors")
     return f"python {platform.python_version()}, " + ", ".join(f"{n} {version(n)}" for n in names)
+
+
+def registered() -> str:
+    """How much is known by name, and what of it is not of isotrace; an entry point that cannot be loaded raises."""
+    from isotrace.base.registry import report
+
+    found = report()
+    counts = ", ".join(f"{len(names)} {group.partition('.')[2]}" for group, names in found.items())
+    foreign = [
+        f"{name} ({group.partition('.')[2]}) of {origin}"
+        for group, names in found.items()
+        for name, origin in names.items()
+        if origin.partition(".")[0] != "isotrace"
+    ]
+    return "; ".join([counts, *foreign])
 
 
 def bundled() -> str:

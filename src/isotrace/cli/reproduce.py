@@ -23,13 +23,13 @@ def command(
     from isotrace.base.errors import InputError
     from isotrace.base.progress import command_line, progress
     from isotrace.base.runs import dumps, open_run
-    from isotrace.studies import Setting, studies, study_of
+    from isotrace.studies import STUDIES, Setting
 
     if name is None:
-        for known in studies().values():
+        for known in STUDIES.values():
             typer.echo(f"{known.name}: {known.about}")
         return
-    chosen = study_of(name)
+    chosen = STUDIES[name]
     given = [text.partition("=") for text in dictionary or []]
     if wrong := [source for source, _, folder in given if not folder]:
         raise InputError(f"--dictionary {wrong[0]!r}: give SUBJECT=FOLDER.")

@@ -7,7 +7,7 @@ import torch
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.registry import architecture
+from isotrace.dictionaries.registry import ARCHITECTURES
 from isotrace.subjects.subject import Subject
 
 
@@ -17,7 +17,7 @@ def configure(subject: Subject, name: str, **given: Any) -> DictionaryConfig:
     `n_features` must be given. A crosslayer transcoder without `window` reaches every layer above. Raises
     DictionaryError naming a key that does not exist or a value that does not fit.
     """
-    cls = architecture(name)
+    cls = ARCHITECTURES[name]
     layers = tuple(given.get("layers", range(subject.n_layers)))
     if any(layer >= subject.n_layers for layer in layers):
         raise DictionaryError(f"layers {layers}: {subject.source} has layers 0 to {subject.n_layers - 1}.")
@@ -44,6 +44,6 @@ def configure(subject: Subject, name: str, **given: Any) -> DictionaryConfig:
 
 def build(config: DictionaryConfig, seed: int) -> Dictionary:
     """A freshly initialised dictionary; the same config and seed give the same weights."""
-    dictionary = architecture(config.architecture)(config)
+    dictionary = ARCHITECTURES[config.architecture](config)
     dictionary.initialise(torch.Generator().manual_seed(seed))
     return dictionary

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
-from isotrace.dictionaries.registry import rule
+from isotrace.dictionaries.registry import RULES
 from isotrace.dictionaries.sparsity.rule import Rule, SparseActivations
 from isotrace.kernels import sparse_decode
 
@@ -39,7 +39,7 @@ class Dictionary(nn.Module):
         self.W_dec = nn.ParameterList(empty(config.n_features, len(config.targets(s)) * config.d_out) for s in layers)
         self.b_dec = nn.ParameterList(empty(config.d_out) for _ in layers)
         self.W_skip = nn.ParameterList(empty(config.d_in, config.d_out) for _ in layers if config.skip)
-        self.rule: Rule = rule(config.activation)(config)
+        self.rule: Rule = RULES[config.activation](config)
         # statistics of the training stream, needed for mean ablation and for matched controls
         self.mean_activation = nn.Buffer(torch.zeros(config.n_layers, config.n_features))
         self.density = nn.Buffer(torch.zeros(config.n_layers, config.n_features))
@@ -47,7 +47,7 @@ class Dictionary(nn.Module):
     @classmethod
     def check(cls, config: DictionaryConfig) -> None:
         """Raises DictionaryError for a config this architecture, or its sparsity rule, cannot have."""
-        rule(config.activation).check(config)
+        RULES[config.activation].check(config)
         if config.token_normalization != "none" and config.d_in != config.d_out:
             raise DictionaryError("token_normalization needs d_in = d_out: leave it out, or use an sae.")
 

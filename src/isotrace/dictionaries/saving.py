@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import FORMAT, FORMAT_VERSION, DictionaryConfig, DictionaryFile, SubjectReference
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.registry import architecture
+from isotrace.dictionaries.registry import ARCHITECTURES
 from isotrace.subjects.sources.source import assets
 from isotrace.subjects.subject import Subject, tokenizer_hash
 
@@ -106,7 +106,7 @@ def load_dictionary(source: str | Path, subject: Subject | None = None) -> Dicti
         raise DictionaryError(f"weights of {source} are missing, truncated or altered: get the dictionary again.")
     try:
         state = {k: v.float() for k, v in load_file(weights).items()}
-        dictionary = architecture(record.config.architecture)(record.config)
+        dictionary = ARCHITECTURES[record.config.architecture](record.config)
         dictionary.load_state_dict(state)
         found = dictionary.fingerprint()
     except (SafetensorError, RuntimeError) as error:

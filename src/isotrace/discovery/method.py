@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.registry import Registry
 from isotrace.interventions.component import Mediator, Values
 from isotrace.subjects.subject import Batch, Subject
 
@@ -83,7 +84,24 @@ class Method:
         return self.run(problem, **settings)
 
 
-METHODS: dict[str, Method] = {}
+_SHIPPED = {
+    "acdc": "edges.acdc",
+    "attribution_patching": "methods.attribution_patching",
+    "cdt": "methods.cdt",
+    "eap_ig": "methods.eap_ig",
+    "edge_attribution_patching": "edges.edge_patching",
+    "edge_integrated_gradients": "edges.edge_patching",
+    "graph_aggregate": "methods.graph_aggregate",
+    "interchange": "methods.interchange",
+    "direct_logit_attribution": "methods.logit_lens",
+    "activation_patching": "methods.patching",
+    "path_patching": "edges.path_patching",
+    "relp": "methods.relp",
+}
+METHODS: Registry[Method] = Registry(
+    "method", "isotrace.methods", {name: f"isotrace.discovery.{module}" for name, module in _SHIPPED.items()}
+)
+method_of = METHODS.__getitem__
 
 
 def method(
@@ -94,14 +112,7 @@ def method(
     refuse: Callable[[Problem], str | None] = lambda _: None,
 ) -> Callable[[Run], Run]:
     def add(run: Run) -> Run:
-        METHODS[name] = Method(name, run, ranks, exact, refuse)
+        METHODS.register(name, Method(name, run, ranks, exact, refuse))
         return run
 
     return add
-
-
-def method_of(name: str) -> Method:
-    """Raises InputError for a name that is not registered."""
-    if name not in METHODS:
-        raise InputError(f"no method {name!r}: give one of {', '.join(METHODS)}.")
-    return METHODS[name]

@@ -1,26 +1,15 @@
 """What a domain plug-in is: it reads a sequence, says what every token stands for, labels it, groups and draws it.
 
-A domain is an object with the methods of `Domain`. Those that ship with isotrace are named in `SHIPPED`; another
-package adds its own by an entry point of the group `isotrace.domains` whose value is such an object.
+A domain is an object with the methods of `Domain`, registered in `DOMAINS`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from isotrace.base.errors import InputError
-
-SHIPPED = {
-    "molecule": "isotrace.domains.molecule.domain:MOLECULE",
-    "reaction": "isotrace.domains.reaction.domain:REACTION",
-    "protein": "isotrace.domains.protein.domain:PROTEIN",
-    "antibody": "isotrace.domains.protein.antibody:ANTIBODY",
-}
+from isotrace.base.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -143,13 +132,14 @@ class Domain(Protocol):
         ...
 
 
-@cache
-def domain_of(name: str) -> Domain:
-    """Raises InputError for a name that neither isotrace nor an installed plug-in knows."""
-    found = {point.name: point for point in entry_points(group="isotrace.domains")}
-    if name in SHIPPED:
-        module, _, attribute = SHIPPED[name].partition(":")
-        return getattr(import_module(module), attribute)
-    if name in found:
-        return found[name].load()
-    raise InputError(f"no domain {name!r}: give one of {', '.join([*SHIPPED, *found])}.")
+DOMAINS: Registry[Domain] = Registry(
+    "domain",
+    "isotrace.domains",
+    {
+        "molecule": "isotrace.domains.molecule.domain:MOLECULE",
+        "reaction": "isotrace.domains.reaction.domain:REACTION",
+        "protein": "isotrace.domains.protein.domain:PROTEIN",
+        "antibody": "isotrace.domains.protein.antibody:ANTIBODY",
+    },
+)
+domain_of = DOMAINS.__getitem__

@@ -21,7 +21,7 @@ from torch import Tensor
 from isotrace.activations.harvest import Corpus, Plan, mask_some, record
 from isotrace.dictionaries.build import configure
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.registry import architecture
+from isotrace.dictionaries.registry import ARCHITECTURES
 from isotrace.dictionaries.sparsity.rule import SparseActivations
 from isotrace.subjects.subject import Batch, Subject
 
@@ -198,4 +198,4 @@ def _empty(
         subject, name, layers=layers, hookpoint_in=reads, hookpoint_out=writes, d_in=d_in, d_out=d_out,
         n_features=n, k=min(k, n),
     )  # fmt: skip
-    return architecture(name)(config).eval().requires_grad_(False)
+    return ARCHITECTURES[name](config).eval().requires_grad_(False)

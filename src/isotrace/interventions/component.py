@@ -14,7 +14,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from isotrace.base.errors import InputError
+from isotrace.base.registry import Registry
 from isotrace.subjects.subject import Batch, Subject
 
 Values = tuple[Tensor, ...]
@@ -49,20 +49,15 @@ class Mediator(ABC):
         return tuple(found[layer] for layer in range(len(found))), final
 
 
-MEDIATORS: dict[str, type[Mediator]] = {}
+MEDIATORS: Registry[type[Mediator]] = Registry("mediator", "isotrace.components")
+mediator_kind = MEDIATORS.__getitem__
 Kind = TypeVar("Kind", bound=type[Mediator])
 
 
 def register(kind: Kind) -> Kind:
-    MEDIATORS[kind.name] = kind
+    """Decorator. Raises InputError where another kind has its name."""
+    MEDIATORS.register(kind.name, kind)
     return kind
-
-
-def mediator_kind(name: str) -> type[Mediator]:
-    """Raises InputError for a name that is not registered."""
-    if name not in MEDIATORS:
-        raise InputError(f"no mediator {name!r}: give one of {', '.join(MEDIATORS)}.")
-    return MEDIATORS[name]
 
 
 @torch.no_grad()

@@ -6,20 +6,16 @@ has the same keys, and numbers that have an interval bring it as `NAME_ci`.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from isotrace.base.errors import InputError
+from isotrace.base.registry import Registry
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 """(items, what is done to them) → the same items, with a progress bar."""
-
-MODULES: tuple[str, ...] = ("planted", "head_screening", "approximations", "edge_methods", "task_circuits", "network")
-"""The modules of this package that hold studies."""
 
 
 @dataclass(frozen=True)
@@ -49,30 +45,22 @@ class Study:
     run: Callable[[Setting], Outcome]
 
 
-STUDIES: dict[str, Study] = {}
+_SHIPPED = {name: name for name in ("planted", "head_screening", "approximations", "edge_methods")}
+_SHIPPED |= {
+    f"circuit_{task}": "task_circuits" for task in ("bbb", "bace", "esol", "reaction_class", "v_gene", "paratope")
+}
+_SHIPPED |= {"network": "network"}
+STUDIES: Registry[Study] = Registry(
+    "study", "isotrace.studies", {name: f"isotrace.studies.{module}" for name, module in _SHIPPED.items()}
+)
 
 
 def study(name: str, about: str) -> Callable[[Callable[[Setting], Outcome]], Callable[[Setting], Outcome]]:
     def add(run: Callable[[Setting], Outcome]) -> Callable[[Setting], Outcome]:
-        STUDIES[name] = Study(name, about, run)
+        STUDIES.register(name, Study(name, about, run))
         return run
 
     return add
-
-
-def studies() -> dict[str, Study]:
-    """All of them, by name."""
-    for module in MODULES:
-        import_module(f"isotrace.studies.{module}")
-    return STUDIES
-
-
-def study_of(name: str) -> Study:
-    """Raises InputError for a name that is not registered."""
-    found = studies()
-    if name not in found:
-        raise InputError(f"no study {name!r}: give one of {', '.join(found)}.")
-    return found[name]
 
 
 def bundled_table(name: str) -> pl.DataFrame:

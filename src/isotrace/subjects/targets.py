@@ -10,13 +10,14 @@ position earlier.
 Positions count the tokens of the input as the subject sees them: `<cls>` is 0, the first SMILES token is 1.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from isotrace.base.errors import InputError
+from isotrace.base.registry import Registry
 from isotrace.subjects.frozen import FrozenSubject
 from isotrace.subjects.probe import Probe, load_probe, pool, pooling_weights
 from isotrace.subjects.subject import Batch, Subject
@@ -27,7 +28,7 @@ class Target:
     """`position` is that of the predicted token; `positive` and `negative` are token ids (negative None: the mean
     over the vocabulary)."""
 
-    kind: Literal["mask", "diff", "probe"]
+    kind: str
     name: str
     description: str
     unit: str
@@ -70,15 +71,31 @@ class Target:
         return full, float(value.detach() - gradient @ row.detach())
 
 
+Parser = Callable[[str, Subject, Batch], Target]
+"""(the whole text, the subject, a batch whose first sequence is asked about) → target, or raises InputError"""
+TARGETS: Registry[Parser] = Registry("target", "isotrace.targets")
+
+
 def parse_target(text: str, subject: Subject, batch: Batch) -> Target:
     """The target `text` names, on the first sequence of `batch`. Raises InputError with the way out, SubjectError
     where the subject predicts no tokens or has no mask token."""
     kind, _, rest = text.partition(":")
-    if kind == "probe" and rest:
-        probe = load_probe(subject, rest)
-        return Target("probe", text, probe.description, probe.unit, probe=probe)
-    if kind not in ("mask", "diff") or not rest:
-        raise InputError(f"{text!r} is no target: use mask:POS[:TOKEN], diff:POS:A:B or probe:NAME.")
+    if kind not in TARGETS or not rest:
+        others = "".join(f", {name}:…" for name in TARGETS if name not in ("mask", "diff", "probe"))
+        raise InputError(f"{text!r} is no target: use mask:POS[:TOKEN], diff:POS:A:B or probe:NAME{others}.")
+    return TARGETS[kind](text, subject, batch)
+
+
+@TARGETS.named("probe")
+def _probe(text: str, subject: Subject, batch: Batch) -> Target:
+    probe = load_probe(subject, text.partition(":")[2])
+    return Target("probe", text, probe.description, probe.unit, probe=probe)
+
+
+@TARGETS.named("mask")
+@TARGETS.named("diff")
+def _token(text: str, subject: Subject, batch: Batch) -> Target:
+    kind, _, rest = text.partition(":")
     where, _, tokens = rest.partition(":")
     ordinary = (~subject.is_special[batch.ids[0]] & batch.mask[0]).nonzero()[:, 0].tolist()
     allowed = [p for p in ordinary if p > 0 or subject.objective != "causal"]

@@ -251,7 +251,7 @@ def test_damaged_missing_and_undeclared_sources(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DictionaryError, match="--from"):
         interop.read([tmp_path / "empty"], Hints())
-    with pytest.raises(InputError, match="unknown format"):
+    with pytest.raises(InputError, match="no format"):
         interop.read([folder], Hints(), "numpy")
     with pytest.raises(DictionaryError, match="give --k"):
         interop.read([DATA / "interprot" / "topk" / "files" / "sae.safetensors"], Hints((1,)))

@@ -2,9 +2,9 @@
 layers s … s + window − 1. `window = n_layers` is the full one, `window = 1` a transcoder per layer."""
 
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.registry import register
+from isotrace.dictionaries.registry import ARCHITECTURES
 
 
-@register("crosslayer")
+@ARCHITECTURES.named("crosslayer")
 class CrossLayerTranscoder(Dictionary):
     default_in, default_out = "layers.{}.mlp_in", "layers.{}.mlp_out"

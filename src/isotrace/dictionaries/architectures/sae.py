@@ -5,10 +5,10 @@ import torch
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.registry import register
+from isotrace.dictionaries.registry import ARCHITECTURES
 
 
-@register("sae")
+@ARCHITECTURES.named("sae")
 class SparseAutoencoder(Dictionary):
     default_in, default_out = "layers.{}.mlp_out", "layers.{}.mlp_out"
 

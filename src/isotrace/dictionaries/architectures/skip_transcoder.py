@@ -3,10 +3,10 @@
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.registry import register
+from isotrace.dictionaries.registry import ARCHITECTURES
 
 
-@register("skip_transcoder")
+@ARCHITECTURES.named("skip_transcoder")
 class SkipTranscoder(Dictionary):
     default_in, default_out = "layers.{}.mlp_in", "layers.{}.mlp_out"
 

@@ -2,29 +2,35 @@
 can be written, `write(dictionary, folder, source)`; a reader or writer refuses what it cannot represent exactly."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from isotrace.base.errors import DictionaryError, InputError
+from isotrace.base.registry import Registry
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.interop.foreign import Foreign, Hints
 
-WRITTEN = ("saelens", "sparsify", "clt_training", "circuit_tracer", "dictionary_learning")
-FORMATS = (*WRITTEN, "interplm", "interprot", "protomech")
+_SHIPPED = (
+    "saelens", "sparsify", "clt_training", "circuit_tracer", "dictionary_learning", "interplm", "interprot",
+    "protomech",
+)  # fmt: skip
+FORMATS: Registry[ModuleType] = Registry(
+    "format", "isotrace.formats", {name: f"isotrace.dictionaries.interop.formats.{name}" for name in _SHIPPED}
+)
 
-__all__ = ["FORMATS", "WRITTEN", "Foreign", "Hints", "detect", "read", "write"]
+__all__ = ["FORMATS", "Foreign", "Hints", "detect", "read", "write", "written"]
 
 
-def _module(name: str) -> ModuleType:
-    return import_module(f"isotrace.dictionaries.interop.formats.{name}")
+def written() -> list[str]:
+    """The formats that can be written."""
+    return [name for name, module in FORMATS.items() if hasattr(module, "write")]
 
 
 def detect(path: Path) -> str:
     """The format that the files at `path` declare. Raises DictionaryError if none or several do."""
     if not path.exists():
         raise InputError(f"{path} does not exist: give a folder or file.")
-    found = [name for name in FORMATS if _module(name).declares(path)]
+    found = [name for name, module in FORMATS.items() if module.declares(path)]
     if len(found) != 1:
         what = f"could be {' or '.join(found)}" if found else "declares no format known here"
         raise DictionaryError(f"{path} {what}: give --from, one of {', '.join(FORMATS)}.")
@@ -35,13 +41,12 @@ def read(paths: Sequence[Path], hints: Hints, format: str | None = None) -> Fore
     """Read one or several folders or files as one dictionary. Raises DictionaryError, InputError."""
     if format is None:
         format = detect(paths[0])
-    if format not in FORMATS:
-        raise InputError(f"unknown format {format!r}: there is {', '.join(FORMATS)}.")
+    reader = FORMATS[format]
     for path in paths:
         if not path.exists():
             raise InputError(f"{path} does not exist: give a folder or file.")
     try:
-        return _module(format).read(list(paths), hints)
+        return reader.read(list(paths), hints)
     except (KeyError, TypeError, AttributeError) as error:  # a config without what every one of its tool has
         raise DictionaryError(f"{paths[0]} is no complete {format} dictionary ({error!r}): get it again.") from error
 
@@ -52,6 +57,6 @@ def write(dictionary: Dictionary, folder: Path, format: str, source: str) -> lis
     Raises DictionaryError for what the format cannot hold, RunError for a folder that cannot be written, InputError
     for an unknown format.
     """
-    if format not in WRITTEN:
-        raise InputError(f"{format!r} cannot be written: there is {', '.join(WRITTEN)}.")
-    return _module(format).write(dictionary, folder, source)
+    if format not in written():
+        raise InputError(f"{format!r} cannot be written: there is {', '.join(written())}.")
+    return FORMATS[format].write(dictionary, folder, source)

@@ -67,8 +67,8 @@ def convert(
     option that is missing, DictionaryError for files that are damaged or that the other format cannot hold, RunError if
     `out` holds something or cannot be written.
     """
-    if target != OWN and target not in interop.WRITTEN:
-        raise InputError(f"{target!r} cannot be written: --to is {OWN} or one of {', '.join(interop.WRITTEN)}.")
+    if target != OWN and target not in interop.written():
+        raise InputError(f"{target!r} cannot be written: --to is {OWN} or one of {', '.join(interop.written())}.")
     if dtype not in DTYPES or (dtype != "float32" and target != OWN):
         raise InputError(f"--dtype {dtype!r}: use float32, or for --to {OWN} one of {', '.join(DTYPES)}.")
     if target == OWN and subject is None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from isotrace.base.errors import DictionaryError, RunError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.registry import architecture
+from isotrace.dictionaries.registry import ARCHITECTURES
 
 NO_STATISTICS = "mean activation and density are in no such file: they are 0 here, so mean ablation is zero ablation"
 
@@ -78,7 +78,7 @@ class Foreign:
     notes: tuple[str, ...]
 
     def dictionary(self) -> Dictionary:
-        result = architecture(self.config.architecture)(self.config)
+        result = ARCHITECTURES[self.config.architecture](self.config)
         result.load_state_dict(self.state)
         return result.eval().requires_grad_(False)
 
@@ -148,7 +148,7 @@ def assemble(
             skip=skip,
             token_normalization=first.token_normalization,  # pyright: ignore[reportArgumentType]
         )
-        architecture(config.architecture).check(config)
+        ARCHITECTURES[config.architecture].check(config)
     except ValueError as error:  # pydantic's ValidationError
         errors = getattr(error, "errors", None)
         raise DictionaryError(f"this cannot be a dictionary: {errors()[0]['msg'] if errors else error}.") from error

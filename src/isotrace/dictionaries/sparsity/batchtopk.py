@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from isotrace.dictionaries.config import DictionaryConfig
-from isotrace.dictionaries.registry import register_rule
+from isotrace.dictionaries.registry import RULES
 from isotrace.dictionaries.sparsity.rule import Encoded, Rule, RuleSettings, SparseActivations
 from isotrace.kernels import sparse_encode
 
 MOMENTUM = 0.99
 
 
-@register_rule("batchtopk")
+@RULES.named("batchtopk")
 class BatchTopK(Rule):
     """`threshold [n_layers]`: running mean of the smallest activation kept; −1 before the first batch.
 

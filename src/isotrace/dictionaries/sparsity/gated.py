@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isotrace.dictionaries.config import DictionaryConfig
-from isotrace.dictionaries.registry import register_rule
+from isotrace.dictionaries.registry import RULES
 from isotrace.dictionaries.sparsity.rule import (
     Encoded,
     Rule,
@@ -23,7 +23,7 @@ from isotrace.dictionaries.sparsity.rule import (
 )
 
 
-@register_rule("gated")
+@RULES.named("gated")
 class Gated(Rule):
     """`gate_bias` (β) and `gate_scale` (r), both `[n_layers, F]`."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isotrace.dictionaries.config import DictionaryConfig
-from isotrace.dictionaries.registry import register_rule
+from isotrace.dictionaries.registry import RULES
 from isotrace.dictionaries.sparsity.rule import (
     Encoded,
     Rule,
@@ -37,7 +37,7 @@ class Jump(torch.autograd.Function):
         return grad * ((h > threshold) & (h > 0)), -(threshold / ctx.bandwidth) * (grad * near).sum(0), None
 
 
-@register_rule("jumprelu")
+@RULES.named("jumprelu")
 class JumpReLU(Rule):
     """`threshold [n_layers, F]`."""
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from isotrace.dictionaries.registry import register_rule
+from isotrace.dictionaries.registry import RULES
 from isotrace.dictionaries.sparsity.rule import (
     Encoded,
     Rule,
@@ -13,7 +13,7 @@ from isotrace.dictionaries.sparsity.rule import (
 )
 
 
-@register_rule("relu")
+@RULES.named("relu")
 class ReLU(Rule):
     needs_k = False
 

@@ -2,13 +2,13 @@
 
 from torch import Tensor
 
-from isotrace.dictionaries.registry import register_rule
+from isotrace.dictionaries.registry import RULES
 from isotrace.dictionaries.sparsity.rule import Encoded, Rule, RuleSettings, SparseActivations
 from isotrace.kernels import sparse_encode
 from isotrace.kernels.topk import topk
 
 
-@register_rule("topk")
+@RULES.named("topk")
 class TopK(Rule):
     needs_k = True
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from isotrace.base.errors import SubjectError
+from isotrace.base.registry import Registry
 
 Side = Literal["input", "output"]
 
@@ -135,20 +136,20 @@ class Family:
         return f"{stack.layers}.{{}}.{stack.mlp_out}"
 
 
-FAMILIES: dict[str, Family] = {}
+_SHIPPED = {"deberta-v2": "deberta_v2:DEBERTA_V2"} | {
+    name: f"{name}:{name.upper()}"
+    for name in ("albert", "bart", "bert", "esm", "gpt2", "llama", "modernbert", "roberta", "t5")
+}
+FAMILIES: Registry[Family] = Registry(
+    "family entry for model type",
+    "isotrace.families",
+    {name: f"isotrace.subjects.families.{value}" for name, value in sorted(_SHIPPED.items())},
+    SubjectError,
+    ", or add one, see docs/bring-your-own-model.md",
+)
+family_of = FAMILIES.__getitem__
 
 
 def register(family: Family) -> Family:
-    FAMILIES[family.model_type] = family
-    return family
-
-
-def family_of(model_type: str) -> Family:
-    """Raises SubjectError for an architecture without an entry."""
-    if model_type not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
-        raise SubjectError(
-            f"no family entry for model type {model_type!r} (known: {known}): "
-            "add one, see docs/bring-your-own-model.md."
-        )
-    return FAMILIES[model_type]
+    """Raises InputError where another family has its model type."""
+    return FAMILIES.register(family.model_type, family)
