@@ -79,6 +79,33 @@ def test_no_room_imports_one_to_its_right():
     assert not wrong
 
 
+ROOMS_OF_KNOWLEDGE = ("domains", "studies", "verbs", "cli")
+KNOWING = {  # file → why it still knows one domain
+    "attribution/trace.py": "masses of atoms and spellings are those of molecules",
+    "datasets/concept_files.py": "reads files of SMARTS",
+    "datasets/inputs.py": "takes molecule objects",
+    "datasets/parsing.py": "reads SMILES and SDF files",
+    "report/atlas/annotation.py": "reads structures of proteins",
+    "report/atlas/structure.py": "shows residues in a structure",
+    "report/page.py": "colours of atoms",
+    "report/trace/payload.py": "draws the molecules of example cards",
+    "report/trace/trace.py": "draws the molecule of a trace",
+}
+
+
+def test_domain_knowledge_stays_in_its_rooms():
+    """A file that no longer needs it must leave the list."""
+    special = ("rdkit", *(f"isotrace.domains.{name}" for name in ("molecule", "protein", "reaction")))
+    knowing = set()
+    for name, text in sources().items():
+        for node in ast.walk(ast.parse(text)):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if any(module == root or module.startswith(f"{root}.") for module in modules for root in special):
+                knowing.add(name)
+    assert {name for name in knowing if name.partition("/")[0] not in ROOMS_OF_KNOWLEDGE} == set(KNOWING)
+
+
 def test_folders_hold_few_files():
     count = Counter(name.rpartition("/")[0] for name in sources() if not name.endswith("__init__.py"))
     assert {folder for folder, n in count.items() if n > MAX_FILES} == set(MORE_FILES)
@@ -131,6 +158,21 @@ def test_links_between_documents_resolve():
         if "://" not in link and not (ROOT / name).parent.joinpath(link).exists()
     ]
     assert not broken
+
+
+def test_every_citation_of_the_methods_resolves():
+    sections = set(
+        re.findall(r"^## (\d+)\. ", (ROOT / "docs/methods.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    )
+    assert len(sections) == 9
+    cited = {
+        (name, number)
+        for name, text in sources().items()
+        for numbers in re.findall(r"METHODS §+\s*([\d, ]*\d)", text)
+        for number in re.findall(r"\d+", numbers)
+    }
+    assert len({name for name, _ in cited}) > 15
+    assert not {(name, number) for name, number in cited if number not in sections}
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

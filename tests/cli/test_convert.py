@@ -107,6 +107,8 @@ def test_refusals(convert, own, subject, tmp_path):
         convert(sae, "--to", "isotrace", *out)
     with pytest.raises(DictionaryError, match="do not fit"):
         convert(sae, "--to", "isotrace", *out, "--subject", subject[0])
+    with pytest.raises(DictionaryError, match=r"no hookpoint layers\.\{\}\.resid_mid.*give --hookpoint-in"):
+        convert(DATA / "circuit_tracer" / "plt_relu" / "files", "--to", "isotrace", *out, "--subject", subject[0])
     with pytest.raises(InputError, match="cannot be written"):
         convert(sae, "--to", "interplm", *out)
     with pytest.raises(InputError, match="--dtype"):

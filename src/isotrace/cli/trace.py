@@ -23,7 +23,7 @@ def command(
         str, typer.Argument(help="A SMILES, a file of many (CSV, TSV, Parquet, .smi, SDF), or - for stdin.")
     ],
     target: Annotated[
-        str, typer.Option(help="mask:POS[:TOKEN], diff:POS:A:B or probe:NAME; POS 1 is the first token.")
+        str, typer.Option(help="mask:POS[:TOKEN], diff:POS:A:B or probe:NAME; POS counts from 0, begin tokens too.")
     ],
     out: Annotated[Path | None, typer.Option(help="Run folder; without it and without --json: runs/…")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,

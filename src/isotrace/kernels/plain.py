@@ -12,7 +12,7 @@ from torch.nn import functional
 from isotrace.kernels.topk import topk
 
 # Gathering k rows beats the dense product over F of them above this F / k: a GPU multiplies far faster than it
-# gathers (METHODS: an H100 about 295), a CPU only somewhat.
+# gathers (an H100 does about 295 operations for each byte that it reads), a CPU only somewhat.
 CROSSOVER = {"cuda": 295, "cpu": 16}
 CHUNK_BYTES = 2**25  # of gathered rows held at once
 

@@ -7,7 +7,7 @@ probe:NAME        output of a probe (log-odds or the property itself)
 A causal subject predicts position POS from what stands before it: nothing is masked, and the logits are read one
 position earlier.
 
-Positions count the tokens of the input as the subject sees them: `<cls>` is 0, the first SMILES token is 1.
+Positions count the tokens of the input as the subject sees them: with a `<cls>` in front, the first SMILES token is 1.
 """
 
 from collections.abc import Callable

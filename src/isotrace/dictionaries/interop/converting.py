@@ -87,6 +87,12 @@ def convert(
     config = dictionary.config
     if target == OWN:
         assert subject is not None
+        for option, site in (("--hookpoint-in", config.hookpoint_in), ("--hookpoint-out", config.hookpoint_out)):
+            if site.rpartition(".")[2] not in subject.family.hookpoints:
+                raise DictionaryError(
+                    f"{subject.source} has no hookpoint {site}, which the files name: give {option} if they mean "
+                    f"another, of {', '.join(subject.family.hookpoints)}."
+                )
         if config.layers[-1] >= subject.n_layers or {config.d_in, config.d_out} != {subject.d_model}:
             raise DictionaryError(
                 f"layers {config.layers} of width {config.d_in} → {config.d_out} do not fit {subject.source} with "
