@@ -2,7 +2,9 @@
 
 import gzip
 import re
+import sys
 from pathlib import Path
+from string import ascii_uppercase
 
 import pytest
 
@@ -99,15 +101,68 @@ def test_quoted_values_and_rows_over_several_lines(tmp_path):
     assert read_structure(tmp_path / "odd.cif").chains == read_structure(DATA / "1pga.cif").chains
 
 
+def test_tags_of_any_case_and_values_on_lines_of_their_own(tmp_path):
+    """Both are legal CIF."""
+    text, expected = (DATA / "1pga.cif").read_text(), read_structure(DATA / "1pga.cif").chains
+    (tmp_path / "tags.cif").write_text(re.sub(r"_atom_site\.\w+", lambda tag: tag[0].upper(), text))
+    (tmp_path / "text.cif").write_text(re.sub(r"^(ATOM +\d+ \w) CA ", "\\1\n;CA\n; ", text, flags=re.MULTILINE))
+    assert "\n;CA\n;" in (tmp_path / "text.cif").read_text()
+    assert read_structure(tmp_path / "tags.cif").chains == read_structure(tmp_path / "text.cif").chains == expected
+
+
+def test_names_at_the_left_of_their_field(altered):
+    file = altered(lambda line: line.replace("  CA  ", " CA   ") if is_atom(line) else line)
+    assert " CA   MET A   1" in file.read_text()
+    assert read_structure(file).chains == read_structure(DATA / "1pga.pdb").chains
+
+
+def test_numbers_beyond_four_digits(altered):
+    """Hybrid-36: behind 9999 comes A000, and behind A009 A00A."""
+
+    def change(line):
+        number = int(line[22:26]) + 9970 if line.startswith("ATOM") else 0  # the waters keep theirs
+        later = f"A00{ascii_uppercase[number - 10010]}" if number > 10009 else f"{number:4d}".replace("1000", "A00")
+        return line[:22] + later + line[26:] if number else line
+
+    (chain,) = read_structure(altered(change)).chains
+    assert chain.sequence == GB1
+    assert [r.number for r in chain.residues] == list(range(9971, 10027))
+    assert match_chains(read_structure(altered(change)), GB1)[0].identical == 56
+
+
+def test_other_forms_of_one_residue_are_one(altered):
+    """A residue refined as two amino acids, the second at the end of the file; a calcium ion is no residue."""
+    file = altered(lambda line: line)
+    calcium = "HETATM  900 CA    CA A 201      10.000  10.000  10.000  1.00 20.00          CA\n"
+    other = "ATOM    901  CA  SER A   2      10.000  10.000  10.000  0.40 20.00           C\n"
+    file.write_text(file.read_text() + calcium + other)
+    (chain,) = read_structure(file).chains
+    assert chain.sequence == GB1
+    (before,) = read_structure(DATA / "1pga.pdb").chains
+    assert chain.residues[1].rows[0] == before.residues[1].rows[0]
+    atoms = [line for line in file.read_text().splitlines() if is_atom(line)]
+    assert atoms[chain.residues[1].rows[1]] == other.strip()
+    assert (chain.residues[:1], chain.residues[2:]) == (before.residues[:1], before.residues[2:])
+
+
+def test_without_gemmi_the_message_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gemmi", None)
+    with pytest.raises(InputError, match=re.escape("pip install 'isotrace[structure]'")):
+        read_structure(DATA / "1pga.pdb")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.txt", "", "is no structure file"),
         ("a.pdb", "HEADER\n", "holds no amino acids"),
         ("a.cif", "data_x\n", "it has no _atom_site table"),
-        ("a.cif", "loop_\n_atom_site.id\n_atom_site.x\n1 2\n3\n#\n", "2 columns but 3 values"),
-        ("a.cif", "loop_\n_atom_site.id\n1\n#\n", "lacks label_asym_id"),
-        ("a.pdb", "ATOM      1  CA  MET A  xx      26.6\n", "is damaged: invalid literal"),
+        ("a.cif", "data_x\nloop_\n_atom_site.id\n_atom_site.x\n1 2\n3\n#\n", "is damaged: "),
+        ("a.cif", "data_x\nloop_\n_atom_site.id\n1\n#\n", "it has no _atom_site table with coordinates"),
+        ("a.cif", "loop_\n_atom_site.id\n1\n#\n", "is damaged: "),
+        ("a.cif", "data_x\nloop_\n_atom_site.id\n_atom_site.Cartn_x\n1 2.0\n#\n", "holds no amino acids"),
+        ("a.pdb", "ATOM      1  CA  MET A  xx      26.6\n", "is damaged: '  xx' is no residue number"),
+        ("a.pdb", "ATOM      1  CA  MET A   1      26.6\n", "is damaged: "),
         ("a.pdb.gz", "not gzipped", "cannot be read"),
     ],
 )

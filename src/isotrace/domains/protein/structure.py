@@ -1,66 +1,25 @@
 """Chains of a protein structure file, and which of their residues are which of a sequence.
 
-A file is PDB (format 3.3) or PDBx/mmCIF; only the first model counts, and chains and residue numbers are the authors'
-(`auth_*`), as viewers show them. Residues that are not resolved are absent from the file, so a chain is matched to
-the sequence by an alignment that allows for gaps.
+A file is PDB or PDBx/mmCIF, read by gemmi (the extra `structure`); only the first model counts, and chains and residue
+numbers are the authors' (`auth_*`), as viewers show them. Residues that are not resolved are absent from the file, so
+a chain is matched to the sequence by an alignment that allows for gaps.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from isotrace.base.compressed import unzipped
 from isotrace.base.errors import InputError
 
+if TYPE_CHECKING:
+    import gemmi
+
 FORMATS: dict[str, Literal["pdb", "cif"]] = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif"}
 LEAST_IDENTITY = 0.9
-_LETTER = {
-    "ALA": "A",
-    "ARG": "R",
-    "ASN": "N",
-    "ASP": "D",
-    "CYS": "C",
-    "GLN": "Q",
-    "GLU": "E",
-    "GLY": "G",
-    "HIS": "H",
-    "ILE": "I",
-    "LEU": "L",
-    "LYS": "K",
-    "MET": "M",
-    "PHE": "F",
-    "PRO": "P",
-    "SER": "S",
-    "THR": "T",
-    "TRP": "W",
-    "TYR": "Y",
-    "VAL": "V",
-    "SEC": "U",
-    "PYL": "O",
-    "ASX": "B",
-    "GLX": "Z",
-    "UNK": "X",
-    # Modified residues under the letter of their parent, which is how their sequence is deposited.
-    "MSE": "M",
-    "SEP": "S",
-    "TPO": "T",
-    "PTR": "Y",
-    "CSO": "C",
-    "CME": "C",
-    "PCA": "Q",
-    "HYP": "P",
-    "MLY": "K",
-    "KCX": "K",
-    "LLP": "K",
-    "CSD": "C",
-    "OCS": "C",
-    "HIC": "H",
-    "M3L": "K",
-}
-_VALUE = re.compile(r"""'((?:[^']|'(?=\S))*)'(?=\s|$)|"((?:[^"]|"(?=\S))*)"(?=\s|$)|(\S+)""")
+_NUMBER = re.compile(r" *-?\d+|[A-Z][0-9A-Z]{3}|[a-z][0-9a-z]{3}")  # of a residue in a PDB file: decimal or hybrid-36
 
 
 @dataclass(frozen=True)
@@ -103,20 +62,10 @@ class Match:
     identical: int
 
 
-@dataclass(frozen=True)
-class _Atom:
-    row: int
-    chain: str
-    number: int
-    insertion: str
-    component: str
-    is_alpha_carbon: bool
-
-
 def read_structure(path: Path) -> Structure:
     """Reads `.pdb`, `.ent`, `.cif` or `.mmcif`, each also as `.gz`.
 
-    Raises InputError for another suffix, a file that cannot be read, or one without amino acids.
+    Raises InputError for another suffix, a file that cannot be read, one without amino acids, or without gemmi.
     """
     name = path.name.removesuffix(".gz")
     if (kind := FORMATS.get(Path(name).suffix.lower())) is None:
@@ -127,9 +76,9 @@ def read_structure(path: Path) -> Structure:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from None
     try:
-        chains = _chains(_pdb_atoms(text) if kind == "pdb" else _cif_atoms(text))
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged: {error}.") from None
+        chains = _chains(_pdb(text) if kind == "pdb" else _cif(text))
+    except (ValueError, RuntimeError) as error:  # gemmi's errors are both
+        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}.") from None
     if not chains:
         raise InputError(f"{path} holds no amino acids in its first model: give the structure of a protein.")
     return Structure(path.name, kind, text, chains)
@@ -192,59 +141,61 @@ def _move_gaps(chain: Chain, sequence: str, place: list[int | None]) -> None:
                 break
 
 
-def _chains(atoms: Iterator[_Atom]) -> tuple[Chain, ...]:
-    spans: dict[tuple[str, int, str], list[_Atom]] = {}
-    for atom in atoms:
-        if atom.component in _LETTER:
-            spans.setdefault((atom.chain, atom.number, atom.insertion), []).append(atom)
-    chains: dict[str, list[StructureResidue]] = {}
-    for (chain, number, insertion), members in spans.items():
-        if any(atom.is_alpha_carbon for atom in members):
-            rows = (members[0].row, members[-1].row)
-            residue = StructureResidue(number, insertion, _LETTER[members[0].component], rows)
-            chains.setdefault(chain, []).append(residue)
-    return tuple(Chain(name, tuple(residues)) for name, residues in chains.items())
+def _chains(structure: "gemmi.Structure") -> tuple[Chain, ...]:
+    """Of the first model; the x of every atom is its row, see `_pdb` and `_cif`."""
+    structure.merge_chain_parts()
+    chains = []
+    for chain in structure[0] if len(structure) else ():
+        spans: dict[tuple[int, str], list[gemmi.Residue]] = {}
+        for residue in chain:
+            if _letter(residue.name):
+                spans.setdefault((residue.seqid.num, residue.seqid.icode.strip()), []).append(residue)
+        residues = []
+        for (number, insertion), members in spans.items():
+            atoms = [atom for member in members for atom in member]
+            if any(atom.name == "CA" for atom in atoms):
+                rows = [int(atom.pos.x) for atom in atoms]
+                letter = _letter(members[0].name)
+                residues.append(StructureResidue(number, insertion, letter, (min(rows), max(rows))))
+        if residues:
+            chains.append(Chain(chain.name, tuple(residues)))
+    return tuple(chains)
 
 
-def _pdb_atoms(text: str) -> Iterator[_Atom]:
-    row = 0
+def _letter(component: str) -> str:
+    """Empty for what is no amino acid; a modified one has the letter of its parent, as its sequence is deposited."""
+    if component == "PCA":  # made of glutamine, which is its parent in the PDB's dictionary
+        return "Q"
+    found = _gemmi().find_tabulated_residue(component)
+    return found.one_letter_code.strip().upper() if found.is_amino_acid() else ""
+
+
+# What reads these files keeps no row numbers, and nothing here reads coordinates: a row travels as the x of its atom.
+def _pdb(text: str) -> "gemmi.Structure":
+    lines = []
     for line in text.splitlines():
         if line.startswith("ENDMDL"):
-            return
+            break
         if line.startswith(("ATOM  ", "HETATM")):
-            alpha = line[12:16] == " CA "
-            yield _Atom(row, line[21], int(line[22:26]), line[26].strip(), line[17:20].strip(), alpha)
-            row += 1
+            if not _NUMBER.fullmatch(line[22:26]):
+                raise ValueError(f"{line[22:26]!r} is no residue number")
+            lines.append(f"{line[:30]}{len(lines):8d}{line[38:]}\n")
+    return _gemmi().read_pdb_string("".join(lines))
 
 
-def _cif_atoms(text: str) -> Iterator[_Atom]:
-    columns: list[str] = []
-    values: list[str] = []
-    for line in text.splitlines():
-        if line.startswith("_atom_site."):
-            columns.append(line.split()[0].removeprefix("_atom_site.").lower())
-        elif columns:
-            if line.startswith(("#", "_", "loop_", "data_")):
-                break
-            values.extend(next(filter(None, found), "") for found in _VALUE.findall(line))
-    if not columns:
-        raise ValueError("it has no _atom_site table")
-    if len(values) % len(columns):
-        raise ValueError(f"its _atom_site table has {len(columns)} columns but {len(values)} values")
+def _cif(text: str) -> "gemmi.Structure":
+    for block in _gemmi().cif.read_string(text):
+        column = block.find_values("_atom_site.Cartn_x")
+        for row in range(len(column)):
+            column[row] = str(row)
+        if len(column):
+            return _gemmi().make_structure_from_block(block)
+    raise ValueError("it has no _atom_site table with coordinates")
 
-    def column(*names: str) -> list[str]:
-        name = next((n for n in names if n in columns), None)
-        if name is None:
-            raise ValueError(f"its _atom_site table lacks {names[-1]}")
-        return values[columns.index(name) :: len(columns)]
 
-    chain = column("auth_asym_id", "label_asym_id")
-    number = column("auth_seq_id", "label_seq_id")
-    component = column("auth_comp_id", "label_comp_id")
-    atom = column("auth_atom_id", "label_atom_id")
-    model = column("pdbx_pdb_model_num") if "pdbx_pdb_model_num" in columns else [""] * len(chain)
-    insertion = column("pdbx_pdb_ins_code") if "pdbx_pdb_ins_code" in columns else ["?"] * len(chain)
-    for row in range(len(chain)):
-        if model[row] == model[0] and component[row] in _LETTER:
-            code = "" if insertion[row] in "?." else insertion[row]
-            yield _Atom(row, chain[row], int(number[row]), code, component[row], atom[row] == "CA")
+def _gemmi():
+    try:
+        import gemmi
+    except ImportError:
+        raise InputError("gemmi is not installed: pip install 'isotrace[structure]' to read structure files.") from None
+    return gemmi
