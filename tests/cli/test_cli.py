@@ -9,6 +9,11 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 import tiny
 from isotrace.base.errors import InputError, RunError
@@ -284,6 +289,39 @@ def test_rows_that_are_none_of_the_domain_are_rejected(folders, tmp_path):
     assert rejects.rows() == [(1, "CNcN", "'c' at position 3 is no residue: write residues in capitals.")]
     with pytest.raises(InputError, match="no domain 'poem'"):
         read_corpus(load_subject(folders["bert"], domain="poem"), str(table), None)
+
+
+@pytest.fixture
+def byte_subject(tmp_path):
+    """A GPT-2 with a byte tokenizer, whose token for what is unknown also begins every sequence."""
+    model, folder = tiny.tiny_model("gpt2", vocab_size=257), tmp_path / "bytes"
+    vocabulary = {symbol: i for i, symbol in enumerate(["<|endoftext|>", *sorted(ByteLevel.alphabet())])}
+    inner = Tokenizer(BPE(vocabulary, merges=[], unk_token="<|endoftext|>"))
+    inner.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    inner.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    end = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=inner, **end).save_pretrained(folder)
+    return folder
+
+
+def test_a_byte_tokenizer_is_read_by_every_command(isotrace, byte_subject, tmp_path):
+    data = tmp_path / "data.smi"
+    data.write_text("\n".join([*tiny.MOLECULES, "C1CC", "C" * 40]))
+    subject = load_subject(byte_subject, domain="molecule")
+    assert subject.tokenize(["CCO"]).ids[0, 0] == subject.tokenizer.unk_token_id
+    corpus, rejects = read_corpus(subject, str(data), None)
+    assert [row[0] for row in rejects.rows()] == [10, 11]
+    assert ["".join(subject.tokens(torch.from_numpy(ids[1:]))) for ids in corpus.ids] == tiny.MOLECULES
+    sequences, refused = usable(subject, str(data), None, None)
+    assert (sequences, refused.rows()) == (tiny.MOLECULES, rejects.rows())
+    common = (byte_subject, "--data", data, "--domain", "molecule", "--tokens", "64")
+    (tmp_path / "c.toml").write_text("[training]\nbatch_tokens = 32\n[stream]\nmask_rate = 0.0\n")
+    options = ("--config", tmp_path / "c.toml", "--architecture", "transcoder", "--features", "8", "--k", "2")
+    assert isotrace("train", *common, *options, "--out", tmp_path / "trained")[0] == 0
+    code, out, err = isotrace("harvest", *common, "--mask-rate", "0", "--out", tmp_path / "store", "--json")
+    assert code == 0, err
+    assert json.loads(out)["tokens"] == 64
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "no head"])

@@ -10,7 +10,6 @@ from typing import overload
 import numpy as np
 import torch
 
-from isotrace.base.errors import InputError
 from isotrace.subjects.subject import Batch, Subject
 
 CHUNK = 1_000  # sequences tokenised at a time: the tokeniser's lists are far larger than the ids
@@ -83,15 +82,14 @@ class Corpus:
         `sequences` is read once, in small parts: it may be a generator over a file larger than memory.
         """
         flat, offsets, rejects = array("H" if len(subject.tokenizer) <= 2**16 else "i"), array("q", [0]), []
-        unknown, rest, seen = subject.tokenizer.unk_token_id, iter(sequences), 0
+        rest, seen = iter(sequences), 0
         while chunk := list(islice(rest, CHUNK)):
-            rows = subject.tokenizer(chunk, verbose=False)["input_ids"]
-            for index, (text, row) in enumerate(zip(chunk, rows, strict=True), start=seen):
-                if text.strip() and unknown not in row and len(row) <= subject.max_tokens:
-                    flat.extend(row)
-                    offsets.append(len(flat))
+            for index, (ids, _, refusal) in enumerate(subject.tokenized(chunk), start=seen):
+                if refusal:
+                    rejects.append((index, chunk[index - seen], refusal))
                 else:
-                    rejects.append((index, text, _refusal(subject, text)))
+                    flat.extend(ids)
+                    offsets.append(len(flat))
             seen += len(chunk)
         return cls(np.asarray(flat), np.asarray(offsets), tuple(rejects))
 
@@ -114,11 +112,3 @@ class Corpus:
         digest = hashlib.sha256(self.offsets.tobytes())
         digest.update(self.tokens.astype(np.int32).tobytes())
         return digest.hexdigest()
-
-
-def _refusal(subject: Subject, text: str) -> str:
-    try:
-        subject.tokenize([text])
-    except InputError as error:
-        return str(error)
-    raise AssertionError(f"{text!r} was left out of the corpus, yet can be tokenised")

@@ -167,33 +167,35 @@ class Subject:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return self.tokenizer.model_max_length if limit is None else limit - first
 
+    def tokenized(self, sequences: Sequence[str]) -> list[tuple[list[int], tuple[tuple[int, int], ...], str | None]]:
+        """Of each sequence: ids, character span of every token, and why the subject cannot take it (None: it can)."""
+        found = self.tokenizer(list(sequences), return_offsets_mapping=True, verbose=False)
+        rows = zip(sequences, found["input_ids"], found["offset_mapping"], strict=True)
+        return [(ids, tuple(map(tuple, spans)), self._refusal(text, ids, spans)) for text, ids, spans in rows]
+
+    def _refusal(self, text: str, ids: list[int], offsets: Sequence[tuple[int, int]]) -> str | None:
+        if not text.strip():
+            return "the input is empty: give a SMILES or sequence."
+        # a tokenizer that knows every byte may use the same token to begin a sequence: there it spans nothing
+        unk, spans = self.tokenizer.unk_token_id, zip(offsets, ids, strict=True)
+        unknown = sorted({repr(text[a:b]) for (a, b), i in spans if i == unk and a < b})
+        if unknown:
+            return f"{text!r} holds tokens {self.source} does not know: {', '.join(unknown)}; rewrite or drop it."
+        if len(ids) > self.max_tokens:
+            return f"{len(ids)} tokens, but {self.source} takes {self.max_tokens}: shorten {text[:40]!r}…."
+        return None
+
     def tokenize(self, sequences: Sequence[str]) -> Batch:
         """Raises InputError for an empty, too long or unknown-token sequence; the message names the culprit."""
-        rows = []
-        for text in sequences:
-            if not text.strip():
-                raise InputError("the input is empty: give a SMILES or sequence.")
-            row = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
-            ids = row["input_ids"]
-            unknown = [  # a tokenizer that knows every byte may use the same token to begin a sequence
-                (start, end)
-                for (start, end), i in zip(row["offset_mapping"], ids, strict=True)
-                if i == self.tokenizer.unk_token_id and start < end
-            ]
-            if unknown:
-                culprits = ", ".join(sorted({repr(text[a:b]) for a, b in unknown}))
-                raise InputError(f"{text!r} holds tokens {self.source} does not know: {culprits}; rewrite or drop it.")
-            if len(ids) > self.max_tokens:
-                raise InputError(
-                    f"{len(ids)} tokens, but {self.source} takes {self.max_tokens}: shorten {text[:40]!r}…."
-                )
-            rows.append((ids, tuple(map(tuple, row["offset_mapping"]))))
-        width = max(len(ids) for ids, _ in rows)
+        rows = self.tokenized(sequences)
+        if refusal := next((why for *_, why in rows if why), None):
+            raise InputError(refusal)
+        width = max(len(ids) for ids, *_ in rows)
         ids = torch.full((len(rows), width), self.pad_id)
-        for i, (row, _) in enumerate(rows):
+        for i, (row, *_) in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
-        mask = torch.arange(width)[None] < torch.tensor([len(r) for r, _ in rows])[:, None]
-        return Batch(ids.to(self.device), mask.to(self.device), tuple(sequences), tuple(o for _, o in rows))
+        mask = torch.arange(width)[None] < torch.tensor([len(r) for r, *_ in rows])[:, None]
+        return Batch(ids.to(self.device), mask.to(self.device), tuple(sequences), tuple(o for _, o, _ in rows))
 
     def tokens(self, ids: Tensor) -> list[str]:
         return [*self.tokenizer.convert_ids_to_tokens(ids.tolist())]
