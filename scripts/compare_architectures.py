@@ -71,7 +71,7 @@ def trained(args: argparse.Namespace, subject: Subject, study: str, seeds: tuple
         root.mkdir(parents=True, exist_ok=True)
         lines = (args.work / "corpus.txt").read_text().splitlines()
         corpus = Corpus.of(subject, spelled(lines[: args.molecules], 0))
-        stream = subject_stream(subject, corpus, [job.config for job in jobs], StreamConfig(), World())
+        stream = subject_stream(subject, corpus, jobs, StreamConfig(), World())
 
         def on_step(record: dict[str, Any]) -> None:
             if record["step"] % 20 == 0:

@@ -50,8 +50,8 @@ def full(world, trained, tmp_path_factory) -> Annotation:
     """All five sources."""
     with pytest.MonkeyPatch.context() as patch:
 
-        def train(subject, *arguments):
-            trained.append((subject, train_dictionary(subject, *arguments)))
+        def train(subject, *arguments, **options):
+            trained.append((subject, train_dictionary(subject, *arguments, **options)))
             return trained[0][1]
 
         patch.setattr(engine, "train_dictionary", train)

@@ -71,6 +71,8 @@ def test_a_run_folder_is_a_dictionary_with_its_record(files, tmp_path):
     assert len(one["fve"]) == tiny.N_LAYERS
     dictionary = load_dictionary(out, tiny.load_tiny(files[0]))
     assert float(dictionary.density.max()) > 0
+    record = json.loads((out / "dictionary.json").read_text())["training"]
+    assert record["training"]["dtype"] in ("float32", "bfloat16")  # what "auto" was
     rejects = pl.read_parquet(out / "rejects.parquet")
     assert rejects["input"].to_list() == ["C1CC", "C?C"]
     assert summary["n_rejected"] == 2

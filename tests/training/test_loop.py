@@ -8,6 +8,7 @@ import torch
 from tiny_training import BASE, RESID, STATISTICS_TOKENS, STRINGS, corpus, jobs, stream
 
 import tiny
+from isotrace.activations import stream as harvesting
 from isotrace.activations.harvest import Corpus, mlp_activations
 from isotrace.base.errors import DictionaryError, RunError
 from isotrace.dictionaries import architectures, sparsity
@@ -142,6 +143,22 @@ def test_the_short_form_is_the_long_one(rotary, tmp_path):
     [long] = train(stream(rotary, [one]), [one], tmp_path / "b.pt", subject=rotary, corpus=texts)
     for name, value in long.state_dict().items():
         assert torch.equal(short.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_a_short_training_harvests_what_it_trains_on(rotary, tmp_path, monkeypatch, measure):
+    """And as many tokens again to measure the features on, if they are to be measured; with blocks of usual size."""
+    monkeypatch.setattr(loop, "STATISTICS_TOKENS", 200_000)
+    seen, plain = [], harvesting.record
+    count = lambda subject, batch, *rest: (seen.append(batch.ids.numel()), plain(subject, batch, *rest))  # noqa: E731
+    monkeypatch.setattr(harvesting, "record", count)
+    one = job(rotary, "sae", "topk", replace(BASE, tokens=400, batch_tokens=200))
+    settings = StreamConfig(harvest_tokens=40)
+    given = {"stream": settings, "measure": measure}
+    dictionary = train_dictionary(rotary, corpus(rotary), one.config, one.training, tmp_path / "a.pt", **given)
+    wanted = 800 if measure else 400
+    assert wanted <= sum(seen) < wanted + 2 * 40
+    assert bool(dictionary.density.any()) == bool(dictionary.mean_activation.any()) == measure
 
 
 @pytest.mark.parametrize(

@@ -205,10 +205,17 @@ def test_token_normalisation_leaves_nothing_to_constants():
     assert torch.equal(scale_out, torch.ones(2))
 
 
-def test_the_dtype_is_decided_once():
+@pytest.mark.parametrize(("avx", "amx"), [(False, False), (True, False), (False, True)])
+def test_the_dtype_follows_the_instructions_of_the_device(avx, amx, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     auto = TrainingConfig(dtype="auto")
-    assert resolved(auto, CPU).dtype in ("float32", "bfloat16")
-    assert replace(resolved(auto, CPU), dtype="auto") == auto
+    assert resolved(auto, CPU) == replace(auto, dtype="bfloat16" if avx or amx else "float32")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: avx)
+    assert resolved(auto, torch.device("cuda")).dtype == ("bfloat16" if avx else "float32")
+
+
+def test_a_given_dtype_stays():
     for dtype in ("bfloat16", "float32", "float64"):
         given = TrainingConfig(dtype=dtype)
         assert resolved(given, CPU) is given

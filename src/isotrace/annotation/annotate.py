@@ -214,7 +214,7 @@ def _train_untrained(subject, dictionary, data, config, work) -> tuple[Subject, 
     blank = sources.untrained_subject(subject, config.seed)
     corpus = Corpus.of(blank, [reading.text for reading in data.readings])
     training = TrainingConfig(tokens=config.untrained_tokens, dead_after=min(200_000, config.untrained_tokens // 4))
-    return blank, train_dictionary(blank, corpus, dictionary.config, training, work / "untrained.pt")
+    return blank, train_dictionary(blank, corpus, dictionary.config, training, work / "untrained.pt", measure=False)
 
 
 def _mean_l0(subject, own, data) -> int:

@@ -46,8 +46,9 @@ def command(
     names = [f"layers.{layer}.{kind.strip()}" for kind in hookpoints.split(",") for layer in wanted]
     usual = StreamConfig()
     stream = SubjectStream(
-        loaded, corpus, names, block_tokens=min(usual.block_tokens, shard_tokens), batch_tokens=usual.harvest_tokens,
-        mask_rate=mask_rate, seed=seed, special_tokens=usual.special_tokens,
+        loaded, corpus, names, block_tokens=min(usual.block_tokens, shard_tokens, tokens),
+        batch_tokens=min(usual.harvest_tokens, tokens), mask_rate=mask_rate, seed=seed,
+        special_tokens=usual.special_tokens,
     )  # fmt: skip
     with Progress(console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task("harvesting", total=tokens)

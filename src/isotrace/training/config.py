@@ -32,8 +32,8 @@ class TrainingConfig:
     of the last `dead_after` tokens; the `auxiliary_k` largest of the dead ones reconstruct the residual, weighted by
     `auxiliary`. `penalty` is the weight of the rule's sparsity penalty, reached after the share `penalty_warmup`
     of the run; `bandwidth` and `tanh_scale` are those of jumprelu. `dtype` is that of the matrix products ("auto":
-    the faster one here, which is then written down); weights and optimiser stay float32. Fine-tuning trains the
-    dictionary inside the free-running subject.
+    bfloat16 where the device has instructions for them, else float32, which is then written down); weights and
+    optimiser stay float32. Fine-tuning trains the dictionary inside the free-running subject.
     """
 
     tokens: PositiveInt = 8_000_000

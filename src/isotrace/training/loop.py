@@ -1,18 +1,21 @@
 """Training dictionaries from a stream of activations.
 
-1. measure     mean and scale of every hookpoint on the first block; constants from then on
+1. measure     mean and scale of every hookpoint on the first block; constants from then on. A block is no larger
+               than the training
 2. reconstruct blocks of shuffled activations drive the reconstruction loss in normalised space
 3. fold        normalisation into the weights: raw inputs to raw outputs
 4. fine-tune   (optional) the folded dictionary inside the free-running subject
-5. statistics  density and mean activation of every feature on fresh tokens
+5. statistics  density and mean activation of every feature on fresh tokens, as many as the training had, at most
+               STATISTICS_TOKENS
 
 A block is used up before the next one is harvested, so a checkpoint between blocks (weights, optimiser, counters,
 position, random state) resumes to the same weights as an uninterrupted run.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor
 
 from isotrace.activations.harvest import Corpus, masked_batches, mlp_activations
-from isotrace.activations.stream import ActivationStream, SubjectStream
+from isotrace.activations.stream import ActivationStream, Block, SubjectStream
 from isotrace.base.errors import RunError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
@@ -45,15 +48,21 @@ def hookpoints_of(configs: Sequence[DictionaryConfig]) -> list[str]:
     return list(dict.fromkeys(site for c in configs for site in (*c.reads, *c.writes)))
 
 
+def block_tokens(jobs: Sequence[Job], stream: StreamConfig, world: World) -> int:
+    """Of each process: as `stream` says, but all processes together no more than the longest training takes."""
+    longest = max(-(-job.training.tokens // job.training.batch_tokens) * job.training.batch_tokens for job in jobs)
+    return -(-min(stream.block_tokens, longest) // world.size)
+
+
 def subject_stream(
-    subject: Subject, corpus: Corpus, configs: Sequence[DictionaryConfig], stream: StreamConfig, world: World
+    subject: Subject, corpus: Corpus, jobs: Sequence[Job], stream: StreamConfig, world: World
 ) -> SubjectStream:
-    """The stream these dictionaries need, this process's share of it."""
+    """The stream these jobs need, this process's share of it."""
     return SubjectStream(
         subject,
         corpus,
-        hookpoints_of(configs),
-        block_tokens=-(-stream.block_tokens // world.size),
+        hookpoints_of([job.config for job in jobs]),
+        block_tokens=block_tokens(jobs, stream, world),
         batch_tokens=stream.harvest_tokens,
         mask_rate=stream.mask_rate,
         seed=stream.seed,
@@ -71,12 +80,14 @@ def train_dictionary(
     checkpoint: Path,
     on_step: Callback = lambda record: None,
     stream: StreamConfig = StreamConfig(),  # noqa: B008  (frozen)
+    *,
+    measure: bool = True,
 ) -> Dictionary:
     """Train one dictionary on `corpus` (or go on training, if `checkpoint` exists), see `train`."""
-    world = World()
-    source = subject_stream(subject, corpus, [config], stream, world)
-    job = Job("dictionary", config, training)
-    return train(source, [job], checkpoint, on_step, subject=subject, corpus=corpus, world=world)[0]
+    world, jobs = World(), [Job("dictionary", config, training)]
+    source = subject_stream(subject, corpus, jobs, stream, world)
+    given: dict[str, Any] = {"subject": subject, "corpus": corpus, "world": world, "measure": measure}
+    return train(source, jobs, checkpoint, on_step, **given)[0]
 
 
 def train(
@@ -90,12 +101,14 @@ def train(
     world: World | None = None,
     parallel: Parallel = "data",
     checkpoint_tokens: int = 500_000,
+    measure: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> list[Dictionary]:
     """Train every job from one stream (or go on, if `checkpoint` exists); dictionaries are float32 and folded.
 
     `subject` and `corpus` are needed for fine-tuning alone. A checkpoint is written every `checkpoint_tokens` tokens
-    of the stream and at the end of a phase. `warn` is told of hookpoints with massive activations.
+    of the stream and at the end of a phase. Without `measure`, density and mean activation stay 0: for one of whom
+    only the activations are asked. `warn` is told of hookpoints with massive activations.
 
     The processes of `world` share the work by tokens or by features, see `training.parallel`; step i is on the i-th
     batches of their streams, one after another. Where features are shared, process 0 alone returns dictionaries,
@@ -120,11 +133,16 @@ def train(
     trainers = [Trainer(job, stream.hookpoints, world, device, parallel) for job in jobs]
     checkpoints = Checkpoints(checkpoint, settings, world, parallel)
     found = checkpoints.load()
+    state: dict[str, Any] = {"phase": "reconstruct", "positions": [0] * world.size, "finetuned": 0, "batch": 0}
+    state = found or state
+    blocks = stream.blocks(state["positions"][world.rank])
     if found is None:
-        norms = Norms.of(next(stream.blocks(0)).activations.to(device), world)
-        state: dict[str, Any] = {"phase": "reconstruct", "positions": [0] * world.size, "finetuned": 0, "batch": 0}
+        first = next(blocks)
+        norms = Norms.of(first.activations.to(device), world)
+        blocks = chain([first], blocks)
+        del first  # one block is held at a time
     else:
-        state, norms = found, Norms(*found["norms"]).to(device)
+        norms = Norms(*found["norms"]).to(device)
         for trainer, saved in zip(trainers, state["trainers"], strict=True):
             if state["phase"] != "reconstruct":
                 trainer.optimizer = trainer.new_optimizer(trainer.job.training.finetune_learning_rate)
@@ -140,7 +158,7 @@ def train(
         checkpoints.save(state | kept, [trainer.state() for trainer in trainers])
 
     if state["phase"] == "reconstruct":
-        reconstruct(stream, trainers, norms, state, save, on_step, checkpoint_tokens, world)
+        reconstruct(blocks, trainers, norms, state, save, on_step, checkpoint_tokens, world)
         for trainer in trainers:
             trainer.dictionary.fold(*trainer.constants(norms))
             trainer.tokens = trainer.steps = 0
@@ -154,7 +172,8 @@ def train(
             finetune(subject, corpus, trainer, state, save, on_step)
             state |= {"finetuned": number + 1, "batch": 0}
             save()
-    statistics(stream, state["positions"][world.rank], trainers)
+    if measure:
+        statistics(stream, state["positions"][world.rank], trainers)
     whole = [trainer.split.whole(trainer.dictionary) for trainer in trainers]
     return [dictionary.eval().requires_grad_(False) for dictionary in whole if dictionary is not None]
 
@@ -163,9 +182,10 @@ def _device(subject: Subject | None) -> torch.device:
     return subject.device if subject is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def reconstruct(stream, trainers, norms, state, save, on_step, checkpoint_tokens, world) -> None:
+def reconstruct(
+    blocks: Iterator[Block], trainers, norms, state, save, on_step, checkpoint_tokens: int, world: World
+) -> None:
     saved_at, idle = 0, 0
-    blocks = stream.blocks(state["positions"][world.rank])
     while not all(t.done for t in trainers):
         block = next(blocks)
         before = [trainer.tokens for trainer in trainers]
@@ -215,7 +235,9 @@ def finetune(subject: Subject, corpus: Corpus, trainer: Trainer, state, save, on
 
 @torch.no_grad()
 def statistics(stream: ActivationStream, position: int, trainers: Sequence[Trainer]) -> None:
-    """Fill `mean_activation` and `density` `[n_layers, F]` from STATISTICS_TOKENS fresh tokens of the stream."""
+    """Fill `mean_activation` and `density` `[n_layers, F]` from fresh tokens of the stream: as many as the longest
+    training had, at most STATISTICS_TOKENS."""
+    wanted = min(STATISTICS_TOKENS, max(trainer.job.training.tokens for trainer in trainers))
     sums = [(torch.zeros_like(t.dictionary.mean_activation), torch.zeros_like(t.dictionary.density)) for t in trainers]
     count = 0
     for block in stream.blocks(position):
@@ -225,7 +247,7 @@ def statistics(stream: ActivationStream, position: int, trainers: Sequence[Train
             for layer in range(dictionary.config.n_layers):
                 _count(split.chosen(dictionary.encode(layer, split.tokens(x[layer]))), total[layer], active[layer])
         count += sum(trainers[0].world.all(block.activations.shape[1]))
-        if count >= STATISTICS_TOKENS:
+        if count >= wanted:
             break
     for trainer, (total, active) in zip(trainers, sums, strict=True):
         trainer.split.sum_(total, active)

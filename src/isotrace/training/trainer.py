@@ -190,20 +190,15 @@ class Trainer:
 
 
 def resolved(training: TrainingConfig, device: torch.device) -> TrainingConfig:
-    """`dtype: auto` becomes the one in which a matrix product is faster on `device`."""
+    """`dtype: auto` becomes bfloat16 where `device` has instructions for its matrix products, else float32: the same
+    on every run of the same machine."""
     if training.dtype != "auto":
         return training
     if device.type == "cuda":
-        return replace(training, dtype="bfloat16" if torch.cuda.is_bf16_supported() else "float32")
-    seconds = {}
-    for name in ("float32", "bfloat16"):
-        a = torch.ones(512, 512, dtype=getattr(torch, name))
-        torch.mm(a, a)
-        started = time.perf_counter()
-        for _ in range(4):
-            torch.mm(a, a)
-        seconds[name] = time.perf_counter() - started
-    return replace(training, dtype="bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32")
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return replace(training, dtype="bfloat16" if fast else "float32")
 
 
 def as_begun(jobs: Sequence[Job], begun: dict[str, Any] | None, device: torch.device) -> list[Job]:

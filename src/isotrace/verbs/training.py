@@ -19,10 +19,11 @@ from isotrace.dictionaries.saving import reference, save_dictionary
 from isotrace.report.curves import training_curves
 from isotrace.subjects.subject import Subject
 from isotrace.training.callbacks import Callback, JsonlLog, ProgressBar, TensorBoardLog, WandbLog, read_log
+from isotrace.training.checkpoint import read_checkpoint
 from isotrace.training.jobs import make_stream
-from isotrace.training.loop import hookpoints_of, subject_stream, train
+from isotrace.training.loop import block_tokens, hookpoints_of, subject_stream, train
 from isotrace.training.parallel import Parallel, shares_of
-from isotrace.training.trainer import Job
+from isotrace.training.trainer import Job, as_begun
 from isotrace.training.world import World
 from isotrace.verbs.corpus import read_corpus
 
@@ -63,18 +64,19 @@ def run_training(
     there are several. The checkpoint is removed when all is saved.
     """
     world, started = World(), time.perf_counter()
+    begun = read_checkpoint(out / CHECKPOINT) if resume else None
+    jobs = world.same(as_begun(jobs, begun and begun["settings"], subject.device))
     stream_config, warnings = make_stream(settings), []
     corpus, rejects = None, rejects_frame([])
-    configs = [job.config for job in jobs]
     if sources.data is not None:
         corpus, rejects = read_corpus(subject, sources.data, sources.column)
-        stream: ActivationStream = subject_stream(subject, corpus, configs, stream_config, world)
+        stream: ActivationStream = subject_stream(subject, corpus, jobs, stream_config, world)
     else:
         assert sources.store is not None
         stream = StoreStream(
             sources.store,
-            hookpoints_of(configs),
-            block_tokens=-(-stream_config.block_tokens // world.size),
+            hookpoints_of([job.config for job in jobs]),
+            block_tokens=block_tokens(jobs, stream_config, world),
             seed=stream_config.seed,
             bad_shards="skip" if sources.skip_bad_shards else "error",
             warn=warnings.append,
