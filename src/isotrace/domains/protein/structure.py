@@ -148,8 +148,9 @@ def _chains(structure: "gemmi.Structure") -> tuple[Chain, ...]:
     for chain in structure[0] if len(structure) else ():
         spans: dict[tuple[int, str], list[gemmi.Residue]] = {}
         for residue in chain:
-            if _letter(residue.name):
-                spans.setdefault((residue.seqid.num, residue.seqid.icode.strip()), []).append(residue)
+            number = residue.seqid.num
+            if number is not None and _letter(residue.name):
+                spans.setdefault((number, residue.seqid.icode.strip()), []).append(residue)
         residues = []
         for (number, insertion), members in spans.items():
             atoms = [atom for member in members for atom in member]
