@@ -139,7 +139,7 @@ def test_labels_that_are_missing_or_no_number_reject_the_row(isotrace):
     [
         (("--label", "one", "--group", "own"), 2, "one label only (1): a task needs two classes or more"),
         (("--label", "bromine", "--split", "leaking"), 2, "groups of relatives stand in two parts of column 'leaking'"),
-        (("--label", "bromine", "--group", "two"), 2, "form 2 groups, and three parts need three"),
+        (("--label", "bromine", "--group", "two"), 2, "3 parts need 3 groups, and the sequences form 2"),
         (("--label", "bromine", "--group", "own", "--sizes", "2,73"), 2, "73 features was asked for, and there are 72"),
         (("--label", "bromine", "--sizes", "many"), 2, "--sizes 'many': give whole numbers"),
         (("--label", "bromine", "--task", "mutation"), 2, "--task mutation and --mutations COLUMN go together"),

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from isotrace.base.errors import InputError
-from isotrace.datasets.annotated import prepare, split, untestable
+from isotrace.datasets.annotated import prepare, untestable
 from isotrace.datasets.concept_files import ConceptSource, label_columns
 from isotrace.datasets.concept_table import ConceptTable
 from isotrace.domains.domain import Concept, Labels
@@ -20,30 +20,9 @@ def prepared(subject, rows=None, sources=(), domain=None, **given):
     return prepare(subject, domain or Letters(), rows, sources, **{"seed": 0} | given)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_group_is_on_one_side_and_no_side_is_empty(seed):
-    rng = np.random.default_rng(seed)
-    groups = [f"g{i}" for i in rng.integers(0, rng.integers(2, 8), 40)] + ["g0", "one more"]
-    held = split(groups, seed)
-    assert held.any()
-    assert not held.all()
-    for group in set(groups):
-        assert len({side for side, name in zip(held.tolist(), groups, strict=True) if name == group}) == 1
-    np.testing.assert_array_equal(held, split(groups, seed))
-
-
-def test_sides_are_balanced_as_far_as_groups_allow():
-    assert abs(split([str(i) for i in range(101)], 3).mean() - 0.5) < 0.01
-    held = split(["large"] * 90 + [str(i) for i in range(10)], 3)
-    assert 5 <= min(held.sum(), (~held).sum()) <= 10  # small groups dealt before the large one take turns
-    assert len({split([str(i) for i in range(20)], seed).tobytes() for seed in range(5)}) == 5
-
-
 def test_one_group_is_refused(rotary):
-    with pytest.raises(InputError, match="belong to one group"):
-        split(["same"] * 9, 0)
     rows = rows_of(TEXTS).with_columns(plate=pl.lit("A"))
-    with pytest.raises(InputError, match="belong to one group"):
+    with pytest.raises(InputError, match="2 parts need 2 groups, and the sequences form 1"):
         prepared(rotary, rows, group_column="plate")
 
 

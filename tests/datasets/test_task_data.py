@@ -210,7 +210,7 @@ def test_tables_that_make_no_task(rotary):
         task(rotary, rows(["1"] + ["0"] * (N - 1), **own), group="mine")
     with pytest.raises(InputError, match="has no example of class 'c'"):
         task(rotary, rows(["c"] + ["a", "b"] * (N // 2 - 1) + ["a"], **own), group="mine")
-    with pytest.raises(InputError, match="form 2 groups"):
+    with pytest.raises(InputError, match="3 parts need 3 groups, and the sequences form 2"):
         task(rotary, rows(mine=["a", "b"] * (N // 2)), group="mine")
     with pytest.raises(InputError, match="the part 'report' of the split is empty"):
         task(rotary, named(["train"]), split="part", group="mine")

@@ -16,6 +16,7 @@ from isotrace.datasets.concept_files import ConceptSource
 from isotrace.datasets.concept_table import ConceptTable
 from isotrace.datasets.inputs import rejects_frame
 from isotrace.domains.domain import Concept, Domain, Labels, Reading
+from isotrace.stats.splits import deal
 from isotrace.subjects.subject import Batch, Subject
 
 
@@ -111,27 +112,9 @@ def prepare(
     found.sort(key=lambda one: len(one[3]))
     index, given, readings, ids, labels, groups = zip(*found, strict=True)
     groups = domain.groups([r.text for r in readings]) if group_column is None else [str(g) for g in groups]
-    held = split(groups, seed)
+    held = deal(groups, (0.5, 0.5), seed) == 1
     table = ConceptTable.of(concepts, [len(i) for i in ids], labels)
     return Data(domain, index, given, readings, ids, tuple(groups), held, table, rejects_frame(refused))
-
-
-def split(groups: Sequence[str], seed: int) -> np.ndarray:
-    """bool `[sequences]`: True for the sequences of a random half of the groups.
-
-    Groups are dealt out in random order to the side that has fewer sequences, so that one large group does not
-    leave a side empty. Raises InputError for a single group.
-    """
-    unique, inverse, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    if len(unique) < 2:
-        raise InputError("all sequences belong to one group: give more diverse ones, or --group.")
-    side = np.zeros(len(unique), dtype=bool)
-    totals = [0, 0]
-    for group in np.random.default_rng((seed, 1)).permutation(len(unique)).tolist():
-        chosen = int(totals[1] < totals[0])
-        side[group] = bool(chosen)
-        totals[chosen] += int(counts[group])
-    return side[inverse]
 
 
 def _joined(labels: Sequence[Labels]) -> Labels:

@@ -22,10 +22,11 @@ from isotrace.base.errors import InputError
 from isotrace.datasets.annotated import read
 from isotrace.datasets.inputs import rejects_frame
 from isotrace.domains.domain import Domain, Reading
+from isotrace.stats.splits import deal
 from isotrace.subjects.subject import Batch, Subject
 
 Kind = Literal["class", "regression", "residue", "masked", "mutation"]
-PARTS = ("fit", "discover", "report")
+PARTS, SHARES = ("fit", "discover", "report"), (0.5, 0.25, 0.25)
 MAX_CLASSES = 20
 _MUTATION = re.compile(r"([A-Z])(\d+)([A-Z])")
 
@@ -148,7 +149,10 @@ def prepare(
             refused.append((row["index"], reading.text, str(error)))
     if not examples:
         raise InputError(f"no row can be used; first reason: {refused[0][2]}.")
-    where = _dealt(examples, seed) if split is None else _named(cast("list[str]", given), examples, split, seed)
+    if split is None:
+        where = [PARTS[i] for i in deal([e.group for e in examples], SHARES, seed)]
+    else:
+        where = _named(cast("list[str]", given), examples, split, seed)
     parts = {}
     for part in PARTS:
         chosen = [e for e, p in zip(examples, where, strict=True) if p == part]
@@ -214,24 +218,6 @@ def masked(subject: Subject, ids: np.ndarray, places: Sequence[int]) -> np.ndarr
     return copy
 
 
-def _dealt(examples: Sequence[Example], seed: int) -> list[str]:
-    """A part per example: whole groups at random, each to the part that lacks most of its share."""
-    groups: dict[str, int] = {}
-    for example in examples:
-        groups[example.group] = groups.get(example.group, 0) + 1
-    if len(groups) < 3:
-        raise InputError(
-            f"the sequences form {len(groups)} groups, and three parts need three: give more diverse ones."
-        )
-    share, filled, part_of = {"fit": 0.5, "discover": 0.25, "report": 0.25}, dict.fromkeys(PARTS, 0), {}
-    names = sorted(groups)
-    for i in np.random.default_rng((seed, 1)).permutation(len(names)):
-        part = min(PARTS, key=lambda p: filled[p] / share[p])
-        part_of[names[i]] = part
-        filled[part] += groups[names[i]]
-    return [part_of[example.group] for example in examples]
-
-
 def _named(given: list[str], examples: Sequence[Example], column: str, seed: int) -> list[str]:
     known = {"train": "fit", "fit": "fit", "valid": "discover", "val": "discover", "validation": "discover",
              "discover": "discover", "test": "report", "report": "report"}  # fmt: skip
@@ -246,10 +232,8 @@ def _named(given: list[str], examples: Sequence[Example], column: str, seed: int
             "leave out --split to have whole groups dealt out, or name the groups your split keeps with --group."
         )
     if "discover" not in parts:
-        names = sorted({e.group for e, p in zip(examples, parts, strict=True) if p == "fit"})
-        order = np.random.default_rng((seed, 1)).permutation(len(names))
-        moved = {names[i] for i in order[: len(names) // 2]}
-        parts = ["discover" if p == "fit" and e.group in moved else p for e, p in zip(examples, parts, strict=True)]
+        halves = iter(deal([e.group for e, p in zip(examples, parts, strict=True) if p == "fit"], (0.5, 0.5), seed))
+        parts = [PARTS[next(halves)] if p == "fit" else p for p in parts]
     return parts
 
 

@@ -1,6 +1,5 @@
 """Several dictionaries and their controls on the same masked sequences: one table, paired differences, Pareto set."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from isotrace.evaluation.fidelity import (
 )
 from isotrace.stats.bootstrap import bootstrap_weights
 from isotrace.stats.share import share
+from isotrace.stats.splits import by_hash
 from isotrace.subjects.subject import Subject
 
 FITTING_SHARE = 4  # every fourth sequence, by its hash, is for fitting controls
@@ -89,7 +89,7 @@ def compare(
     if not dictionaries:
         raise DictionaryError("there is no dictionary to evaluate: name at least one.")
     first = next(iter(dictionaries.values()))
-    held, fitting = split(sequences) if controls else (list(sequences), [])
+    held, fitting = by_hash(sequences, FITTING_SHARE) if controls else (list(sequences), [])
     corpus, sample, extra = Corpus.of(subject, held), None, []
     if controls:
         sample = Sample.of(subject, Corpus.of(subject, fitting), mask_rate=mask_rate, seed=seed)
@@ -124,15 +124,6 @@ def compare(
         pareto=pareto(trained),
         warnings=_warnings(trained, untrained),
     )
-
-
-def split(sequences: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(to evaluate, to fit controls on): disjoint as sets of text, in their order."""
-    held, fitting = [], []
-    for text in sequences:
-        digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
-        (held if digest % FITTING_SHARE else fitting).append(text)
-    return held, fitting
 
 
 def paired(base: Measured, other: Measured, weights: np.ndarray) -> dict[str, Any]:

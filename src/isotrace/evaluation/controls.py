@@ -105,22 +105,34 @@ def mean_l0(dictionary: Dictionary, sample: Sample) -> int:
     return max(1, round(active / (sample.n_tokens * dictionary.config.n_layers)))
 
 
+@torch.no_grad()
+def random_directions(
+    subject: Subject, dictionary: Dictionary, means: Tensor, n_features: int, k: int, seed: int
+) -> Dictionary:
+    """Random unit vectors along which the input of `dictionary` is read, less `means [layers, d_in]`; the `k` largest
+    are active, and nothing is written."""
+    config = dictionary.config
+    made = _empty(
+        subject, "sae" if config.hookpoint_in == config.hookpoint_out else "transcoder", config.layers,
+        config.hookpoint_in, config.hookpoint_out, config.d_in, config.d_out, n_features, k,
+    )  # fmt: skip
+    Dictionary.initialise(made, torch.Generator().manual_seed(seed))
+    for layer, mean in enumerate(means):
+        made.b_enc[layer].copy_(-mean @ made.W_enc[layer])
+    return made
+
+
 def random_features(dictionary: Dictionary, sample: Sample, k: int, seed: int) -> Dictionary:
     """Random features with a fitted readout: as many as `dictionary` has, RANDOM_FEATURES at most.
 
     Features of a layer read its input minus the sample's mean along random unit vectors, and write to that layer
     only. Decoder and bias minimise ‖y − a W − b‖² + λ‖W‖² with λ = RIDGE · tokens · mean a², in closed form.
     """
-    config, subject = dictionary.config, sample.subject
-    same = config.hookpoint_in == config.hookpoint_out
-    made = _empty(
-        subject, "sae" if same else "transcoder", config.layers, config.hookpoint_in, config.hookpoint_out,
-        config.d_in, config.d_out, min(config.n_features, RANDOM_FEATURES), k,
-    )  # fmt: skip
-    Dictionary.initialise(made, torch.Generator().manual_seed(seed))
+    config = dictionary.config
+    means = torch.stack([sample.at(read)[0].mean(0) for read in config.reads])
+    made = random_directions(sample.subject, dictionary, means, min(config.n_features, RANDOM_FEATURES), k, seed)
     for layer, (read, write) in enumerate(zip(config.reads, config.writes, strict=True)):
         x, y = sample.at(read, write)
-        made.b_enc[layer].copy_(-x.mean(0) @ made.W_enc[layer])
         weight, bias = ridge(made.encode(layer, x), y, made.config.n_features)
         made.W_dec[layer].copy_(weight)
         made.b_dec[layer].copy_(bias)

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from isotrace.activations.harvest import record
 from isotrace.datasets.annotated import Data
-from isotrace.dictionaries.build import build
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.domain import Reading
+from isotrace.evaluation.controls import random_directions
 from isotrace.subjects.subject import Batch, Subject
 
 NAMES = ("dictionary", "neurons", "untrained", "random", "token_identity")
@@ -80,10 +80,6 @@ def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: i
     """As many random unit directions as the dictionary has features, reading its input minus the mean over some
     of the sequences; the `k` largest are active."""
     config = dictionary.config
-    made = build(
-        replace(config, architecture="transcoder", activation="topk", k=k, window=1, prefixes=(), skip=False), seed
-    )
-    Dictionary.initialise(made, torch.Generator().manual_seed(seed))
     totals, count = torch.zeros(config.n_layers, config.d_in), 0
     for _, batch in data.batches(BATCH_TOKENS):
 
@@ -94,9 +90,8 @@ def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: i
         count += batch.ids.numel()
         if count > 20_000:
             break
-    for layer in range(config.n_layers):
-        made.b_enc[layer].data.copy_(-(totals[layer] / max(count, 1)) @ made.W_enc[layer])
-    return made.requires_grad_(False).to(subject.device)
+    made = random_directions(subject, dictionary, totals / max(count, 1), config.n_features, k, seed)
+    return made.to(subject.device)
 
 
 def untrained_subject(subject: Subject, seed: int) -> Subject:
