@@ -203,6 +203,6 @@ def watch(monkeypatch) -> list[str]:
     examine, save = engine.examine, np.savez
     monkeypatch.setattr(engine, "examine", lambda *args, **given: (done.append("site"), examine(*args, **given))[1])
     monkeypatch.setattr(
-        np, "savez", lambda file, **arrays: (done.append(Path(file.name).name), save(file, **arrays))[1]
+        np, "savez", lambda file, **arrays: (done.append(Path(file.name).name[10:-4]), save(file, **arrays))[1]
     )
     return done

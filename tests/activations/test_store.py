@@ -19,7 +19,7 @@ from isotrace.activations.manifest import read_manifest, write_manifest
 from isotrace.activations.store import StoreStream, write_store
 from isotrace.activations.stream import SubjectStream
 from isotrace.base.errors import RunError
-from isotrace.base.runs import sha256_file
+from isotrace.base.identity import identity, sha256_file
 
 HOOKPOINTS = ("layers.0.mlp_in", "layers.1.resid_post")
 STRINGS = [a + b for a in tiny.MOLECULES for b in tiny.MOLECULES]
@@ -70,7 +70,7 @@ def test_a_store_holds_the_stream(rotary, folder):
     blocks = first(stream_of(rotary), 7)
     expected = torch.cat([block.activations for block in blocks], 1)[:, :1_000]
     assert torch.equal(found, expected)
-    assert manifest.subject.weights_sha256 == rotary.files.weights_sha256
+    assert manifest.subject.identity == identity(rotary)
     assert manifest.stream == stream_of(rotary).describe()
 
 
@@ -126,7 +126,7 @@ test_store.write(tiny.load_tiny({str(folders["esm-rotary"])!r}), {str(tmp_path /
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    (tmp_path / "killed" / ".shard-00002.safetensors.tmp").write_bytes(b"half a sh")
+    (tmp_path / "killed" / ".isotrace-shard-00002.safetensors.tmp").write_bytes(b"half a sh")
     with pytest.raises(RunError, match="of 1000 tokens"):
         read(tmp_path / "killed")
     kept = hashes(tmp_path / "killed")

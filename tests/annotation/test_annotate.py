@@ -13,7 +13,7 @@ from isotrace.annotation import annotate as engine
 from isotrace.annotation.annotate import Annotation, AnnotationConfig, annotate
 from isotrace.annotation.cards.effects import SHOWN
 from isotrace.annotation.nulls import sources
-from isotrace.base.errors import InputError
+from isotrace.base.errors import InputError, RunError
 from isotrace.datasets.annotated import prepare
 from isotrace.training.loop import train_dictionary
 from tiny_annotation import (
@@ -215,15 +215,25 @@ def test_a_file_that_was_being_written_is_written_again(world, quick, work_done,
         patch.setattr(sources.np, "savez", half)
         annotate(*world, tmp_path / "w", QUICK)
     left = {path.name for path in (tmp_path / "w").iterdir()}
-    assert left == {"key", "trained-00000.npz", "trained-00001.npz", "trained-00002.partial"}
+    written = {"trained-00000.npz", "trained-00001.npz"}
+    assert left == written | {".isotrace-work", ".isotrace-trained-00002.npz.tmp"}
     assert_same(annotate(*world, tmp_path / "w", QUICK), quick)
-    assert work_done.count("trained-00000.partial") == work_done.count("trained-00001.partial") == 1
+    assert work_done.count("trained-00000.npz") == work_done.count("trained-00001.npz") == 1
 
 
-@pytest.mark.parametrize("other", ["seed", "labels", "sides", "weights", "threshold"])
-def test_work_of_another_annotation_is_not_used(world, quick, work_done, tmp_path, other):
+def test_a_folder_that_is_not_its_own_is_refused_and_stays(world, tmp_path):
+    (tmp_path / "chapters").mkdir()
+    for name in ("thesis.txt", "chapters/one.txt"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match="not isotrace's"):
+        annotate(*world, tmp_path, QUICK)
+    assert {(tmp_path / name).read_text() for name in ("thesis.txt", "chapters/one.txt")} == {"mine"}
+
+
+@pytest.mark.parametrize("other", ["seed", "labels", "sides", "weights", "threshold", "code"])
+def test_work_of_another_annotation_is_not_used(world, quick, work_done, tmp_path, monkeypatch, other):
     subject, dictionary, data = world
-    config = QUICK
+    config, code = QUICK, engine.CACHE
     if other == "seed":
         config = replace(QUICK, seed=5)
     if other == "labels":
@@ -233,12 +243,15 @@ def test_work_of_another_annotation_is_not_used(world, quick, work_done, tmp_pat
     if other == "weights":
         dictionary = planted_dictionary(subject)
         dictionary.W_enc[1].data[0, 0] += 1e-6
+    if other == "code":
+        monkeypatch.setattr(engine, "CACHE", code + 1)
     if other == "threshold":
         config = replace(QUICK, quantiles=(0.0, 0.8))
     with pytest.raises(StoppedError):
         annotate(subject, dictionary, data, tmp_path / "work", config, progress=stop_after(7))
     assert "site" in work_done
     started = len(work_done)
+    monkeypatch.setattr(engine, "CACHE", code)
     assert_same(annotate(*world, tmp_path / "work", QUICK), quick)
     assert len(work_done[started:]) == len(set(work_done)) + 2  # all over again: every file, and three sites
 

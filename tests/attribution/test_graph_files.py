@@ -127,7 +127,7 @@ def test_one_flipped_bit(one):
         (lambda h: h.update(colour="red"), RunError, "colour"),
         (lambda h: h["origin"].update(colour="red"), RunError, "colour"),
         (lambda h: h.pop("n_layers"), RunError, "n_layers"),
-        (lambda h: h.update(format_version=2), InputError, "format 2, not 1"),
+        (lambda h: h.update(format_version=3), InputError, "format 3, not 2"),
         (lambda h: h.update(n_nodes=7), RunError, "damaged"),
         (lambda h: h.update(n_tokens=2), RunError, "do not fit"),
         (lambda h: h["origin"].update(tokens=["C"]), RunError, "1 tokens"),

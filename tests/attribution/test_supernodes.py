@@ -13,7 +13,6 @@ from isotrace.attribution.graph import frame
 from isotrace.attribution.supernodes import (
     SupernodeConfig,
     activation_profiles,
-    dictionary_hash,
     find_supernodes,
     group,
     merged,
@@ -22,6 +21,7 @@ from isotrace.attribution.supernodes import (
     vectors,
 )
 from isotrace.base.errors import InputError
+from isotrace.base.identity import identity
 from isotrace.base.runs import dumps
 
 N_GROUPS, SIZE, D, SAMPLES = 4, 6, 24, 60
@@ -182,11 +182,11 @@ def damage(path, change):
     [
         (lambda t: t.update(colour=1), "colour"),
         (lambda t: t.update(format="other"), "format"),
-        (lambda t: t.update(format_version=2), "format_version"),
+        (lambda t: t.update(format_version=3), "format_version"),
         (lambda t: t["groups"][0].pop("name"), "name"),
         (lambda t: t["groups"].append(t["groups"][0]), "twice"),
         (lambda t: t["groups"][0]["features"].append([-1, 0]), "groups"),
-        (lambda t: t.update(dictionary_sha256="0"), "another dictionary"),
+        (lambda t: t.update(dictionary_id="0"), "another dictionary"),
     ],
 )
 def test_files_that_cannot_be_used(features, tmp_path, change, match):
@@ -208,6 +208,6 @@ def test_files_that_cannot_be_used(features, tmp_path, change, match):
 
 def test_the_hash_sees_every_weight(rotary):
     first, same, other = (tiny.random_dictionary(rotary, seed=seed) for seed in (0, 0, 1))
-    assert dictionary_hash(first) == dictionary_hash(same) != dictionary_hash(other)
+    assert identity(first) == identity(same) != identity(other)
     same.b_dec[1].data[0] += 1e-6
-    assert dictionary_hash(first) != dictionary_hash(same)
+    assert identity(first) != identity(same)

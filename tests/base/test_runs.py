@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from isotrace.base.errors import InputError, RunError
-from isotrace.base.runs import dumps, open_run, read_manifest, sha256_file, to_jsonable
+from isotrace.base.identity import sha256_file
+from isotrace.base.runs import dumps, open_run, read_manifest, to_jsonable
 
 
 def start(path, *, command="isotrace trace CCO", seed=3, inputs=None, overwrite=False):

@@ -172,7 +172,7 @@ def test_the_docs_list_every_key_of_the_summary(outcome):
 def test_the_run_folder_is_whole(outcome):
     names = {path.name for path in outcome[1].iterdir()}
     assert {"annotation.json", "atlas.html", "manifest.json"} < names
-    assert not (outcome[1].parent / "run.work").exists()
+    assert not (outcome[1] / ".work").exists()
     associations = pl.read_parquet(outcome[1] / "associations.parquet")
     assert associations.filter(concept="my oxygen").height > 0
     assert json.loads((outcome[1] / "manifest.json").read_text())["status"] == "complete"

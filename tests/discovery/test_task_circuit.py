@@ -1,5 +1,7 @@
 """A task decided by a planted motif: the whole search against its parts done by hand, stopped and taken up again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -10,10 +12,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import tiny
-from isotrace.base.errors import InputError
+from isotrace.base.errors import InputError, RunError
 from isotrace.base.runs import dumps
 from isotrace.datasets.tasks import Example, batches
 from isotrace.dictionaries.features import Features
+from isotrace.discovery.method import METHODS
+from isotrace.discovery.tasks import ranking, task_circuit
+from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import STRENGTHS, Readout, fit_readout
 from isotrace.discovery.tasks.sweep import Anchors, Judge, matched, top
 from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit, warnings
@@ -149,6 +154,46 @@ def test_another_setting_measures_anew(fitted, exact, data, found, tmp_path):
     alone = find_circuit(fitted, exact, shuffled, TaskConfig(**QUICK, seed=3))
     shared = find_circuit(fitted, exact, shuffled, TaskConfig(**QUICK, seed=3), work=tmp_path)
     assert dumps(alone.summary) == dumps(shared.summary) != dumps(found.summary)
+
+
+def test_another_dictionary_of_the_same_fingerprint_is_measured_anew(fitted, exact, data, found, tmp_path):
+    """Features in another order are the same function, so that no load check sees them: their numbers are not."""
+    work = tmp_path / "work"
+    find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=work)
+    other = tiny.exact_dictionary(fitted)
+    for layer in range(fitted.n_layers):
+        order = torch.arange(other.config.n_features).flip(0)
+        other.W_enc[layer].data = other.W_enc[layer][:, order]
+        other.b_enc[layer].data, other.W_dec[layer].data = other.b_enc[layer][order], other.W_dec[layer][order]
+    assert other.fingerprint() == pytest.approx(exact.fingerprint(), rel=1e-4)
+    shared = find_circuit(fitted, other, data, TaskConfig(**QUICK), work=work)
+    alone = find_circuit(fitted, other, data, TaskConfig(**QUICK))
+    assert torch.equal(shared.features.scores, alone.features.scores)
+    assert dumps(shared.summary) == dumps(alone.summary)
+    assert shared.summary["parts_of"] != found.summary["parts_of"]
+    assert not torch.equal(shared.features.scores, found.features.scores)
+
+
+@pytest.mark.parametrize("step", ["ranking", "method"])
+def test_scores_of_changed_code_are_not_used_again(fitted, exact, data, found, tmp_path, monkeypatch, step):
+    find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path)
+    monkeypatch.setattr(task_circuit, "rank", lambda *args: -rank(*args))  # the code changes …
+    stale = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path)
+    assert torch.equal(stale.features.scores, found.features.scores)
+    if step == "ranking":  # … and says so
+        monkeypatch.setattr(ranking, "CACHE", ranking.CACHE + 1)
+    else:
+        raised = replace(METHODS["attribution_patching"], cache=2)
+        monkeypatch.setitem(METHODS, "attribution_patching", raised)
+    again = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path)
+    assert torch.equal(again.features.scores, -found.features.scores)
+
+
+def test_a_folder_with_other_files_is_refused(fitted, exact, data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"thesis\.txt"):
+        find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
 def test_shuffled_labels_leave_nothing_to_keep(fitted, exact):

@@ -7,7 +7,7 @@ import torch
 import tiny
 import tiny_tasks
 from isotrace.base.errors import InputError, SubjectError
-from isotrace.base.memo import Memo
+from isotrace.base.work import Memo, claimed
 from isotrace.discovery.methods import METHODS, Problem
 from isotrace.discovery.tasks.basis import FeatureBasis, NeuronBasis
 from isotrace.discovery.tasks.parts import Parts
@@ -123,16 +123,18 @@ def test_what_was_computed_is_not_computed_again(tmp_path):
         calls.append(1)
         return np.arange(3.0)
 
-    memo = Memo(tmp_path, "settings")
-    assert memo("a", compute).tolist() == memo("a", compute).tolist() == [0, 1, 2]
-    assert len(calls) == 1
-    Memo(tmp_path, "other settings")("a", compute)
-    memo("b", compute)
-    assert len(calls) == 3
+    with claimed(tmp_path) as work:
+        memo = Memo(work, "settings")
+        assert memo("a", compute).tolist() == memo("a", compute).tolist() == [0, 1, 2]
+        assert len(calls) == 1
+        Memo(work, "other settings")("a", compute)
+        memo("b", compute)
+        assert len(calls) == 3
     next(tmp_path.glob("*.npy")).write_bytes(b"\x93NUMPY cut off")
-    for key in ("a", "b"):
-        memo(key, compute)
-    Memo(tmp_path, "other settings")("a", compute)
+    with claimed(tmp_path) as work:
+        for key in ("a", "b"):
+            Memo(work, "settings")(key, compute)
+        Memo(work, "other settings")("a", compute)
     assert len(calls) == 4
     assert Memo(None)("a", compute).tolist() == [0, 1, 2]
     assert len(calls) == 5

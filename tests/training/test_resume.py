@@ -100,12 +100,12 @@ def test_killed_it_resumes_to_the_same_weights(rotary, killed, uninterrupted, pl
     case, kind, _ = plan.split(":")
     folder = killed / plan.replace(":", "-")
     assert (folder / "c.pt").exists() == (plan != "crosslayer:write:1")
-    assert (folder / "c.tmp").exists() == (kind == "write")
+    assert (folder / ".isotrace-c.pt.tmp").exists() == (kind == "write")
     steps = []
     assert_same(run(rotary, case, folder, steps.append), uninterrupted[case][0])
     began_again = len(steps) == len(uninterrupted[case][1])
     assert began_again == (plan == "crosslayer:write:1")
-    assert not (folder / "c.tmp").exists()
+    assert not (folder / ".isotrace-c.pt.tmp").exists()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -213,7 +213,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(rotary, tmp_path, monkeypatch, un
         pytest.skip("this system has no /dev/full")
     with monkeypatch.context() as patch:
         full_after(saves, patch, broken)
-        with pytest.raises(RunError, match=r"cannot write .*c\.pt \(.*free space and resume") as caught:
+        with pytest.raises(RunError, match=r"cannot write .*c\.pt \(.*free space and go on") as caught:
             run(rotary, "crosslayer", tmp_path)
     assert "\n" not in str(caught.value)
     assert {p.name for p in tmp_path.iterdir()} == ({"c.pt"} if saves else set())

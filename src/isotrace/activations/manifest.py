@@ -1,32 +1,28 @@
-"""What an activation store says of itself, and writing files so that each is whole or absent."""
+"""What an activation store says of itself."""
 
 import json
-import os
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
-from safetensors import SafetensorError
 
 from isotrace.base.errors import RunError
+from isotrace.base.files import write_whole
 from isotrace.base.runs import dumps
 from isotrace.base.settings import STRICT
 
 MANIFEST = "manifest.json"
-FORMAT, FORMAT_VERSION = "isotrace-activations", 1
+FORMAT, FORMAT_VERSION = "isotrace-activations", 2
 Dtype = Literal["float16", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True, config=STRICT)
 class Origin:
-    """The subject whose activations these are."""
+    """The subject whose activations these are, by name and identity."""
 
     source: str
-    weights_sha256: str
-    tokenizer_sha256: str
+    identity: str
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -45,7 +41,7 @@ class Manifest:
     what was asked for. The store is complete when its shards hold `tokens` tokens."""
 
     format: Literal["isotrace-activations"]
-    format_version: Literal[1]
+    format_version: Literal[2]
     hookpoints: tuple[str, ...]
     d: int
     dtype: Dtype
@@ -76,21 +72,4 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Raises RunError if the disk refuses."""
-    write_whole(folder / MANIFEST, lambda path: path.write_text(dumps(manifest, indent=2) + "\n"))
-
-
-def write_whole(target: Path, write: Callable[[Path], Any]) -> None:
-    """`write` fills a temporary file, which is then renamed to `target`. Raises RunError if the disk refuses."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RunError(
-            f"cannot write {target} ({reason}): what came before is kept; free space, then run it again."
-        ) from None
+    write_whole(folder / MANIFEST, (dumps(manifest, indent=2) + "\n").encode())

@@ -20,12 +20,11 @@ from isotrace.activations.manifest import (
     Shard,
     read_manifest,
     write_manifest,
-    write_whole,
 )
 from isotrace.activations.stream import Block, SubjectStream
 from isotrace.base.errors import RunError
-from isotrace.base.runs import sha256_file
-from isotrace.subjects.subject import tokenizer_hash
+from isotrace.base.files import LOCK, locked, write_whole
+from isotrace.base.identity import identity, sha256_file
 
 ROWS = 16_384  # rows of a shard looked at together when it is checked
 
@@ -44,10 +43,22 @@ def write_store(
     Run again after a kill or a full disk, it goes on behind the last complete shard and ends with the same files.
     Memory: two shards. `progress(written, tokens)` is called after every shard.
 
-    Raises RunError when `folder` holds anything else, when a value is not finite in `dtype`, or when the disk
-    refuses; shards written before stay.
+    Raises RunError when `folder` holds anything else or is in use, when a value is not finite in `dtype`, or when the
+    disk refuses; shards written before stay.
     """
-    folder, manifest = Path(folder), _opened(stream, Path(folder), tokens, dtype, shard_tokens)
+    with locked(Path(folder)):
+        return _written(stream, Path(folder), tokens, dtype, shard_tokens, progress)
+
+
+def _written(
+    stream: SubjectStream,
+    folder: Path,
+    tokens: int,
+    dtype: Dtype,
+    shard_tokens: int,
+    progress: Callable[[int, int], None],
+) -> Manifest:
+    manifest = _opened(stream, folder, tokens, dtype, shard_tokens)
     shards = list(manifest.shards)
     blocks = stream.blocks(shards[-1].position if shards else 0)
     while (written := sum(shard.tokens for shard in shards)) < tokens:
@@ -66,7 +77,7 @@ def write_store(
             if not bool(torch.isfinite(tensor).all()):
                 raise RunError(f"{name} holds values that are not finite in {dtype}: use float32, or mend the subject.")
         path = folder / f"shard-{len(shards):05}.safetensors"
-        write_whole(path, lambda temporary, tensors=tensors: save_file(tensors, temporary))
+        write_whole(path, lambda file, tensors=tensors: save_file(tensors, file.name))
         shards.append(Shard(path.name, count, sha256_file(path), position))
         manifest = dataclasses.replace(manifest, shards=tuple(shards))
         write_manifest(folder, manifest)
@@ -76,10 +87,9 @@ def write_store(
 
 def _opened(stream: SubjectStream, folder: Path, tokens: int, dtype: Dtype, shard_tokens: int) -> Manifest:
     """The manifest in `folder` if it was begun with these settings, else a new one in a folder without files."""
-    files = stream.subject.files
-    origin = Origin(files.source, files.weights_sha256, tokenizer_hash(stream.subject.tokenizer))
+    origin = Origin(stream.subject.source, identity(stream.subject))
     new = Manifest(
-        "isotrace-activations", 1, stream.hookpoints, stream.d, dtype, origin, stream.describe(),
+        "isotrace-activations", 2, stream.hookpoints, stream.d, dtype, origin, stream.describe(),
         tokens, shard_tokens, (),
     )  # fmt: skip
     if tokens < 1 or shard_tokens < 1:
@@ -89,12 +99,8 @@ def _opened(stream: SubjectStream, folder: Path, tokens: int, dtype: Dtype, shar
         if dataclasses.replace(old, shards=()) != new:
             raise RunError(f"{folder} holds a store made with other settings: use them again, or another folder.")
         return old
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(not file.name.endswith(".tmp") for file in folder.iterdir()):
-            raise RunError(f"{folder} holds files but no activation store: choose another folder.")
-    except OSError as error:
-        raise RunError(f"cannot make {folder} ({error.strerror}): choose another folder.") from None
+    if any(file.name != LOCK for file in folder.iterdir()):
+        raise RunError(f"{folder} holds files but no activation store: choose another folder.")
     write_manifest(folder, new)
     return new
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from isotrace.activations.harvest import Corpus, masked_batches, record, width
 from isotrace.base.errors import RunError
-from isotrace.subjects.subject import Batch, Subject, tokenizer_hash
+from isotrace.base.identity import identity
+from isotrace.subjects.subject import Batch, Subject
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,7 @@ class SubjectStream:
     def describe(self) -> dict[str, Any]:
         return {
             "kind": "subject",
-            "weights_sha256": self.subject.files.weights_sha256,
-            "tokenizer_sha256": tokenizer_hash(self.subject.tokenizer),
+            "subject": identity(self.subject),
             "corpus_sha256": self.corpus.sha256(),
             "hookpoints": list(self.hookpoints),
             "block_tokens": self.block_tokens,

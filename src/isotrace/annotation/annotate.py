@@ -5,11 +5,10 @@
 3. combine   p and q over all layers of a source; concepts known, with intervals
 4. describe  the dictionary's features: label, examples, histogram, structure, effect on the output
 
-Every step leaves a file in `work`; the same call after an interruption goes on behind the last one.
+Every step leaves a file in `work`; the same call after an interruption goes on behind the last one. `CACHE` is raised
+when what such a file holds is computed differently.
 """
 
-import hashlib
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from scipy import sparse
 
 from isotrace.activations.harvest import Corpus, record
@@ -29,7 +27,7 @@ from isotrace.annotation.sequences import annotate_sequences
 from isotrace.annotation.site import Sides, SiteResult, examine
 from isotrace.annotation.summary import COLUMNS, concepts_of, coverage_of, source_summary, warnings_of
 from isotrace.base.errors import InputError
-from isotrace.base.runs import dumps
+from isotrace.base.work import Work, claimed, remove
 from isotrace.datasets.annotated import Data, untestable
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.stats.bootstrap import bootstrap_weights
@@ -37,6 +35,7 @@ from isotrace.subjects.subject import Subject
 from isotrace.training.config import TrainingConfig
 from isotrace.training.loop import train_dictionary
 
+CACHE = 1
 Progress = Callable[[Iterable, str], Iterable]
 
 
@@ -116,9 +115,16 @@ def annotate(
     progress: Progress = lambda items, _: items,
 ) -> Annotation:
     """`name_of`: the dictionary's source, for the summary. `untrained`: a re-initialised subject and its dictionary,
-    instead of training one here. `work` is removed at the end. Raises InputError if no concept can be tested."""
+    instead of training one here. `work`: a folder for what is computed on the way, of nothing else; what was written
+    there is removed at the end. Raises InputError if no concept can be tested, RunError as `claimed`."""
+    with claimed(work, _key(subject, dictionary, data, config, untrained)) as folder:
+        found = _annotate(subject, dictionary, data, folder, config, name_of, untrained, progress)
+        remove(work)
+    return found
+
+
+def _annotate(subject, dictionary, data, work: Work, config, name_of, untrained, progress) -> Annotation:
     started = time.monotonic()
-    _claim(work, subject, dictionary, data, config, untrained)
     reasons = untestable(data.table, data.held, data.special, config.min_positive)
     n_token = len(data.table.token_concepts)
     tested = np.asarray([reason is None for reason in reasons[:n_token]], dtype=bool)
@@ -137,17 +143,18 @@ def annotate(
         sides = Sides.of(table, data.held, data.special, share, config.seed)
         weights = bootstrap_weights(sides.held.table.n_sequences, config.n_bootstrap, (config.seed, 2))
         for layer, load in progress(list(loaders.items()), f"statistics ({name})"):
-            path = work / f"site-{name}.{layer}.npz"
-            if not path.is_file():
-                examine(
+            file = f"site-{name}.{layer}.npz"
+            if not (work.folder / file).is_file():
+                examined = examine(
                     load(), sides, weights,
                     quantiles=config.quantiles,
                     per_feature=config.per_feature if name == "dictionary" else 0,
                     per_concept=config.per_concept,
                     n_permutations=config.n_permutations,
                     seed=config.seed,
-                ).save(path)  # fmt: skip
-            found[layer] = SiteResult.load(path)
+                )  # fmt: skip
+                work.arrays(file, examined.arrays())
+            found[layer] = SiteResult.load(work.folder / file)
         results[name] = combine(name, found, table.token_concepts)
         sequence_level.append(annotate_sequences(name, loaders, data, reasons[n_token:], config))
     token = results["dictionary"].frame
@@ -175,7 +182,6 @@ def annotate(
         "seconds": round(time.monotonic() - started, 1),
     }
     summary["warnings"] = warnings_of(summary)
-    shutil.rmtree(work, ignore_errors=True)
     concepts = concepts_of(data, reasons)
     return Annotation(features, associations, examples, data.sequences(), concepts, coverage, data.rejects, summary)
 
@@ -202,7 +208,7 @@ def _sites(subject, dictionary, data, config, untrained, work, progress) -> dict
     found: dict[str, dict[int, Loader]] = {}
     for label, part in groups:
         for site in part:
-            load = lambda label=label, site=site: sources.load(work, label, site.key, site.n_features)  # noqa: E731
+            load = lambda label=label, site=site: sources.load(work.folder, label, site.key, site.n_features)  # noqa: E731
             found.setdefault(site.source, {})[site.layer] = load
     if "token_identity" in config.sources:
         found["token_identity"] = {-1: lambda: sources.token_identity(data, len(subject.tokenizer))}
@@ -214,7 +220,8 @@ def _train_untrained(subject, dictionary, data, config, work) -> tuple[Subject, 
     blank = sources.untrained_subject(subject, config.seed)
     corpus = Corpus.of(blank, [reading.text for reading in data.readings])
     training = TrainingConfig(tokens=config.untrained_tokens, dead_after=min(200_000, config.untrained_tokens // 4))
-    return blank, train_dictionary(blank, corpus, dictionary.config, training, work / "untrained.pt", measure=False)
+    file = work.path("untrained.pt")
+    return blank, train_dictionary(blank, corpus, dictionary.config, training, file, measure=False)
 
 
 def _mean_l0(subject, own, data) -> int:
@@ -235,28 +242,11 @@ def _share(loaders: dict[int, Loader], data: Data, budget: int) -> float:
     return min(1.0, 2 * budget / max(sum(load().nnz for load in loaders.values()), 1))
 
 
-def _claim(work: Path, subject, dictionary, data, config, untrained) -> None:
-    """Empty `work` unless it belongs to this very annotation."""
-    given = [] if untrained is None else [untrained[0].files.weights_sha256, *_content(untrained[1])]
+def _key(subject, dictionary, data, config, untrained) -> list[Any]:
+    """All that the files in `work` depend on."""
     table = data.table
-    # What the stored files do not depend on may change without losing them.
+    # What they do not depend on may change without losing them.
     settings = {k: v for k, v in asdict(config).items() if k not in ("effects", "spellings", "stability_sequences")}
-    parts = [subject.files.weights_sha256, *_content(dictionary), given, settings,
-             [(c.name, c.kind) for c in (*table.token_concepts, *table.sequence_concepts)]]  # fmt: skip
-    key = hashlib.sha256(dumps(parts).encode())
     arrays = table.sequence_ptr, table.concept_ptr, table.instance_ptr, table.tokens, table.numbers, data.held
-    for array in (*arrays, data.special, *data.ids):
-        key.update(np.ascontiguousarray(array).tobytes())
-    path = work / "key"
-    if not path.is_file() or path.read_text() != key.hexdigest():
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        path.write_text(key.hexdigest())
-
-
-def _content(dictionary: Dictionary) -> list[Any]:
-    weights = hashlib.sha256()
-    for name, tensor in dictionary.state_dict().items():
-        flat = tensor.detach().cpu().reshape(-1).contiguous()
-        weights.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
-    return [asdict(dictionary.config), weights.hexdigest()]
+    concepts = [(c.name, c.kind) for c in (*table.token_concepts, *table.sequence_concepts)]
+    return [CACHE, subject, dictionary, untrained, settings, concepts, arrays, data.special, data.ids]

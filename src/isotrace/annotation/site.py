@@ -72,15 +72,12 @@ class SiteResult:
     n_features: int
     n_alive: int
 
-    def save(self, path: Path) -> None:
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `load` reads again."""
         arrays = {f"pairs.{k}": v for k, v in vars(self.pairs).items()}
         arrays |= {f"values.{k}": v for k, v in self.scores.values.items()}
         arrays |= {f"scores.{k}": v for k, v in vars(self.scores).items() if k != "values"}
-        arrays |= {k: np.asarray(v) for k, v in vars(self).items() if k not in ("pairs", "scores")}
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(path)
+        return arrays | {k: np.asarray(v) for k, v in vars(self).items() if k not in ("pairs", "scores")}
 
     @classmethod
     def load(cls, path: Path) -> "SiteResult":

@@ -23,29 +23,28 @@ from torch import Tensor
 
 from isotrace.attribution.graph import AttributionGraph
 from isotrace.attribution.influence import Pruned
-from isotrace.attribution.supernodes import dictionary_hash
 from isotrace.base.errors import InputError, RunError
+from isotrace.base.identity import identity
 from isotrace.base.settings import STRICT
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.subjects.subject import Subject, tokenizer_hash
+from isotrace.subjects.subject import Subject
 from isotrace.subjects.targets import Target
 
-FORMAT, FORMAT_VERSION, KEY = "isotrace-graph", 1, "isotrace"
+FORMAT, FORMAT_VERSION, KEY = "isotrace-graph", 2, "isotrace"
 Edges = Literal["all", "kept"]
 FLOATS = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, config=STRICT)
 class GraphOrigin:
-    """What a graph was computed from. `dictionary_sha256`: its `dictionary_hash`; `architecture`:
-    its kind. `target`: as it is written on the command line; `target_description`, `value` in `unit`:
+    """What a graph was computed from. `subject_id`, `dictionary_id`: identities; `architecture`: the
+    dictionary's. `target`: as it is written on the command line; `target_description`, `value` in `unit`:
     what it is. `tokens`: those of the input as the target needs it."""
 
     subject: str
-    subject_sha256: str
-    tokenizer_sha256: str
+    subject_id: str
     dictionary: str
-    dictionary_sha256: str
+    dictionary_id: str
     architecture: str
     sequence: str
     tokens: tuple[str, ...]
@@ -58,7 +57,7 @@ class GraphOrigin:
 @dataclass(frozen=True, config=STRICT)
 class _Header:
     format: Literal["isotrace-graph"]
-    format_version: Literal[1]
+    format_version: Literal[2]
     origin: GraphOrigin
     n_layers: PositiveInt
     n_tokens: PositiveInt
@@ -91,10 +90,9 @@ def origin_of(
     """What to save beside a graph of `subject` and `dictionary`, which was loaded as `dictionary_name`."""
     return GraphOrigin(
         subject=subject.source,
-        subject_sha256=subject.files.weights_sha256,
-        tokenizer_sha256=tokenizer_hash(subject.tokenizer),
+        subject_id=identity(subject),
         dictionary=dictionary_name,
-        dictionary_sha256=dictionary_hash(dictionary),
+        dictionary_id=identity(dictionary),
         architecture=dictionary.config.architecture,
         sequence=sequence,
         tokens=tokens,
@@ -195,12 +193,9 @@ def _header(text: str, name: str, again: str) -> _Header:
 
 
 def _check_origin(origin: GraphOrigin, name: str, subject: Subject | None, dictionary: Dictionary | None) -> None:
-    if subject is not None and (subject.files.weights_sha256, tokenizer_hash(subject.tokenizer)) != (
-        origin.subject_sha256,
-        origin.tokenizer_sha256,
-    ):
+    if subject is not None and identity(subject) != origin.subject_id:
         raise InputError(f"{name} is a graph of {origin.subject}, not of {subject.source}: give its own subject.")
-    if dictionary is not None and dictionary_hash(dictionary) != origin.dictionary_sha256:
+    if dictionary is not None and identity(dictionary) != origin.dictionary_id:
         raise InputError(f"{name} was made with {origin.dictionary}, whose weights differ: give its own dictionary.")
 
 

@@ -11,7 +11,6 @@
 Nodes of one feature at several positions are one item here: they share vectors and concept.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -30,11 +29,12 @@ from torch import Tensor
 
 from isotrace.attribution.graph import Frame
 from isotrace.base.errors import InputError
+from isotrace.base.identity import identity
 from isotrace.base.settings import STRICT
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.stats.bootstrap import interval
 
-FORMAT, FORMAT_VERSION = "isotrace-supernodes", 1
+FORMAT, FORMAT_VERSION = "isotrace-supernodes", 2
 Key = tuple[NonNegativeInt, NonNegativeInt]
 """(layer, feature)."""
 
@@ -76,8 +76,8 @@ class Supernodes:
     stability is None where it is undefined, for fewer than two features or positions."""
 
     format: Literal["isotrace-supernodes"]
-    format_version: Literal[1]
-    dictionary_sha256: str
+    format_version: Literal[2]
+    dictionary_id: str
     config: SupernodeConfig
     stability: Stability | None
     groups: tuple[Supernode, ...]
@@ -87,15 +87,6 @@ class Supernodes:
 
 
 FILE = TypeAdapter(Supernodes)
-
-
-def dictionary_hash(dictionary: Dictionary) -> str:
-    """sha256 of its settings and of its weights as they are in memory."""
-    found = hashlib.sha256(repr(dictionary.config).encode())
-    for name, tensor in sorted(dictionary.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def activation_profiles(frame: Frame, keys: Sequence[Key]) -> Tensor:
@@ -150,7 +141,7 @@ def find_supernodes(
     many. Raises ValueError for keys that repeat or do not match the rest."""
     if len(set(keys)) < len(keys) or not len(keys) == len(concepts) == len(profiles):
         raise ValueError("every feature is named once, with its concept and its activations")
-    empty = Supernodes(FORMAT, FORMAT_VERSION, dictionary_hash(dictionary), config, None, ())
+    empty = Supernodes(FORMAT, FORMAT_VERSION, identity(dictionary), config, None, ())
     if not keys:
         return empty
     views = _fixed_views(config, concepts, *vectors(dictionary, keys))
@@ -186,7 +177,7 @@ def read_supernodes(path: str | Path, dictionary: Dictionary) -> Supernodes:
     counts = Counter(key for group in found.groups for key in group.features)
     if twice := [key for key, count in counts.items() if count > 1]:
         raise InputError(f"{name} names feature {twice[0][1]} of layer {twice[0][0]} twice: {advice}.")
-    if found.dictionary_sha256 != dictionary_hash(dictionary):
+    if found.dictionary_id != identity(dictionary):
         raise InputError(f"{name} names features of another dictionary: {advice}.")
     return found
 

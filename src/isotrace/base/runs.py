@@ -1,7 +1,8 @@
 """Run folders: what a command computed, beside a manifest that says how.
 
 The manifest is written when the folder is opened (status `running`), after every file and at the end, so a run
-that was killed still lists what it holds and can be taken up by running the same command again.
+that was killed still lists what it holds and can be taken up by running the same command again. While a run is open
+its folder is locked: a second process is refused.
 """
 
 import dataclasses
@@ -11,7 +12,6 @@ import json
 import math
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,9 +27,13 @@ import torch
 from safetensors.torch import save
 
 from isotrace.base.errors import InputError, RunError
+from isotrace.base.files import LOCK, locked, write_whole
+from isotrace.base.identity import Source, identity, sha256_file
+from isotrace.base.work import LEDGER, WORK, names_of, remove
 
 FORMAT, FORMAT_VERSION = "isotrace-run", 1
 MANIFEST = "manifest.json"
+Inputs = Mapping[str, Path | str | Source]
 PACKAGES = ("isotrace", "torch", "transformers", "rdkit", "numpy")
 
 
@@ -43,6 +47,16 @@ class Run:
 
     path: Path
     manifest: dict[str, Any]
+
+    @property
+    def work(self) -> Path:
+        """Where the run may keep what it computes on the way, see `work.claimed`: there while the run is not complete,
+        so that the same command goes on behind it."""
+        return self.path / WORK
+
+    def folder(self, name: str) -> Path:
+        """The folder `name` inside the run. Raises RunError for a name that leads out of it."""
+        return self.path / _inner(name)
 
     def table(self, name: str, frame: pl.DataFrame) -> Path:
         """`frame` as Parquet in `{name}.parquet`."""
@@ -68,10 +82,8 @@ class Run:
 
     def bytes(self, name: str, data: bytes) -> Path:
         """`data` in the file `name`, which may lie in a subfolder (`cards/0.svg`)."""
-        inner = PurePosixPath(name)
-        if inner.is_absolute() or ".." in inner.parts or inner == PurePosixPath(MANIFEST):
-            raise RunError(f"{name!r} is no file name a run can use: give one inside the run folder.")
-        target = _write(self.path / inner, data)
+        inner = _inner(name)
+        target = write_whole(self.path / inner, data)
         self.manifest["files"][str(inner)] = hashlib.sha256(data).hexdigest()
         self._save()
         return target
@@ -91,7 +103,7 @@ class Run:
         self._save()
 
     def _save(self) -> None:
-        _write(self.path / MANIFEST, (dumps(self.manifest, indent=2) + "\n").encode())
+        write_whole(self.path / MANIFEST, (dumps(self.manifest, indent=2) + "\n").encode())
 
 
 @contextmanager
@@ -100,22 +112,23 @@ def open_run(
     *,
     command: str,
     seed: int,
-    inputs: Mapping[str, Path | str],
+    inputs: Inputs,
     overwrite: bool,
     resume: bool = False,
 ) -> Iterator[Run]:
-    """Make the run folder `path`, yield it open, and close its manifest.
+    """Make the run folder `path`, yield it open, and close its manifest. Open it before the work: then a folder that
+    cannot be used costs nothing, and `wall_seconds` is what the work took.
 
     command: the command line, as typed; the same command may run again in its own folder.
     seed: the seed every random choice of the run derives from.
     inputs: what the numbers depend on. A Path is a file or folder, hashed by content; a str is a value itself
-        (a SMILES, `bundled:molm`).
+        (a SMILES); a Source is a subject or a dictionary by name and identity.
     overwrite: replace a run of another command. Files no run wrote are never removed.
     resume: go on in a folder that holds a run: nothing is removed, its list of files is taken over.
 
-    Otherwise the folder's earlier run is removed first. On an exception the manifest says `failed` and why, and the
-    exception goes on. Raises RunError if the folder cannot be written or holds something else, InputError if
-    an input does not exist.
+    Otherwise the folder's earlier run is removed first, but for the `work` of the same command. On an exception the
+    manifest says `failed` and why, and the exception goes on. Raises RunError if the folder cannot be written, holds
+    something else or is another process's just now, InputError if an input does not exist.
     """
     started = time.monotonic()
     manifest = {
@@ -133,21 +146,24 @@ def open_run(
         "files": {},
     }
     run = Run(Path(path), manifest)
-    if resume:
-        manifest["files"] = read_manifest(run.path)["files"]
-    else:
-        _claim(run.path, command, overwrite)
-    run._save()
-    try:
-        yield run
-    except BaseException as error:
-        manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
-        manifest["wall_seconds"] = round(time.monotonic() - started, 3)
-        with suppress(RunError):  # the first error is the one to report
-            run._save()
-        raise
-    manifest.update(status="complete", wall_seconds=round(time.monotonic() - started, 3))
-    run._save()
+    with locked(run.path):
+        if resume:
+            manifest["files"] = read_manifest(run.path)["files"]
+        else:
+            _claim(run.path, command, overwrite)
+        run._save()
+        try:
+            yield run
+            with suppress(OSError):  # the next run here removes what is left
+                remove(run.work)
+        except BaseException as error:
+            manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
+            manifest["wall_seconds"] = round(time.monotonic() - started, 3)
+            with suppress(RunError):  # the first error is the one to report
+                run._save()
+            raise
+        manifest.update(status="complete", wall_seconds=round(time.monotonic() - started, 3))
+        run._save()
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -161,12 +177,6 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     if manifest.get("format_version") != FORMAT_VERSION:
         raise RunError(f"{path} has run format {manifest.get('format_version')}, not {FORMAT_VERSION}: run it again.")
     return manifest
-
-
-def sha256_file(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes. Raises OSError if it cannot be read."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_jsonable(obj: Any) -> Any:
@@ -217,35 +227,20 @@ def _suffixed(name: str, suffix: str) -> str:
     return name.removesuffix(suffix) + suffix
 
 
-def _write(target: Path, data: bytes) -> Path:
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".isotrace-", suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # a temporary file is private, a result is not
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            with suppress(OSError):
-                os.unlink(temporary)
-        raise RunError(f"cannot write {target} ({error.strerror}): free space or choose another --out.") from None
-    return target
+def _inner(name: str) -> PurePosixPath:
+    inner = PurePosixPath(name)
+    reserved = inner.parts[:1] in ((MANIFEST,), (WORK,), (LOCK,), ())
+    if inner.is_absolute() or ".." in inner.parts or "\\" in name or reserved:
+        raise RunError(f"{name!r} is no file name a run can use: give one inside the run folder.")
+    return inner
 
 
 def _claim(path: Path, command: str, overwrite: bool) -> None:
-    """Make the folder, or empty it of the run it holds. Raises RunError rather than touch anything else."""
+    """Empty the folder of the run it holds. Raises RunError rather than touch anything else."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+        present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {LOCK}
     except OSError as error:
-        raise RunError(f"cannot make the run folder {path} ({error.strerror}): choose another --out.") from None
-    present = {name for name in present if not PurePosixPath(name).match(".isotrace-*.tmp")}
+        raise RunError(f"cannot read the run folder {path} ({error.strerror}): choose another --out.") from None
     if not present:
         return
     if MANIFEST not in present:
@@ -253,24 +248,25 @@ def _claim(path: Path, command: str, overwrite: bool) -> None:
     old = read_manifest(path)
     if old["command"] != command and not overwrite:
         raise RunError(f"{path} holds the run '{old['command']}': choose another --out or give --overwrite.")
-    if foreign := present - old["files"].keys() - {MANIFEST}:
+    work = {f"{WORK}/{name}" for name in (LOCK, LEDGER, *names_of(path / WORK))}
+    if foreign := present - old["files"].keys() - work - {MANIFEST}:
         raise RunError(f"{path} holds files that no run wrote ({min(foreign)}): move them or choose another --out.")
     try:
-        for name in present - {MANIFEST}:
+        for name in present - work - {MANIFEST}:
             (path / name).unlink()
+        if old["command"] != command:
+            remove(path / WORK)
     except OSError as error:
         raise RunError(f"cannot replace the run in {path} ({error.strerror}): choose another --out.") from None
 
 
-def _describe(name: str, value: Path | str) -> dict[str, str]:
+def _describe(name: str, value: Path | str | Source) -> dict[str, str]:
+    if isinstance(value, Source):
+        return {"value": value.name, "identity": value.identity}
     if isinstance(value, str):
         return {"value": value, "sha256": hashlib.sha256(value.encode()).hexdigest()}
     try:
-        if value.is_dir():
-            files = sorted(file for file in value.rglob("*") if file.is_file())
-            lines = [f"{sha256_file(file)}  {file.relative_to(value).as_posix()}\n" for file in files]
-            return {"path": str(value), "sha256": hashlib.sha256("".join(lines).encode()).hexdigest()}
-        return {"path": str(value), "sha256": sha256_file(value)}
+        return {"path": str(value), "sha256": identity(value) if value.is_dir() else sha256_file(value)}
     except OSError as error:
         raise InputError(f"{value}, the {name}, cannot be read ({error.strerror}): check the path.") from None
 

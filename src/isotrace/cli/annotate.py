@@ -54,12 +54,13 @@ def command(
     from isotrace.annotation.annotate import AnnotationConfig, annotate
     from isotrace.annotation.nulls.sources import feature_activations
     from isotrace.base.errors import InputError, SubjectError
+    from isotrace.base.identity import Source
     from isotrace.base.progress import command_line, progress
     from isotrace.base.runs import dumps, open_run
     from isotrace.datasets.annotated import prepare
     from isotrace.datasets.concept_files import label_columns, read_concept_file
     from isotrace.datasets.inputs import read_inputs
-    from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
+    from isotrace.dictionaries.saving import load_dictionary
     from isotrace.domains.domain import domain_of
     from isotrace.report.atlas.annotation import save_annotation
     from isotrace.subjects.subject import load_subject
@@ -94,10 +95,10 @@ def command(
 
         other = untrained_subject(loaded, seed)
         blank = (other, load_dictionary(untrained, other))
-    inputs: dict[str, Path | str] = {
+    inputs: dict[str, Path | str | Source] = {
         **({} if structure is None else {"structure": structure}),
-        "subject": subject,
-        "dictionary": dictionary_folder(dictionary),
+        "subject": Source.of(subject, loaded),
+        "dictionary": Source.of(dictionary, features),
         "data": data if data == "-" else Path(data),
         **{f"concepts {place}": path for place, path in enumerate(concepts or [], start=1)},
     }
@@ -107,9 +108,8 @@ def command(
             loaded, reader, rows, given, seed=seed, group_column=group, rejects=rejects,
             progress=lambda items: shown(items, "reading"),
         )  # fmt: skip
-        work = out.with_name(f"{out.name}.work")
         annotation = annotate(
-            loaded, features, prepared, work, config, name_of=dictionary, untrained=blank, progress=shown
+            loaded, features, prepared, run.work, config, name_of=dictionary, untrained=blank, progress=shown
         )
         write = partial(
             save_annotation, run, structure=structure, activations=partial(feature_activations, loaded, features)

@@ -44,11 +44,12 @@ def command(
 ) -> None:  # fmt: skip
     """Find the circuit of a task, and prove it: sufficiency, necessity, controls, intervals, on held-out groups."""
     from isotrace.base.errors import InputError, SubjectError
+    from isotrace.base.identity import Source
     from isotrace.base.progress import command_line, progress
     from isotrace.base.runs import dumps, open_run
     from isotrace.datasets.inputs import read_inputs
     from isotrace.datasets.tasks import prepare
-    from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
+    from isotrace.dictionaries.saving import load_dictionary
     from isotrace.discovery.overlap import overlap
     from isotrace.discovery.tasks.earlier import earlier_circuit
     from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit
@@ -67,9 +68,9 @@ def command(
     features = load_dictionary(dictionary, loaded)
     reader = domain_of(loaded.files.domain)
     rows, rejects = read_inputs(data, column=column)
-    inputs: dict[str, Path | str] = {
-        "subject": subject,
-        "dictionary": dictionary_folder(dictionary),
+    inputs: dict[str, Path | str | Source] = {
+        "subject": Source.of(subject, loaded),
+        "dictionary": Source.of(dictionary, features),
         "data": data if data == "-" else Path(data),
     }
     shown = lambda items, text: progress(list(items), text)  # noqa: E731
@@ -78,7 +79,7 @@ def command(
             loaded, reader, rows, label=label, kind=task, split=split, group=group, mutations=mutations, seed=seed,  # pyright: ignore[reportArgumentType]
             limit=limit, rejects=rejects, progress=lambda items: shown(items, "reading"),
         )  # fmt: skip
-        found = find_circuit(loaded, features, prepared, config, work=out.with_name(f"{out.name}.work"), progress=shown)
+        found = find_circuit(loaded, features, prepared, config, work=run.work, progress=shown)
         earlier = dict(earlier_circuit(folder, found) for folder in against or [])
         if earlier:
             circuits = {label: found.keep()} | earlier

@@ -30,9 +30,10 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of masks, controls and bootstrap.")] = 0,
 ) -> None:
     """Fidelity of dictionaries and of controls with as many active features, on held-out sequences."""
+    from isotrace.base.identity import Source
     from isotrace.base.progress import command_line, progress
     from isotrace.base.runs import dumps, open_run
-    from isotrace.dictionaries.saving import dictionary_folder, load_dictionary
+    from isotrace.dictionaries.saving import load_dictionary
     from isotrace.evaluation.comparison import compare
     from isotrace.report.evaluation import save_evaluation
     from isotrace.subjects.subject import load_subject
@@ -62,8 +63,9 @@ def command(
     if out is None:
         comparison = run()
     else:
-        folders = {f"dictionary {place}": dictionary_folder(name) for place, name in enumerate(dictionary, start=1)}
-        inputs: dict[str, Path | str] = {"subject": subject} | folders | {"data": data if data == "-" else Path(data)}
+        inputs: dict[str, Path | str | Source] = {"subject": Source.of(subject, loaded)}
+        inputs |= {f"dictionary {n}": Source.of(*pair) for n, pair in enumerate(dictionaries.items(), start=1)}
+        inputs["data"] = data if data == "-" else Path(data)
         with open_run(out, command=command_line(), seed=seed, inputs=inputs, overwrite=overwrite) as opened:
             comparison = run()
             save_evaluation(opened, comparison, rejects)

@@ -10,7 +10,8 @@ Decoders of one source lie side by side, `W_dec.{s} [F, n_targets · d_out]`, so
 (METHODS §2). In memory an encoder is the transpose of contiguous `[F, d_in]`: a feature's weights lie together.
 """
 
-from typing import ClassVar
+from dataclasses import fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -141,6 +142,12 @@ class Dictionary(nn.Module):
     def decoder_norms(self) -> Tensor:
         """`[n_layers, F]`: a feature's norm is that of its whole row, over all its targets."""
         return torch.stack([w.norm(dim=1) for w in self.W_dec])
+
+    def content(self) -> Any:
+        """What its `identity` is of: settings, weights and statistics as they are in memory."""
+        settings = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        changed = {f.name: settings[f.name] for f in fields(self.config) if settings[f.name] != f.default}
+        return ["dictionary", changed, dict(self.state_dict())]
 
     @torch.no_grad()
     def fingerprint(self) -> list[float]:

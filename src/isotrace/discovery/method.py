@@ -69,13 +69,15 @@ Run = Callable[..., Any]
 @dataclass(frozen=True)
 class Method:
     """`run(problem, **settings)` gives Scores, or EdgeScores where `ranks` is edge. `exact`: it measures what others
-    estimate. `refuse(problem)` says why it cannot do what it claims on that subject or mediator, or None."""
+    estimate. `cache`: raised when its code changes its scores, so that stored ones are not used again.
+    `refuse(problem)` says why it cannot do what it claims on that subject or mediator, or None."""
 
     name: str
     run: Run
     ranks: Literal["node", "edge"]
     exact: bool
     refuse: Callable[[Problem], str | None]
+    cache: int = 1
 
     def __call__(self, problem: Problem, **settings: Any) -> Any:
         """Raises SubjectError where it refuses."""
@@ -110,9 +112,10 @@ def method(
     exact: bool = False,
     ranks: Literal["node", "edge"] = "node",
     refuse: Callable[[Problem], str | None] = lambda _: None,
+    cache: int = 1,
 ) -> Callable[[Run], Run]:
     def add(run: Run) -> Run:
-        METHODS.register(name, Method(name, run, ranks, exact, refuse))
+        METHODS.register(name, Method(name, run, ranks, exact, refuse, cache))
         return run
 
     return add

@@ -87,6 +87,13 @@ class Subject:
     def source(self) -> str:
         return self.files.source
 
+    def content(self) -> Any:
+        """What its `identity` is of: config, dtype, weights (as the hash of their files) and tokenizer."""
+        tokens = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        state = {"padding", "truncation"}  # of its last call
+        tokenizer = {key: value for key, value in tokens.items() if key not in state}
+        return ["subject", settings_of(self.model), str(self.model.dtype), self.files.weights_sha256, tokenizer]
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -293,6 +300,13 @@ def load_subject(source: str | Path, *, domain: str | None = None, device: str =
     files = resolve(str(source), domain)
     model, tokenizer, has_head = load_model(files, device)
     return Subject(model, tokenizer, files, has_head)
+
+
+def settings_of(model: PreTrainedModel) -> dict[str, Any]:
+    """What its config says that is not transformers' default, but for how, when and as what it was saved."""
+    found = json.loads(model.config.to_json_string(use_diff=True))
+    noise = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
+    return {key: value for key, value in found.items() if key not in noise}
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:

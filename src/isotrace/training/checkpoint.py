@@ -1,31 +1,20 @@
 """Checkpoints: written whole or not at all, so that a kill or a full disk leaves the last good one."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from isotrace.base.errors import RunError
+from isotrace.base.files import write_whole
 
 FORMAT, VERSION = "isotrace-checkpoint", 1
 
 
 def save_checkpoint(path: Path, settings: dict[str, Any], state: dict[str, Any]) -> None:
     """Raises RunError when it cannot be written; an earlier checkpoint at `path` then still stands."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, "format_version": VERSION, "settings": settings, "state": state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0]
-        raise RunError(
-            f"cannot write {path} ({reason}): free space and resume; the last checkpoint is kept."
-        ) from error
+    content = {"format": FORMAT, "format_version": VERSION, "settings": settings, "state": state}
+    write_whole(path, lambda file: torch.save(content, file))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ import torch
 from isotrace.activations.store import StoreStream
 from isotrace.activations.stream import ActivationStream
 from isotrace.base.errors import RunError
+from isotrace.base.identity import Source, identity
 from isotrace.base.progress import command_line
 from isotrace.base.runs import Run, open_run
 from isotrace.datasets.inputs import rejects_frame
@@ -89,9 +90,11 @@ def run_training(
         train(stream, jobs, out / CHECKPOINT, **common)
         world.close()
         return None
-    arguments = {"command": command_line(), "seed": jobs[0].training.seed, "inputs": sources.inputs()}
+    inputs = {"subject": Source.of(subject.source, subject)} | sources.inputs()
+    arguments = {"command": command_line(), "seed": jobs[0].training.seed, "inputs": inputs}
     with open_run(out, **arguments, overwrite=overwrite, resume=resume) as run:
         shares = [f"checkpoint.{slot}.rank{rank}.pt" for slot in (0, 1) for rank in range(world.size)]
+        folders = [out if len(jobs) == 1 else run.folder(job.name) for job in jobs]
         run.expect(CHECKPOINT, LOG, *(shares if parallel == "features" else []))
         run.table("rejects", rejects)
         makers: list[Callable[[], Callback]] = []
@@ -111,10 +114,9 @@ def run_training(
             dictionaries = train(stream, jobs, out / CHECKPOINT, on_step, **common, warn=warnings.append)
         records = read_log(out / LOG)
         summary: dict[str, Any] = {"dictionaries": [], "n_rejected": rejects.height, "warnings": warnings}
-        for job, dictionary in zip(jobs, dictionaries, strict=True):
+        for job, dictionary, folder in zip(jobs, dictionaries, folders, strict=True):
             own = [r for r in records if r["job"] == job.name]
             last = next(r for r in reversed(own) if r["phase"] == "reconstruct")
-            folder = out if len(jobs) == 1 else out / job.name
             training = {"training": asdict(job.training), "stream": stream.describe(), "source": describe(sources)}
             training |= {"final": {key: last[key] for key in ("loss", "fve", "l0", "dead")}}
             save_dictionary(dictionary, folder, reference(subject), dtype=getattr(torch, dtype), training=training)
@@ -135,8 +137,8 @@ def run_training(
 
 def check_store(stream: StoreStream, subject: Subject) -> None:
     """Raises RunError when the store was harvested from another subject."""
-    there, here = stream.manifest.subject, reference(subject)
-    if (there.weights_sha256, there.tokenizer_sha256) != (here.weights_sha256, here.tokenizer_sha256):
+    there = stream.manifest.subject
+    if there.identity != identity(subject):
         raise RunError(f"{stream.folder} was harvested from {there.source}, not from {subject.source}: harvest again.")
 
 

@@ -19,6 +19,7 @@ from scipy import sparse
 from torch import Tensor
 
 from isotrace.activations.harvest import record
+from isotrace.base.work import Work
 from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.domain import Reading
@@ -108,7 +109,7 @@ def harvest(
     subject: Subject,
     sites: Sequence[Site],
     data: Data,
-    folder: Path,
+    work: Work,
     label: str,
     progress: Callable[[Iterable, str], Iterable] = lambda items, _: items,
 ) -> None:
@@ -120,8 +121,8 @@ def harvest(
         chunks[-1].append(batch)
     hookpoints = sorted({site.hookpoint for site in sites})
     for number, batches in enumerate(progress(chunks, f"activations ({label})")):
-        path = folder / f"{label}-{number:05d}.npz"
-        if path.is_file():
+        file = f"{label}-{number:05d}.npz"
+        if (work.folder / file).is_file():
             continue
         found: dict[str, list[tuple[np.ndarray, ...]]] = {site.key: [] for site in sites}
         start = 0
@@ -140,10 +141,7 @@ def harvest(
             rows, columns, values = (np.concatenate(part) for part in zip(*found[site.key], strict=True))
             counts = np.bincount(rows, minlength=start)
             arrays |= {f"{site.key}/n": counts, f"{site.key}/c": columns, f"{site.key}/v": values}
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(path)
+        work.arrays(file, arrays)
 
 
 def load(folder: Path, label: str, site_key: str, n_features: int) -> sparse.csr_matrix:

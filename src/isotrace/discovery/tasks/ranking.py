@@ -31,6 +31,7 @@ from isotrace.discovery.tasks.parts import Parts
 from isotrace.discovery.tasks.readout import Readout
 from isotrace.subjects.subject import Batch
 
+CACHE = 1  # raised when a score is computed differently; a method's own `cache` when that method is
 RANKINGS = ("attribution_patching", "relp", "eap_ig", "pruning")
 STEPS = 5
 BATCH_TOKENS = 2_048

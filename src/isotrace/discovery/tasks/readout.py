@@ -31,6 +31,7 @@ from isotrace.subjects.subject import Batch, Subject
 STRENGTHS = {"class": (1e-3, 0.01, 0.1, 1.0), "regression": (1.0, 10.0, 100.0, 1e3)}
 FITTING_TOKENS = 100_000  # tokens a residue probe is fitted on at most
 BATCH_TOKENS = 4_096
+CACHE = 1  # raised when a probe is fitted, or what is read from the subject, differently
 ALLOWED = {"class": ("auroc", "balanced_accuracy"), "regression": ("spearman", "r2"), "residue": ("auroc",),
            "masked": ("accuracy",), "mutation": ("spearman",)}  # fmt: skip
 

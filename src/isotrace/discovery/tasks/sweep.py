@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isotrace.base.memo import Memo
+from isotrace.base.work import Memo
 from isotrace.datasets.tasks import TaskData
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout
@@ -26,6 +26,7 @@ from isotrace.subjects.fast import fast_kernels
 
 Way = Literal["free_running", "teacher_forced", "removed"]
 NEIGHBOURS = 10
+CACHE = 1  # raised when a circuit, or what it is made of, is computed differently
 
 
 @dataclass(frozen=True, eq=False)

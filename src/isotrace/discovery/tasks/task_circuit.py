@@ -8,8 +8,8 @@
 5. describe   layers, parts, warnings
 """
 
-import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,15 @@ import torch
 from torch import Tensor
 
 from isotrace.base.errors import InputError
-from isotrace.base.memo import Memo
+from isotrace.base.identity import identity
+from isotrace.base.work import Memo, claimed
 from isotrace.datasets.tasks import PARTS, TaskData, batches
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.discovery.illusion import feature_illusions
+from isotrace.discovery.method import METHODS
+from isotrace.discovery.tasks import ranking as rankings
+from isotrace.discovery.tasks import readout as readouts
+from isotrace.discovery.tasks import sweep as sweeps
 from isotrace.discovery.tasks.basis import Basis, FeatureBasis, Keep, NeuronBasis, Statistics, Writers
 from isotrace.discovery.tasks.parts import Parts
 from isotrace.discovery.tasks.ranking import RANKINGS, check_ranking, rank
@@ -113,8 +118,9 @@ def find_circuit(
     subject: Subject, dictionary: Dictionary, data: TaskData, config: TaskConfig, *, work: Path | None = None,
     progress: Progress = lambda items, _: items,
 ) -> TaskCircuit:  # fmt: skip
-    """`work`: where what was measured is kept, so that a killed run goes on. Raises InputError for more features
-    than there are, and where the subject does no better than chance on the report part."""
+    """`work`: a folder where what was measured is kept, so that a killed run goes on. Raises InputError for more
+    features than there are, and where the subject does no better than chance on the report part, RunError as
+    `claimed`."""
     bases = (_parts(subject, dictionary, config), NeuronBasis(subject, dictionary.config.layers))
     sizes = sizes_on_grid(bases[0].n, config.sizes)
     check_ranking(config.ranking, bases[0])
@@ -122,7 +128,15 @@ def find_circuit(
         raise InputError(f"a circuit of {sizes[0]} parts was asked for: it needs one at least.")
     if sizes[-1] > bases[0].n:
         raise InputError(f"a circuit of {sizes[-1]} features was asked for, and there are {bases[0].n}: ask for less.")
-    memo = Memo(work, subject.files.weights_sha256, _fingerprint(data, config, dictionary))
+    with nullcontext() if work is None else claimed(work) as folder:
+        memo = Memo(folder, _caches(config), subject, dictionary, _measured(data, config))
+        return _found(subject, dictionary, data, config, bases, sizes, memo, progress)
+
+
+def _found(
+    subject: Subject, dictionary: Dictionary, data: TaskData, config: TaskConfig, bases: tuple[Basis, Basis],
+    sizes: list[int], memo: Memo, progress: Progress,
+) -> TaskCircuit:  # fmt: skip
     readout = _stored_readout(subject, data, config, memo)
     judge = Judge.of(readout, data, "report", config.n_bootstrap, config.seed, memo)
     whole = judge.subject()
@@ -148,7 +162,8 @@ def find_circuit(
         "task_metric": {
             "name": readout.metric, "subject": whole[0], "subject_ci": interval(whole[1:]), "chance": readout.chance,
         },
-        "parts_of": _identity(config.mediator, dictionary), "mediator": config.mediator,
+        "parts_of": identity([config.mediator, dictionary if config.mediator == "feature" else subject]),
+        "mediator": config.mediator,
         "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
         "empty": features.anchors.summary(features.anchors.empty),
         "sweep": entries,
@@ -190,21 +205,19 @@ def _parts(subject: Subject, dictionary: Dictionary, config: TaskConfig) -> Basi
     return Parts(subject, PLAIN[config.mediator]())
 
 
-def _identity(mediator: str, dictionary: Dictionary) -> str:
-    """What a part's number refers to: equal for runs whose circuits can be compared."""
-    return hashlib.sha256(repr((mediator, dictionary.config.layers, dictionary.fingerprint())).encode()).hexdigest()
+def _caches(config: TaskConfig) -> list[int]:
+    """`CACHE` of every step that leaves something in a memo."""
+    steps = [step.CACHE for step in (readouts, rankings, sweeps)]
+    return [*steps, METHODS[config.ranking].cache if config.ranking in METHODS else 0]
 
 
-def _fingerprint(data: TaskData, config: TaskConfig, dictionary: Dictionary) -> str:
-    digest = hashlib.sha256(
-        repr((data.kind, data.label, config.mediator, config.ranking, config.metric, config.seed)).encode()
-    )
-    digest.update(repr(dictionary.fingerprint()).encode())
-    for part in PARTS:
-        for example in data.parts[part]:
-            digest.update(repr((part, example.group, example.places, example.swaps)).encode())
-            digest.update(example.ids.tobytes() + np.asarray(example.y, dtype=float).tobytes())
-    return digest.hexdigest()
+def _measured(data: TaskData, config: TaskConfig) -> list[Any]:
+    """Settings and examples that what is stored depends on."""
+    settings = [data.kind, data.label, config.mediator, config.ranking, config.metric, config.seed]
+    return [
+        settings,
+        [(p, e.group, e.places, e.swaps, e.ids, np.asarray(e.y, float)) for p in PARTS for e in data.parts[p]],
+    ]
 
 
 def _stored_readout(subject: Subject, data: TaskData, config: TaskConfig, memo: Memo) -> Readout:

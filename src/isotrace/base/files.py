@@ -1,0 +1,81 @@
+"""Files that are whole or absent, and folders that one process has at a time."""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from isotrace.base.errors import RunError
+
+LOCK = ".isotrace.lock"
+TEMPORARY = ".isotrace-*.tmp"
+
+
+def write_whole(target: Path, content: bytes | Callable[[IO[bytes]], Any]) -> Path:
+    """Write bytes, or what `content` writes to an open file, beside `target`, and rename it there. Makes the folder.
+
+    One process writes a target at a time (see `locked`), so that the name beside it is fixed, and what a killed one
+    left there goes with the next write. Raises RunError if the disk refuses; what stood at `target` then still stands.
+    """
+    temporary = target.with_name(TEMPORARY.replace("*", target.name))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch turns a full disk into a RuntimeError
+        with suppress(OSError):
+            temporary.unlink()
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        advice = "free space and go on, or choose another folder; what stood there is kept"
+        raise RunError(f"cannot write {target} ({reason}): {advice}.") from error
+    return target
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """`folder`, made if it is not there, is this process's alone; what a killed one was writing is cleared away.
+
+    Raises RunError, saying which process has it and since when, while another one does (or this one, elsewhere), and
+    if the folder cannot be made. The lock goes when the process does, however it ends.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        who = _holder(folder / LOCK)
+        raise RunError(f"{folder} is in use by {who}: wait for it, or choose another --out.") from None
+    except OSError as error:
+        raise RunError(f"cannot use the folder {folder} ({error.strerror}): choose another --out.") from None
+    try:
+        holder = {"pid": os.getpid(), "machine": platform.node(), "since": datetime.now(UTC).isoformat(" ", "seconds")}
+        with suppress(OSError):  # a full disk, of which the run itself will say more
+            (folder / LOCK).write_text(json.dumps(holder))
+        for file in folder.rglob(TEMPORARY):
+            file.unlink()
+        yield
+    finally:
+        with suppress(OSError):  # first: another process that had opened it sees that it is gone, and tries again
+            (folder / LOCK).unlink()
+        lock.release()
+
+
+def _holder(lock: Path) -> str:
+    try:
+        found = json.loads(lock.read_text())
+        return f"process {found['pid']} on {found['machine']} since {found['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,94 @@
+"""What a thing is, as one hash: its content and its settings, never where it lies or what it is called."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """`content()` is all that numbers made with the object depend on, as plain data, arrays and tensors. It leaves
+    out settings at their default, so that a setting added later does not make everything another."""
+
+    def content(self) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An input of a run that has an identity: how it was named, and what it is."""
+
+    name: str
+    identity: str
+
+    @classmethod
+    def of(cls, name: object, thing: Any) -> "Source":
+        return cls(str(name), identity(thing))
+
+
+def identity(obj: Any) -> str:
+    """sha256 in hex of plain data, arrays, tensors, dataclasses, `Identified` things, and the content of files
+    and folders (`Path`; names inside a folder count, its own does not).
+
+    Type, shape and dtype count as well as values; the order of a mapping's keys does not. Raises TypeError for
+    anything else, OSError for a file that cannot be read.
+    """
+    digest = hashlib.sha256()
+    _feed(digest, obj)
+    return digest.hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes. Raises OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _feed(digest: Any, obj: Any) -> None:
+    """Every part is fed with its kind and length in front, so that no two things run into the same bytes."""
+    match obj:
+        case None | bool() | int() | float() | str() | Enum():
+            _bytes(digest, type(obj).__name__, repr(obj).encode())
+        case bytes():
+            _bytes(digest, "bytes", obj)
+        case np.generic():
+            _feed(digest, np.asarray(obj))
+        case np.ndarray() if obj.dtype.kind in "OUS":
+            _feed(digest, ["array", obj.shape, obj.ravel().tolist()])
+        case np.ndarray():
+            _bytes(digest, f"array {obj.dtype.str} {obj.shape}", memoryview(np.ascontiguousarray(obj)).cast("B"))
+        case torch.Tensor():
+            flat = obj.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            _bytes(digest, f"tensor {obj.dtype} {tuple(obj.shape)}", memoryview(flat.numpy()))
+        case Path():
+            files = [obj] if obj.is_file() else sorted(file for file in obj.rglob("*") if file.is_file())
+            named = {"" if file == obj else file.relative_to(obj).as_posix(): sha256_file(file) for file in files}
+            if not named and not obj.is_dir():
+                raise FileNotFoundError(2, "No such file or directory", str(obj))
+            _feed(digest, named)
+        case Mapping():
+            pairs = sorted((identity(key), key, value) for key, value in obj.items())
+            _feed(digest, ["mapping", *(part for _, key, value in pairs for part in (key, value))])
+        case list() | tuple():
+            _bytes(digest, f"list {len(obj)}", b"")
+            for part in obj:
+                _feed(digest, part)
+        case set() | frozenset():
+            _feed(digest, ["set", *sorted(identity(part) for part in obj)])
+        case _ if isinstance(obj, Identified) and not isinstance(obj, type):
+            _feed(digest, obj.content())
+        case _ if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+            fields = {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
+            _feed(digest, [type(obj).__name__, fields])
+        case _:
+            raise TypeError(f"{type(obj).__name__} has no identity: give it a method `content`.")
+
+
+def _bytes(digest: Any, kind: str, data: Any) -> None:
+    digest.update(f"{kind}:{len(data)}:".encode())
+    digest.update(data)
