@@ -5,7 +5,8 @@
 3. convert    into the Hugging Face layout (`conversion.py`), in a folder beside its final place
 4. rename     in one step: processes that do the same at the same time cannot disturb each other
 
-The cache is `$ISOTRACE_CACHE`, or `~/.cache/isotrace`; see docs/subjects.md.
+The cache is `$ISOTRACE_CACHE`, or the platform's folder for caches (`~/.cache/isotrace` on Linux); see
+docs/subjects.md.
 """
 
 import hashlib
@@ -16,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from isotrace.base.errors import SubjectError
 from isotrace.subjects.sources.conversion import convert
 from isotrace.subjects.sources.published import Published, Wheel, find
@@ -25,7 +28,7 @@ LAYOUT = 1  # raised when conversion writes other files than before, so that old
 
 def cache_folder() -> Path:
     chosen = os.environ.get("ISOTRACE_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "isotrace"
+    return Path(chosen) if chosen else user_cache_path("isotrace", appauthor=False)
 
 
 def converted_folder(subject: Published) -> Path:
