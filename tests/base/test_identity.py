@@ -24,6 +24,7 @@ class Point:
         (np.zeros(4), np.zeros((2, 2))), (np.zeros(2, np.float32), np.zeros(1, np.float64)),
         (torch.zeros(2), torch.zeros(2, 1)), (torch.zeros(2), torch.zeros(2, dtype=torch.int32)),
         (np.asarray(["ab", "c"]), np.asarray(["a", "bc"])), (b"a", "a"),
+        (np.zeros((3, 0)), np.zeros((0, 3))), (torch.zeros(3, 0), torch.zeros(0)), (np.float32(1), np.float64(1)),
     ],
 )  # fmt: skip
 def test_what_differs_has_another_identity(one, other):

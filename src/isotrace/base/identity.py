@@ -61,10 +61,11 @@ def _feed(digest: Any, obj: Any) -> None:
         case np.ndarray() if obj.dtype.kind in "OUS":
             _feed(digest, ["array", obj.shape, obj.ravel().tolist()])
         case np.ndarray():
-            _bytes(digest, f"array {obj.dtype.str} {obj.shape}", memoryview(np.ascontiguousarray(obj)).cast("B"))
+            flat = np.ascontiguousarray(obj).reshape(-1).view(np.uint8)
+            _bytes(digest, f"array {obj.dtype.str} {obj.shape}", flat)
         case torch.Tensor():
             flat = obj.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            _bytes(digest, f"tensor {obj.dtype} {tuple(obj.shape)}", memoryview(flat.numpy()))
+            _bytes(digest, f"tensor {obj.dtype} {tuple(obj.shape)}", flat.numpy())
         case Path():
             files = [obj] if obj.is_file() else sorted(file for file in obj.rglob("*") if file.is_file())
             named = {"" if file == obj else file.relative_to(obj).as_posix(): sha256_file(file) for file in files}
