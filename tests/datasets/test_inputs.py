@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from isotrace.base import compressed
+from isotrace.base import files
 from isotrace.base.errors import InputError
 from isotrace.datasets.inputs import FORMATS, read_inputs
 
@@ -160,7 +160,7 @@ def test_a_column_that_is_missing_or_holds_numbers_is_refused(tmp_path):
 
 
 def test_a_file_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(compressed, "ALWAYS_BYTES", 2**16)
+    monkeypatch.setattr(files, "ALWAYS_BYTES", 2**16)
     path = write(tmp_path, "a.smi.gz", gzip.compress(b"C\n" * 2**20))
     with pytest.raises(InputError, match=r"unpacks to more than"):
         read_inputs(path)

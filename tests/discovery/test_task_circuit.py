@@ -184,7 +184,7 @@ def test_scores_of_changed_code_are_not_used_again(fitted, exact, data, found, t
         monkeypatch.setattr(ranking, "CACHE", ranking.CACHE + 1)
     else:
         raised = replace(METHODS["attribution_patching"], cache=2)
-        monkeypatch.setitem(METHODS, "attribution_patching", raised)
+        monkeypatch.setattr(task_circuit, "METHODS", {"attribution_patching": raised})
     again = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path)
     assert torch.equal(again.features.scores, -found.features.scores)
 

@@ -1,8 +1,11 @@
-"""Files that are whole or absent, and folders that one process has at a time."""
+"""Files that are whole or absent, gzip that fits in memory, and folders that one process has at a time."""
 
+import gzip
+import io
 import json
 import os
 import platform
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -12,10 +15,12 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from isotrace.base.errors import RunError
+from isotrace.base.errors import InputError, RunError
 
 LOCK = ".isotrace.lock"
 TEMPORARY = ".isotrace-*.tmp"
+ALWAYS_BYTES = 2**28  # may be unpacked, however small the file is
+MOST_TIMES = 100  # its own size is what a larger file may unpack to; tables and structures grow 3 to 30 times
 
 
 def write_whole(target: Path, content: bytes | Callable[[IO[bytes]], Any]) -> Path:
@@ -65,7 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # a full disk, of which the run itself will say more
             (folder / LOCK).write_text(json.dumps(holder))
         for file in folder.rglob(TEMPORARY):
-            file.unlink()
+            file.unlink(missing_ok=True)
         yield
     finally:
         with suppress(OSError):  # first: another process that had opened it sees that it is gone, and tries again
@@ -79,3 +84,17 @@ def _holder(lock: Path) -> str:
         return f"process {found['pid']} on {found['machine']} since {found['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def unzipped(raw: bytes, name: str) -> bytes:
+    """What the gzip file `name`, read as `raw`, holds. Raises InputError where that is too much to be meant, OSError
+    where it is damaged. A few kilobytes can stand for gigabytes."""
+    limit = max(ALWAYS_BYTES, MOST_TIMES * len(raw))
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            found = file.read(limit + 1)
+    except (EOFError, zlib.error) as error:
+        raise OSError(str(error)) from None
+    if len(found) > limit:
+        raise InputError(f"{name} unpacks to more than {limit:,} bytes: if that is meant, give it unpacked.")
+    return found

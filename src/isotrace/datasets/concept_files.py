@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 from rdkit import Chem, rdBase
 
-from isotrace.base.compressed import unzipped
 from isotrace.base.errors import InputError
+from isotrace.base.files import unzipped
 from isotrace.datasets.label_cells import LabelColumn, Record, data_cells, labelling
 from isotrace.datasets.parsing import NAME_COLUMNS, SEQUENCE_COLUMNS
 from isotrace.domains.domain import Concept, Domain, Labels, Reading

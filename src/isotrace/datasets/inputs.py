@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 from rdkit import Chem
 
-from isotrace.base.compressed import unzipped
 from isotrace.base.errors import InputError
+from isotrace.base.files import unzipped
 from isotrace.datasets.parsing import Reject, Table, columns, delimited, fasta, lines, sdf, values
 
 FORMATS = {

@@ -11,8 +11,8 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from isotrace.base.compressed import unzipped
 from isotrace.base.errors import InputError
+from isotrace.base.files import unzipped
 
 if TYPE_CHECKING:
     import gemmi
