@@ -1,5 +1,7 @@
 """Loading a checkpoint: which class of transformers it is of, and the errors a user can act on."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -99,3 +101,18 @@ def _explained(source: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SubjectError(f"cannot load {source}: {reason}") from error
+
+
+def settings_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[Any]:
+    """dtype, config (what is not transformers' default, but for how, when and as what it was saved) and tokenizer (but
+    for the padding and truncation of its last call)."""
+    config = json.loads(model.config.to_json_string(use_diff=True))
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    noise = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
+    kept = [{k: v for k, v in one.items() if k not in (*noise, "padding", "truncation")} for one in (config, rules)]
+    return [str(model.dtype), *kept]
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """sha256 of the vocabulary, independent of how the tokenizer was saved."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

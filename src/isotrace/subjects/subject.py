@@ -1,7 +1,5 @@
 """The subject: a published language model, its hookpoints, and running it with interventions."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.subjects.dispatch import hookpoints_edited, install
 from isotrace.subjects.families import Family, Side, family_of
-from isotrace.subjects.loading import load_model
+from isotrace.subjects.loading import load_model, settings_of
 from isotrace.subjects.sources.source import SubjectFiles, resolve
 
 
@@ -89,10 +87,7 @@ class Subject:
 
     def content(self) -> Any:
         """What its `identity` is of: config, dtype, weights (as the hash of their files) and tokenizer."""
-        tokens = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        state = {"padding", "truncation"}  # of its last call
-        tokenizer = {key: value for key, value in tokens.items() if key not in state}
-        return ["subject", settings_of(self.model), str(self.model.dtype), self.files.weights_sha256, tokenizer]
+        return ["subject", *settings_of(self.model, self.tokenizer), self.files.weights_sha256]
 
     @property
     def device(self) -> torch.device:
@@ -300,15 +295,3 @@ def load_subject(source: str | Path, *, domain: str | None = None, device: str =
     files = resolve(str(source), domain)
     model, tokenizer, has_head = load_model(files, device)
     return Subject(model, tokenizer, files, has_head)
-
-
-def settings_of(model: PreTrainedModel) -> dict[str, Any]:
-    """What its config says that is not transformers' default, but for how, when and as what it was saved."""
-    found = json.loads(model.config.to_json_string(use_diff=True))
-    noise = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
-    return {key: value for key, value in found.items() if key not in noise}
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
-    """sha256 of the vocabulary, independent of how the tokenizer was saved."""
-    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

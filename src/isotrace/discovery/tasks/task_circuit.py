@@ -119,8 +119,7 @@ def find_circuit(
     progress: Progress = lambda items, _: items,
 ) -> TaskCircuit:  # fmt: skip
     """`work`: a folder where what was measured is kept, so that a killed run goes on. Raises InputError for more
-    features than there are, and where the subject does no better than chance on the report part, RunError as
-    `claimed`."""
+    features than there are and for a subject no better than chance on the report part, RunError as `claimed`."""
     bases = (_parts(subject, dictionary, config), NeuronBasis(subject, dictionary.config.layers))
     sizes = sizes_on_grid(bases[0].n, config.sizes)
     check_ranking(config.ranking, bases[0])
@@ -129,7 +128,7 @@ def find_circuit(
     if sizes[-1] > bases[0].n:
         raise InputError(f"a circuit of {sizes[-1]} features was asked for, and there are {bases[0].n}: ask for less.")
     with nullcontext() if work is None else claimed(work) as folder:
-        memo = Memo(folder, _caches(config), subject, dictionary, _measured(data, config))
+        memo = Memo(folder, subject, dictionary, data.kind, data.label, data.parts, _steps(config))
         return _found(subject, dictionary, data, config, bases, sizes, memo, progress)
 
 
@@ -163,8 +162,7 @@ def _found(
             "name": readout.metric, "subject": whole[0], "subject_ci": interval(whole[1:]), "chance": readout.chance,
         },
         "parts_of": identity([config.mediator, dictionary if config.mediator == "feature" else subject]),
-        "mediator": config.mediator,
-        "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
+        "mediator": config.mediator, "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
         "empty": features.anchors.summary(features.anchors.empty),
         "sweep": entries,
         "area": {name: area(entries, get) for name, get in CURVES.items()},
@@ -205,19 +203,10 @@ def _parts(subject: Subject, dictionary: Dictionary, config: TaskConfig) -> Basi
     return Parts(subject, PLAIN[config.mediator]())
 
 
-def _caches(config: TaskConfig) -> list[int]:
-    """`CACHE` of every step that leaves something in a memo."""
-    steps = [step.CACHE for step in (readouts, rankings, sweeps)]
-    return [*steps, METHODS[config.ranking].cache if config.ranking in METHODS else 0]
-
-
-def _measured(data: TaskData, config: TaskConfig) -> list[Any]:
-    """Settings and examples that what is stored depends on."""
-    settings = [data.kind, data.label, config.mediator, config.ranking, config.metric, config.seed]
-    return [
-        settings,
-        [(p, e.group, e.places, e.swaps, e.ids, np.asarray(e.y, float)) for p in PARTS for e in data.parts[p]],
-    ]
+def _steps(config: TaskConfig) -> list[Any]:
+    """Settings that what a memo holds depends on, and the `CACHE` numbers of the code."""
+    caches = [readouts.CACHE, rankings.CACHE, sweeps.CACHE, config.ranking in METHODS and METHODS[config.ranking].cache]
+    return [config.mediator, config.ranking, config.metric, config.seed, caches]
 
 
 def _stored_readout(subject: Subject, data: TaskData, config: TaskConfig, memo: Memo) -> Readout:
