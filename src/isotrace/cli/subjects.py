@@ -73,7 +73,8 @@ def bundled(name: str) -> dict[str, Any]:
 
 def facts(source: str, domain: str | None) -> dict[str, Any]:
     """What a loaded subject is. Raises SubjectError when it cannot be loaded."""
-    from isotrace.subjects.subject import load_subject, tokenizer_hash
+    from isotrace.subjects.loading import tokenizer_hash
+    from isotrace.subjects.subject import load_subject
 
     subject = load_subject(source, domain=domain)
     return {

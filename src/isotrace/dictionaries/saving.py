@@ -17,8 +17,9 @@ from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import FORMAT, FORMAT_VERSION, DictionaryConfig, DictionaryFile, SubjectReference
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import ARCHITECTURES
+from isotrace.subjects.loading import tokenizer_hash
 from isotrace.subjects.sources.source import assets
-from isotrace.subjects.subject import Subject, tokenizer_hash
+from isotrace.subjects.subject import Subject
 
 BUNDLED = ("molm-clt",)
 FILE = TypeAdapter(DictionaryFile)

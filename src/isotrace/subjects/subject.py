@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.subjects.dispatch import hookpoints_edited, install
 from isotrace.subjects.families import Family, Side, family_of
-from isotrace.subjects.loading import load_model, settings_of, tokenizer_hash
+from isotrace.subjects.loading import load_model, settings_of
 from isotrace.subjects.sources.source import SubjectFiles, resolve
 
 
