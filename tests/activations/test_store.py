@@ -160,7 +160,7 @@ def test_writing_where_it_does_not_belong(rotary, folder, tmp_path):
     with pytest.raises(RunError, match="no activation store"):
         write(rotary, tmp_path / "taken")
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot make"):
+    with pytest.raises(RunError, match="cannot use the folder"):
         write(rotary, tmp_path / "file" / "store")
 
 
