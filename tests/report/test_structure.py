@@ -113,7 +113,7 @@ def test_chromium_draws_and_recolours(open_page, name):
     page.check(".structure-sides")
     assert drawn(page)[0] > ink  # side chains of the helix add to what was drawn
     page.hover(".structure-strip b >> nth=25")
-    assert page.inner_text(".structure-at") == "A26: 2.5"
+    assert page.inner_text(".structure-at") == "A26: 2.50"
     assert page.locator(".structure-strip .lit").inner_text() == "A"
 
 

@@ -57,9 +57,8 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     page["strongest"] = max((u["score"] for u in page["units"] if u["score"] is not None), default=None)
     page["n_feature_nodes"] = len(features)
     data = {key: page[key] for key in _IN_SCRIPT} | {"edges": _indexed(page["edges"], nodes)}
-    return render_page(
-        "trace.html.j2", page, script=template_text("trace.js") + template_text("plots.js"), data=in_script(data)
-    )
+    script = "".join(map(template_text, ("dom.js", "trace.js", "plots.js")))
+    return render_page("trace.html.j2", page, script=script, data=in_script(data))
 
 
 def render_index(payload: Mapping[str, Any]) -> str:

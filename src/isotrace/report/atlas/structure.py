@@ -66,7 +66,7 @@ def structure_view(structure: Path, reading: Reading, tracks: Mapping[str, Seque
     html = environment.get_template("structure_part.html.j2").render(
         name=found.name, tracks=list(tracks), notes=[_note(match, sequence) for match in matches], data=Markup(text)
     )
-    script = "\n".join((_read("vendor/3Dmol-min.js"), _read("templates/structure.js")))
+    script = "\n".join((_read("vendor/3Dmol-min.js"), _read("templates/dom.js"), _read("templates/structure.js")))
     return Fragment(html, _read("templates/structure.css"), script, data)
 
 

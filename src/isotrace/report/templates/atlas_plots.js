@@ -29,14 +29,6 @@ function dots(rows, { from, to, label, nullName }) {
   return box;
 }
 
-const plain = (x) => x.toLocaleString("en").replace("-", "−");
-function nice(from, to, count = 4) {
-  const raw = (to - from) / count, power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 2.5, 5, 10].find((m) => m * power >= raw * 0.999);
-  const list = [];
-  for (let k = Math.ceil(from / step - 1e-9); k * step <= to * (1 + 1e-9); k++) list.push(Number((k * step).toPrecision(10)));
-  return list;
-}
 // The end of an axis from 0 that holds every value.
 function ceiling(values) {
   const high = Math.max(0, ...values.filter((v) => v !== null && Number.isFinite(v)));

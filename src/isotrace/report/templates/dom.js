@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 
 function make(tag, attributes = {}, ...children) {
-  const svg = /^(svg|g|path|circle|rect|line|text|title)$/.test(tag);
+  const svg = /^(svg|g|path|circle|rect|line|text|title|polygon)$/.test(tag);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== null && value !== undefined) element.setAttribute(name, value);
@@ -24,6 +24,17 @@ function num(x) {
 const two = (x) => x.toFixed(2).replace("-", "−");
 const interval = (low, high, format = num) => (low === null || high === null ? "" : `[${format(low)}, ${format(high)}]`);
 const share = (x) => (x === null ? "–" : `${num(100 * x)} %`);
+
+const plain = (x) => x.toLocaleString("en", { maximumSignificantDigits: 10 }).replace("-", "−");
+
+// Round values for the ticks of an axis, about `count` of them.
+function nice(from, to, count = 4) {
+  const raw = (to - from) / count, power = 10 ** Math.floor(Math.log10(raw));
+  const step = power * [1, 2, 2.5, 5, 10].find((m) => m * power >= raw * 0.999);
+  const list = [];
+  for (let k = Math.ceil(from / step - 1e-9); k * step <= to + 1e-9 * step; k++) list.push(Number((k * step).toPrecision(10)));
+  return list;
+}
 
 // A number as an element; a missing one reads "–" and says why when pointed at.
 const cell = (x, why, format = num) => (x === null || Number.isNaN(x)

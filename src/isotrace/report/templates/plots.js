@@ -4,14 +4,6 @@ const extent = (values) => {
   const low = Math.min(...values), high = Math.max(...values), pad = 0.06 * (high - low || Math.abs(high) || 1);
   return [low - pad, high + pad];
 };
-function ticks([low, high], count = 4) {
-  const raw = (high - low) / count, power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * [1, 2, 5, 10].find((m) => m * power >= raw);
-  const list = [];
-  for (let k = Math.ceil(low / step); k * step <= high; k++) list.push(Number((k * step).toPrecision(12)));
-  return list;
-}
-const plain = (x) => String(x).replace("-", "−");
 
 // Axes of a plot; y is null for plots whose rows are named by hand.
 function axes(width, height, x, y, xLabel, yLabel, left = 52) {
@@ -20,11 +12,11 @@ function axes(width, height, x, y, xLabel, yLabel, left = 52) {
   const [bottom, right, top] = [height - 40, width - 12, 10];
   const sx = (v) => left + (v - x[0]) / (x[1] - x[0]) * (right - left);
   const sy = (v) => bottom - (v - y[0]) / (y[1] - y[0]) * (bottom - top);
-  for (const v of ticks(x)) {
+  for (const v of nice(...x)) {
     svg.append(make("line", { class: "grid", x1: sx(v), x2: sx(v), y1: top, y2: bottom }),
       make("text", { class: "axis", x: sx(v), y: bottom + 15, "text-anchor": "middle" }, plain(v)));
   }
-  for (const v of y ? ticks(y) : []) {
+  for (const v of y ? nice(...y) : []) {
     svg.append(make("line", { class: "grid", x1: left, x2: right, y1: sy(v), y2: sy(v) }),
       make("text", { class: "axis", x: left - 6, y: sy(v) + 4, "text-anchor": "end" }, plain(v)));
   }
@@ -95,7 +87,7 @@ function spellings() {
   const svg = make("svg", { class: "plot", width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": "Effect of each atom over spellings" });
   const sy = (v) => bottom - (v - y[0]) / (y[1] - y[0]) * (bottom - 10);
-  for (const v of ticks(y)) {
+  for (const v of nice(...y)) {
     svg.append(make("line", { class: v === 0 ? "zero" : "grid", x1: left, x2: width - 8, y1: sy(v), y2: sy(v) }),
       make("text", { class: "axis", x: left - 6, y: sy(v) + 4, "text-anchor": "end" }, plain(v)));
   }

@@ -1,9 +1,9 @@
 "use strict";
 // Structure views: 3Dmol draws, this colours by the chosen feature and ties the strip of letters to the residues.
+// Numbers are written by dom.js, which stands before it.
 globalThis.isotraceStructures = (() => {
   const REST = [243, 245, 248], FULL = [232, 131, 42], OTHER = "#dfe4ea";
   const mixed = (share) => `#${REST.map((low, i) => Math.round(low + (FULL[i] - low) * share).toString(16).padStart(2, "0")).join("")}`;
-  const num = (x) => (x === 0 ? "0" : x >= 1e5 || x < 1e-3 ? x.toExponential(1) : String(Number(x.toPrecision(3)))).replaceAll("-", "−");
   const element = (tag, className, text) => Object.assign(document.createElement(tag), { className, textContent: text ?? "" });
 
   let webgl = null;

@@ -1,27 +1,8 @@
-"use strict";
 // Interaction of the trace page: the layered graph, collapsed or not, and what lights up together.
 const data = JSON.parse(document.getElementById("data").textContent);
 const { tokens } = data, groups = data.circuit.supernodes;
-const $ = (id) => document.getElementById(id);
-
-function make(tag, attributes = {}, ...children) {
-  const svg = /^(svg|g|path|circle|rect|line|text|polygon)$/.test(tag);
-  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-function num(x) {
-  if (x === null || x === undefined) return "–";
-  const size = Math.abs(x);
-  let text = x === 0 ? "0" : size < 1e-3 || size >= 1e5 ? x.toExponential(1) : x.toPrecision(3);
-  if (!text.includes("e") && size >= 100) text = String(Math.round(x));
-  return text.replaceAll("-", "−");
-}
 
 const tokenText = (pos) => (pos === null ? "all positions" : `${tokens[pos].text} at position ${pos}`);
-const share = (x) => (x === null ? "–" : `${num(100 * x)} %`);
 const sign = (w) => (w < 0 ? "down" : "up");
 // Layers count the encoder's, then the decoder's, in a subject that has both.
 const side = (layer) => (data.stacks.length < 2 ? "" : layer < data.stacks[0] ? "encoder" : "decoder");
