@@ -6,14 +6,22 @@ TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 FILES := src tests $(wildcard scripts benchmarks examples)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
 	$(BIN)/isotrace demo --out demo
 
+# Two processes, unless PROCESSES says otherwise; a file's tests stay together, with what they share.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q
+	$(PYTEST) -m "not card"
+
+# Also what the cards of the bundled models say, measured again, and the tools of others that are installed.
+test-all: $(VENV)/.installed-test
+	$(PYTEST)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check $(FILES)

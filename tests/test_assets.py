@@ -39,6 +39,7 @@ def card(name):
     return json.loads((assets() / name).read_text())
 
 
+@pytest.mark.card
 def test_the_subject_has_learned_chemistry(molm):
     """Held-out cross-entropy far below a unigram model and an untrained copy, and as the card says."""
     counts = torch.ones(len(molm.tokenizer))
@@ -57,12 +58,14 @@ def test_the_subject_has_learned_chemistry(molm):
     assert found["branch"]["top1"] > 0.6
 
 
+@pytest.mark.card
 def test_molecules_stay_as_valid_after_sampling_as_the_card_says(molm):
     found, claimed = validity(molm, HELD_OUT, 3, "confident", 0.9), card("molm/card.json")
     assert found["valid"] == pytest.approx(claimed["validity_nucleus"]["valid"], abs=0.06)
     assert found["valid"] > 10 * claimed["validity_untrained"]["valid"]
 
 
+@pytest.mark.card
 def test_fidelity_is_what_the_card_says(molm, clt):
     found = evaluate(molm, clt, HELD_OUT, seed=3, n_bootstrap=50)
     claimed = card("molm-clt/evaluation.json")
@@ -73,6 +76,7 @@ def test_fidelity_is_what_the_card_says(molm, clt):
     assert found["fve"] == pytest.approx(claimed["fve"], abs=0.05)
 
 
+@pytest.mark.card
 def test_the_probe_survives_the_replacement_of_every_mlp(molm, clt):
     frame, probe, usable = pl.read_csv(DATA / "b3db_test.csv"), load_probe(molm, "bbb"), []
     for row in frame.to_dicts():

@@ -1,5 +1,7 @@
 """What is harvested is what the subject computes, and what a corpus leaves out is said."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -119,6 +121,20 @@ def test_the_hash_of_a_corpus_sees_ids_and_borders(rotary):
     corpus = Corpus.of(rotary, ["CC", "O"])
     moved = Corpus(corpus.tokens, np.array([0, 3, len(corpus.tokens)]), ())
     assert moved.sha256() != one
+
+
+def test_special_tokens_are_never_masked(rotary):
+    """And of the others, the share asked for, in every second batch."""
+    stream, chosen, tokens = masked_batches(rotary, Corpus.of(rotary, STRINGS), 40, 0.5, 3), 0, 0
+    for number, batch, hidden in islice(stream, 40):
+        special = rotary.is_special[batch.ids] & ~hidden
+        assert not hidden[:, [0, -1]].any()  # begin and end
+        assert bool((batch.ids[hidden] == rotary.mask_id).all())
+        assert special[:, [0, -1]].all()
+        assert number % 2 == 0 or not hidden.any()
+        if number % 2 == 0:
+            chosen, tokens = chosen + int(hidden.sum()), tokens + int((~special).sum())
+    assert chosen / tokens == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_plan_counts_its_batches():

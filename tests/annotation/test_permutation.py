@@ -153,6 +153,21 @@ def test_a_shuffle_is_a_bijection_within_strata_that_keeps_runs(mixed):
                 assert (next_s, next_i) == (s, (i + 1) % length)
 
 
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("numba", marks=needs_numba)])
+def test_a_track_is_turned(backend):
+    """A feature that tells the place of a token is no finding: turned, a label at the first place comes to any."""
+    length, n = 20, 200
+    first = np.tile(np.arange(length) == 0, n)[:, None]
+    firing, table = fired(np.random.default_rng(0), first), table_of(np.full(n, length), first)
+    assert largest(firing, table) == 1
+    fixed = np.zeros(n * length, dtype=bool)
+    maxima = null_maxima(firing, table, fixed=fixed, n_permutations=50, seed=0, backend=backend)
+    assert maxima.mean() == pytest.approx(1 / length, abs=0.01)
+    for source in shuffles(table.sequence_ptr, 5, 0, fixed=fixed):
+        came_to = np.flatnonzero(first[source, 0]) % length
+        assert stats.chisquare(np.bincount(came_to, minlength=length)).pvalue > 1e-4
+
+
 def test_tokens_of_equal_sequences_are_a_bijection():
     sources = list(shuffles(np.arange(0, 301, 10), 3, 0, fixed=np.zeros(300, dtype=bool)))
     for source in sources:

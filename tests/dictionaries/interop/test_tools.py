@@ -19,6 +19,7 @@ MODULES = {
 }
 
 
+@pytest.mark.card
 @pytest.mark.parametrize("tool", MODULES)
 @pytest.mark.filterwarnings("default")  # other projects' warnings
 def test_the_installed_tool_agrees(tool, tmp_path):

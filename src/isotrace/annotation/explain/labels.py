@@ -25,7 +25,6 @@ from isotrace.base.errors import InputError
 from isotrace.domains.domain import Reading
 
 ALPHA = 0.05
-Z95 = 1.959963984540054
 MAX_CHARACTERS = 400
 ASKED_AT_ONCE = 10
 SYSTEM = "You study which property of {things} makes one unit of a neural network fire. You answer with JSON only."
@@ -161,12 +160,10 @@ def score_detection(fires: np.ndarray, said: np.ndarray) -> tuple[float, float, 
     """
     means, below, above = [], [], []
     for right in (said[fires], ~said[~fires]):
-        n, p = len(right), right.mean()
-        centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-        half = Z95 / (1 + Z95**2 / n) * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
-        means.append(p)
-        below.append(p - centre + half)
-        above.append(centre + half - p)
+        interval = stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+        means.append(right.mean())
+        below.append(means[-1] - interval.low)
+        above.append(interval.high - means[-1])
     accuracy = float(np.mean(means))
     p = float(stats.hypergeom.sf(np.sum(fires & said) - 1, len(fires), fires.sum(), said.sum()))
     return accuracy, accuracy - float(np.hypot(*below)) / 2, accuracy + float(np.hypot(*above)) / 2, p
