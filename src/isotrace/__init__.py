@@ -5,40 +5,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isotrace.annotation.annotate import annotate
-    from isotrace.dictionaries.hub import from_pretrained, push_to_hub, save_pretrained
+    from isotrace.dictionaries.featuriser import Featuriser
+    from isotrace.dictionaries.hub import push_to_hub, save_pretrained
     from isotrace.dictionaries.saving import load_dictionary
-    from isotrace.evaluation.comparison import compare
-    from isotrace.evaluation.fidelity import evaluate
     from isotrace.subjects.subject import load_subject
-    from isotrace.training.loop import train_dictionary
+    from isotrace.verbs.convert import convert
+    from isotrace.verbs.evaluate import evaluate
+    from isotrace.verbs.features import features
+    from isotrace.verbs.harvest import harvest
     from isotrace.verbs.tracing import trace
+    from isotrace.verbs.train import train
 
 __version__ = "0.1.0"
 __all__ = [
+    "Featuriser",
     "__version__",
     "annotate",
-    "compare",
+    "convert",
     "evaluate",
-    "from_pretrained",
+    "features",
+    "harvest",
     "load_dictionary",
     "load_subject",
     "push_to_hub",
     "save_pretrained",
     "trace",
-    "train_dictionary",
+    "train",
 ]
 
 _LAZY = {
+    "Featuriser": "isotrace.dictionaries.featuriser",
     "annotate": "isotrace.annotation.annotate",
-    "compare": "isotrace.evaluation.comparison",
-    "evaluate": "isotrace.evaluation.fidelity",
-    "from_pretrained": "isotrace.dictionaries.hub",
+    "convert": "isotrace.verbs.convert",
+    "evaluate": "isotrace.verbs.evaluate",
+    "features": "isotrace.verbs.features",
+    "harvest": "isotrace.verbs.harvest",
     "load_dictionary": "isotrace.dictionaries.saving",
     "load_subject": "isotrace.subjects.subject",
     "push_to_hub": "isotrace.dictionaries.hub",
     "save_pretrained": "isotrace.dictionaries.hub",
     "trace": "isotrace.verbs.tracing",
-    "train_dictionary": "isotrace.training.loop",
+    "train": "isotrace.verbs.train",
 }
 
 

@@ -224,8 +224,8 @@ def test_doctor_finds_a_healthy_installation(isotrace, tmp_path):
 
 def test_doctor_finds_what_is_wrong(monkeypatch):
     """Also under `python -O`, which leaves assertions out."""
-    from isotrace.cli import doctor
     from isotrace.domains import molecule
+    from isotrace.verbs import doctor
     from isotrace.verbs.tracing import Tracer
 
     monkeypatch.setattr(molecule, "token_map", lambda *_: [])

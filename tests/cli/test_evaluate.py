@@ -110,7 +110,7 @@ def test_the_run_folder_holds_what_the_docs_promise(isotrace, world, tmp_path):
     printed = isotrace(*usual(world, "sae", "clt"), "--out", out)
     assert "not applicable" in printed.out
     assert "rejected row 21" in printed.out
-    names = {"fidelity.parquet", "rejects.parquet", "evaluation.json", "pareto.svg", "report.html"}
+    names = {"fidelity.parquet", "rejects.parquet", "evaluation.json", "result.json", "pareto.svg", "report.html"}
     assert {path.name for path in out.iterdir()} == names | {"manifest.json"}
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["status"] == "complete"

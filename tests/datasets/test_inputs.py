@@ -64,7 +64,7 @@ def test_pandas_agrees():
 def test_a_molecule_brings_its_name():
     mol = Chem.MolFromSmiles("OCC")
     mol.SetProp("_Name", "ethanol")
-    assert read_inputs(mol)[0].rows() == [(0, "ethanol", "CCO")]
+    assert read_inputs(mol)[0].rows() == [(0, "ethanol", "CCO", [2, 1, 0])]
 
 
 def test_cells_that_hold_no_text_are_rejected_in_order():

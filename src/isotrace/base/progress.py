@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def progress(items: list[Any], label: str) -> Iterable[Any]:
+def progress(items: Iterable[Any], label: str) -> Iterable[Any]:
     """`items` with a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import track
 
-    return track(items, description=label, console=Console(file=sys.stderr), transient=True)
+    return track(list(items), description=label, console=Console(file=sys.stderr), transient=True)
 
 
 def slug(text: str) -> str:

@@ -21,7 +21,10 @@ from isotrace.base.errors import RunError
 from isotrace.base.runs import Run, dumps, open_run, read_manifest
 
 FORMAT, FORMAT_VERSION = "isotrace-result", 1
-KINDS: dict[str, str] = {}
+KINDS: dict[str, str] = {
+    "evaluation": "isotrace.report.evaluation:Evaluation",
+    "features": "isotrace.report.features:FeatureTable",
+}
 """kind → `module:class`"""
 
 

@@ -2,14 +2,18 @@
 
 import os
 import sys
+from importlib import import_module
 
 import typer
 
 from isotrace import __version__
 from isotrace.base.errors import IsotraceError
 from isotrace.base.registry import load_plugin
-from isotrace.cli import annotate, circuit, convert, demo, doctor, evaluate, harvest, reproduce, subjects, trace, train
 
+COMMANDS = (
+    *("trace", "train", "evaluate", "annotate", "circuit", "features"),
+    *("reproduce", "harvest", "convert", "demo", "doctor", "subjects"),
+)
 app = typer.Typer(
     name="isotrace",
     help="Follow one prediction of a scientific language model through its features, back to its atoms.",
@@ -17,17 +21,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("trace")(trace.command)
-app.command("train")(train.command)
-app.command("evaluate")(evaluate.command)
-app.command("annotate")(annotate.command)
-app.command("circuit")(circuit.command)
-app.command("reproduce")(reproduce.command)
-app.command("harvest")(harvest.command)
-app.command("convert")(convert.command)
-app.command("demo")(demo.command)
-app.command("doctor")(doctor.command)
-app.command("subjects")(subjects.command)
+for name in COMMANDS:
+    app.command(name)(import_module(f"isotrace.cli.{name}").command)
 
 
 @app.callback(invoke_without_command=True)

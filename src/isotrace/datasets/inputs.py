@@ -44,7 +44,8 @@ def read_inputs(source: Any, *, column: str | None = None) -> tuple[pl.DataFrame
         With `"-"`, standard input is then a CSV table.
 
     Returns `(rows, rejects)`. rows: `index` (Int64, position in the source from 0), `name` (String, null where
-    the source gives none), `sequence` (String, not blank), then the source's other columns. rejects: `index`
+    the source gives none), `sequence` (String, not blank), then the source's other columns; where molecules were
+    given, `original` (List(Int64)): the i-th atom of the text is atom `original[i]` of the molecule. rejects: `index`
     (Int64), `input` (String), `reason` (String), ordered by index.
 
     Raises InputError if the source as a whole cannot be read, holds no row, or leaves the column open.

@@ -18,6 +18,7 @@ from isotrace.base.errors import InputError
 SEQUENCE_COLUMNS = ("smiles", "sequence")
 NAME_COLUMNS = ("name", "id")
 OWN = {"index": pl.Int64, "name": pl.String, "sequence": pl.String}
+ORIGINAL = {"original": pl.List(pl.Int64)}
 
 Reject = tuple[int, str, str]
 Table = tuple[pl.DataFrame, list[Reject]]
@@ -124,7 +125,7 @@ def fasta(text: str) -> Table:
 
 
 def sdf(text: str) -> Table:
-    """One row per record: its title, RDKit's canonical SMILES, and its data fields as columns."""
+    """One row per record: its title, RDKit's canonical SMILES, `original`, see `written`, and its data fields."""
     records = re.split(r"^\$\$\$\$.*\n?", text, flags=re.MULTILINE)
     if not records[-1].strip():
         records.pop()
@@ -139,11 +140,11 @@ def sdf(text: str) -> Table:
             if mol is None:
                 bad.append((i, title, _why(record)))
                 continue
-            good.append((i, title or None, Chem.MolToSmiles(mol)))
+            good.append((i, title or None, *written(mol)))
             fields.append(mol.GetPropsAsDict(autoConvertStrings=False))
-    frame = pl.DataFrame(good, schema=OWN, orient="row")
+    frame = pl.DataFrame(good, schema=OWN | ORIGINAL, orient="row")
     for key in dict.fromkeys(key for field in fields for key in field):
-        name = f"input_{key}" if key in OWN else key
+        name = f"input_{key}" if key in OWN | ORIGINAL else key
         frame = frame.with_columns(
             _typed(pl.Series(name, [field.get(key) or None for field in fields], dtype=pl.String))
         )
@@ -151,18 +152,30 @@ def sdf(text: str) -> Table:
 
 
 def values(cells: Sequence[Any]) -> Table:
-    """Strings and RDKit molecules in order; an empty cell is an empty sequence, anything else is rejected."""
+    """Strings and RDKit molecules in order; an empty cell is an empty sequence, anything else is rejected. Where there
+    are molecules there is `original`, see `written`, null for a string."""
     pairs: list[tuple[str, str | None]] = []
-    bad = {}
+    bad, orders = {}, {}
     for i, cell in enumerate(cells):
         if isinstance(cell, Chem.Mol):
-            pairs.append((Chem.MolToSmiles(cell), cell.GetProp("_Name") if cell.HasProp("_Name") else None))
+            text, orders[i] = written(cell)
+            pairs.append((text, cell.GetProp("_Name") if cell.HasProp("_Name") else None))
         elif cell is None or isinstance(cell, str):
             pairs.append((cell or "", None))
         else:
             pairs.append((repr(cell), None))
             bad[i] = f"{type(cell).__name__}, not text"
-    return _rows(pairs, bad)
+    frame, rejects = _rows(pairs, bad)
+    if orders:
+        kept = [orders.get(i) for i in frame["index"]]
+        frame = frame.with_columns(pl.Series("original", kept, dtype=ORIGINAL["original"]))
+    return frame, rejects
+
+
+def written(mol: Chem.Mol) -> tuple[str, list[int]]:
+    """(RDKit's canonical SMILES, `original`): the i-th atom of the text is atom `original[i]` of `mol`."""
+    text = Chem.MolToSmiles(mol)
+    return text, [*mol.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"]]
 
 
 def _rows(pairs: list[tuple[str, str | None]], bad: dict[int, str]) -> Table:

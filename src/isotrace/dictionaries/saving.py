@@ -93,7 +93,7 @@ def dictionary_folder(source: str | Path) -> Path:
 
 
 def load_dictionary(source: str | Path, subject: Subject | None = None) -> Dictionary:
-    """Load and check a dictionary; with `subject`, also check that it belongs to it.
+    """Load and check a dictionary; with `subject`, also check that it belongs to it, and put it on its device.
 
     Raises DictionaryError when the file is damaged (checksum, NaN, unknown key, wrong shape), when its
     fingerprint is not reproduced, or when the subject, layer range or site differ; the message says which.
@@ -118,7 +118,8 @@ def load_dictionary(source: str | Path, subject: Subject | None = None) -> Dicti
     pairs = zip_longest(found, record.fingerprint, fillvalue=math.nan)
     if not all(math.isclose(a, b, rel_tol=1e-3) for a, b in pairs):
         raise DictionaryError(f"{source} does not reproduce its fingerprint: it was made by an incompatible version.")
-    return dictionary.eval().requires_grad_(False)
+    dictionary = dictionary.eval().requires_grad_(False)
+    return dictionary if subject is None else dictionary.to(subject.device)
 
 
 def read_record(folder: Path) -> DictionaryFile:

@@ -12,9 +12,10 @@ from xml.sax.saxutils import escape
 
 import polars as pl
 
-from isotrace.base.runs import Run
+from isotrace.base.result import Result
+from isotrace.base.runs import Run, to_jsonable
 from isotrace.evaluation.comparison import Comparison
-from isotrace.report.page import finite, render_page
+from isotrace.report.page import render_page
 
 WIDTH, HEIGHT = 480, 400
 LEFT, RIGHT, TOP, BOTTOM = 54, 466, 34, 352
@@ -43,42 +44,52 @@ class Point:
     control: bool
 
 
-def save_evaluation(run: Run, comparison: Comparison, rejects: pl.DataFrame) -> None:
-    """Write `fidelity.parquet`, `rejects.parquet`, `evaluation.json`, `pareto.svg` and `report.html` into the run.
+class Evaluation(Result):
+    """Fidelity of dictionaries and controls: `summary` as docs/evaluate.md lists it; tables `fidelity` (one row per
+    dictionary and control) and `rejects`."""
 
-    rejects: `index`, `input`, `reason`.
-    """
-    picture = pareto_svg(comparison)
-    run.table("fidelity", comparison.to_frame())
-    run.table("rejects", rejects)
-    run.json("evaluation", comparison.to_dict() | {"rejects": rejects.to_dicts()})
-    run.text("pareto.svg", picture)
-    run.text("report.html", evaluation_page(comparison, rejects, picture, run.manifest))
+    kind = "evaluation"
+
+    @classmethod
+    def of(cls, comparison: Comparison, rejects: pl.DataFrame) -> "Evaluation":
+        """rejects: `index`, `input`, `reason`."""
+        summary = to_jsonable(comparison.to_dict() | {"rejects": rejects.to_dicts()})
+        return cls(summary, tables={"fidelity": comparison.to_frame(), "rejects": rejects})
+
+    def to_frame(self) -> pl.DataFrame:
+        return self.tables["fidelity"]
+
+    def page(self, manifest: Mapping[str, Any] | None = None) -> str:
+        names = short_names([entry["name"] for entry in self.summary["dictionaries"]])
+        entries = [
+            entry | {"short": names[entry["name"]], "role": None, "reason": None}
+            for entry in self.summary["dictionaries"]
+        ]
+        entries += [
+            entry | {"short": entry["name"], "role": ROLES[entry["name"]]} for entry in self.summary["controls"]
+        ]
+        page = self.summary | {
+            "title": "How faithful the dictionaries are" if len(names) > 1 else "How faithful the dictionary is",
+            "entries": entries,
+            "picture": pareto_svg(self.summary),
+            "created": (manifest or {}).get("started", ""),
+            "command": (manifest or {}).get("command", ""),
+        }
+        return render_page("evaluation.html.j2", page, script="", data=None)
+
+    def write(self, run: Run) -> None:
+        super().write(run)
+        run.text("pareto.svg", pareto_svg(self.summary))
+
+    def _repr_html_(self) -> str:
+        return pareto_svg(self.summary)
 
 
-def evaluation_page(comparison: Comparison, rejects: pl.DataFrame, picture: str, manifest: Mapping[str, Any]) -> str:
-    """HTML of one file that opens offline; `picture` is SVG text, `manifest` the run's."""
-    page = finite(comparison.to_dict())
-    names = short_names([entry["name"] for entry in page["dictionaries"]])
-    page["entries"] = [
-        entry | {"short": names[entry["name"]], "role": None, "reason": None} for entry in page["dictionaries"]
-    ]
-    page["entries"] += [entry | {"short": entry["name"], "role": ROLES[entry["name"]]} for entry in page["controls"]]
-    page |= {
-        "title": "How faithful the dictionaries are" if len(names) > 1 else "How faithful the dictionary is",
-        "picture": picture,
-        "rejects": rejects.to_dicts(),
-        "created": manifest["started"],
-        "command": manifest["command"],
-    }
-    return render_page("evaluation.html.j2", page, script="", data=None)
-
-
-def pareto_svg(comparison: Comparison) -> str:
+def pareto_svg(summary: Mapping[str, Any]) -> str:
     """Free-running loss recovered over L0 with 95 % intervals, teacher-forced hollow, controls grey."""
-    names = short_names([entry["name"] for entry in comparison.dictionaries])
-    points = [_point(entry, names[entry["name"]], control=False) for entry in comparison.dictionaries]
-    points += [_point(entry, entry["name"], control=True) for entry in comparison.controls if not entry["reason"]]
+    names = short_names([entry["name"] for entry in summary["dictionaries"]])
+    points = [_point(entry, names[entry["name"]], control=False) for entry in summary["dictionaries"]]
+    points += [_point(entry, entry["name"], control=True) for entry in summary["controls"] if not entry["reason"]]
     return scatter(points, x="active features per token and layer (L0)", y="loss recovered")
 
 
@@ -95,15 +106,10 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _point(entry: Mapping[str, Any], label: str, *, control: bool) -> Point:
-    free = entry["free_running"]
-    return Point(
-        label,
-        entry["l0"],
-        free["loss_recovered"],
-        tuple(free["ci"]),
-        entry["teacher_forced"]["loss_recovered"],
-        control,
-    )
+    free, forced = entry["free_running"], entry["teacher_forced"]
+    numbers = [entry["l0"], free["loss_recovered"], *free["ci"], forced["loss_recovered"]]
+    l0, recovered, low, high, hollow = (math.nan if number is None else number for number in numbers)
+    return Point(label, l0, recovered, (low, high), hollow, control)
 
 
 def scatter(points: Sequence[Point], *, x: str, y: str) -> str:

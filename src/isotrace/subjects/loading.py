@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,16 @@ HEADS = {
     "causal": ("AutoModelForCausalLM", modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     "denoising": ("AutoModelForSeq2SeqLM", modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
 }
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is this process's GPU where there is one. Raises SubjectError for one that is not there."""
+    here = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if here else "cpu")
+    if name.startswith("cuda") and not here:
+        raise SubjectError(f"--device {name}: torch sees no GPU here; use auto or cpu.")
+    return torch.device(name)
 
 
 def load_model(files: SubjectFiles, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, bool]:
@@ -64,7 +75,7 @@ def _load(files: SubjectFiles, device: str) -> tuple[PreTrainedModel, PreTrained
             raise SubjectError(f"weight {name!r} of {source} holds NaN or infinity: the file is damaged, get it again.")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise SubjectError(f"the tokenizer of {source} keeps no offsets: a fast tokenizer is needed.")
-    model = model.to(device)
+    model = model.to(device_of(device))
     if family.prepare:
         family.prepare(model)
     return model, tokenizer, has_head

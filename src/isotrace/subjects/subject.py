@@ -286,11 +286,11 @@ class Subject:
         return Output(final, self.head(final) if logits and self.has_head else None, captured)
 
 
-def load_subject(source: str | Path, *, domain: str | None = None, device: str = "cpu") -> Subject:
+def load_subject(source: str | Path, *, domain: str | None = None, device: str = "auto") -> Subject:
     """Load `bundled:molm`, `hf:org/name`, or a folder in the Hugging Face layout.
 
-    `domain` says what a token stands for (`molecule`); bundled subjects say it themselves. Raises SubjectError for
-    an unknown source, see `source.resolve`, or a model that cannot be loaded, see `loading.load_model`.
+    `domain` says what a token stands for (`molecule`); bundled subjects say it themselves. `device`: auto (a GPU where
+    there is one), cpu, cuda or cuda:1. Raises SubjectError, see `source.resolve` and `loading.load_model`.
     """
     files = resolve(str(source), domain)
     model, tokenizer, has_head = load_model(files, device)

@@ -1,6 +1,7 @@
 """Sequences of a file, to train or evaluate on; what the domain or the subject cannot read joins the rejects."""
 
 from collections.abc import Callable
+from typing import Any
 
 import polars as pl
 
@@ -11,7 +12,7 @@ from isotrace.domains.domain import domain_of
 from isotrace.subjects.subject import Subject
 
 
-def read_corpus(subject: Subject, data: str, column: str | None) -> tuple[Corpus, pl.DataFrame]:
+def read_corpus(subject: Subject, data: Any, column: str | None) -> tuple[Corpus, pl.DataFrame]:
     """(corpus, rejects: index, input, reason). Raises InputError when nothing is left, with the first reason."""
     rows, rejects = read_inputs(data, column=column)
     refused, kept, check = rejects.rows(), [], domain_check(subject)
@@ -28,7 +29,7 @@ def read_corpus(subject: Subject, data: str, column: str | None) -> tuple[Corpus
     return corpus, rejects_frame(refused)
 
 
-def usable(subject: Subject, data: str, column: str | None, limit: int | None) -> tuple[list[str], pl.DataFrame]:
+def usable(subject: Subject, data: Any, column: str | None, limit: int | None) -> tuple[list[str], pl.DataFrame]:
     """(the first `limit` sequences that the subject and its domain can read, rejects): rows behind the last one taken
     are not looked at."""
     rows, rejects = read_inputs(data, column=column)

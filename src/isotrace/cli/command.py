@@ -1,0 +1,113 @@
+"""A command from a verb: the fields of its request are the arguments and options, their docstrings the help."""
+
+from collections.abc import Callable, Iterable, Sequence
+from inspect import Parameter, Signature
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from annotated_types import Ge, Le
+
+from isotrace.base.errors import RunError
+from isotrace.base.progress import progress
+from isotrace.verbs.request import Request, shell
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+Show = Callable[[dict[str, Any], Any], None]
+"""Prints a summary, as `--json` has it, for the eye; the second is the request."""
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def command(verb: Callable[..., Any], show: Show) -> Callable[..., None]:
+    """What Typer makes a command of."""
+    kind: type[Request] = verb.request  # pyright: ignore[reportFunctionMemberAccess]
+
+    def run(**given: Any) -> None:
+        from isotrace.base.runs import dumps
+
+        as_json = given.pop("json")
+        request = kind(**{name: value for name, value in given.items() if value is not None and value != []})
+        answer = verb(request, progress=progress)
+        if answer is None:  # another process of this run reports
+            return
+        summary = answer.to_dict()
+        if as_json:
+            typer.echo(dumps(summary))
+        else:
+            show(summary, request)
+        if failure := getattr(answer, "failure", None):
+            raise RunError(failure)
+
+    # by place, then what the command has of its own, then what it shares with others
+    own = vars(kind)["__annotations__"]
+    order = sorted(kind.model_fields.items(), key=lambda one: 0 if shell(one[1]).place else 1 + (one[0] not in own))
+    parameters = [_parameter(name, field) for name, field in order]
+    parameters.append(Parameter("json", Parameter.KEYWORD_ONLY, default=False, annotation=JSON))
+    run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    run.__doc__ = (verb.__doc__ or "").partition("\n\n")[0]
+    return run
+
+
+def _parameter(name: str, field: "FieldInfo") -> Parameter:
+    how, kind, choices = shell(field), field.annotation, ()
+    optional = get_origin(kind) in (Union, UnionType)
+    kind = next(part for part in get_args(kind) if part is not type(None)) if optional else kind
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        choices = get_args(inner) if get_origin(inner) is Literal else ()
+        kind = str if how.commas else list[_plain(inner)]  # pyright: ignore[reportInvalidTypeArguments]
+    elif get_origin(kind) is Literal:
+        kind, choices = str, get_args(kind)
+    else:
+        kind = _plain(kind)
+    limits: dict[str, Any] = {"min": None, "max": None}
+    for one in field.metadata:
+        limits |= {"min": one.ge} if isinstance(one, Ge) else {"max": one.le} if isinstance(one, Le) else {}
+    default: Any = Parameter.empty if field.is_required() else field.default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default)) if how.commas else None
+    shown: dict[str, Any] = {"help": field.description, **limits}
+    if choices:
+        shown["metavar"] = "|".join(map(str, choices))
+    if default is None:
+        kind = kind | None
+    if how.place:
+        said = typer.Argument(**shown)
+    else:
+        said = typer.Option(*([how.name] if how.name else []), **shown)
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, said])
+
+
+def _plain(kind: Any) -> Any:
+    """What the shell can give for it: text stands for anything with a name."""
+    return kind if kind in (bool, int, float, Path) else str
+
+
+def show_rejects(summary: dict[str, Any]) -> None:
+    for row in summary["rejects"]:
+        typer.echo(f"  rejected row {row['index']}: {row['input'][:60]!r}: {row['reason']}")
+
+
+def show_table(
+    title: str | None,
+    columns: Sequence[str],
+    *sections: Iterable[Sequence[str]],
+    width: int | None,
+    right: Sequence[str] | None = None,
+) -> None:
+    """In the terminal; `right` names the columns that stand to the right: None is all but the first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        ends = name in right if right is not None else name != columns[0]
+        table.add_column(name, justify="right" if ends else "left", overflow="fold")
+    for rows in sections:
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+    Console(width=width).print(table)

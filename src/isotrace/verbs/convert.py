@@ -1,0 +1,51 @@
+"""Other tools' dictionaries, read and written."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from isotrace.verbs.request import PLACE, REPEATED, Floats, Loaded, Progress, Request, Shell, verb
+
+if TYPE_CHECKING:
+    from isotrace.dictionaries.interop.converting import Conversion
+
+
+class ConvertRequest(Request):
+    source: Annotated[tuple[str, ...], PLACE]
+    """Folder or file; several become one dictionary over several layers."""
+    to: str
+    """isotrace, saelens, sparsify, clt_training, circuit_tracer or dictionary_learning (docs/convert.md)."""
+    out: Path
+    """Folder to write; it must not exist or be empty."""
+    source_format: Annotated[str | None, Shell(name="--from")] = None
+    """Format of the source, where its files do not declare it."""
+    subject: Loaded = None
+    """bundled:molm, hf:org/name or a folder; for --to isotrace."""
+    layer: Annotated[tuple[Annotated[int, Field(ge=0)], ...], REPEATED] = ()
+    """Layer of the subject, from 0; once for each layer read."""
+    hookpoint_in: str | None = None
+    """What features read: layers.{}.NAME."""
+    hookpoint_out: str | None = None
+    """What features write to: layers.{}.NAME."""
+    k: int | None = Field(default=None, ge=1)
+    """Active features per token, where the files do not say."""
+    dtype: Floats = "float32"
+    """Of the weights written, for --to isotrace."""
+
+
+@verb(ConvertRequest)
+def convert(request: ConvertRequest, progress: Progress) -> "Conversion":
+    """Convert a dictionary between formats; say what was folded, dropped or assumed, and check the result."""
+    from isotrace.dictionaries.interop import Hints
+    from isotrace.dictionaries.interop.converting import convert as converted
+    from isotrace.subjects.subject import Subject, load_subject
+
+    hints = Hints(request.layer, request.hookpoint_in, request.hookpoint_out, request.k)
+    subject = request.subject
+    if subject is not None and not isinstance(subject, Subject):
+        subject = load_subject(subject, device="cpu")
+    return converted(
+        request.source, request.to, request.out, source_format=request.source_format, hints=hints, subject=subject,
+        dtype=request.dtype,
+    )  # fmt: skip

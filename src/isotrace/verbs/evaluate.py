@@ -1,0 +1,70 @@
+"""How much of a subject is left when dictionaries stand in for it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from isotrace.base.errors import InputError
+from isotrace.verbs.request import PLACE, Column, Data, InFolder, Loaded, OnSubject, Progress, Seeded, verb
+
+if TYPE_CHECKING:
+    from isotrace.report.evaluation import Evaluation
+
+
+class EvaluateRequest(OnSubject, InFolder, Seeded):
+    dictionary: Annotated[tuple[Loaded, ...], PLACE]
+    """bundled:molm-clt or folders; the first is compared with."""
+    data: Data
+    out: Path | None = None
+    """Run folder; without it only what is printed."""
+    column: Column = None
+    limit: int | None = Field(default=None, ge=1)
+    """Take only the first usable rows."""
+    mask_rate: float = Field(default=0.15, ge=0.01, le=0.99)
+    """Share of tokens masked."""
+    bootstrap: int = Field(default=500, ge=20)
+    """Draws of sequences for the intervals."""
+    controls: bool = True
+    """Also controls, fitted on a quarter of the sequences."""
+
+
+@verb(EvaluateRequest)
+def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
+    """Fidelity of dictionaries and of controls with as many active features, on held-out sequences."""
+    from isotrace.base.identity import Source
+    from isotrace.base.runs import open_run
+    from isotrace.evaluation.comparison import compare
+    from isotrace.report.evaluation import Evaluation
+    from isotrace.verbs.corpus import usable
+    from isotrace.verbs.loading import dictionary_of, label, named, subject_of
+
+    given = request.dictionary
+    names = [label(one) for one in given]
+    if repeated := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise InputError(f"{repeated[0]!r} is given twice: name each dictionary once.")
+    subject = subject_of(request)
+    dictionaries = {name: dictionary_of(one, subject) for name, one in zip(names, given, strict=True)}
+    sequences, rejects = usable(subject, request.data, request.column, request.limit)
+    if not sequences:
+        first = f"; first reason: {rejects['reason'][0]}" if rejects.height else ""
+        raise InputError(f"no row of {label(request.data)!r} can be evaluated{first}")
+
+    def result() -> Evaluation:
+        comparison = compare(
+            subject, dictionaries, sequences, mask_rate=request.mask_rate, seed=request.seed,
+            n_bootstrap=request.bootstrap, controls=request.controls,
+            progress=lambda batches: progress(batches, "evaluating"),
+        )  # fmt: skip
+        return Evaluation.of(comparison, rejects)
+
+    if request.out is None:
+        return result()
+    inputs: dict[str, Any] = {"subject": Source.of(subject.source, subject), "data": named(request.data)}
+    inputs |= {f"dictionary {n}": Source.of(*pair) for n, pair in enumerate(dictionaries.items(), start=1)}
+    with open_run(
+        request.out, command=request.command, seed=request.seed, inputs=inputs, overwrite=request.overwrite
+    ) as run:
+        found = result()
+        found.write(run)
+    return found

@@ -1,0 +1,96 @@
+"""Which features of a dictionary are active in some sequences, token by token."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from isotrace.base.errors import InputError
+from isotrace.verbs.request import PLACE, Column, Data, InFolder, Loaded, OnSubject, Progress, verb
+
+if TYPE_CHECKING:
+    from isotrace.report.features import FeatureTable
+
+
+class FeaturesRequest(OnSubject, InFolder):
+    dictionary: Annotated[Loaded, PLACE]
+    """bundled:molm-clt, hf:org/name or a folder."""
+    data: Data
+    out: Path | None = None
+    """Run folder; without it only what is printed."""
+    column: Column = None
+    limit: int | None = Field(default=None, ge=1)
+    """Take only the first usable rows."""
+
+
+@verb(FeaturesRequest)
+def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
+    """Activations of a dictionary's features in every sequence, with the atoms or residues they stand at."""
+    import polars as pl
+
+    from isotrace.base.identity import Source
+    from isotrace.base.runs import open_run
+    from isotrace.datasets.inputs import read_inputs, rejects_frame
+    from isotrace.dictionaries.featuriser import active_features, batches_of
+    from isotrace.domains.domain import domain_of
+    from isotrace.report.features import FeatureTable
+    from isotrace.verbs.loading import dictionary_of, label, named, subject_of
+
+    subject = subject_of(request)
+    dictionary = dictionary_of(request.dictionary, subject)
+    domain = None if subject.files.domain is None else domain_of(subject.files.domain)
+    table, rejects = read_inputs(request.data, column=request.column)
+    kept, refused = [], rejects.rows()
+    for row in table.rows(named=True):
+        if len(kept) == request.limit:
+            break
+        try:
+            batch = subject.tokenize([row["sequence"]])
+            tokens = subject.tokens(batch.ids[0])
+            elements = [()] * len(tokens)
+            if domain is not None:
+                elements = domain.read(row["sequence"], tokens, batch.offsets[0]).elements
+            order = row.get("original")
+            elements = elements if order is None else [[order[i] for i in part] for part in elements]
+            kept.append((row["index"], row["sequence"], tokens, elements))
+        except InputError as error:
+            refused.append((row["index"], row["sequence"], str(error)))
+    if not kept:
+        raise InputError(f"no row of {label(request.data)!r} can be used; first reason: {refused[0][2]}")
+    batches = batches_of(subject, [text for _, text, _, _ in kept])
+    parts = []
+    shown = iter(progress([batch for _, batch in batches], "features"))
+    for places, found in zip((rows for rows, _ in batches), active_features(subject, dictionary, shown), strict=True):
+        rows = [kept[places[sequence]] for sequence in found["sequence"]]
+        at = found["position"].tolist()
+        parts.append(
+            pl.DataFrame(
+                {
+                    "index": [row[0] for row in rows],
+                    "position": at,
+                    "token": [row[2][position] for row, position in zip(rows, at, strict=True)],
+                    "elements": pl.Series(
+                        [row[3][p] for row, p in zip(rows, at, strict=True)], dtype=pl.List(pl.Int64)
+                    ),
+                    **{name: found[name] for name in ("layer", "feature", "activation")},
+                }
+            )
+        )
+    frame = pl.concat(parts).sort("index", "position", "layer", "feature", maintain_order=True)
+    rejects = rejects_frame(refused)
+    summary = {
+        "subject": subject.source,
+        "dictionary": label(request.dictionary),
+        "n_sequences": len(kept),
+        "n_tokens": sum(len(tokens) for _, _, tokens, _ in kept),
+        "n_active": frame.height,
+        "n_features": frame.select("layer", "feature").n_unique(),
+        "rejects": rejects.to_dicts(),
+    }
+    result = FeatureTable(summary, tables={"features": frame, "rejects": rejects})
+    if request.out is not None:
+        inputs: dict[str, Any] = {"subject": Source.of(subject.source, subject), "data": named(request.data)}
+        inputs |= {"dictionary": Source.of(label(request.dictionary), dictionary)}
+        with open_run(request.out, command=request.command, seed=0, inputs=inputs, overwrite=request.overwrite) as run:
+            result.write(run)
+    return result

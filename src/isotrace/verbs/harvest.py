@@ -1,0 +1,56 @@
+"""Activations of a subject into a store, to train from many times."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from isotrace.verbs.request import COMMAS, Answer, Column, Data, Floats, OnSubject, Progress, Seeded, verb
+
+
+class HarvestRequest(OnSubject, Seeded):
+    data: Data
+    tokens: int = Field(ge=1)
+    """Tokens to write."""
+    out: Path
+    """Folder of the store; a harvest that was stopped there goes on."""
+    hookpoints: Annotated[tuple[str, ...], COMMAS] = ("mlp_in", "mlp_out")
+    """Kinds, as mlp_in,mlp_out: of all layers, or of --layers."""
+    layers: Annotated[tuple[int, ...] | None, COMMAS] = None
+    """Layers, as 0,2,4; usual: all."""
+    dtype: Floats = "float32"
+    """Of the activations written."""
+    shard_tokens: int = Field(default=100_000, ge=1)
+    """Tokens of a shard."""
+    mask_rate: float = Field(default=0.15, ge=0, le=0.99)
+    """Share masked in every second batch."""
+    column: Column = None
+
+
+@verb(HarvestRequest)
+def harvest(request: HarvestRequest, progress: Progress) -> Answer:
+    """Harvest activations of a subject into safetensors shards with checksums; resumable."""
+    from isotrace.activations.store import write_store
+    from isotrace.activations.stream import SubjectStream
+    from isotrace.training.config import StreamConfig
+    from isotrace.verbs.corpus import read_corpus
+    from isotrace.verbs.loading import subject_of
+
+    subject = subject_of(request)
+    corpus, rejects = read_corpus(subject, request.data, request.column)
+    layers = range(subject.n_layers) if request.layers is None else request.layers
+    names = [f"layers.{layer}.{kind}" for kind in request.hookpoints for layer in layers]
+    usual = StreamConfig()
+    stream = SubjectStream(
+        subject, corpus, names, block_tokens=min(usual.block_tokens, request.shard_tokens, request.tokens),
+        batch_tokens=min(usual.harvest_tokens, request.tokens), mask_rate=request.mask_rate, seed=request.seed,
+        special_tokens=usual.special_tokens,
+    )  # fmt: skip
+    shards = iter(progress(range(-(-request.tokens // request.shard_tokens)), "harvesting"))
+    manifest = write_store(
+        stream, request.out, tokens=request.tokens, dtype=request.dtype, shard_tokens=request.shard_tokens,
+        progress=lambda *_: next(shards, None),
+    )  # fmt: skip
+    list(shards)  # of a harvest that went on, the shards it found
+    summary = {"folder": str(request.out), "tokens": manifest.written, "shards": len(manifest.shards)}
+    return Answer(summary | {"hookpoints": names, "rejects": rejects.to_dicts()})

@@ -1,0 +1,57 @@
+"""From names to the objects behind them, and back to what a manifest says of them."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.identity import identity
+from isotrace.datasets.inputs import read_inputs
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.saving import load_dictionary
+from isotrace.domains.domain import Domain, domain_of
+from isotrace.subjects.subject import Subject, load_subject
+
+if TYPE_CHECKING:
+    from isotrace.verbs.request import OnSubject
+
+
+def subject_of(request: "OnSubject") -> Subject:
+    """Raises InputError for a device or domain that is given beside a loaded subject, which has its own."""
+    if not isinstance(request.subject, Subject):
+        return load_subject(request.subject, domain=request.domain, device=request.device)
+    for name in ("device", "domain"):
+        if getattr(request, name) != type(request).model_fields[name].default:
+            raise InputError(f"--{name} is for a subject that is loaded here: give it to load_subject.")
+    return request.subject
+
+
+def domain_of_subject(subject: Subject) -> Domain:
+    """Raises SubjectError where it is not known."""
+    if subject.files.domain is None:
+        raise SubjectError(f"{subject.source} does not say what its tokens stand for: give --domain.")
+    return domain_of(subject.files.domain)
+
+
+def dictionary_of(source: Any, subject: Subject) -> Dictionary:
+    return source if isinstance(source, Dictionary) else load_dictionary(source, subject)
+
+
+def named(value: Any) -> Path | str:
+    """What a manifest says of what a number depends on: a Path where it is a file or folder, else text. What has no
+    name is told by a hash of its content."""
+    if isinstance(value, str | Path):
+        return Path(value) if os.path.exists(value) else str(value)
+    if isinstance(value, Subject):
+        return value.source
+    if isinstance(value, Dictionary):
+        what, content = value.config.architecture, value
+    else:
+        rows = read_inputs(value)[0]
+        what, content = f"{rows.height} sequences", rows.write_json()
+    return f"{what}, sha256 {identity(content)[:16]}"
+
+
+def label(source: Any) -> str:
+    """The name it was given by, or what it holds."""
+    return str(source if isinstance(source, str | Path) else named(source))

@@ -1,0 +1,199 @@
+"""What a verb can be asked, written once: the fields of a request are the parameters of its function and the options
+of its command, their docstrings the documentation of the one, the help of the other and the text of a JSON schema.
+
+A field that takes a subject, a dictionary or data takes a name (`bundled:molm`, a path) or the object itself.
+"""
+
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic_core import core_schema
+
+from isotrace.base.errors import InputError
+from isotrace.base.settings import Seed
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+"""(items, what is done to them) → the same items, shown as they are taken."""
+Loaded = Annotated[Any, WithJsonSchema({"type": "string"})]
+"""A name, or what it stands for."""
+Data = Annotated[
+    Loaded,
+    Field(
+        description="Sequences: a file (CSV, TSV, Parquet, .smi, SDF, FASTA, …), - for stdin; in Python also a list, a "
+        "Series, a DataFrame or molecules."
+    ),
+]
+Column = Annotated[str | None, Field(description="Column of the data that holds the sequences.")]
+Floats = Literal["float32", "float16", "bfloat16"]
+R = TypeVar("R", bound="Request")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shell:
+    """How a field is typed where it is no plain option: by its place, under another name, several between commas."""
+
+    place: bool = False
+    name: str | None = None
+    commas: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """One value stands for a tuple of it."""
+        if not any(get_origin(part) is tuple for part in (source, *get_args(source))):
+            return handler(source)
+        return core_schema.no_info_before_validator_function(self._several, handler(source))
+
+    def _several(self, value: Any) -> Any:
+        if self.commas and isinstance(value, str):
+            return tuple(part.strip() for part in value.split(","))
+        return value if value is None or isinstance(value, list | tuple) else (value,)
+
+
+PLACE, COMMAS, REPEATED = Shell(place=True), Shell(commas=True), Shell()
+
+
+class Request(BaseModel):
+    """Raises InputError for a value that a field does not take."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InputError(self._fault(error.errors()[0])) from None
+
+    @classmethod
+    def _fault(cls, error: Any) -> str:
+        name, *_ = map(str, error["loc"])
+        if error["type"] in ("missing", "extra_forbidden"):
+            how = "needs" if error["type"] == "missing" else "does not know"
+            return f"{cls.verb()} {how} {name!r}: its parameters are {', '.join(cls.model_fields)}."
+        wanted = error.get("ctx", {}).get("expected") or error["msg"][0].lower() + error["msg"][1:]
+        wanted = f"use {wanted.replace(chr(39), '')}" if "expected" in error.get("ctx", {}) else wanted
+        return f"{option(name, cls.model_fields[name])} {error['input']!r}: {wanted}."
+
+    @classmethod
+    def verb(cls) -> str:
+        return cls.__name__.removesuffix("Request").lower()
+
+    @property
+    def command(self) -> str:
+        """The command line that asks the same; what has no name of its own stands there as what it holds."""
+        words, options = ["isotrace", self.verb()], []
+        for name, field in type(self).model_fields.items():
+            value, how = getattr(self, name), shell(field)
+            if value == field.default:
+                continue
+            texts = [_written(one) for one in (value if isinstance(value, tuple) else (value,))]
+            texts = [",".join(texts)] if how.commas else texts
+            if how.place:
+                words += texts
+            elif isinstance(value, bool):
+                options.append(option(name if value else f"no_{name}", field))
+            else:
+                options += [word for text in texts for word in (option(name, field), text)]
+        return shlex.join([*words, *options])
+
+
+class OnSubject(Request):
+    """What runs a subject."""
+
+    subject: Annotated[Loaded, PLACE]
+    """bundled:molm, pypi:rxnfp/bert_pretrained, hf:org/name or a folder."""
+    domain: str | None = None
+    """What tokens stand for, where the subject does not say."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto (a GPU where there is one), cpu, cuda or cuda:1."""
+
+
+class Seeded(Request):
+    seed: Seed = 0
+    """Seed of every random choice."""
+
+
+class InFolder(Request):
+    overwrite: bool = False
+    """Replace another command's run in --out."""
+
+
+def shell(field: "FieldInfo") -> Shell:
+    return next((one for one in field.metadata if isinstance(one, Shell)), Shell())
+
+
+def option(name: str, field: "FieldInfo") -> str:
+    """`--name`, as typed."""
+    return shell(field).name or f"--{name.replace('_', '-')}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, str | int | float | Path):
+        return str(value)
+    from isotrace.verbs.loading import named
+
+    return str(named(value))
+
+
+def silent(items: Iterable[Any], label: str) -> Iterable[Any]:
+    return items
+
+
+def verb(kind: type[R]) -> Callable[[Callable[[R, Progress], T]], Callable[..., T]]:
+    """Makes `compute(request, progress)` a function that takes the fields of the request, by place as long as they are
+    needed, or a request; and `progress`, nothing shown if left out."""
+
+    def decorate(compute: Callable[[R, Progress], T]) -> Callable[..., T]:
+        places = []
+        for name, field in kind.model_fields.items():
+            if field.is_required() or name == "data":
+                places.append(name)
+            if name == "data" and not field.is_required():
+                break
+
+        @wraps(compute)
+        def call(*given: Any, progress: Progress = silent, **fields: Any) -> T:
+            if len(given) == 1 and isinstance(given[0], kind):
+                return compute(given[0], progress)
+            if len(given) > len(places):
+                raise InputError(f"{kind.verb()} takes {', '.join(places)} by place, the others by name.")
+            return compute(kind(**dict(zip(places, given, strict=False)), **fields), progress)
+
+        described = kind.model_fields.items()
+        call.__doc__ = "\n".join([compute.__doc__ or "", "", *(f"{n}: {f.description}" for n, f in described)])
+        vars(call).update(__signature__=_signature(kind, places), request=kind)
+        return cast("Callable[..., T]", call)
+
+    return decorate
+
+
+def _signature(kind: type[Request], places: list[str]) -> Signature:
+    ordered = [*places, *(name for name in kind.model_fields if name not in places)]
+    parameters = []
+    for name in ordered:
+        field = kind.model_fields[name]
+        how = Parameter.POSITIONAL_OR_KEYWORD if name in places else Parameter.KEYWORD_ONLY
+        default = Parameter.empty if field.is_required() else field.default
+        parameters.append(Parameter(name, how, default=default, annotation=field.annotation))
+    parameters.append(Parameter("progress", Parameter.KEYWORD_ONLY, default=silent, annotation=Progress))
+    return Signature(parameters)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb says that leaves its result in a folder: `summary` is what `--json` prints; `failure` what the
+    command then ends with, where not all was well."""
+
+    summary: dict[str, Any]
+    failure: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.summary

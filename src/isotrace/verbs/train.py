@@ -1,0 +1,89 @@
+"""A dictionary of features, learned from a subject's activations."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from isotrace.base.errors import InputError, RunError
+from isotrace.base.settings import Seed
+from isotrace.verbs.request import COMMAS, REPEATED, Answer, Column, Data, Floats, OnSubject, Progress, silent, verb
+
+
+class TrainRequest(OnSubject):
+    data: Data = None
+    architecture: str
+    """sae, transcoder, skip_transcoder or crosslayer."""
+    out: Path
+    """Run folder; it is the dictionary when the run is done."""
+    store: Path | None = None
+    """Activation store (isotrace harvest) instead of --data."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Tokens to train on."""
+    config: Path | None = None
+    """TOML file with everything else (docs/train.md)."""
+    features: int | None = Field(default=None, ge=1)
+    """Features per layer; usual: 8 per dimension."""
+    k: int | None = Field(default=None, ge=1)
+    """Active features per token and layer; usual: 32."""
+    activation: str | None = None
+    """topk, batchtopk, relu, jumprelu or gated."""
+    window: int | None = Field(default=None, ge=1)
+    """Layers a crosslayer feature writes to."""
+    layers: Annotated[tuple[int, ...] | None, COMMAS] = None
+    """Layers covered, as 0,2,4; usual: all."""
+    seed: Seed | None = None
+    """Seed of the dictionary's weights; that of the stream stands in --config."""
+    seeds: Annotated[tuple[Seed, ...] | None, COMMAS] = None
+    """As 0,1,2: one dictionary per seed from one stream."""
+    resume: bool = False
+    """Go on from the folder's checkpoint."""
+    overwrite: bool = False
+    """Start again in a folder that holds a run."""
+    skip_bad_shards: bool = False
+    """Leave damaged shards of --store out, and name them."""
+    dtype: Floats = "float32"
+    """Of the saved weights."""
+    log: Annotated[tuple[Literal["tensorboard", "wandb"], ...], REPEATED] = ()
+    """Where to log besides log.jsonl; repeatable."""
+    parallel: Literal["data", "features"] = "data"
+    """What processes share under torchrun."""
+    column: Column = None
+
+
+@verb(TrainRequest)
+def train(request: TrainRequest, progress: Progress) -> Answer | None:
+    """Train dictionaries on a subject's activations; every step is logged, and a killed run resumes exactly.
+
+    None in processes that only help another one."""
+    from isotrace.training.jobs import make_jobs, read_settings
+    from isotrace.verbs.loading import subject_of
+    from isotrace.verbs.training import run_training
+
+    if (request.data is None) == (request.store is None):
+        raise InputError("give --data with sequences, or --store with harvested activations.")
+    settings = read_settings(request.config)
+    given = {"n_features": request.features} | {n: getattr(request, n) for n in ("k", "activation", "window", "layers")}
+    settings["dictionary"] |= {name: value for name, value in given.items() if value is not None}
+    given = {"tokens": request.tokens, "seed": request.seed}
+    settings["training"] |= {name: value for name, value in given.items() if value is not None}
+    if request.seeds is not None:
+        if settings["jobs"]:
+            raise InputError("--seeds and [[jobs]] both say what to train: give one of them.")
+        settings["jobs"] = [{"name": f"seed-{s}", "training": {"seed": s}} for s in request.seeds]
+    subject = subject_of(request)
+    jobs = make_jobs(subject, request.architecture, settings)
+    check_folder(request.out, request.resume, request.overwrite)
+    summary = run_training(subject, jobs, settings, request, bar=progress is not silent)
+    return None if summary is None else Answer(summary)
+
+
+def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
+    """Training is never thrown away by running a command twice."""
+    unfinished = (out / "checkpoint.pt").exists()
+    if unfinished and not (resume or overwrite):
+        raise RunError(f"{out} holds an unfinished run: go on with --resume, or start again with --overwrite.")
+    if resume and not unfinished:
+        if (out / "manifest.json").exists():
+            raise RunError(f"{out} holds no checkpoint: the run is finished, or stopped before its first one.")
+        raise RunError(f"{out} holds no run to resume: leave --resume out.")
