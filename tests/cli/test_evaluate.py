@@ -92,6 +92,7 @@ def test_without_controls_every_row_is_evaluated_as_in_python(isotrace, world):
     subject = tiny.load_tiny(world / "bert")
     options = {"mask_rate": 0.3, "seed": 3, "n_bootstrap": 40}
     alone = evaluate_in_python(subject, load_dictionary(world / "clt", subject), tiny.MOLECULES * 2, **options)
+    alone = json.loads(json.dumps(alone))
     assert found["n_sequences"] == 20
     assert found["controls"] == []
     assert found["fitting"] is None
