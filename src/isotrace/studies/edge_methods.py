@@ -24,6 +24,7 @@ from isotrace.discovery.edges.circuits import kept
 from isotrace.discovery.methods import METHODS, Problem
 from isotrace.interventions.edges import Edges, component_graph
 from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
+from isotrace.stats.share import share
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import Subject, load_subject
 from isotrace.subjects.targets import parse_target
@@ -93,9 +94,9 @@ def first_edges(values: Tensor, sizes: list[int]) -> Tensor:
 
 def faithfulness(metric: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`[draws, sizes − 1]` from M `[pairs, sizes]` with no edge first and all edges last, and weights
-    `[draws, pairs]` of the pairs."""
+    `[draws, pairs]` of the pairs; NaN where all edges change no more than float32 rounds."""
     means = weights @ metric
-    return (means[:, 1:] - means[:, :1]) / (means[:, -1:] - means[:, :1])
+    return share(means[:, 1:] - means[:, :1], means[:, -1:] - means[:, :1], 1e-6 * np.abs(means[:, -1:]))
 
 
 def areas(curves: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from isotrace.discovery.methods import METHODS, Method, Problem, Scores
 from isotrace.interventions import Heads, Mediator, MLPs, Neurons, mean_values
 from isotrace.interventions.edges import Edges, component_graph
 from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
+from isotrace.stats.share import share
 from isotrace.studies.study import Outcome, Setting, study
 from isotrace.studies.worlds.planted_subjects import Planted, planted_subjects
 
@@ -129,7 +130,8 @@ def circuit_row(planted: Planted, kind: str, seed: int, n_random: int) -> dict[s
     def shares(circuit: Tensor, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         span = weights @ (full - empty)
         sufficiency, necessity = kept(problem, circuit) - empty, full - kept(problem, ~circuit)
-        return weights @ sufficiency / span, weights @ necessity / span
+        noise = RESOLUTION * np.abs(weights @ full)
+        return share(weights @ sufficiency, span, noise), share(weights @ necessity, span, noise)
 
     n = len(full)
     even = np.full((1, n), 1 / n)
@@ -138,8 +140,8 @@ def circuit_row(planted: Planted, kind: str, seed: int, n_random: int) -> dict[s
     row: dict[str, Any] = {"subject": planted.name, "mediator": kind, "nodes": len(keep), "circuit": int(keep.sum()),
                            "metric": float(full.mean()), "ablated": float(empty.mean())}  # fmt: skip
     nulls = np.array(random)[:, :, 0].T
-    for name, share, null in zip(("sufficiency", "necessity"), shares(keep, draws), nulls, strict=True):
-        row |= {name: float(share[0]), f"{name}_ci": interval(share[1:]),
+    for name, found, null in zip(("sufficiency", "necessity"), shares(keep, draws), nulls, strict=True):
+        row |= {name: float(found[0]), f"{name}_ci": interval(found[1:]),
                 f"random_{name}": float(null.mean()), f"random_{name}_ci": mean_interval(null, seed)}  # fmt: skip
     return row
 
