@@ -1,4 +1,4 @@
-"""Tables of docs/atlases from what `isotrace evaluate` and `isotrace annotate` wrote, and the bundled names of molm."""
+"""Tables of docs/atlases from what `isotrace evaluate` and `isotrace annotate` wrote."""
 
 import json
 from pathlib import Path
@@ -170,27 +170,3 @@ def fidelity(evaluation: dict[str, Any]) -> str:
             f"{forced['loss_recovered']:.3f}", f"{free['top1_agreement']:.3f}", f"{free['kl']:.3f}",
         ])  # fmt: skip
     return table(["", "L0", "loss recovered, free-running [95 % CI]", "teacher-forced", "top-1", "KL"], rows)
-
-
-def bundle(work: Path, assets: Path) -> None:
-    """features.parquet, examples.parquet and annotation.json beside the bundled dictionary of molm."""
-    annotation = json.loads((work / "annotation/annotation.json").read_text())
-    features = pl.read_parquet(work / "annotation/features.parquet")
-    sequences = pl.read_parquet(work / "annotation/sequences.parquet")
-    examples = pl.read_parquet(work / "annotation/examples.parquet").filter(pl.col("positions").list.len() > 0)
-    examples = examples.join(sequences.select("index", smiles="sequence"), on="index").drop("index")
-    floats = [name for name, kind in features.schema.items() if kind == pl.Float64]
-    squeeze = {"compression": "zstd", "compression_level": 19}
-    features.with_columns(pl.col(floats).cast(pl.Float32)).write_parquet(assets / "features.parquet", **squeeze)
-    examples.sort("layer", "feature", maintain_order=True).write_parquet(assets / "examples.parquet", **squeeze)
-    named = features.filter(pl.col("label") != "unexplained")
-    found = {
-        "sequences": annotation["n_sequences"],
-        "rejected": annotation["n_rejected"],
-        "features": features.height,
-        "named": named.height,
-        "concepts_named": named["label"].n_unique(),
-        "by_layer": named.group_by("layer").len().sort("layer")["len"].to_list(),
-        "sources": annotation["sources"],
-    }
-    (assets / "annotation.json").write_text(json.dumps(found, indent=2) + "\n")

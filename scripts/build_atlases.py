@@ -8,7 +8,7 @@ NAME is molm, rxnfp or antiberty; DATA a folder with the data sets that docs/atl
 2. train      the dictionary (molm ships one), in WORK/dictionary
 3. evaluate   fidelity beside controls, in WORK/evaluation
 4. annotate   isotrace annotate, in WORK/annotation
-5. table      docs/atlases/NAME.md from what these wrote; the names beside the bundled dictionary of molm
+5. table      docs/atlases/NAME.md from what these wrote; the names on the shelf of the bundled dictionary of molm
 """
 
 import argparse
@@ -26,7 +26,8 @@ import torch
 import atlas_tables
 from isotrace.activations.harvest import Corpus
 from isotrace.dictionaries.build import configure
-from isotrace.dictionaries.saving import reference, save_dictionary
+from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
+from isotrace.dictionaries.shelf import attach
 from isotrace.subjects.subject import load_subject
 from isotrace.training.config import TrainingConfig
 from isotrace.training.loop import train_dictionary
@@ -157,7 +158,7 @@ def main() -> None:
     if "table" in steps:
         atlas_tables.write(args.name, work, ROOT / "docs" / "atlases")
         if args.name == "molm":
-            atlas_tables.bundle(work, ROOT / "src/isotrace/assets/molm-clt")
+            attach("names", ROOT / "src/isotrace/assets/molm-clt", load_dictionary(dictionary), work / "annotation")
 
 
 if __name__ == "__main__":

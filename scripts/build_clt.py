@@ -3,9 +3,10 @@
     python scripts/build_clt.py DATA --work build/molm --out src/isotrace/assets/molm-clt
 
 1. train     on randomised spellings of the subject's own training molecules
-2. evaluate  fidelity on held-out molecules, probes read from the replaced stream → evaluation.json
+2. evaluate  fidelity on held-out molecules, beside controls and by probes read from the replaced stream: about/fidelity
+             and about/card on its shelf
 
-`build_atlases.py molm` then names its features: features.parquet, examples.parquet, annotation.json.
+`build_atlases.py molm` then names its features: about/names.
 """
 
 import argparse
@@ -20,11 +21,12 @@ from rdkit import Chem, RDLogger
 
 from build_probes import TASKS, pooled, table, with_ci
 from isotrace.activations.harvest import Corpus
+from isotrace.base.identity import identity
 from isotrace.dictionaries.build import configure
 from isotrace.dictionaries.replacement import replaced_hidden
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
+from isotrace.dictionaries.shelf import Part, put
 from isotrace.evaluation.comparison import compare
-from isotrace.evaluation.fidelity import evaluate
 from isotrace.subjects.probe import load_probe
 from isotrace.subjects.subject import Subject, load_subject
 from isotrace.training.config import TrainingConfig
@@ -76,7 +78,7 @@ def held_out(args: argparse.Namespace) -> list[str]:
 
 def measure(args: argparse.Namespace, subject: Subject) -> None:
     dictionary = load_dictionary(args.out, subject)
-    result = evaluate(subject, dictionary, held_out(args))
+    evaluation = compare(subject, {"bundled:molm-clt": dictionary}, held_out(args), controls=False).to_dict()
     beside = compare(subject, {"molm-clt": dictionary}, held_out(args)).to_dict()
     probes = {}
     for task, (_, _, kind, _, _) in TASKS.items():
@@ -90,7 +92,7 @@ def measure(args: argparse.Namespace, subject: Subject) -> None:
         }
         read = lambda hidden: probe.value(torch.from_numpy(pooled(subject, smiles, hidden)).float()).double().numpy()  # noqa: B023, E731
         probes[task] = {name: with_ci(kind, y, read(hidden)) for name, hidden in streams.items()}
-    result |= {
+    card = {
         "probes_free_running": probes,
         "beside_controls": {
             one["name"]: {key: one[key] for key in ("free_running", "teacher_forced", "fve", "l0", "paired")}
@@ -99,8 +101,9 @@ def measure(args: argparse.Namespace, subject: Subject) -> None:
         },
         "dead_in_training_statistics": float((dictionary.density == 0).float().mean()),
     }
-    (args.out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    for part, content in (("fidelity", evaluation), ("card", card)):
+        put(part, args.out, identity(dictionary), Part(content, {}))
+    print(json.dumps(evaluation | card))
 
 
 def main() -> None:

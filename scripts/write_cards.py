@@ -3,14 +3,14 @@
 
     python scripts/write_cards.py
 
-Reads card.json and probe_report.json (molm), evaluation.json and annotation.json (molm-clt), demo/index/results.json
-if a demo was run; writes README.md in both asset folders and the block between the markers in the main README.
+Reads card.json and probe_report.json (molm), the shelf of molm-clt, demo/index/results.json if a demo was run; writes README.md in both asset folders and the block between the markers in the main README.
 """
 
 import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 ROOT = Path(__file__).parents[1]
 MOLM, CLT = ROOT / "src/isotrace/assets/molm", ROOT / "src/isotrace/assets/molm-clt"
@@ -26,6 +26,12 @@ DATA = """\
 
 def load(path: Path) -> dict:
     return json.loads(path.read_text())
+
+
+def measured() -> dict:
+    """The fidelity of molm-clt and what its card says besides."""
+    evaluation = load(CLT / "about/fidelity/fidelity.json")["content"]
+    return evaluation | evaluation["dictionaries"][0] | load(CLT / "about/card/card.json")["content"]
 
 
 def ci(entry: dict, digits: int = 3) -> str:
@@ -94,7 +100,9 @@ def molm() -> str:
 
 
 def clt() -> str:
-    found, names, record = load(CLT / "evaluation.json"), load(CLT / "annotation.json"), load(CLT / "dictionary.json")
+    found, names, record = measured(), load(CLT / "about/names/names.json")["content"], load(CLT / "dictionary.json")
+    named = pl.read_parquet(CLT / "about/names/features.parquet").filter(pl.col("label") != "unexplained")
+    by_layer = named.group_by("layer").len().sort("layer")["len"].to_list()
     config, training = record["config"], record["training"]["config"]
     lines = [
         "# molm-clt: the bundled cross-layer transcoder",
@@ -153,13 +161,13 @@ def clt() -> str:
         "",
         "## Names",
         "",
-        f"{names['named']:,} of {names['features']:,} features have a name on {names['sequences']:,} held-out molecules "
-        f"({names['concepts_named']} concepts; by layer {', '.join(map(str, names['by_layer']))}): held-out F1 ≥ 0.5, "
+        f"{names['n_labelled']:,} of {names['n_features']:,} features have a name on {names['n_sequences']:,} held-out "
+        f"molecules ({named['label'].n_unique()} concepts; by layer {', '.join(map(str, by_layer))}): held-out F1 ≥ 0.5, "
         "q < 0.05 and a 95 % interval above the permutation null. The others are called unexplained.",
         "",
         "## Data",
         "",
-        "Example molecules in `examples.parquet` come from the held-out parts of:",
+        "Example molecules in `about/names/examples.parquet` come from the held-out parts of:",
         "",
         DATA,
     ]
@@ -167,7 +175,7 @@ def clt() -> str:
 
 
 def readme() -> str:
-    card, probes, found = load(MOLM / "card.json"), load(MOLM / "probe_report.json"), load(CLT / "evaluation.json")
+    card, probes, found = load(MOLM / "card.json"), load(MOLM / "probe_report.json"), measured()
     free, forced = found["free_running"], found["teacher_forced"]
     bbb, esol = probes["bbb"], probes["esol"]
     replaced, controls = found["probes_free_running"]["bbb"], found["beside_controls"]

@@ -16,6 +16,7 @@ from isotrace.activations.harvest import Corpus, mlp_activations
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.replacement import replaced_hidden
 from isotrace.dictionaries.saving import load_dictionary
+from isotrace.dictionaries.shelf import shelf_of
 from isotrace.evaluation.fidelity import evaluate
 from isotrace.subjects.probe import load_probe
 from isotrace.subjects.sources.source import assets
@@ -68,7 +69,7 @@ def test_molecules_stay_as_valid_after_sampling_as_the_card_says(molm):
 @pytest.mark.card
 def test_fidelity_is_what_the_card_says(molm, clt):
     found = evaluate(molm, clt, HELD_OUT, seed=3, n_bootstrap=50)
-    claimed = card("molm-clt/evaluation.json")
+    claimed = shelf_of(clt).fidelity
     assert found["free_running"]["loss_recovered"] >= 0.95
     for mode in ("free_running", "teacher_forced"):
         assert found[mode]["loss_recovered"] == pytest.approx(claimed[mode]["loss_recovered"], abs=0.015)
@@ -90,7 +91,7 @@ def test_the_probe_survives_the_replacement_of_every_mlp(molm, clt):
     for name, hidden in (("subject", None), ("replaced", lambda b: replaced_hidden(molm, clt, b, "free_running"))):
         auroc[name] = roc_auc_score(y, probe.value(torch.from_numpy(pooled(molm, smiles, hidden)).float()))
     assert abs(auroc["subject"] - auroc["replaced"]) <= 0.02
-    claimed = card("molm-clt/evaluation.json")["probes_free_running"]["bbb"]
+    claimed = shelf_of(clt).card["probes_free_running"]["bbb"]
     for name, value in auroc.items():
         assert value == pytest.approx(claimed[name]["auroc"]["value"], abs=5e-3)
 

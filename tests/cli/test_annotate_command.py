@@ -171,7 +171,7 @@ def test_the_docs_list_every_key_of_the_summary(outcome):
 
 def test_the_run_folder_is_whole(outcome):
     names = {path.name for path in outcome[1].iterdir()}
-    assert {"annotation.json", "atlas.html", "manifest.json"} < names
+    assert {"annotation.json", "report.html", "manifest.json"} < names
     assert not (outcome[1] / ".work").exists()
     associations = pl.read_parquet(outcome[1] / "associations.parquet")
     assert associations.filter(concept="my oxygen").height > 0
@@ -188,7 +188,7 @@ def test_a_table_is_shown_and_the_same_seed_gives_the_same_numbers(isotrace, wor
     assert "not asked for" in shown
     assert all(warning in shown for warning in found["warnings"])
     assert f"rejected row 0: {'C?C'!r}" not in shown
-    assert str(tmp_path / "a" / "atlas.html") in shown
+    assert str(tmp_path / "a" / "report.html") in shown
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What an annotation's run folder shows on a protein structure, on a tiny random subject."""
 
 import json
+import pickle
 import re
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ import tiny
 from isotrace.annotation.annotate import Annotation
 from isotrace.annotation.nulls.sources import feature_activations
 from isotrace.annotation.summary import COLUMNS as ASSOCIATION
+from isotrace.base.result import Result
 from isotrace.base.runs import open_run
 from isotrace.datasets.annotated import prepare
 from isotrace.domains.domain import domain_of
-from isotrace.report.atlas.annotation import save_annotation
+from isotrace.report.atlas.annotation import AnnotationResult
 from isotrace.report.atlas.atlas_payload import COLUMNS
 from isotrace.subjects.subject import load_subject
 
@@ -70,8 +72,9 @@ def saved(subject, dictionary, tmp_path):
         given = annotation(data)
         with open_run(tmp_path / "run", command="test", seed=0, inputs={}, overwrite=False) as run:
             traces = partial(feature_activations, subject, dictionary)
-            save_annotation(run, given, data, structure=structure, activations=traces)
-        return tmp_path / "run", given.summary
+            result = AnnotationResult.of(given, data, structure=structure, activations=traces)
+            result.write(run)
+        return tmp_path / "run", result.summary
 
     return save
 
@@ -100,7 +103,7 @@ def annotation(data) -> Annotation:
     concepts = pl.DataFrame(schema=dict.fromkeys(COLUMNS["concepts"], pl.String))
     summary = dict.fromkeys(
         ("n_features", "n_concepts", "n_token_concepts", "n_tokens", "n_sequences", "n_selection", "n_permutations",
-         "n_rejected", "seconds"), 1,
+         "n_rejected", "n_labelled", "seconds"), 1,
     )  # fmt: skip
     summary |= {"subject": "tiny", "dictionary": "random", "warnings": [], "sources": {"dictionary": {"reason": "-"}}}
     return Annotation(
@@ -130,9 +133,9 @@ def dense(subject, dictionary, text: str) -> np.ndarray:
 def test_the_closest_sequence_is_shown_with_its_strongest_features(saved, subject, dictionary):
     folder, summary = saved(SEQUENCES)
     assert summary["warnings"] == []
-    assert 'href="structure.html"' in (folder / "atlas.html").read_text()
+    assert 'href="structure.html"' in (folder / "report.html").read_text()
     page = (folder / "structure.html").read_text()
-    assert 'href="atlas.html"' in page
+    assert 'href="report.html"' in page
     assert "protein 2 on 1pga.pdb" in page
     data = carried(page)
     assert data["sequence"] == GB1
@@ -166,11 +169,29 @@ def test_without_a_match_there_is_a_warning_and_everything_else(saved, sequences
     assert reason in warning
     assert json.loads((folder / "annotation.json").read_text())["warnings"] == [warning]
     assert not (folder / "structure.html").exists()
-    assert 'href="structure.html"' not in (folder / "atlas.html").read_text()
+    assert 'href="structure.html"' not in (folder / "report.html").read_text()
 
 
 def test_without_a_structure_there_is_no_page(saved):
     folder, summary = saved(SEQUENCES, None)
     assert summary["warnings"] == []
     assert not (folder / "structure.html").exists()
-    assert (folder / "atlas.html").exists()
+    assert (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("structure", [STRUCTURE, None])
+def test_what_was_saved_makes_the_same_pages_again(saved, structure):
+    folder, summary = saved(SEQUENCES, structure)
+    found = Result.load(folder)
+    assert isinstance(found, AnnotationResult)
+    assert found.to_dict() == summary
+    assert found.page() == (folder / "report.html").read_text()
+    page = folder / "structure.html"
+    assert found.structure_page() == (page.read_text() if structure else None)
+    again = pickle.loads(pickle.dumps(found))
+    assert again == found
+    assert hash(again) == hash(found)
+    assert again.to_frame().equals(pl.read_parquet(folder / "features.parquet"))
+    assert "features of random named" in found._repr_html_()
+    assert again.save(folder.with_name("copy")) == folder.with_name("copy")
+    assert Result.load(folder.with_name("copy")) == found

@@ -13,10 +13,9 @@ import pytest
 import torch
 
 import tiny
-from isotrace.annotation.cards.features import FeatureTables
 from isotrace.base.runs import open_run
 from isotrace.datasets.tasks import Example, batches, prepare
-from isotrace.dictionaries.saving import reference, save_dictionary
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.discovery.tasks.basis import FeatureBasis, Statistics
 from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import Readout, fit_readout
@@ -93,10 +92,8 @@ def made_circuit(subject, kind: str, ranking: str = "attribution_patching", **gi
 
 def saved(found: TaskCircuit, subject, folder, n_drawn: int = 4):
     """(the run folder, the page)."""
-    save_dictionary(found.features.basis.dictionary, folder / "dictionary", reference(subject), dtype=torch.float32,
-                    training={})  # fmt: skip
     with open_run(folder / "run", command="isotrace circuit", seed=0, inputs={}, overwrite=False) as run:
-        save_circuit(run, found, subject, domain_of("molecule"), str(folder / "dictionary"), n_drawn=n_drawn)
+        save_circuit(run, found, subject, domain_of("molecule"), "tiny", FeatureTables(), n_drawn=n_drawn)
     return folder / "run", (folder / "run" / "report.html").read_text(encoding="utf-8")
 
 

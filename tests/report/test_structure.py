@@ -12,7 +12,7 @@ import pytest
 
 from isotrace.base.errors import InputError
 from isotrace.domains.protein.domain import PROTEIN
-from isotrace.report.atlas.structure import structure_page, structure_view
+from isotrace.report.atlas.structure import structure_data, structure_page, structure_view
 
 DATA = Path(__file__).parents[1] / "data"
 GB1 = "MTYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVDGEWTYDDATKTFTVTE"
@@ -36,28 +36,31 @@ def carried(text: str) -> dict:
 
 @pytest.mark.parametrize("name", FILES)
 def test_residues_and_values_line_up(name):
-    view = structure_view(DATA / name, read(), {"helix": HELIX, "silent": SILENT})
-    assert carried(view.html) == view.data
-    (chain,) = view.data["chains"]
+    data = structure_data(DATA / name, read(), {"helix": HELIX, "silent": SILENT})
+    view = structure_view(data)
+    assert carried(view.html) == data
+    (chain,) = data["chains"]
     assert [(number, index) for number, _, index, _, _ in chain["residues"]] == [(i + 1, i) for i in range(56)]
-    helix, silent = view.data["tracks"]
+    helix, silent = data["tracks"]
     assert helix == {"name": "helix", "scale": 2.5, "values": HELIX[1:-1]}
     assert silent == {"name": "silent", "scale": 0.0, "values": [0.0] * 56}
     assert "Chain A: 56 of 56 residues of the sequence are in the structure." in view.html
-    atoms = [line for line in view.data["text"].splitlines() if line.startswith("ATOM")]
+    atoms = [line for line in data["text"].splitlines() if line.startswith("ATOM")]
     assert len(atoms) == 436
 
 
 def test_the_script_is_the_same_for_every_view():
-    one = structure_view(DATA / "1pga.pdb", read(), {"helix": HELIX})
-    two = structure_view(DATA / "1pga.cif", read(), {"silent": SILENT})
+    one = structure_view(structure_data(DATA / "1pga.pdb", read(), {"helix": HELIX}))
+    two = structure_view(structure_data(DATA / "1pga.cif", read(), {"silent": SILENT}))
     assert (one.js, one.css) == (two.js, two.css)
     assert "3Dmol" not in one.html
     assert "</script" not in one.js
 
 
 def test_the_page_admits_its_own_script_alone():
-    text = structure_page(DATA / "1pga.pdb", read(), {"</script><b>": HELIX}, title="<GB1>", lead="layer 3")
+    text = structure_page(
+        structure_data(DATA / "1pga.pdb", read(), {"</script><b>": HELIX}), title="<GB1>", lead="layer 3"
+    )
     script = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     assert len(script) == 1
     digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
@@ -79,12 +82,12 @@ def test_the_page_admits_its_own_script_alone():
 )
 def test_tracks_that_cannot_be_shown(tracks, message):
     with pytest.raises(InputError, match=message):
-        structure_view(DATA / "1pga.pdb", read(), tracks)
+        structure_data(DATA / "1pga.pdb", read(), tracks)
 
 
 def test_another_sequence_is_refused():
     with pytest.raises(InputError, match="no chain of 1pga"):
-        structure_view(DATA / "1pga.pdb", read("A" * 56), {"f": [0.0] * 58})
+        structure_data(DATA / "1pga.pdb", read("A" * 56), {"f": [0.0] * 58})
 
 
 def drawn(page) -> tuple[int, int]:
@@ -102,7 +105,9 @@ def drawn(page) -> tuple[int, int]:
 @pytest.mark.browser
 @pytest.mark.parametrize("name", FILES)
 def test_chromium_draws_and_recolours(open_page, name):
-    page = open_page(structure_page(DATA / name, read(), {"helix": HELIX, "silent": SILENT}, title="GB1"), *SMALL)
+    page = open_page(
+        structure_page(structure_data(DATA / name, read(), {"helix": HELIX, "silent": SILENT}), title="GB1"), *SMALL
+    )
     page.wait_for_selector(".structure-canvas canvas")
     ink, orange = drawn(page)
     assert orange > 500
@@ -119,7 +124,7 @@ def test_chromium_draws_and_recolours(open_page, name):
 
 @pytest.mark.browser
 def test_without_webgl_the_letters_remain(open_page):
-    text = structure_page(DATA / "1pga.pdb", read(), {"helix": HELIX}, title="GB1")
+    text = structure_page(structure_data(DATA / "1pga.pdb", read(), {"helix": HELIX}), title="GB1")
     page = open_page(text, *SMALL, webgl=False)
     page.wait_for_selector(".structure-canvas p")
     assert "this browser offers no WebGL 2" in page.inner_text(".structure-canvas")

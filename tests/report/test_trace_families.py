@@ -10,9 +10,9 @@ from transformers import BertModel
 
 import plain_models
 import tiny
-from isotrace.annotation.cards.features import load_features
 from isotrace.attribution.trace import TraceConfig, trace
 from isotrace.base.errors import SubjectError
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.molecule import parse
 from isotrace.domains.molecule.spelling import spellings
 from isotrace.report.trace.neuronpedia import graph_json
@@ -29,7 +29,7 @@ def report(tmp_path):
 
     def traced(subject, target="mask:3", sequence=SMILES, config=QUICK, **given) -> Trace:
         found = trace(subject, tiny.random_dictionary(subject, **given), sequence, target, config)
-        return Trace(found, "tiny", "random", load_features(tmp_path), None)
+        return Trace(found, "tiny", "random", FeatureTables(), None)
 
     return traced
 

@@ -11,7 +11,7 @@ when what such a file holds is computed differently.
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from isotrace.annotation.sequences import annotate_sequences
 from isotrace.annotation.site import Sides, SiteResult, examine
 from isotrace.annotation.summary import COLUMNS, concepts_of, coverage_of, source_summary, warnings_of
 from isotrace.base.errors import InputError
+from isotrace.base.identity import identity
 from isotrace.base.work import Work, claimed, remove
 from isotrace.datasets.annotated import Data, untestable
 from isotrace.dictionaries.dictionary import Dictionary
@@ -95,13 +96,6 @@ class Annotation:
         """One row per feature."""
         return self.features
 
-    def explained(self, table: pl.DataFrame) -> "Annotation":
-        """With the explanations of `table` (layer, feature, explanation) that passed detection."""
-        features = self.features.drop("explanation").join(
-            table.select("layer", "feature", "explanation"), on=["layer", "feature"], how="left", maintain_order="left"
-        )
-        return replace(self, features=features)
-
 
 def annotate(
     subject: Subject,
@@ -166,7 +160,9 @@ def _annotate(subject, dictionary, data, work: Work, config, name_of, untrained,
     coverage = coverage_of(results, features)
     summary = {
         "subject": subject.source,
+        "subject_id": identity(subject),
         "dictionary": name_of,
+        "dictionary_id": identity(dictionary),
         "n_features": features.height,
         "n_concepts": sum(reason is None for reason in reasons),
         "n_token_concepts": int(tested.sum()),

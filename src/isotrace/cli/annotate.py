@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from isotrace.annotation.annotate import Annotation
+    from isotrace.report.atlas.annotation import AnnotationResult
 
 
 def command(
@@ -47,6 +47,7 @@ def command(
         int, typer.Option("--explain-features", min=1, help="Features to explain, unexplained first.")
     ] = 50,
     explain_key: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
+    attach: Annotated[bool, typer.Option("--attach", help="Put the names on the dictionary's shelf.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace another command's run in --out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split, shuffles, bootstrap and nulls.")] = 0,
 ) -> None:
@@ -61,8 +62,10 @@ def command(
     from isotrace.datasets.concept_files import label_columns, read_concept_file
     from isotrace.datasets.inputs import read_inputs
     from isotrace.dictionaries.saving import load_dictionary
+    from isotrace.dictionaries.shelf import attach as put_on_shelf
+    from isotrace.dictionaries.shelf import shelf_folder
     from isotrace.domains.domain import domain_of
-    from isotrace.report.atlas.annotation import save_annotation
+    from isotrace.report.atlas.annotation import AnnotationResult
     from isotrace.subjects.subject import load_subject
 
     config = AnnotationConfig(
@@ -77,6 +80,7 @@ def command(
     )
     if explain is not None and not explain_model:
         raise InputError("--explain needs --explain-model: name a model of that endpoint.")
+    shelf = shelf_folder(dictionary) if attach else None
     loaded = load_subject(subject, domain=domain)
     if loaded.files.domain is None:
         raise SubjectError(f"{subject} does not say what its tokens stand for: give --domain.")
@@ -111,10 +115,9 @@ def command(
         annotation = annotate(
             loaded, features, prepared, run.work, config, name_of=dictionary, untrained=blank, progress=shown
         )
-        write = partial(
-            save_annotation, run, structure=structure, activations=partial(feature_activations, loaded, features)
-        )
-        write(annotation, prepared)
+        reader_of = partial(feature_activations, loaded, features)
+        result = AnnotationResult.of(annotation, prepared, structure=structure, activations=reader_of)
+        result.write(run)
         if explain is not None:
             from isotrace.annotation.explain.chat import Chat
             from isotrace.annotation.explain.explain_features import explain_features
@@ -125,16 +128,17 @@ def command(
                 annotation.features, annotation.associations, prepared, loaded, features, chat,
                 n_features=explain_features_at_most, seed=seed, progress=shown,
             )  # fmt: skip
-            run.table("explanations", explained)
-            annotation = annotation.explained(explained)
-            write(annotation, prepared)
+            result = result.explained(explained)
+            result.write(run)
+    if shelf is not None:
+        put_on_shelf("names", shelf, features, out)
     if json:
-        typer.echo(dumps(annotation.to_dict() | {"rejects": annotation.rejects.to_dicts()}))
+        typer.echo(dumps(result.to_dict() | {"rejects": result.tables["rejects"].to_dicts()}))
     else:
-        show(annotation, out)
+        show(result, out)
 
 
-def show(annotation: "Annotation", out: Path) -> None:
+def show(annotation: "AnnotationResult", out: Path) -> None:
     """A table in the terminal: sources beside each other."""
     from rich.console import Console
     from rich.table import Table
@@ -156,6 +160,6 @@ def show(annotation: "Annotation", out: Path) -> None:
     Console(width=110).print(table)
     for warning in summary["warnings"]:
         typer.echo(f"warning: {warning}")
-    for index, text, reason in annotation.rejects.rows():
+    for index, text, reason in annotation.tables["rejects"].rows():
         typer.echo(f"  rejected row {index}: {text[:60]!r}: {reason}")
-    typer.echo(f"atlas: {out / 'atlas.html'}")
+    typer.echo(f"atlas: {out / 'report.html'}")

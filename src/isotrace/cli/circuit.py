@@ -38,6 +38,9 @@ def command(
     against: Annotated[
         list[Path] | None, typer.Option(help="Run folder of another task's circuit, to count shared parts; repeatable.")
     ] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="Run of annotate that names the features, instead of the dictionary's shelf.")
+    ] = None,
     drawn: Annotated[int, typer.Option(min=0, help="Report sequences to draw.")] = 12,
     overwrite: Annotated[bool, typer.Option(help="Replace another command's run in --out.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of split, controls and bootstrap.")] = 0,
@@ -50,6 +53,7 @@ def command(
     from isotrace.datasets.inputs import read_inputs
     from isotrace.datasets.tasks import prepare
     from isotrace.dictionaries.saving import load_dictionary
+    from isotrace.dictionaries.shelf import shelf_of
     from isotrace.discovery.overlap import overlap
     from isotrace.discovery.tasks.earlier import earlier_circuit
     from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit
@@ -66,6 +70,7 @@ def command(
     if loaded.files.domain is None:
         raise SubjectError(f"{subject} does not say what its tokens stand for: give --domain.")
     features = load_dictionary(dictionary, loaded)
+    shelf = shelf_of(features, names=names)
     reader = domain_of(loaded.files.domain)
     rows, rejects = read_inputs(data, column=column)
     inputs: dict[str, Path | str | Source] = {
@@ -84,7 +89,7 @@ def command(
         if earlier:
             circuits = {label: found.keep()} | earlier
             found.summary["overlap"] = overlap(circuits, found.features.basis, found.features.statistics)
-        save_circuit(run, found, loaded, reader, dictionary, n_drawn=drawn, progress=shown)
+        save_circuit(run, found, loaded, reader, dictionary, shelf.tables, n_drawn=drawn, progress=shown)
     if json:
         typer.echo(dumps(found.summary | {"rejects": prepared.rejects.to_dicts()}))
     else:

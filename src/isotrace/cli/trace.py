@@ -37,6 +37,12 @@ def command(
     controls: Annotated[int, typer.Option(min=2, help="Matched random circuits.")] = 24,
     spellings: Annotated[int, typer.Option(min=0, help="Randomised spellings; 0 = none.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of controls, spellings and bootstraps.")] = 0,
+    names: Annotated[
+        Path | None, typer.Option(help="Run of annotate that names the features, instead of the dictionary's shelf.")
+    ] = None,
+    fidelity: Annotated[
+        Path | None, typer.Option(help="Run of evaluate that measured the dictionary, instead of its shelf.")
+    ] = None,
     supernodes: Annotated[
         Path | None, typer.Option(help="supernodes.json to take over; default: that of the same command's earlier run.")
     ] = None,
@@ -64,7 +70,7 @@ def command(
     rows, rejects = read_inputs(input, column=column)
     from_file = os.path.isfile(input)  # not Path.is_file, which raises for a SMILES longer than a file name
     single = rows.height + rejects.height == 1 and not from_file
-    tracer = Tracer(subject, dictionary, domain=domain)
+    tracer = Tracer(subject, dictionary, domain=domain, names=names, fidelity=fidelity)
     folder = out or (None if json else Path("runs") / slug(f"trace {input[:40]} {target}"))
     inputs: dict[str, Path | str] = {"input": Path(input) if from_file else input}
     arguments = {"command": command_line(), "seed": seed, "inputs": inputs, "overwrite": overwrite}

@@ -11,6 +11,7 @@ Decoders of one source lie side by side, `W_dec.{s} [F, n_targets · d_out]`, so
 """
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -24,10 +25,12 @@ from isotrace.kernels import sparse_decode
 
 
 class Dictionary(nn.Module):
-    """Base of all architectures. `default_in`, `default_out` are the hookpoints `configure` fills in."""
+    """Base of all architectures. `default_in`, `default_out` are the hookpoints `configure` fills in; `folder` is where
+    it was loaded from, with its shelf, None for one made in memory."""
 
     default_in: ClassVar[str]
     default_out: ClassVar[str]
+    folder: Path | None = None
 
     def __init__(self, config: DictionaryConfig) -> None:
         super().__init__()

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from isotrace.base.errors import DictionaryError
+from isotrace.base.identity import identity
 from isotrace.dictionaries.config import DictionaryFile, SubjectReference
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary, read_record, save_dictionary
+from isotrace.dictionaries.shelf import TABLES, put, read_part
 from isotrace.subjects.subject import Subject
 
-FILES = ("*.json", "weights.safetensors", "*.parquet", "README.md")
+FILES = ("*.json", "weights.safetensors", "*.parquet", "README.md")  # the shelf's among them: `*` goes into folders
 
 
 def save_pretrained(
@@ -23,9 +25,15 @@ def save_pretrained(
     dtype: torch.dtype,
     training: Mapping[str, Any],
 ) -> Path:
-    """Write a dictionary's folder and its card. Raises DictionaryError for a weight that does not fit `dtype`."""
+    """Write a dictionary's folder, its card, and what stands on its shelf and is still about it: not where weights were
+    changed, or rounded by `dtype`. Raises DictionaryError for a weight that does not fit `dtype`."""
     folder = Path(folder)
     save_dictionary(dictionary, folder, subject, dtype=dtype, training=training)
+    own = identity(load_dictionary(folder))
+    if dictionary.folder is not None and own == identity(dictionary):
+        for part in TABLES:
+            if found := read_part(part, dictionary.folder, own):
+                put(part, folder, own, found)
     (folder / "README.md").write_text(card(read_record(folder)))
     return folder
 

@@ -119,6 +119,7 @@ def load_dictionary(source: str | Path, subject: Subject | None = None) -> Dicti
     if not all(math.isclose(a, b, rel_tol=1e-3) for a, b in pairs):
         raise DictionaryError(f"{source} does not reproduce its fingerprint: it was made by an incompatible version.")
     dictionary = dictionary.eval().requires_grad_(False)
+    dictionary.folder = folder  # what stands on its shelf is read where it is asked for, see `shelf.shelf_of`
     return dictionary if subject is None else dictionary.to(subject.device)
 
 

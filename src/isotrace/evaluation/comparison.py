@@ -9,6 +9,7 @@ import polars as pl
 
 from isotrace.activations.harvest import Corpus
 from isotrace.base.errors import DictionaryError, InputError
+from isotrace.base.identity import identity
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.evaluation.controls import Sample, make_controls
 from isotrace.evaluation.fidelity import (
@@ -33,8 +34,8 @@ SCORES = ("loss_recovered", "top1_agreement", "kl", "cross_entropy")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Numbers of every dictionary and control, as `evaluate` gives them, with name, config and `paired`: the
-    differences to the first dictionary.
+    """Numbers of every dictionary and control, as `evaluate` gives them, with name, config, `dictionary_id` (of the
+    control itself, where it is one) and `paired`: the differences to the first dictionary.
 
     A control that does not apply has `reason` and no numbers. `pareto` names the dictionaries that no other one,
     writing to the same hookpoints, beats in both L0 and free-running loss recovered. `fitting` counts the sequences
@@ -43,6 +44,7 @@ class Comparison:
     """
 
     subject: str
+    subject_id: str
     seed: int
     mask_rate: float
     n_bootstrap: int
@@ -106,11 +108,13 @@ def compare(
         config = {key: getattr(model.config, key) for key in CONFIG}
         numbers = {key: value for key, value in score.items() if key not in SHARED}
         same = model.config.writes == first.config.writes
-        entries.append({"name": name} | config | numbers | {"paired": paired(found[0], one, weights) if same else None})
+        own = {"name": name, "dictionary_id": identity(model)} | config | numbers
+        entries.append(own | {"paired": paired(found[0], one, weights) if same else None})
     trained, untrained = entries[: len(dictionaries)], entries[len(dictionaries) :]
     done = iter(untrained)
     return Comparison(
         subject=subject.source,
+        subject_id=identity(subject),
         seed=seed,
         mask_rate=mask_rate,
         n_bootstrap=n_bootstrap,

@@ -27,6 +27,8 @@ class EvaluateRequest(OnSubject, InFolder, Seeded):
     """Draws of sequences for the intervals."""
     controls: bool = True
     """Also controls, fitted on a quarter of the sequences."""
+    attach: bool = False
+    """Put the result on the dictionaries' shelves."""
 
 
 @verb(EvaluateRequest)
@@ -34,6 +36,7 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
     """Fidelity of dictionaries and of controls with as many active features, on held-out sequences."""
     from isotrace.base.identity import Source
     from isotrace.base.runs import open_run
+    from isotrace.dictionaries.shelf import attach, shelf_folder
     from isotrace.evaluation.comparison import compare
     from isotrace.report.evaluation import Evaluation
     from isotrace.verbs.corpus import usable
@@ -43,6 +46,9 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
     names = [label(one) for one in given]
     if repeated := [name for place, name in enumerate(names) if name in names[:place]]:
         raise InputError(f"{repeated[0]!r} is given twice: name each dictionary once.")
+    if request.attach and request.out is None:
+        raise InputError("--attach puts a run on the shelf: give its --out.")
+    shelves = [shelf_folder(one) for one in given] if request.attach else []
     subject = subject_of(request)
     dictionaries = {name: dictionary_of(one, subject) for name, one in zip(names, given, strict=True)}
     sequences, rejects = usable(subject, request.data, request.column, request.limit)
@@ -67,4 +73,6 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
     ) as run:
         found = result()
         found.write(run)
+    for folder, dictionary in zip(shelves, dictionaries.values(), strict=request.attach):
+        attach("fidelity", folder, dictionary, request.out)
     return found

@@ -1,40 +1,41 @@
 """The verbs a notebook uses: plain functions returning small objects."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from rdkit import Chem
 
-from isotrace.annotation.cards.features import load_features
 from isotrace.attribution.trace import TraceConfig
 from isotrace.attribution.trace import trace as trace_one
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.saving import dictionary_folder, load_dictionary, require_whole_mlp
+from isotrace.dictionaries.saving import load_dictionary, require_whole_mlp
+from isotrace.dictionaries.shelf import shelf_of
 from isotrace.report.trace.trace import Trace
 from isotrace.subjects.subject import Subject, load_subject
 
 
-def read_fidelity(folder: Path) -> dict[str, Any] | None:
-    """`evaluation.json` beside a dictionary, None if it was never evaluated."""
-    path = folder / "evaluation.json"
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
 class Tracer:
-    """A subject and its dictionary, loaded once, tracing many inputs.
+    """A subject and its dictionary, loaded once, tracing many inputs. Names and fidelity come from the dictionary's
+    shelf, or from run folders of `isotrace annotate` (`names`) and `isotrace evaluate` (`fidelity`).
 
     Raises SubjectError or DictionaryError when they cannot be loaded or do not belong together.
     """
 
-    def __init__(self, subject: str | Subject, dictionary: str | Path, *, domain: str | None = None) -> None:
+    def __init__(
+        self,
+        subject: str | Subject,
+        dictionary: str | Path,
+        *,
+        domain: str | None = None,
+        names: Path | None = None,
+        fidelity: Path | None = None,
+    ) -> None:
         self.subject = subject if isinstance(subject, Subject) else load_subject(subject, domain=domain)
         self.dictionary: Dictionary = load_dictionary(dictionary, self.subject)
         require_whole_mlp(self.dictionary.config, self.subject)
         self.name = str(dictionary)
-        folder = dictionary_folder(dictionary)
-        self.tables, self.fidelity = load_features(folder), read_fidelity(folder)
+        shelf = shelf_of(self.dictionary, names=names, fidelity=fidelity)
+        self.tables, self.fidelity = shelf.tables, shelf.fidelity
 
     def trace(
         self, sequence: str | Chem.Mol, target: str, config: TraceConfig | None = None, *, name: str | None = None

@@ -1,6 +1,7 @@
 """The run folder of an annotation: its tables, its summary, the atlas, and features on a protein structure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from markupsafe import Markup
 
 from isotrace.annotation.annotate import Annotation
 from isotrace.base.errors import InputError
-from isotrace.base.runs import Run
+from isotrace.base.result import Result
+from isotrace.base.runs import Run, to_jsonable
 from isotrace.datasets.annotated import Data
 from isotrace.domains.domain import Reading
 from isotrace.domains.protein.sequence import residues
 from isotrace.domains.protein.structure import Structure, match_chains, read_structure
 from isotrace.report.atlas.atlas import AtlasTables, atlas_page
-from isotrace.report.atlas.structure import structure_page
+from isotrace.report.atlas.structure import structure_data, structure_page
 from isotrace.report.page import number
 
 TABLES = ("features", "associations", "examples", "sequences", "concepts", "coverage", "rejects")
@@ -27,52 +29,81 @@ _K = 5  # residues that a chain and a sequence must share in a row before they a
 Activations = Callable[[Reading, list[tuple[int, int]]], np.ndarray]
 
 
-def save_annotation(
-    run: Run,
-    annotation: Annotation,
-    data: Data,
-    *,
-    structure: Path | None = None,
-    activations: Activations | None = None,
-) -> None:
-    """Write `annotation` into the open run; docs/annotate.md lists the files.
+class AnnotationResult(Result):
+    """What the features of a dictionary mean: `summary` as docs/annotate.md lists it, the tables of TABLES, and
+    `explanations` where a language model wrote some. The page is the atlas; `view` holds its `pictures` (of the rows of
+    `sequences` that examples show, else None) and what its page of a protein structure shows, or None."""
 
-    structure: PDB or mmCIF file. The annotated sequence closest to one of its chains is shown on it in
-        structure.html, coloured by its features. Where there is none, a warning is added to the summary of
-        `annotation`, in place, and the page is left out.
-    activations: (reading, [(layer, feature), …]) → float32 `[n, tokens]`; a structure needs it.
-    """
-    page = None
-    if structure is not None:
-        if activations is None:
-            raise ValueError("a structure needs the activations to show on it")
-        try:
-            page = features_on_structure(annotation, data, structure, activations)
-        except InputError as error:
-            warning = f"no {STRUCTURE} was written: {error}"
-            if warning not in annotation.summary["warnings"]:  # a run may be saved again with explanations
-                annotation.summary["warnings"].append(warning)
-    for name in TABLES:
-        run.table(name, getattr(annotation, name))
-    run.json("annotation", annotation.to_dict())
-    run.text("atlas.html", atlas(annotation, data, structure=None if page is None else STRUCTURE))
-    if page is not None:
-        run.text(STRUCTURE, page)
+    kind = "annotation"
+
+    @classmethod
+    def of(
+        cls,
+        annotation: Annotation,
+        data: Data,
+        *,
+        structure: Path | None = None,
+        activations: Activations | None = None,
+    ) -> "AnnotationResult":
+        """structure: PDB or mmCIF file. The annotated sequence closest to one of its chains is shown on it in
+        structure.html, coloured by its features. Where there is none, the summary has a warning and no page is made.
+        activations: (reading, [(layer, feature), …]) → float32 `[n, tokens]`; a structure needs it.
+        """
+        summary, shown = annotation.summary, None
+        if structure is not None:
+            if activations is None:
+                raise ValueError("a structure needs the activations to show on it")
+            try:
+                shown = features_on_structure(annotation, data, structure, activations)
+            except InputError as error:
+                warning = f"no {STRUCTURE} was written: {error}"
+                summary = summary | {"warnings": [*summary["warnings"], warning]}
+        drawn = set(annotation.examples["index"].unique())
+        pictures = [
+            data.domain.picture(r) if i in drawn else None for i, r in zip(data.index, data.readings, strict=True)
+        ]
+        tables = {name: getattr(annotation, name) for name in TABLES}
+        view = {"pictures": pictures, "structure": shown}
+        return cls(to_jsonable(summary), to_jsonable(view), tables)
+
+    def explained(self, table: pl.DataFrame) -> "AnnotationResult":
+        """With the explanations of `table` (layer, feature, explanation, …) that passed detection."""
+        own = self.tables["features"].drop("explanation")
+        found = table.select("layer", "feature", "explanation")
+        features = own.join(found, on=["layer", "feature"], how="left", maintain_order="left")
+        return replace(self, tables={**self.tables, "features": features, "explanations": table})
+
+    def to_frame(self) -> pl.DataFrame:
+        """One row per feature."""
+        return self.tables["features"]
+
+    def page(self, manifest: Mapping[str, Any] | None = None) -> str:
+        tables = {name: self.tables[name] for name in TABLES if name != "rejects"}
+        return atlas_page(
+            AtlasTables(**tables),
+            title=f"Feature atlas of {self.summary['dictionary']}",
+            summary=self.summary,
+            pictures=self.view["pictures"],
+            structure=STRUCTURE if self.view["structure"] else None,
+        )
+
+    def structure_page(self) -> str | None:
+        """HTML of features on a protein structure; None where there is none."""
+        return structure_page(**self.view["structure"]) if self.view["structure"] else None
+
+    def write(self, run: Run) -> None:
+        super().write(run)
+        if page := self.structure_page():
+            run.text(STRUCTURE, page)
+
+    def _repr_html_(self) -> str:
+        named = "{} of {} features of {} named, on {} sequences"
+        keys = ("n_labelled", "n_features", "dictionary", "n_sequences")
+        return str(Markup("<p>" + named + "</p>").format(*(self.summary[key] for key in keys)))
 
 
-def atlas(annotation: Annotation, data: Data, *, structure: str | None = None) -> str:
-    """The atlas as HTML. Only sequences that examples show are drawn; `structure` is linked to."""
-    shown = set(annotation.examples["index"].unique())
-    drawn = [data.domain.picture(r) if i in shown else None for i, r in zip(data.index, data.readings, strict=True)]
-    tables = {name: getattr(annotation, name) for name in TABLES if name != "rejects"}
-    title = f"Feature atlas of {annotation.summary['dictionary']}"
-    return atlas_page(
-        AtlasTables(**tables), title=title, summary=annotation.summary, pictures=drawn, structure=structure
-    )
-
-
-def features_on_structure(annotation: Annotation, data: Data, path: Path, activations: Activations) -> str:
-    """The structure page as HTML: of the features that fire on the sequence's residues, up to `LABELLED` with a label
+def features_on_structure(annotation: Annotation, data: Data, path: Path, activations: Activations) -> dict[str, Any]:
+    """What `structure_page` takes: of the features that fire on the sequence's residues, up to `LABELLED` with a label
     (best F1 first), then up to `UNEXPLAINED` without (largest share of their own maximum first).
 
     Raises InputError for a file that cannot be read, for sequences that are no proteins, where none matches a chain,
@@ -93,14 +124,13 @@ def features_on_structure(annotation: Annotation, data: Data, path: Path, activa
     chosen = [*labelled.head(LABELLED).to_dicts(), *others.head(UNEXPLAINED).to_dicts()]
     tracks = {_track(row): values[row["place"]].tolist() for row in chosen}
     name = data.names[place] or f"sequence {data.index[place]}"
-    lead = Markup('{} on {}: {} of the {} features that fire here. <a href="atlas.html">All features</a>')
-    return structure_page(
-        path,
-        reading,
-        tracks,
-        title=f"Features of {annotation.summary['dictionary']} on a structure",
-        lead=lead.format(name, found.name, len(tracks), frame.height),
-    )
+    count = f"{len(tracks)} of the {frame.height} features that fire here"
+    return {
+        "data": structure_data(path, reading, tracks),
+        "title": f"Features of {annotation.summary['dictionary']} on a structure",
+        "lead": f"{name} on {found.name}: {count}.",
+        "back": "report.html",
+    }
 
 
 def closest(structure: Structure, data: Data) -> int:

@@ -29,17 +29,17 @@ _DRAWN = ("ATOM  ", "HETATM", "TER", "MODEL", "ENDMDL", "HELIX", "SHEET", "SSBON
 
 @dataclass(frozen=True)
 class Fragment:
-    """Parts of a page: `html` goes where the view is to be, `css` and `js` once per page, after the HTML. `data` is
-    what the script draws; `html` already carries it."""
+    """Parts of a page: `html` goes where the view is to be, with what the script draws; `css` and `js` once per page,
+    after the HTML."""
 
     html: str
     css: str
     js: str
-    data: dict[str, Any]
 
 
-def structure_view(structure: Path, reading: Reading, tracks: Mapping[str, Sequence[float]]) -> Fragment:
-    """View of the chains of a PDB or mmCIF file that match the sequence of `reading`, a protein's or an antibody's.
+def structure_data(structure: Path, reading: Reading, tracks: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """What is shown, as plain data: the chains of a PDB or mmCIF file that match the sequence of `reading`, a protein's
+    or an antibody's.
 
     `tracks`: name of a feature → its activation on every token, float ≥ 0 `[tokens]`; the first is shown at the
     start. Raises InputError for a file that cannot be read or has no such chain, for no tracks, another number of
@@ -50,33 +50,38 @@ def structure_view(structure: Path, reading: Reading, tracks: Mapping[str, Seque
     sequence = residues(reading.text)
     found = read_structure(structure)
     matches = match_chains(found, sequence)
-    data = {
+    return {
         "name": found.name,
         "format": found.format,
         "text": _drawn(found),
         "sequence": sequence,
         "chains": [_chain(match) for match in matches],
         "tracks": [_track(name, residue_weights(reading, values)) for name, values in tracks.items()],
+        "notes": [_note(match, sequence) for match in matches],
     }
+
+
+def structure_view(data: Mapping[str, Any]) -> Fragment:
+    """The view of what `structure_data` gave."""
     # "<" could close the script element that carries the data.
     text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    tracks = [track["name"] for track in data["tracks"]]
     html = environment.get_template("structure_part.html.j2").render(
-        name=found.name, tracks=list(tracks), notes=[_note(match, sequence) for match in matches], data=Markup(text)
+        name=data["name"], tracks=tracks, notes=data["notes"], data=Markup(text)
     )
     script = "\n".join((_read("vendor/3Dmol-min.js"), _read("templates/dom.js"), _read("templates/structure.js")))
-    return Fragment(html, _read("templates/structure.css"), script, data)
+    return Fragment(html, _read("templates/structure.css"), script)
 
 
-def structure_page(
-    structure: Path, reading: Reading, tracks: Mapping[str, Sequence[float]], *, title: str, lead: str = ""
-) -> str:
-    """HTML of a page of its own, self-contained, with the line `lead` under its title; otherwise as
-    `structure_view`."""
-    view = structure_view(structure, reading, tracks)
-    content = {"title": title, "lead": lead, "view": Markup(view.html), "view_css": Markup(view.css)}
+def structure_page(data: Mapping[str, Any], *, title: str, lead: str = "", back: str | None = None) -> str:
+    """HTML of a page of its own, self-contained, with the line `lead` under its title and a link to `back`."""
+    view = structure_view(data)
+    link = Markup(' <a href="{}">All features</a>').format(back) if back else ""
+    content = {"title": title, "lead": Markup("{}{}").format(lead, link)}
+    content |= {"view": Markup(view.html), "view_css": Markup(view.css)}
     return render_page("structure.html.j2", content, script=view.js, data=None)
 
 

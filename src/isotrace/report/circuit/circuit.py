@@ -6,9 +6,8 @@ from typing import Any
 import polars as pl
 import scipy.stats
 
-from isotrace.annotation.cards.features import FeatureTables, load_features
 from isotrace.base.runs import Run
-from isotrace.dictionaries.saving import dictionary_folder
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.discovery.tasks.basis import FeatureBasis, Writers
 from isotrace.discovery.tasks.task_circuit import Progress, TaskCircuit
 from isotrace.domains.domain import Domain
@@ -24,6 +23,7 @@ def save_circuit(
     subject: Subject,
     domain: Domain,
     dictionary_name: str,
+    names: FeatureTables,
     *,
     n_drawn: int,
     progress: Progress = lambda items, _: items,
@@ -31,11 +31,11 @@ def save_circuit(
     """Write `circuit.json`, `sweep.parquet`, `parts.parquet`, `rejects.parquet`, `curve.svg`, `layers.svg` and
     `report.html` into the open run; docs/circuit.md lists their contents.
 
-    dictionary_name: its source, whose annotation (where there is any) names the features. n_drawn: report sequences
-    to draw, of circuits made of features only. Raises DictionaryError for an annotation that cannot be read.
+    dictionary_name: its source. names: of its features. n_drawn: report sequences to draw, of circuits made of
+    features only.
     """
     n = found.summary["necessity"]["n"]
-    parts = named_parts(found, n, load_features(dictionary_folder(dictionary_name)))
+    parts = named_parts(found, n, names)
     layers = layer_rows(found)
     run.json("circuit", found.summary)
     run.table("sweep", sweep_frame(found.summary["sweep"]))

@@ -1,14 +1,16 @@
 """The data of the trace page, from a `Trace`."""
 
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from isotrace.annotation.cards.features import FeatureTables
 from isotrace.base.runs import to_jsonable
-from isotrace.domains.molecule import token_map
+from isotrace.datasets.annotated import read
+from isotrace.dictionaries.shelf import FeatureTables
+from isotrace.domains.domain import Reading, domain_of
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 from isotrace.report.trace.trace_graph import page_edges, page_supernodes
 
@@ -186,12 +188,8 @@ def _cards(trace: "Trace") -> dict[str, dict[str, Any]]:
     subject, dictionary = traced.frame.frozen.subject, traced.frame.dictionary
     keys = list(dict.fromkeys((f["layer"], f["feature"]) for f in trace.features))
 
-    def tokenise(smiles: str):
-        batch = subject.tokenize([smiles])
-        tokens = subject.tokens(batch.ids[0])
-        return tokens, token_map(smiles, tokens, batch.offsets[0])
-
-    drawn = example_cards(trace.tables, keys[:CARDS], tokenise)
+    domain = domain_of(subject.files.domain or "molecule")
+    drawn = example_cards(trace.tables, keys[:CARDS], lambda text: read(subject, domain, text)[1])
     cards = {}
     for layer, feature in keys:
         row = trace.rows.get((layer, feature), {})
@@ -242,28 +240,28 @@ def fidelity_table(fidelity: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def example_cards(
-    tables: FeatureTables, keys: list[tuple[int, int]], tokenise
+    tables: FeatureTables, keys: list[tuple[int, int]], reader: Callable[[str], Reading]
 ) -> dict[tuple[int, int], list[dict[str, Any]]]:
-    """Drawn examples of each feature; `tokenise(smiles)` gives (token texts, units)."""
+    """Drawn examples of each feature; `reader` reads a sequence as the subject and its domain do."""
     cards: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for key, rows in tables.examples_of(keys).items():
         scale = max(row["activation"] for row in rows)
         cards[key] = []
         for row in rows:
-            texts, units = tokenise(row["smiles"])
-            values = [0.0] * len(texts)
+            reading = reader(row["sequence"])
+            values = [0.0] * len(reading.units)
             weights: dict[int, float] = {}
             for position, value in zip(row["positions"], row["values"], strict=True):
                 values[position] = value
-                for atom in units[position].atoms if units[position].kind == "atom" else ():
+                for atom in reading.elements[position]:
                     weights[atom] = min(scale, max(weights.get(atom, 0.0), value))
             cards[key].append(
                 {
                     "group": row["group"],
-                    "svg": draw_small(row["smiles"], weights, scale=scale),
-                    "smiles": row["smiles"],
+                    "svg": draw_small(reading.text, weights, scale=scale),
+                    "smiles": reading.text,
                     "activation": row["activation"],
-                    "tokens": [[text, value] for text, value in zip(texts, values, strict=True)],
+                    "tokens": [[unit.text, value] for unit, value in zip(reading.units, values, strict=True)],
                 }
             )
     return cards

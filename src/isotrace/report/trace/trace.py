@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from isotrace.annotation.cards.features import FeatureTables
 from isotrace.attribution.percolation import NetworkView
 from isotrace.attribution.supernodes import Supernodes
 from isotrace.attribution.trace import Traced
 from isotrace.base.runs import Run, to_jsonable
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.molecule.drawing import draw_molecule
 from isotrace.report.page import render_trace
 from isotrace.report.trace.neuronpedia import graph_json, target_probability
@@ -210,7 +210,7 @@ class Trace:
         if traced.graph.completeness_error() > 1e-4:
             found.append("Edges and constants do not add up to 1e-4: treat small edges with care.")
         if self.fidelity is None:
-            found.append("The dictionary carries no evaluation.json: its fidelity on held-out data is unknown.")
+            found.append("The dictionary has no fidelity on its shelf: what it misses of held-out data is unknown.")
         return found
 
     @property
