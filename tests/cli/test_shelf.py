@@ -58,8 +58,8 @@ def world(tmp_path_factory, isotrace):
     assert other.fingerprint() == pytest.approx(made.fingerprint(), rel=1e-4)
     for name, dictionary in (("own", made), ("other", other)):
         save_dictionary(dictionary, root / name, reference(subject), dtype=torch.float32, training={})
-    rows = [f"{text},{'yes' if 'N' in text else 'no'}" for text in TEXTS]
-    (root / "data.csv").write_text("\n".join(["smiles,amine", *rows]) + "\n")
+    rows = [f"{text},{'yes' if 'N' in text else 'no'},{i}" for i, text in enumerate(TEXTS)]
+    (root / "data.csv").write_text("\n".join(["smiles,amine,own", *rows]) + "\n")
     both = (root / "subject", root / "own", "--data", root / "data.csv", "--domain", "molecule")
     isotrace("annotate", *both, "--out", root / "names", "--sources", "dictionary", "--permutations", 20, "--bootstrap",
              20, "--spellings", 0, "--no-effects", "--min-positive", 5)  # fmt: skip
@@ -136,7 +136,8 @@ def attached(world, folder):
 
 
 def test_names_reach_a_circuit(isotrace, world, tmp_path):
-    both = (world / "subject", world / "own", "--data", world / "data.csv", "--domain", "molecule", "--label", "amine")
+    both = (world / "subject", world / "own", "--data", world / "data.csv", "--domain", "molecule", "--label", "amine",
+            "--group", "own")  # fmt: skip
     isotrace("circuit", *both, "--out", tmp_path / "run", "--sizes", "2,36", "--controls", 2, "--bootstrap", 20,
              "--drawn", 0, "--names", world / "names")  # fmt: skip
     parts = pl.read_parquet(tmp_path / "run" / "parts.parquet")

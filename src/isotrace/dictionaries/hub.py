@@ -30,7 +30,7 @@ def save_pretrained(
     folder = Path(folder)
     save_dictionary(dictionary, folder, subject, dtype=dtype, training=training)
     own = identity(load_dictionary(folder))
-    if dictionary.folder is not None and own == identity(dictionary):
+    if dictionary.folder is not None and own == identity(load_dictionary(dictionary.folder)):
         for part in TABLES:
             if found := read_part(part, dictionary.folder, own):
                 put(part, folder, own, found)
