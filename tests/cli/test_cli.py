@@ -24,6 +24,7 @@ from isotrace.subjects.subject import load_subject
 from isotrace.verbs.corpus import domain_check, read_corpus, usable
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+SMALL = ("--max-features", "20", "--controls", "2", "--spellings", "0")  # where a trace is needed, whichever
 QUICK = ("--max-features", "120", "--controls", "20", "--spellings", "2")
 BUNDLED = ("bundled:molm", "bundled:molm-clt")
 
@@ -103,7 +104,7 @@ def test_trace_prints_one_json_object_and_the_same_again(isotrace):
     ],
 )
 def test_an_input_that_cannot_be_used_is_one_line_and_exit_code_2(isotrace, smiles, target, says):
-    code, out, err = isotrace("trace", *BUNDLED, smiles, "--target", target, "--json", *QUICK)
+    code, out, err = isotrace("trace", *BUNDLED, smiles, "--target", target, "--json", *SMALL)
     assert code == 2
     assert out == ""
     assert says in err
@@ -181,7 +182,7 @@ def test_in_a_file_of_many_bad_rows_are_rejected_and_the_rest_is_done(isotrace, 
     table = tmp_path / "many.csv"
     table.write_text("name,smiles\nethanol,CCO\nbroken,C1CC\nblank,\nunknown,C?C\npyridine,c1ccncc1\n")
     out = tmp_path / "out"
-    code, printed, _ = isotrace("trace", *BUNDLED, table, "--target", "mask:1", "--out", out, "--json", *QUICK)
+    code, printed, _ = isotrace("trace", *BUNDLED, table, "--target", "mask:1", "--out", out, "--json", *SMALL)
     assert code == 0
     found = json.loads(printed)
     assert [t["name"] for t in found["traces"]] == ["ethanol", "pyridine"]
@@ -195,7 +196,7 @@ def test_in_a_file_of_many_bad_rows_are_rejected_and_the_rest_is_done(isotrace, 
     assert all(f"../{page.parent.name}/report.html" in index for page in pages)
     assert "ring closure 1" in index
     table.write_text("smiles\nC1CC\n")
-    code, _, err = isotrace("trace", *BUNDLED, table, "--target", "mask:1", "--json", *QUICK)
+    code, _, err = isotrace("trace", *BUNDLED, table, "--target", "mask:1", "--json", *SMALL)
     assert code == 2
     assert "no row" in err
 
