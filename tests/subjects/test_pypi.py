@@ -17,7 +17,7 @@ from isotrace.subjects.subject import load_subject
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "pypi_reference.json").read_text(encoding="utf-8"))
 RECORDS = REFERENCE["records"]
-BY_SOURCE = {source: [r for r in RECORDS if r["source"] == source] for source in {r["source"] for r in RECORDS}}
+BY_SOURCE = {source: [r for r in RECORDS if r["source"] == source] for source in sorted({r["source"] for r in RECORDS})}
 WHEELS = {subject.wheel.package: subject.wheel for subject in SUBJECTS}
 ESTERIFICATION = "CC(=O)Cl.OCc1ccccc1>>CC(=O)OCc1ccccc1"
 
