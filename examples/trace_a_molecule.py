@@ -8,8 +8,8 @@
 import isotrace
 from isotrace.attribution.trace import TraceConfig
 
-CAFFEINE = "CN1C=NC2=C1C(=O)N(C(=O)N2C)C"
-config = TraceConfig(max_features=120, n_nodes=12, n_controls=4, n_spellings=2)
+CAFFEINE = "Cn1cnc2c1c(=O)n(C)c(=O)n2C"
+config = TraceConfig(max_features=80, n_nodes=6, n_controls=3, n_spellings=0)
 found = isotrace.trace("bundled:molm", "bundled:molm-clt", CAFFEINE, "probe:bbb", config)
 
 # %% [markdown]
