@@ -115,7 +115,8 @@ def test_with_features_equal_to_neurons_both_bases_agree(found):
         assert last[way]["value"] == found.summary["task_metric"]["subject"]
         assert last[way]["ci"] == (1, 1)
     assert found.summary["area"]["features"] == found.summary["area"]["neurons"]
-    assert found.summary["smallest"] == found.summary["smallest_neurons"]
+    assert found.summary["choice"]["features"] == found.summary["choice"]["neurons"]
+    assert found.summary["in_hindsight"]["features"] == found.summary["in_hindsight"]["neurons"]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_a_killed_search_goes_on_to_the_same_result(fitted, exact, data, found, 
             yield item
 
     passes, own = [], Judge.predictions
-    monkeypatch.setattr(Judge, "predictions", lambda self, run: passes.append(1) or own(self, run))
+    monkeypatch.setattr(Judge, "predictions", lambda self, *a: passes.append(1) or own(self, *a))
     with pytest.raises(KeyboardInterrupt):
         find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path / "work", progress=killed)
     before = len(passes)
@@ -215,7 +216,7 @@ def test_shuffled_labels_leave_nothing_to_keep(fitted, exact):
 
 def test_a_draw_in_which_the_subject_is_at_chance_has_no_share():
     """It leaves no warning behind, and no interval."""
-    anchors = Anchors(np.array([0.8, 0.5, 0.7]), np.array([0.6, 0.5, 0.5]), 0.5)
+    anchors = Anchors(np.array([0.8, 0.5, 0.7]), np.array([0.6, 0.5, 0.5]), 0.5, 1e-9)
     found = anchors.summary(np.array([0.7, 0.6, 0.6]))
     assert found["sufficiency"] == pytest.approx(2 / 3)
     assert np.isnan(found["ci"]).all()
@@ -237,7 +238,7 @@ def test_the_probe_is_that_of_scikit_learn(fitted, kind):
     x, y = (pooled(fitted, data.parts["fit"]), [e.y for e in data.parts["fit"]])
     models = [Ridge(alpha=s) for s in STRENGTHS["regression"]] if kind == "regression" else [
         LogisticRegression(C=s, max_iter=2_000) for s in STRENGTHS["class"]]  # fmt: skip
-    judge = Judge.of(readout, data, "report", 20, 0, lambda key, compute: compute())
+    judge = Judge.of(readout, "report", data.parts["report"], 20, 0, lambda key, compute: compute())
     predicted = judge.predictions(lambda batch: fitted.hidden(batch.ids, batch.mask))
     candidates = []
     for model in models:
@@ -246,7 +247,7 @@ def test_the_probe_is_that_of_scikit_learn(fitted, kind):
         candidates.append(probe.predict(given) if kind == "regression" else probe.decision_function(given))
     errors = [np.abs(predicted - c.reshape(predicted.shape)).max() for c in candidates]
     assert min(errors) < 2e-3 * np.abs(predicted).max()
-    assert readout.chance == {"class": 0.5, "classes": 0.5, "regression": 0.0}[kind]
+    assert readout.chance(judge.y) == {"class": 0.5, "classes": 0.5, "regression": 0.0}[kind]
     c = readout.coefficients(data.parts["report"])
     assert np.abs(c.sum(0)).max() < 1e-12, "a constant added to all outputs changes nothing"
     if kind != "classes":
@@ -264,9 +265,9 @@ def test_tasks_of_the_head_by_hand(fitted, exact):
     names, counts = np.unique([e.y for e in data.parts["fit"]], return_counts=True)
     chance = np.mean([e.y == names[counts.argmax()] for e in data.parts["report"]])
     readout = fit_readout(fitted, data, None, 0)
-    assert readout.chance == pytest.approx(chance)
-    judge = Judge.of(readout, data, "report", 20, 0, lambda key, compute: compute())
+    judge = Judge.of(readout, "report", data.parts["report"], 20, 0, lambda key, compute: compute())
     assert judge.subject()[0] == pytest.approx(np.mean(hits))
+    assert judge.chance == pytest.approx(chance)
 
 
 @pytest.mark.parametrize("name", ["esm-rotary", "gpt2"])
@@ -279,7 +280,7 @@ def test_mutation_effects_by_hand(folders, name):
         for i, (text, s) in enumerate(zip(texts, swaps, strict=True))
     ]
     ((_, batch),) = batches(examples, 1_000, subject.pad_id)
-    readout = Readout(subject, "mutation", "spearman", 0.0)
+    readout = Readout(subject, "mutation", "spearman")
     found = readout.outputs(examples, batch, subject.hidden(batch.ids, batch.mask))
     for row, example in zip(found, examples, strict=True):
         logits, shift = subject.head(final(subject, example)), int(name == "gpt2")
@@ -305,15 +306,18 @@ def test_residue_task(fitted, exact):
 
 
 def test_warnings_tell_what_the_numbers_hide():
-    entry = {"n": 5, "fraction": 1.0, "free_running": {"sufficiency": 0.85, "ci": [0.6, 0.9]},
+    entry = {"n": 5, "fraction": 1.0, "free_running": {"sufficiency": 0.75, "ci": [0.6, 0.9]},
              "random": {"mean": 0.5, "ci": [0.4, 0.7]}, "neurons": {"ci": [0.1, 0.5]}}  # fmt: skip
-    summary = {"empty": {"sufficiency": 0.4}, "sweep": [entry], "smallest": {"79": 5}, "mediator": "feature",
+    summary = {"empty": {"sufficiency": 0.4}, "sweep": [entry], "chosen": {"79": entry}, "mediator": "feature",
+               "choice": {"sweep": [{"n": 5, "features": 0.8}]},
                "task": {"n_report_groups": 3}, "task_metric": {"subject_ci": [0.45, 0.8], "chance": 0.5}}  # fmt: skip
     said = " / ".join(warnings(summary))
     assert "keeps 40% of the metric" in said
-    assert "all features together keep 85%" in said
+    assert "all features together keep 75%" in said
     assert "has 3 groups" in said
     assert "not above chance beyond its interval" in said
+    assert "5 features were chosen to keep 79 % and keep 75% on the report part" in said
     assert "overlaps that of random circuits" in said
     assert "does not beat as many neurons" not in said
-    assert "no circuit of the sweep keeps 79 %" in warnings(summary | {"smallest": {"79": None}})
+    assert "no circuit keeps 79 %" in " / ".join(warnings(summary | {"chosen": {"79": None}}))
+    assert "cannot be halved" in " / ".join(warnings(summary | {"choice": {"sweep": []}}))

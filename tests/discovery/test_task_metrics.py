@@ -8,7 +8,7 @@ from isotrace.discovery.tasks.sweep import Anchors, pooled
 
 def test_shares_relative_to_chance_and_to_nothing_kept():
     subject, empty, circuit = (np.array([v, v]) for v in (0.9, 0.6, 0.7))
-    anchors = Anchors(subject, empty, 0.5)
+    anchors = Anchors(subject, empty, 0.5, 1e-9)
     found = anchors.summary(circuit)
     assert found["value"] == 0.7
     assert found["sufficiency"] == pytest.approx(0.5)

@@ -23,7 +23,7 @@ def planted(subject):
     """(subject, data, readout, batch) of a regression on four molecules with a random probe."""
     data = tiny_tasks.plain_task(subject, TEXTS, [0.3, -1.0, 2.0, 0.1])
     weight = torch.randn(subject.d_model, 1, generator=torch.Generator().manual_seed(3))
-    readout = Readout(subject, "regression", "spearman", 0.0, weight, torch.zeros(1))
+    readout = Readout(subject, "regression", "spearman", weight, torch.zeros(1))
     return subject, data, readout, data.batches("report", 4_096, subject.pad_id)[0][1]
 
 

@@ -138,7 +138,7 @@ def test_contributions_are_what_a_nudge_of_the_writes_does(rotary64):
     generator = torch.Generator().manual_seed(1)
     mean = tuple(torch.rand(n, generator=generator) for n in basis.sizes)
     statistics = Statistics(mean, mean)
-    readout = Readout(subject, "regression", "spearman", 0.0, torch.randn(16, 1, generator=generator), torch.zeros(1))
+    readout = Readout(subject, "regression", "spearman", torch.randn(16, 1, generator=generator), torch.zeros(1))
     ids = subject.tokenize(["CCO"]).ids[0].numpy()
     example = Example(0, "CCO", ids, "", 1.0)
     keep = tuple(torch.tensor([1, 4, 7]) for _ in basis.sizes)
@@ -259,7 +259,7 @@ def test_residue_tasks_go_by_the_order_inside_the_sequence():
 
 
 def test_the_output_that_is_drawn(rotary):
-    readout = Readout(rotary, "class", "balanced_accuracy", 0.3)
+    readout = Readout(rotary, "class", "balanced_accuracy")
     np.testing.assert_allclose(output_drawn(readout, example(0.0), np.asarray([[0.0, 2.0, 1.0]])), [[-0.5, 1, -0.5]])
     readout = replace(readout, kind="residue")
     mixed = output_drawn(readout, example(np.asarray([0.0, 1.0, 0.0, 0.0])), np.zeros((4, 1)))

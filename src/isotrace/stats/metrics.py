@@ -27,10 +27,11 @@ def macro_auroc(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np
 
 
 def balanced_accuracy(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the classes of the share of their examples that get the largest output. Rare classes are missing
-    from some draws, whose mean is then over the others."""
-    hit = predicted.argmax(1) == y
-    classes = np.arange(predicted.shape[1])[:, None] == y
+    """Mean over the classes of the share of their examples that get the largest output; a single output is the
+    log-odds of the second of two. Rare classes are missing from some draws, whose mean is then over the others."""
+    single = predicted.shape[1] == 1
+    hit = (predicted[:, 0] > 0 if single else predicted.argmax(1)) == y
+    classes = np.arange(2 if single else predicted.shape[1])[:, None] == y
     drawn = weights @ classes.T
     with np.errstate(invalid="ignore"):
         return np.nanmean((weights @ (classes * hit).T) / drawn, 1)

@@ -124,29 +124,45 @@ def run(name: str, setting: Setting) -> Outcome:
 
 
 def tables(name: str, summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """`circuits`: one row per size; `task`: one row of what holds for all sizes."""
-    rows = []
-    for entry in summary["sweep"]:
-        row = {"task": name, "n": entry["n"], "fraction": entry["fraction"]}
-        for key, field in (("free_running", "sufficiency"), ("random", "mean"), ("neurons", "sufficiency"),
-                           ("teacher_forced", "sufficiency")):  # fmt: skip
-            row |= {key: entry[key][field], f"{key}_ci": entry[key]["ci"]}
-        row |= {"features_minus_neurons": entry["neurons"]["difference"]}
-        row |= {"features_minus_neurons_ci": entry["neurons"]["difference_ci"]}
-        rows.append(row | {"faithfulness": entry["free_running"]["faithfulness"]})
-    metric, fall = summary["task_metric"], summary["necessity"]
+    """`circuits`: one row per size; `chosen`: the rows of the sizes chosen on the discovery part; `task`: one row of
+    what holds for all sizes."""
+    chosen = [
+        {**_row(name, entry), "level": level, **_beside(entry["neurons_chosen"])}
+        for level, entry in summary["chosen"].items()
+        if entry is not None
+    ]
+    metric, fall, choice = summary["task_metric"], summary["necessity"], summary["choice"]
     about = {
         "task": name, "metric": metric["name"], "subject": metric["subject"], "subject_ci": metric["subject_ci"],
         "chance": metric["chance"], "n_features": summary["n_features"], "empty": summary["empty"]["sufficiency"],
         "n_report": summary["task"]["n_report"], "n_groups": summary["task"]["n_groups"],
-        **{f"smallest_{level}": n for level, n in summary["smallest"].items()},
-        **{f"smallest_{level}_neurons": n for level, n in summary["smallest_neurons"].items()},
+        **{f"chosen_{level}": n for level, n in choice["features"].items()},
+        **{f"chosen_{level}_neurons": n for level, n in choice["neurons"].items()},
+        **{f"in_hindsight_{level}": n for level, n in summary["in_hindsight"]["features"].items()},
         **{f"area_{name}": area for name, area in summary["area"].items()},
         "necessity_n": fall["n"], "necessity": fall["fall"], "necessity_ci": fall["ci"],
         "necessity_random": fall["random"]["mean"], "necessity_random_ci": fall["random"]["ci"],
         "necessity_neurons": fall["neurons"]["fall"], "necessity_neurons_ci": fall["neurons"]["ci"],
     }  # fmt: skip
-    return {"circuits": rows, "task": [about]}
+    choosing = [{"task": name, **row} for row in choice["sweep"]]
+    found = {"circuits": [_row(name, e) for e in summary["sweep"]], "choosing": choosing, "chosen": chosen}
+    return {title: rows for title, rows in found.items() if rows} | {"task": [about]}
+
+
+def _row(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    row = {"task": name, "n": entry["n"], "fraction": entry["fraction"]}
+    for key, field in (("free_running", "sufficiency"), ("random", "mean"), ("neurons", "sufficiency"),
+                       ("teacher_forced", "sufficiency")):  # fmt: skip
+        row |= {key: entry[key][field], f"{key}_ci": entry[key]["ci"]}
+    row |= {"features_minus_neurons": entry["neurons"]["difference"]}
+    row |= {"features_minus_neurons_ci": entry["neurons"]["difference_ci"]}
+    return row | {"faithfulness": entry["free_running"]["faithfulness"]}
+
+
+def _beside(neurons: dict[str, Any] | None) -> dict[str, Any]:
+    """The neurons that the same rule chooses, and what the features keep more than they do."""
+    keys = {"n": "n", "kept": "sufficiency", "ci": "ci", "difference": "difference", "difference_ci": "difference_ci"}
+    return {f"neurons_chosen_{key}": neurons[of] if neurons else None for key, of in keys.items()}
 
 
 for _name, _task in TASKS.items():

@@ -10,6 +10,7 @@ A probe is fitted once, on the subject, and never on a circuit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import multimode
 from warnings import catch_warnings, filterwarnings, simplefilter
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.datasets.tasks import Example, Kind, TaskData
-from isotrace.stats.metrics import METRICS, accuracy
+from isotrace.stats.metrics import METRICS
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.probe import pool
 from isotrace.subjects.subject import Batch, Subject
@@ -39,21 +40,23 @@ ALLOWED = {"class": ("auroc", "balanced_accuracy"), "regression": ("spearman", "
 @dataclass(frozen=True, eq=False)
 class Readout:
     """`weight [d_model, outputs]`, `bias [outputs]` of a probe, None where the head is read. `metric` is the name of
-    one of METRICS, `chance` its value without any knowledge of the input. `prior`: share of each class in `fit`."""
+    one of METRICS. `commonest`: of masked tasks, the token that is masked most often in `fit`."""
 
     subject: Subject
     kind: Kind
     metric: str
-    chance: float
     weight: Tensor | None = None
     bias: Tensor | None = None
+    commonest: float | None = None
 
-    @classmethod
-    def fitted(cls, subject: Subject, data: TaskData, metric: str | None, weight: Tensor, bias: Tensor) -> "Readout":
-        """From the weights of a probe. Raises InputError as `fit_readout` does."""
-        metric = checked_metric(data, metric)
-        chance = {"auroc": 0.5, "macro_auroc": 0.5, "balanced_accuracy": 1 / max(len(data.classes), 1)}.get(metric, 0.0)
-        return cls(subject, data.kind, metric, chance, weight, bias)
+    def chance(self, y: np.ndarray) -> float:
+        """The metric on labels `y` without any knowledge of the input; of masked tasks that of always naming the
+        commonest token."""
+        if self.commonest is not None:
+            return float(np.mean(y == self.commonest))
+        if self.metric == "balanced_accuracy":
+            return 1 / max(2, self._probe()[0].shape[1])
+        return 0.5 if self.metric.endswith("auroc") else 0.0
 
     def outputs(self, examples: Sequence[Example], batch: Batch, final: Tensor) -> Tensor:
         """`[n, outputs]` of a batch from its final hidden states `[batch, tokens, d_model]`: one row per example, or
@@ -106,8 +109,8 @@ def fit_readout(subject: Subject, data: TaskData, metric: str | None, seed: int)
     subject has none."""
     metric = checked_metric(data, metric)
     if data.kind in ("masked", "mutation"):
-        chance = _commonest(data) if data.kind == "masked" else 0.0
-        return Readout(subject, data.kind, metric, chance)
+        commonest = min(multimode(float(e.y) for e in data.parts["fit"])) if data.kind == "masked" else None
+        return Readout(subject, data.kind, metric, commonest=commonest)
     x, y, groups = [], [], []
     for rows, batch in data.batches("fit", BATCH_TOKENS, subject.pad_id):
         examples = [data.parts["fit"][i] for i in rows]
@@ -120,7 +123,7 @@ def fit_readout(subject: Subject, data: TaskData, metric: str | None, seed: int)
         y += [np.concatenate([np.atleast_1d(e.y) for e in examples])]
         groups += [e.group for e in examples for _ in np.atleast_1d(e.y)]
     weight, bias = _fit(torch.cat(x).double().numpy(), np.concatenate(y), np.asarray(groups), data.kind, seed)
-    return Readout.fitted(subject, data, metric, weight, bias)
+    return Readout(subject, data.kind, metric, weight, bias)
 
 
 def checked_metric(data: TaskData, metric: str | None) -> str:
@@ -130,14 +133,6 @@ def checked_metric(data: TaskData, metric: str | None) -> str:
     if metric is not None and metric not in allowed:
         raise InputError(f"--metric {metric} does not suit a {data.kind} task: use {' or '.join(allowed)}.")
     return metric or allowed[0]
-
-
-def _commonest(data: TaskData) -> float:
-    """Accuracy on `report` of always naming the token that is masked most often in `fit`."""
-    tokens, counts = np.unique(np.asarray([e.y for e in data.parts["fit"]], dtype=float), return_counts=True)
-    truth = np.asarray([e.y for e in data.parts["report"]])
-    hit = (truth == tokens[counts.argmax()]).astype(float)[:, None]
-    return float(accuracy(hit, truth, np.ones((1, len(truth))))[0])
 
 
 def _fit(x: np.ndarray, y: np.ndarray, groups: np.ndarray, kind: Kind, seed: int) -> tuple[Tensor, Tensor]:

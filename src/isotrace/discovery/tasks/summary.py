@@ -1,12 +1,12 @@
-"""What is said of a sweep as a whole: curves, areas, smallest circuits, warnings."""
+"""What is said of a sweep as a whole: curves, areas, warnings."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-LEVELS = (79, 90)
-Entry = dict[str, Any]
+from isotrace.discovery.tasks.choice import chosen
+
 CURVES: dict[str, Callable[[dict[str, Any]], float]] = {
     "features": lambda e: e["free_running"]["sufficiency"],
     "teacher_forced": lambda e: e["teacher_forced"]["sufficiency"],
@@ -15,14 +15,10 @@ CURVES: dict[str, Callable[[dict[str, Any]], float]] = {
 }
 
 
-def smallest(entries: list[dict[str, Any]], level: int, get: Callable[[dict[str, Any]], dict[str, Any]]) -> int | None:
-    """The first size of the sweep from which on every larger one keeps `level` % too; None where none does."""
-    found = None
-    for entry in reversed(entries):
-        if not get(entry)["sufficiency"] >= level / 100:
-            break
-        found = entry["n"]
-    return found
+def in_hindsight(sizes: list[int], entries: list[dict[str, Any]]) -> dict[str, dict[str, int | None]]:
+    """The rule of `choice` on the report part itself, curve by curve: a description of the curves, no result, since it
+    chooses on what it is measured on."""
+    return {name: chosen(sizes, [get(entry) for entry in entries]) for name, get in CURVES.items()}
 
 
 def area(entries: list[dict[str, Any]], get: Callable[[dict[str, Any]], float]) -> float:
@@ -54,12 +50,20 @@ def warnings(summary: dict[str, Any]) -> list[str]:
             f"all {part}s together keep {summary['sweep'][-1]['free_running']['sufficiency']:.0%}: the dictionary "
             "loses part of what the task needs"
         )
-    smallest = summary["smallest"]["79"]
-    if smallest is None:
-        return [*found, "no circuit of the sweep keeps 79 %"]
-    entry = next(e for e in summary["sweep"] if e["n"] == smallest)
-    if not entry["free_running"]["ci"][0] > entry["random"]["ci"][1]:
-        found.append(f"at {smallest} {part}s the interval overlaps that of random circuits")
-    if part != "neuron" and not entry["free_running"]["ci"][0] > entry["neurons"]["ci"][1]:
-        found.append(f"at {smallest} {part}s the circuit does not beat as many neurons with separate intervals")
+    return found + _about_the_choice(summary, part)
+
+
+def _about_the_choice(summary: dict[str, Any], part: str) -> list[str]:
+    if not summary["choice"]["sweep"]:
+        return ["the discovery part cannot be halved by group, so that no size of the circuit could be chosen"]
+    if summary["chosen"]["79"] is None:
+        return ["on the discovery part no circuit keeps 79 %, so that none is chosen"]
+    found, circuit = [], summary["chosen"]["79"]
+    n, kept = circuit["n"], circuit["free_running"]
+    if not kept["sufficiency"] >= 0.79:
+        found.append(f"{n} {part}s were chosen to keep 79 % and keep {kept['sufficiency']:.0%} on the report part")
+    if not kept["ci"][0] > circuit["random"]["ci"][1]:
+        found.append(f"at {n} {part}s the interval overlaps that of random circuits")
+    if part != "neuron" and not kept["ci"][0] > circuit["neurons"]["ci"][1]:
+        found.append(f"at {n} {part}s the circuit does not beat as many neurons with separate intervals")
     return found

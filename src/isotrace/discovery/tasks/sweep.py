@@ -1,4 +1,4 @@
-"""Circuits of rising size on the report sequences: what they keep of the task metric, beside their controls.
+"""What circuits keep of the task metric on some of its sequences, beside their controls.
 
     kept share    (M(circuit) − chance) / (M(subject) − chance), the `sufficiency` of a circuit
     faithfulness  (M(circuit) − M(∅)) / (M(subject) − M(∅)), ∅ = every part at its mean
@@ -6,52 +6,63 @@
 
 Intervals are 95 % percentile bootstrap intervals over groups; subject, circuit and ∅ are drawn together. Random
 circuits take from each layer as many parts as the circuit has there, each among those closest in how often they are
-active; their interval draws circuits as well as groups. Nothing is clipped.
+active; their interval draws circuits as well as groups. Nothing is clipped; a share of a whole that is no more than
+rounding is NaN.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import scipy.stats
 import torch
 from torch import Tensor
 
 from isotrace.base.work import Memo
-from isotrace.datasets.tasks import TaskData
+from isotrace.datasets.tasks import Example, batches
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout
 from isotrace.stats.bootstrap import group_weights, interval
+from isotrace.stats.matching import log_frequency
+from isotrace.stats.matching import matched as matched_draws
+from isotrace.stats.share import share
 from isotrace.subjects.fast import fast_kernels
+from isotrace.subjects.subject import Batch
 
 Way = Literal["free_running", "teacher_forced", "removed"]
-NEIGHBOURS = 10
 CACHE = 1  # raised when a circuit, or what it is made of, is computed differently
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """The report part of a task. `weights [1 + n_draws, n]`: the examples as they are, then bootstrap draws."""
+    """Examples that circuits are measured on; `name` tells them apart in the memo. `weights [1 + n_draws, n]`: the
+    examples as they are, then bootstrap draws."""
 
     readout: Readout
-    data: TaskData
-    part: str
+    name: str
+    examples: Sequence[Example]
     y: np.ndarray
     weights: np.ndarray
     memo: Memo
 
     @classmethod
-    def of(cls, readout: Readout, data: TaskData, part: str, n_draws: int, seed: int, memo: Memo) -> "Judge":
-        y, groups = readout.labels(data.parts[part])
-        return cls(readout, data, part, y, group_weights(groups, n_draws, (seed, 3)), memo)
+    def of(
+        cls, readout: Readout, name: str, examples: Sequence[Example], n_draws: int, seed: int, memo: Memo
+    ) -> "Judge":
+        y, groups = readout.labels(examples)
+        return cls(readout, name, examples, y, group_weights(groups, n_draws, (seed, 3)), memo)
+
+    @property
+    def chance(self) -> float:
+        return self.readout.chance(self.y)
 
     @torch.no_grad()
-    def predictions(self, run: Callable[[Any], Tensor]) -> np.ndarray:
-        """`[n, outputs]` from `run(batch)`, which gives final hidden states."""
-        examples = self.data.parts[self.part]
+    def predictions(self, run: Callable[[Batch], Tensor], tokens: int = BATCH_TOKENS) -> np.ndarray:
+        """`[n, outputs]` from `run(batch)`, which gives final hidden states of batches of about `tokens` tokens."""
         found = []
-        for rows, batch in self.data.batches(self.part, BATCH_TOKENS, self.readout.subject.pad_id):
-            found.append(self.readout.outputs([examples[i] for i in rows], batch, run(batch)))
+        for rows, batch in batches(self.examples, tokens, self.readout.subject.pad_id):
+            found.append(self.readout.outputs([self.examples[i] for i in rows], batch, run(batch)))
         return torch.cat(found).double().numpy()
 
     def draws(self, predicted: np.ndarray) -> np.ndarray:
@@ -60,12 +71,19 @@ class Judge:
             return np.full(len(self.weights), np.nan)
         return self.readout.score(predicted, self.y, self.weights)
 
-    def subject(self) -> np.ndarray:
-        def plain(batch) -> Tensor:
+    def subject(self, tokens: int = BATCH_TOKENS) -> np.ndarray:
+        def plain(batch: Batch) -> Tensor:
             with fast_kernels(self.readout.subject):
                 return self.readout.subject.hidden(batch.ids, batch.mask)
 
-        return self.draws(self.memo(f"subject {self.part}", lambda: self.predictions(plain)))
+        return self.draws(self.memo(f"subject {self.name} {tokens}", lambda: self.predictions(plain, tokens)))
+
+    def noise(self, subject: np.ndarray) -> float:
+        """By how much rounding alone moves the metric: what other batches make of the subject's, in any draw, and
+        what float64 sums over the examples leave."""
+        moved = np.abs(self.subject(BATCH_TOKENS // 3) - subject)
+        rounding = np.finfo(np.float64).eps * len(self.y) * max(1.0, float(np.nanmax(np.abs(subject))))
+        return max(float(np.nanmax(moved)), rounding)
 
     def circuit(self, basis: Basis, keep: Keep, statistics: Statistics, way: Way) -> np.ndarray:
         """The metric `[1 + n_draws]` of the circuit alone (free-running or teacher-forced), or of the subject without
@@ -76,26 +94,27 @@ class Judge:
                 return basis.removed(batch, keep, statistics)
             return basis.kept(batch, keep, statistics, basis.clean(batch) if way == "teacher_forced" else None)
 
-        key = repr((basis.name, self.part, way, [kept.tolist() for kept in keep]))
+        key = repr((basis.name, self.name, way, [kept.tolist() for kept in keep]))
         return self.draws(self.memo(key, lambda: self.predictions(run)))
 
 
 @dataclass(frozen=True, eq=False)
 class Anchors:
-    """What shares are relative to, each `[1 + n_draws]`: the subject, ∅, and chance."""
+    """What shares are relative to: the subject and ∅, each `[1 + n_draws]`, and chance. `noise`: `Judge.noise`."""
 
     subject: np.ndarray
     empty: np.ndarray
     chance: float
+    noise: float
 
     def kept(self, value: np.ndarray) -> np.ndarray:
-        return _share(value - self.chance, self.subject - self.chance)
+        return share(value - self.chance, self.subject - self.chance, self.noise)
 
     def faithful(self, value: np.ndarray) -> np.ndarray:
-        return _share(value - self.empty, self.subject - self.empty)
+        return share(value - self.empty, self.subject - self.empty, 2 * self.noise)
 
     def fall(self, value: np.ndarray) -> np.ndarray:
-        return _share(self.subject - value, self.subject - self.chance)
+        return share(self.subject - value, self.subject - self.chance, self.noise)
 
     def summary(self, value: np.ndarray) -> dict[str, Any]:
         kept, faithful = self.kept(value), self.faithful(value)
@@ -106,11 +125,6 @@ class Anchors:
             "faithfulness": faithful[0],
             "faithfulness_ci": interval(faithful[1:]),
         }
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """NaN where there is nothing to share."""
-    return part / np.where(whole == 0, np.nan, whole)
 
 
 def pooled(shares: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
@@ -124,20 +138,15 @@ def pooled(shares: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
 
 def matched(keep: Keep, statistics: Statistics, rng: np.random.Generator) -> Keep:
     """A random circuit with as many parts in every layer, none of them in `keep` where the layer has enough others,
-    each among the NEIGHBOURS closest to the part it stands for in log density."""
+    each among those closest in log density to the part it stands for."""
     found = []
     for layer, kept in enumerate(keep):
-        logs = (statistics.density[layer].double() + 1e-9).log().numpy()
-        free = np.ones(len(logs), dtype=bool)
+        logs = log_frequency(statistics.density[layer].numpy())
+        pool = logs.copy()
         if 2 * len(kept) <= len(logs):
-            free[kept.numpy()] = False
-        drawn = []
-        for part in rng.permutation(kept.numpy()):
-            distance = np.where(free, np.abs(logs - logs[part]), np.inf)
-            n = min(NEIGHBOURS, int(free.sum()))
-            drawn.append(int(rng.choice(np.argpartition(distance, n - 1)[:n])))
-            free[drawn[-1]] = False
-        found.append(torch.tensor(sorted(drawn), dtype=torch.long))
+            pool[kept.numpy()] = np.inf
+        _, drawn = matched_draws([0] * len(kept), logs[kept.numpy()], [pool], rng)
+        found.append(torch.from_numpy(np.sort(drawn)))
     return tuple(found)
 
 
@@ -154,23 +163,91 @@ def top(basis: Basis, scores: Tensor, n: int) -> Keep:
     return basis.split(scores.argsort(descending=True, stable=True)[:n].sort().values)
 
 
-def controls(
-    judge: Judge, basis: Basis, keep: Keep, statistics: Statistics, anchors: Anchors, n: int, seed: int, way: Way,
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> dict[str, Any]:  # fmt: skip
-    """`n` matched random circuits: mean share kept (or, for `removed`, fall), interval, spread."""
-    rng = np.random.default_rng((seed, 6))
-    share = anchors.fall if way == "removed" else anchors.kept
-    shares = []
-    for _ in progress(range(n)):
-        shares.append(share(judge.circuit(basis, matched(keep, statistics, rng), statistics, way)))
-    return pooled(shares, seed)
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A basis with its ranking: `scores [parts]`, layers one after the other."""
+
+    basis: Basis
+    statistics: Statistics
+    scores: Tensor
+    anchors: Anchors
+
+    def best(self, judge: Judge, n: int, way: Way) -> np.ndarray:
+        """The metric `[1 + n_draws]` of the first `n` parts, of all where there are fewer."""
+        return judge.circuit(self.basis, top(self.basis, self.scores, n), self.statistics, way)
 
 
-def per_layer(keep: Keep, basis: Basis) -> list[dict[str, Any]]:
-    """Parts of the circuit per layer, and how many a random choice would put there."""
-    n = sum(len(kept) for kept in keep)
-    return [
-        {"layer": layer, "n": len(kept), "expected": n * size / basis.n}
-        for layer, (kept, size) in enumerate(zip(keep, basis.sizes, strict=True))
-    ]
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """Measures the first parts of a ranking beside random circuits and the first neurons."""
+
+    judge: Judge
+    features: Ranked
+    neurons: Ranked
+    n_controls: int
+    seed: int
+
+    def entry(self, n: int) -> dict[str, Any]:
+        """One size: the circuit in both modes, random circuits, and the neuron basis at equal size."""
+        own, free = self.features, self.features.best(self.judge, n, "free_running")
+        return {
+            "n": n,
+            "fraction": n / own.basis.n,
+            "free_running": own.anchors.summary(free),
+            "teacher_forced": own.anchors.summary(own.best(self.judge, n, "teacher_forced")),
+            "random": self._random(n, "free_running"),
+            "neurons": self._neurons_beside(free, n),
+        }
+
+    def _neurons_beside(self, circuit: np.ndarray, n: int) -> dict[str, Any]:
+        """The first `n` neurons, and how much more than they the circuit keeps, drawn together."""
+        other = self.neurons.best(self.judge, n, "free_running")
+        difference = self.features.anchors.kept(circuit) - self.neurons.anchors.kept(other)
+        size = min(n, self.neurons.basis.n)
+        return {"n": size, "fraction": size / self.neurons.basis.n, **self.neurons.anchors.summary(other),
+                "difference": difference[0], "difference_ci": interval(difference[1:])}  # fmt: skip
+
+    def chosen(
+        self, level: str, choice: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any] | None:
+        """The entry of the size chosen for `level`; `neurons_chosen` are those that the same rule chooses."""
+        n, other = choice["features"][level], choice["neurons"][level]
+        if n is None:
+            return None
+        free = self.features.best(self.judge, n, "free_running")
+        beside = None if other is None else self._neurons_beside(free, other)
+        return {**next(entry for entry in entries if entry["n"] == n), "neurons_chosen": beside}
+
+    def necessity(self, n: int) -> dict[str, Any]:
+        found = []
+        for ranked in (self.features, self.neurons):
+            gone = ranked.best(self.judge, n, "removed")
+            fall = ranked.anchors.fall(gone)
+            found.append({"n": min(n, ranked.basis.n), "value": gone[0], "fall": fall[0], "ci": interval(fall[1:])})
+        return found[0] | {"random": self._random(n, "removed"), "neurons": found[1]}
+
+    def unsigned(self, n: int) -> dict[str, Any]:
+        """The same size ranked by |score|: parts that work against the task are then in the circuit too."""
+        by_size = replace(self.features, scores=self.features.scores.abs())
+        return {"n": n} | by_size.anchors.summary(by_size.best(self.judge, n, "free_running"))
+
+    def _random(self, n: int, way: Way) -> dict[str, Any]:
+        """Matched random circuits: mean share kept (or, for `removed`, fall), interval, spread."""
+        own, rng = self.features, np.random.default_rng((self.seed, 6))
+        keep = top(own.basis, own.scores, n)
+        relative = own.anchors.fall if way == "removed" else own.anchors.kept
+        shares = []
+        for _ in range(self.n_controls):
+            random = matched(keep, own.statistics, rng)
+            shares.append(relative(self.judge.circuit(own.basis, random, own.statistics, way)))
+        return pooled(shares, self.seed)
+
+
+def per_layer(keep: Keep, basis: Basis, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """Parts of the circuit per layer (`numbers`: the subject's), how many a random choice would put there, and the
+    central 95 % `interval` of that (hypergeometric)."""
+    n, rows = sum(len(kept) for kept in keep), []
+    for layer, kept, size in zip(numbers, keep, basis.sizes, strict=True):
+        ends = [float(end) for end in scipy.stats.hypergeom(basis.n, size, n).interval(0.95)]
+        rows.append({"layer": layer, "n": len(kept), "expected": n * size / basis.n, "interval": ends})
+    return rows

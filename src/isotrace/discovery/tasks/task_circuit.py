@@ -2,10 +2,11 @@
 
 1. readout    a probe fitted on `fit`, or the subject's head; the task metric of the subject on `report`
 2. rank       every feature, and every neuron, over `discover`
-3. sweep      the first n alone, all else at its mean: free-running and teacher-forced, beside matched random
-              circuits and the first n neurons; curve, area, smallest circuits
-4. remove     the subject without the circuit, beside the same controls
-5. describe   layers, parts, warnings
+3. choose     how many of either keep 79 % and 90 %, on `discover` alone
+4. sweep      the first n alone, all else at its mean: free-running and teacher-forced, beside matched random
+              circuits and the first n neurons; curve, area, and the row of the size chosen
+5. remove     the subject without the circuit, beside the same controls
+6. describe   layers, parts, warnings
 """
 
 from collections.abc import Callable, Iterable
@@ -31,16 +32,18 @@ from isotrace.discovery.tasks import ranking as rankings
 from isotrace.discovery.tasks import readout as readouts
 from isotrace.discovery.tasks import sweep as sweeps
 from isotrace.discovery.tasks.basis import Basis, FeatureBasis, Keep, NeuronBasis, Statistics, Writers
+from isotrace.discovery.tasks.choice import choose, halves
 from isotrace.discovery.tasks.parts import Parts
 from isotrace.discovery.tasks.ranking import RANKINGS, check_ranking, rank
-from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout, fit_readout
-from isotrace.discovery.tasks.summary import CURVES, LEVELS, area, smallest, warnings
-from isotrace.discovery.tasks.sweep import Anchors, Judge, controls, per_layer, sizes_on_grid, top
+from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout, checked_metric, fit_readout
+from isotrace.discovery.tasks.summary import CURVES, area, in_hindsight, warnings
+from isotrace.discovery.tasks.sweep import Anchors, Judge, Proof, Ranked, per_layer, sizes_on_grid, top
 from isotrace.interventions import Attentions, Heads, Mediator, MLPs, Neurons
 from isotrace.stats.bootstrap import interval
 from isotrace.subjects.subject import Subject
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+ROLES = ("features", "neurons")
 ILLUSIONS, ILLUSION_SEQUENCES = 30, 200  # parts that are checked, and the discovery sequences it is done on
 PLAIN: dict[str, type[Mediator]] = {kind.name: kind for kind in (Neurons, Heads, Attentions, MLPs)}
 
@@ -62,16 +65,6 @@ class TaskConfig:
     n_controls: int = 20
     n_bootstrap: int = 500
     seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Ranked:
-    """A basis with its ranking: `scores [parts]`, layers one after the other."""
-
-    basis: Basis
-    statistics: Statistics
-    scores: Tensor
-    anchors: Anchors
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +94,15 @@ class TaskCircuit:
 
     def layer_numbers(self) -> tuple[int, ...]:
         """The subject's number of every layer of the circuit's parts."""
-        basis = self.features.basis
-        return basis.dictionary.config.layers if isinstance(basis, FeatureBasis) else tuple(range(len(basis.sizes)))
+        return _layer_numbers(self.features.basis)
 
     def keep(self) -> Keep:
         """The circuit that the summary removes, and whose parts are listed: see `necessity`."""
         return top(self.features.basis, self.features.scores, self.summary["necessity"]["n"])
+
+
+def _layer_numbers(basis: Basis) -> tuple[int, ...]:
+    return basis.dictionary.config.layers if isinstance(basis, FeatureBasis) else tuple(range(len(basis.sizes)))
 
 
 def _size(mean: Tensor) -> float:
@@ -137,19 +133,30 @@ def _found(
     sizes: list[int], memo: Memo, progress: Progress,
 ) -> TaskCircuit:  # fmt: skip
     readout = _stored_readout(subject, data, config, memo)
-    judge = Judge.of(readout, data, "report", config.n_bootstrap, config.seed, memo)
-    whole = judge.subject()
-    if not whole[0] > readout.chance:
+    judge = Judge.of(readout, "report", data.parts["report"], config.n_bootstrap, config.seed, memo)
+    whole, chance = judge.subject(), judge.chance
+    if not whole[0] > chance:
         raise InputError(
             f"the subject's {readout.metric} on the report part is {whole[0]:.3g}, no better than chance "
-            f"({readout.chance:.3g}): there is nothing a circuit could keep."
+            f"({chance:.3g}): there is nothing a circuit could keep."
         )
-    features, neurons = (_ranked(basis, judge, data, config, whole, memo, progress) for basis in bases)
-    entries = [_entry(n, judge, features, neurons, config) for n in progress(sizes, "circuits of rising size")]
-    sizes_kept = {str(level): smallest(entries, level, lambda e: e["free_running"]) for level in LEVELS}
-    reference = sizes_kept["79"]
+    rankers = [_Ranker(role, basis, readout, config, memo, progress) for role, basis in zip(ROLES, bases, strict=True)]
+    noise = judge.noise(whole)
+    features, neurons = (ranker.ranked(data, judge, whole, noise) for ranker in rankers)
+    halved = halves(readout, data, config.seed, memo)
+    scores = [
+        [ranker.scores(half.data, of.statistics, f" on {half.judge.name}") for half in halved]
+        for ranker, of in zip(rankers, (features, neurons), strict=True)
+    ]
+    choice = choose(
+        sizes, halved, dict(zip(ROLES, zip((features, neurons), scores, strict=True), strict=True)), progress
+    )
+    proof = Proof(judge, features, neurons, config.n_controls, config.seed)
+    entries = [proof.entry(n) for n in progress(sizes, "circuits of rising size")]
+    reference = choice["features"]["79"]
     if reference is None or 2 * reference > bases[0].n:  # no circuit worth the name: what one percent does is told
         reference = max((n for n in sizes if n <= max(1, bases[0].n // 100)), default=sizes[0])
+    numbers = _layer_numbers(bases[0])
     summary = {
         "task": {
             "kind": data.kind, "label": data.label, "classes": list(data.classes),
@@ -159,27 +166,24 @@ def _found(
             "n_rejected": data.rejects.height,
         },
         "task_metric": {
-            "name": readout.metric, "subject": whole[0], "subject_ci": interval(whole[1:]), "chance": readout.chance,
+            "name": readout.metric, "subject": whole[0], "subject_ci": interval(whole[1:]), "chance": chance,
         },
         "parts_of": identity([config.mediator, dictionary if config.mediator == "feature" else subject]),
         "mediator": config.mediator, "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
         "empty": features.anchors.summary(features.anchors.empty),
         "sweep": entries,
         "area": {name: area(entries, get) for name, get in CURVES.items()},
-        "smallest": sizes_kept,
-        "smallest_teacher_forced": {str(v): smallest(entries, v, lambda e: e["teacher_forced"]) for v in LEVELS},
-        "smallest_neurons": {str(v): smallest(entries, v, lambda e: e["neurons"]) for v in LEVELS},
-        "smallest_random": {
-            str(v): smallest(entries, v, lambda e: {"sufficiency": e["random"]["mean"]}) for v in LEVELS
-        },
-        "necessity": _necessity(reference, judge, features, neurons, config),
-        "unsigned": _unsigned(reference, judge, features),
-        "layers": per_layer(top(features.basis, features.scores, reference), features.basis),
+        "choice": choice,
+        "chosen": {level: proof.chosen(level, choice, entries) for level in choice["features"]},
+        "in_hindsight": in_hindsight(sizes, entries),
+        "necessity": proof.necessity(reference),
+        "unsigned": proof.unsigned(reference),
+        "layers": per_layer(top(features.basis, features.scores, reference), features.basis, numbers),
     }  # fmt: skip
     if isinstance(bases[0], Writers):
-        summary["illusion"] = _illusions(
-            bases[0], data, top(bases[0], features.scores, min(reference, ILLUSIONS)), config
-        )
+        keep = top(bases[0], features.scores, min(reference, ILLUSIONS))
+        rows = _illusions(bases[0], data, keep, config)
+        summary["illusion"] = [row | {"layer": numbers[row["layer"]]} for row in rows]
     summary["warnings"] = warnings(summary)
     return TaskCircuit(data, readout, features, neurons, summary, config)
 
@@ -224,77 +228,41 @@ def _stored_readout(subject: Subject, data: TaskData, config: TaskConfig, memo: 
     if made or not stored.size:
         return made[0] if made else fit_readout(subject, data, config.metric, config.seed)
     table = torch.from_numpy(stored)
-    return Readout.fitted(subject, data, config.metric, table[:-1], table[-1])
+    return Readout(subject, data.kind, checked_metric(data, config.metric), table[:-1], table[-1])
 
 
-def _ranked(
-    basis: Basis, judge: Judge, data: TaskData, config: TaskConfig, whole: np.ndarray, memo: Memo, progress: Progress
-) -> Ranked:
-    made: list[Statistics] = []
+@dataclass(frozen=True, eq=False)
+class _Ranker:
+    """Ranks the parts of a basis, and remembers; `role`, one of ROLES, tells bases apart."""
 
-    def measured(which: str) -> np.ndarray:
-        if not made:
-            made.append(
-                basis.statistics(batch for _, batch in data.batches("discover", BATCH_TOKENS, basis.subject.pad_id))
-            )
-        return torch.cat(getattr(made[0], which)).numpy()
+    role: str
+    basis: Basis
+    readout: Readout
+    config: TaskConfig
+    memo: Memo
+    progress: Progress
 
-    mean, density = (
-        torch.from_numpy(memo(f"{which} {basis.name}", partial(measured, which))).split(basis.sizes)
-        for which in ("mean", "density")
-    )
-    found = Statistics(tuple(mean), tuple(density))
-    # the neurons beside other mediators are ranked by the usual method where they have no such one
-    ranking = config.ranking if isinstance(basis, Parts) or config.ranking in RANKINGS else RANKINGS[0]
-    shown = lambda items: progress(items, f"ranking {basis.name}")  # noqa: E731
-    scores = memo(f"scores {basis.name}", lambda: rank(ranking, basis, judge.readout, data, found, shown).numpy())
-    empty = judge.circuit(basis, basis.split(torch.zeros(0, dtype=torch.long)), found, "free_running")
-    return Ranked(basis, found, torch.from_numpy(scores), Anchors(whole, empty, judge.readout.chance))
+    def scores(self, data: TaskData, found: Statistics, where: str = "") -> Tensor:
+        # the neurons beside other mediators are ranked by the usual method where they have no such one
+        ranking, basis = self.config.ranking, self.basis
+        ranking = ranking if isinstance(basis, Parts) or ranking in RANKINGS else RANKINGS[0]
+        shown = lambda items: self.progress(items, f"ranking {self.role}{where}")  # noqa: E731
+        made = lambda: rank(ranking, basis, self.readout, data, found, shown).numpy()  # noqa: E731
+        return torch.from_numpy(self.memo(f"scores {self.role}{where}", made))
 
+    def ranked(self, data: TaskData, judge: Judge, whole: np.ndarray, noise: float) -> Ranked:
+        made: list[Statistics] = []
 
-def _entry(n: int, judge: Judge, features: Ranked, neurons: Ranked, config: TaskConfig) -> dict[str, Any]:
-    """One size: the circuit in both modes, random circuits, and the neuron basis at equal size."""
-    basis, keep = features.basis, top(features.basis, features.scores, n)
-    free = judge.circuit(basis, keep, features.statistics, "free_running")
-    forced = judge.circuit(basis, keep, features.statistics, "teacher_forced")
-    entry: dict[str, Any] = {
-        "n": n,
-        "fraction": n / basis.n,
-        "free_running": features.anchors.summary(free),
-        "teacher_forced": features.anchors.summary(forced),
-        "random": controls(
-            judge, basis, keep, features.statistics, features.anchors, config.n_controls, config.seed, "free_running"
-        ),
-    }
-    size = min(n, neurons.basis.n)
-    other = judge.circuit(neurons.basis, top(neurons.basis, neurons.scores, size), neurons.statistics, "free_running")
-    difference = features.anchors.kept(free) - neurons.anchors.kept(other)
-    return entry | {
-        "neurons": {"n": size, "fraction": size / neurons.basis.n}
-        | neurons.anchors.summary(other)
-        | {"difference": difference[0], "difference_ci": interval(difference[1:])}
-    }
+        def measured(which: str) -> np.ndarray:
+            if not made:
+                batched = data.batches("discover", BATCH_TOKENS, self.basis.subject.pad_id)
+                made.append(self.basis.statistics(batch for _, batch in batched))
+            return torch.cat(getattr(made[0], which)).numpy()
 
-
-def _necessity(n: int, judge: Judge, features: Ranked, neurons: Ranked, config: TaskConfig) -> dict[str, Any]:
-    keep = top(features.basis, features.scores, n)
-    gone = judge.circuit(features.basis, keep, features.statistics, "removed")
-    fall = features.anchors.fall(gone)
-    size = min(n, neurons.basis.n)
-    other = judge.circuit(neurons.basis, top(neurons.basis, neurons.scores, size), neurons.statistics, "removed")
-    other_fall = neurons.anchors.fall(other)
-    return {
-        "n": n, "value": gone[0], "fall": fall[0], "ci": interval(fall[1:]),
-        "random": controls(
-            judge, features.basis, keep, features.statistics, features.anchors, config.n_controls, config.seed,
-            "removed",
-        ),
-        "neurons": {"n": size, "value": other[0], "fall": other_fall[0], "ci": interval(other_fall[1:])},
-    }  # fmt: skip
-
-
-def _unsigned(n: int, judge: Judge, features: Ranked) -> dict[str, Any]:
-    """The same size ranked by |score|: parts that work against the task are then in the circuit too."""
-    keep = top(features.basis, features.scores.abs(), n)
-    value = judge.circuit(features.basis, keep, features.statistics, "free_running")
-    return {"n": n} | features.anchors.summary(value)
+        mean, density = (
+            torch.from_numpy(self.memo(f"{which} {self.role}", partial(measured, which))).split(self.basis.sizes)
+            for which in ("mean", "density")
+        )
+        found = Statistics(tuple(mean), tuple(density))
+        empty = judge.circuit(self.basis, self.basis.split(torch.zeros(0, dtype=torch.long)), found, "free_running")
+        return Ranked(self.basis, found, self.scores(data, found), Anchors(whole, empty, judge.chance, noise))

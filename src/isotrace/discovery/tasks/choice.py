@@ -1,0 +1,118 @@
+"""The size of a circuit, chosen on the discovery part alone, so that the report part can say what it is worth.
+
+1. halve      the groups of the discovery part, about as many sequences to either side
+2. rank       all parts on one half, and on the other
+3. sweep      the first n of each ranking alone, free-running, on the half that the ranking has not seen
+4. choose     the first size from which on every larger one keeps 79 % (90 %) of the metric above chance there
+
+Kept share: Σ over the halves of M(circuit) − chance, over Σ M(subject) − chance. Means of what is removed are those of
+the whole discovery part; they know no labels.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from isotrace.base.memo import Memo
+from isotrace.datasets.tasks import Example, TaskData
+from isotrace.discovery.tasks.readout import Readout
+from isotrace.discovery.tasks.sweep import Judge, Ranked
+from isotrace.stats.share import share
+
+LEVELS = (79, 90)
+TRIES = 20  # ways to halve, until either half has two labels
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """`data`: the task with one half of the discovery part to discover on; `judge` judges on the other, where the
+    subject is `span` above chance, give or take `noise`."""
+
+    data: TaskData
+    judge: Judge
+    span: float
+    noise: float
+
+
+def halves(readout: Readout, data: TaskData, seed: int, memo: Memo) -> list[Half]:
+    """Both; none where the discovery part has one group, or cannot be halved so that either half has two labels."""
+    examples = data.parts["discover"]
+    for attempt in range(TRIES):
+        sides = _halved(examples, np.random.default_rng((seed, 8, attempt)))
+        if all(side and (data.kind == "masked" or len(np.unique(readout.labels(side)[0])) > 1) for side in sides):
+            ways = (sides, sides[::-1])
+            return [_half(readout, data, f"half {i}", ranked, judged, memo) for i, (ranked, judged) in enumerate(ways)]
+    return []
+
+
+def _half(
+    readout: Readout, data: TaskData, name: str, ranked: tuple[Example, ...], judged: tuple[Example, ...], memo: Memo
+) -> Half:
+    judge = Judge.of(readout, name, judged, 0, 0, memo)
+    subject = judge.subject()
+    parts = data.parts | {"discover": ranked}
+    return Half(replace(data, parts=parts), judge, float(subject[0] - judge.chance), judge.noise(subject))
+
+
+def _halved(examples: Sequence[Example], rng: np.random.Generator) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Whole groups in random order, each to the smaller side."""
+    groups: dict[str, int] = {}
+    for example in examples:
+        groups[example.group] = groups.get(example.group, 0) + 1
+    names, side_of, filled = sorted(groups), {}, [0, 0]
+    for i in rng.permutation(len(names)):
+        side = side_of[names[i]] = int(filled[1] < filled[0])
+        filled[side] += groups[names[i]]
+    first, second = (tuple(e for e in examples if side_of[e.group] == side) for side in (0, 1))
+    return first, second
+
+
+def kept_there(found: Sequence[Half], values: Sequence[float]) -> float:
+    """Share kept over both halves, `values` the metric on each; NaN where the subject is not above chance."""
+    above = sum(value - half.judge.chance for half, value in zip(found, values, strict=True))
+    return share(above, max(sum(half.span for half in found), 0.0), sum(half.noise for half in found))
+
+
+def first_from(sizes: Sequence[int], shares: Sequence[float], level: int) -> int | None:
+    """The first of the rising `sizes` from which on every larger one keeps `level` % too; None where none does."""
+    found = None
+    for n, kept in zip(reversed(sizes), reversed(shares), strict=True):
+        if not kept >= level / 100:
+            break
+        found = n
+    return found
+
+
+def chosen(sizes: Sequence[int], shares: Sequence[float]) -> dict[str, int | None]:
+    """Level → size, see `first_from`."""
+    return {str(level): first_from(sizes, shares, level) for level in LEVELS}
+
+
+def choose(
+    sizes: Sequence[int],
+    found: Sequence[Half],
+    rankings: Mapping[str, tuple[Ranked, Sequence[Tensor]]],
+    progress: Callable[[Iterable, str], Iterable],
+) -> dict[str, Any]:
+    """`sweep`: per size what the first parts of every ranking keep on the discovery part, `n_groups` of either half,
+    and by the name of the ranking the sizes chosen, as `chosen` has them; all None where nothing could be halved.
+
+    rankings: name → (the ranking on the whole discovery part, scores on either half).
+    """
+    sweep: list[dict[str, Any]] = []
+    for n in progress(sizes if found else (), "choosing the size"):
+        row: dict[str, Any] = {"n": n}
+        for name, (ranked, scores) in rankings.items():
+            halved = [replace(ranked, scores=own) for own in scores]
+            values = [of.best(half.judge, n, "free_running")[0] for half, of in zip(found, halved, strict=True)]
+            row[name] = kept_there(found, values)
+        sweep.append(row)
+    sizes_of = {name: [min(row["n"], ranked.basis.n) for row in sweep] for name, (ranked, _) in rankings.items()}
+    return {
+        "n_groups": [len({e.group for e in half.judge.examples}) for half in found],
+        "sweep": sweep,
+        **{name: chosen(sizes_of[name], [row[name] for row in sweep]) for name in rankings},
+    }
