@@ -96,7 +96,7 @@ def test_the_json_that_stays(isotrace, tmp_path):
         )
         assert {"mean", "ci"} <= set(entry["random"])
     assert found["sweep"][-1]["free_running"]["sufficiency"] == pytest.approx(1)
-    assert set(found["smallest"]) == {"79", "90"}
+    assert set(found["chosen"]) == set(found["choice"]["features"]) == {"79", "90"}
     assert {"fall", "ci", "random", "neurons"} <= set(found["necessity"])
     assert found["rejects"] == []
     run = tmp_path / "run"

@@ -14,9 +14,10 @@ from isotrace.discovery.tasks import ranking
 from isotrace.discovery.tasks.basis import FeatureBasis, NeuronBasis, Statistics
 from isotrace.discovery.tasks.parts import Parts
 from isotrace.discovery.tasks.ranking import rank
-from isotrace.discovery.tasks.readout import Readout
-from isotrace.discovery.tasks.sweep import NEIGHBOURS, matched, sizes_on_grid, top
+from isotrace.discovery.tasks.readout import Readout, checked_metric
+from isotrace.discovery.tasks.sweep import matched, sizes_on_grid, top
 from isotrace.interventions import Heads, Neurons
+from isotrace.stats.matching import NEIGHBOURS
 
 TEXTS = ["CCOCC", "c1cc[nH]c1", "CC(=O)N", "CN"]
 SAE = {"hookpoint_in": "layers.{}.resid_post", "hookpoint_out": "layers.{}.resid_post"}
@@ -157,7 +158,7 @@ def regression(subject, seed=0):
     labels = torch.randn(len(TEXTS), generator=generator).tolist()
     data = tiny_tasks.plain_task(subject, TEXTS, labels)
     weight = torch.randn(subject.d_model, 1, generator=generator)
-    return data, Readout.fitted(subject, data, None, weight, torch.zeros(1))
+    return data, Readout(subject, data.kind, checked_metric(data, None), weight, torch.zeros(1))
 
 
 def surrogate(basis, data, readout, final_of):

@@ -1,5 +1,6 @@
 """A task decided by a planted motif: the whole search against its parts done by hand, stopped and taken up again."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +19,10 @@ from isotrace.datasets.tasks import Example, batches
 from isotrace.dictionaries.features import Features
 from isotrace.discovery.method import METHODS
 from isotrace.discovery.tasks import ranking, task_circuit
+from isotrace.discovery.tasks.choice import first_from, halves
 from isotrace.discovery.tasks.ranking import rank
-from isotrace.discovery.tasks.readout import STRENGTHS, Readout, fit_readout
+from isotrace.discovery.tasks.readout import BATCH_TOKENS, STRENGTHS, Readout, fit_readout
+from isotrace.discovery.tasks.summary import in_hindsight
 from isotrace.discovery.tasks.sweep import Anchors, Judge, matched, top
 from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit, warnings
 from tiny_tasks import fitted_folder, molecules, rows, task
@@ -117,6 +120,99 @@ def test_with_features_equal_to_neurons_both_bases_agree(found):
     assert found.summary["area"]["features"] == found.summary["area"]["neurons"]
     assert found.summary["choice"]["features"] == found.summary["choice"]["neurons"]
     assert found.summary["in_hindsight"]["features"] == found.summary["in_hindsight"]["neurons"]
+
+
+def test_the_size_is_the_first_from_which_on_every_larger_one_keeps_enough():
+    sizes = [1, 2, 5, 10, 20]
+    assert first_from(sizes, [0.85, 0.7, 0.79, 0.8, 0.95], 79) == 5, "1 keeps enough, 2 does not"
+    assert first_from(sizes, [0.8, 0.85, 0.79, 0.8, 0.95], 79) == 1
+    assert first_from(sizes, [0.8, 0.85, 0.8, 0.8, 0.78], 79) is None
+    assert first_from(sizes, [0.8, 0.85, float("nan"), 0.8, 0.9], 79) == 10
+    assert first_from([], [], 79) is None
+    ways = ("free_running", "teacher_forced", "random", "neurons")
+    entries = [{way: {"sufficiency": v, "mean": v} for way in ways} for v in (0.95, 0.5, 0.8, 0.9)]
+    found = in_hindsight(sizes[:4], entries)
+    assert list(found) == ["features", "teacher_forced", "random", "neurons"]
+    assert all(sizes == {"79": 5, "90": 10} for sizes in found.values())
+
+
+def test_the_choice_by_hand(fitted, found, data):
+    """Each half of the groups is ranked on, and the other measured, by a computation of its own."""
+    readout, basis, statistics = found.readout, found.features.basis, found.features.statistics
+    halved = halves(readout, data, 0, lambda key, compute: compute())
+    one, other = ([{e.group for e in part} for part in (half.data.parts["discover"], half.judge.examples)]
+                  for half in halved)  # fmt: skip
+    assert one == other[::-1]
+    assert not one[0] & one[1]
+    assert one[0] | one[1] == {e.group for e in data.parts["discover"]}
+    sizes = [len(half.judge.examples) for half in halved]
+    assert abs(sizes[0] - sizes[1]) <= max(Counter(e.group for e in data.parts["discover"]).values())
+    rows = []
+    for half in halved:
+        scores = rank("attribution_patching", basis, readout, half.data, statistics)
+        own = replace(found, data=replace(data, parts=data.parts | {"report": half.judge.examples}))
+        assert half.data.parts["report"] == data.parts["report"]
+        x = pooled(fitted, half.judge.examples) @ readout.weight.double().numpy()
+        whole = roc_auc_score([e.y for e in half.judge.examples], x[:, 0])
+        rows.append([whole, *(by_hand(own, top(basis, scores, n), errors=False) for n in QUICK["sizes"])])
+    span, *kept = np.sum(rows, 0) - 1.0
+    sweep = found.summary["choice"]["sweep"]
+    assert [row["n"] for row in sweep] == [*QUICK["sizes"]]
+    assert [row["features"] for row in sweep] == pytest.approx([value / span for value in kept])
+    assert found.summary["choice"]["n_groups"] == [len(g) for g in one[::-1]]
+
+
+def test_the_rows_chosen_are_those_of_the_sweep(found):
+    summary = found.summary
+    assert summary["choice"]["features"]["79"] is not None
+    assert summary["necessity"]["n"] in (summary["choice"]["features"]["79"], 2)
+    for level, n in summary["choice"]["features"].items():
+        chosen = summary["chosen"][level]
+        if n is None:
+            assert chosen is None
+            continue
+        (entry,) = (entry for entry in summary["sweep"] if entry["n"] == n)
+        assert {key: chosen[key] for key in entry} == entry
+        other = summary["choice"]["neurons"][level]
+        assert chosen["neurons_chosen"]["n"] == other
+        kept = next(entry["neurons"] for entry in summary["sweep"] if entry["n"] == other)["sufficiency"]
+        difference = entry["free_running"]["sufficiency"] - kept
+        assert chosen["neurons_chosen"]["sufficiency"] == kept
+        assert chosen["neurons_chosen"]["difference"] == pytest.approx(difference)
+
+
+def turned(report):
+    """The report part with its labels turned on, as far as it takes."""
+    for k in range(1, len(report)):
+        yield tuple(replace(e, y=r.y) for e, r in zip(report, report[k:] + report[:k], strict=True))
+
+
+def test_the_report_part_is_not_seen_by_the_choice(fitted, exact, data, found):
+    """Other labels, and other sequences, change every number but the sizes chosen and what they were chosen by."""
+    report, others = data.parts["report"], []
+    for part in (report[::2], *turned(report)):
+        try:
+            given = replace(data, parts=data.parts | {"report": part})
+            others.append(find_circuit(fitted, exact, given, TaskConfig(**QUICK)).summary)
+        except InputError:  # the subject may be at chance on labels that are not its own
+            continue
+        if len(others) == 3:
+            break
+    assert len(others) == 3
+    for other in others:
+        assert other["choice"] == found.summary["choice"]
+        assert other["necessity"]["n"] == found.summary["necessity"]["n"]
+        assert other["task_metric"]["subject"] != found.summary["task_metric"]["subject"]
+        assert other["sweep"][0]["free_running"]["value"] != found.summary["sweep"][0]["free_running"]["value"]
+
+
+def test_a_discovery_part_that_cannot_be_halved_chooses_nothing(fitted, exact, data):
+    alike = tuple(replace(e, group="one") for e in data.parts["discover"])
+    given = replace(data, parts=data.parts | {"discover": alike})
+    summary = find_circuit(fitted, exact, given, TaskConfig(**QUICK)).summary
+    assert summary["choice"]["sweep"] == []
+    assert summary["chosen"] == {"79": None, "90": None}
+    assert any("cannot be halved" in warning for warning in summary["warnings"])
 
 
 @pytest.mark.parametrize(
@@ -220,6 +316,26 @@ def test_a_draw_in_which_the_subject_is_at_chance_has_no_share():
     found = anchors.summary(np.array([0.7, 0.6, 0.6]))
     assert found["sufficiency"] == pytest.approx(2 / 3)
     assert np.isnan(found["ci"]).all()
+
+
+def test_a_share_of_no_more_than_rounding_is_undefined():
+    """Of a subject at chance but for the last digits, and of one that does what it does without any feature."""
+    anchors = Anchors(np.array([0.5 + 1e-12, 0.8, 0.8]), np.array([0.5, 0.8, 0.8 - 1e-12]), 0.5, 1e-9)
+    value = np.array([0.6, 0.7, 0.7])
+    for share in (anchors.kept, anchors.fall):
+        assert np.isnan(share(value)).tolist() == [True, False, False]
+    assert np.isnan(anchors.faithful(value)).all()
+
+
+def test_rounding_of_the_metric_is_measured(fitted, data):
+    """What other batches change, and no less than sums in float64 leave."""
+    readout = fit_readout(fitted, data, None, 0)
+    judge = Judge.of(readout, "report", data.parts["report"], 20, 0, lambda key, compute: compute())
+    whole = judge.subject()
+    other = judge.draws(judge.predictions(lambda b: fitted.hidden(b.ids, b.mask), BATCH_TOKENS // 3))
+    assert judge.noise(whole) >= np.abs(other - whole).max()
+    assert 1e-16 < judge.noise(whole) < 0.05
+    assert judge.noise(whole + 0.1) == pytest.approx(0.1 + np.abs(other - whole).max(), abs=0.05)
 
 
 def test_sizes_that_do_not_exist(fitted, exact, data):

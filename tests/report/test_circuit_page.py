@@ -1,6 +1,8 @@
 """The report of a task circuit: contributions per token, which sequences are drawn, tables, pictures, the page."""
 
 import json
+import pickle
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from fractions import Fraction
@@ -13,18 +15,21 @@ import pytest
 import torch
 
 import tiny
+from isotrace.base.result import Result
 from isotrace.base.runs import open_run
 from isotrace.datasets.tasks import Example, batches, prepare
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.discovery.tasks.basis import FeatureBasis, Statistics
+from isotrace.discovery.tasks.examples import output_drawn, pick, token_contributions
 from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import Readout, fit_readout
-from isotrace.discovery.tasks.sweep import Anchors, top
-from isotrace.discovery.tasks.task_circuit import Ranked, TaskCircuit, TaskConfig, find_circuit
+from isotrace.discovery.tasks.sweep import Anchors, Ranked, per_layer, top
+from isotrace.discovery.tasks.task_circuit import TaskCircuit, TaskConfig, find_circuit
 from isotrace.domains.domain import domain_of
-from isotrace.report.circuit.circuit import layer_rows, named_parts, save_circuit
-from isotrace.report.circuit.circuit_examples import output_drawn, pick, token_contributions
-from isotrace.report.circuit.circuit_figures import curve_svg, falls_svg
+from isotrace.report.circuit.figures import curve_svg, falls_svg
+from isotrace.report.circuit.payload import sentences
+from isotrace.report.circuit.result import CircuitResult, circuit_result, named_parts
+from isotrace.report.page import number
 
 CHAINS = ["".join(p) for n in (4, 5) for p in product("CNO", repeat=n) if p[1] == "C"]
 KINDS = ("class", "classes", "regression", "residue", "masked", "mutation")
@@ -63,7 +68,8 @@ def made_circuit(subject, kind: str, ranking: str = "attribution_patching", **gi
     basis = FeatureBasis(subject, dictionary)
     statistics = basis.statistics(batch for _, batch in data.batches("discover", 512, subject.pad_id))
     scores = rank(ranking, basis, readout, data, statistics)
-    anchors = Anchors(np.ones(3), np.zeros(3), readout.chance)
+    chance = readout.chance(readout.labels(data.parts["report"])[0])
+    anchors = Anchors(np.ones(3), np.zeros(3), chance, 1e-9)
     features = Ranked(basis, statistics, scores, anchors)
     share = {"value": 0.8, "sufficiency": 0.9, "ci": [0.7, 1.1], "faithfulness": float("nan"),
              "faithfulness_ci": [float("nan")] * 2}  # fmt: skip
@@ -75,25 +81,36 @@ def made_circuit(subject, kind: str, ranking: str = "attribution_patching", **gi
     summary = {
         "task": {"kind": data.kind, "label": data.label, "classes": list(data.classes), "n_fit": 1, "n_discover": 1,
                  "n_report": 1, "n_groups": 3, "n_rejected": 0},
-        "task_metric": {"name": readout.metric, "subject": 0.8, "subject_ci": [0.7, 0.9], "chance": readout.chance},
+        "task_metric": {"name": readout.metric, "subject": 0.8, "subject_ci": [0.7, 0.9], "chance": chance},
         "mediator": "feature", "n_features": basis.n, "n_neurons": 72, "ranking": ranking, "empty": share,
         "sweep": [entry], "area": dict.fromkeys(("features", "teacher_forced", "random", "neurons"), 0.5),
-        "smallest": sizes, "smallest_teacher_forced": sizes, "smallest_neurons": sizes, "smallest_random": sizes,
+        "choice": {"n_groups": [1, 1], "sweep": [{"n": 5, "features": 0.9, "neurons": 0.9}], "features": sizes,
+                   "neurons": sizes},
+        "chosen": {"79": entry | {"neurons_chosen": neurons}, "90": None},
+        "in_hindsight": dict.fromkeys(("features", "teacher_forced", "random", "neurons"), sizes),
         "necessity": {"n": 5, "value": 0.6, "fall": 0.4, "ci": [0.3, 0.5], "random": random,
                       "neurons": {"n": 5, "value": 0.7, "fall": 0.3, "ci": [0.2, 0.4]}},
         "unsigned": {"n": 5} | share,
-        "layers": [{"layer": i, "n": len(kept), "expected": 5 * size / basis.n}
-                   for i, (kept, size) in enumerate(zip(top(basis, scores, 5), basis.sizes, strict=True))],
+        "layers": per_layer(top(basis, scores, 5), basis, dictionary.config.layers),
         "warnings": ["a <b>warning</b>"],
     }  # fmt: skip
     config = TaskConfig(ranking=ranking)
     return TaskCircuit(data, readout, features, features, summary, config)
 
 
-def saved(found: TaskCircuit, subject, folder, n_drawn: int = 4):
+NOBODY = FeatureTables(pl.DataFrame(), pl.DataFrame())
+
+
+def result_of(found: TaskCircuit, subject, n_drawn: int = 4, overlap=()) -> CircuitResult:
+    return circuit_result(
+        found, subject, domain_of("molecule"), "a-dictionary", NOBODY, n_drawn=n_drawn, overlap=overlap
+    )
+
+
+def saved(found: TaskCircuit, subject, folder, **given):
     """(the run folder, the page)."""
     with open_run(folder / "run", command="isotrace circuit", seed=0, inputs={}, overwrite=False) as run:
-        save_circuit(run, found, subject, domain_of("molecule"), "tiny", FeatureTables(), n_drawn=n_drawn)
+        result_of(found, subject, **given).write(run)
     return folder / "run", (folder / "run" / "report.html").read_text(encoding="utf-8")
 
 
@@ -170,8 +187,8 @@ def test_every_kind_of_task_is_saved_and_drawn(rotary, kind, tmp_path):
     folder, page = saved(found, rotary, tmp_path)
     assert json.loads((folder / "circuit.json").read_text())["sweep"][0]["free_running"]["faithfulness"] is None
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert set(manifest["files"]) == {"circuit.json", "sweep.parquet", "parts.parquet", "rejects.parquet", "curve.svg",
-                                      "layers.svg", "report.html"}  # fmt: skip
+    assert set(manifest["files"]) == {"circuit.json", "result.json", "sweep.parquet", "parts.parquet",
+                                      "rejects.parquet", "curve.svg", "layers.svg", "report.html"}  # fmt: skip
     assert page.count("<article>") == 4
     assert page.count("lowers it") == 4
     assert page.count('class="labelled"') == (4 if kind in ("residue", "masked", "mutation") else 0)
@@ -195,6 +212,97 @@ def test_a_circuit_found_is_saved_as_it_was_found(rotary, tmp_path):
     assert "<article>" not in page
 
 
+@pytest.fixture(scope="module")
+def result(relu_subject):
+    config = TaskConfig(sizes=(2, 12, 36, 72), n_controls=2, n_bootstrap=20)
+    subject = relu_subject
+    found = find_circuit(subject, tiny.exact_dictionary(subject), data_of(subject, "residue"), config)
+    return result_of(found, subject, n_drawn=3)
+
+
+def test_the_page_is_a_function_of_the_saved_run(result, tmp_path):
+    folder = result.save(tmp_path / "run")
+    again = Result.load(folder)
+    assert isinstance(again, CircuitResult)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert again.page(manifest) == (folder / "report.html").read_text(encoding="utf-8")
+    assert again.page() == result.page() != again.page(manifest)
+    assert again == result == pickle.loads(pickle.dumps(result))
+    assert len({again, result, replace(result, summary=result.summary | {"ranking": "other"})}) == 2
+    assert again.to_dict() == result.to_dict() == json.loads((folder / "circuit.json").read_text())
+    assert again.to_frame().equals(result.to_frame())
+    assert again.tables["parts"].equals(result.tables["parts"])
+    assert again._repr_html_() == result._repr_html_()
+
+
+def test_a_result_holds_no_subject(result):
+    held = pickle.dumps(result)
+    assert b"isotrace.subjects" not in held
+    assert b"torch" not in held
+
+
+def texts_of(page: str, table: str) -> list[list[str]]:
+    """Cells of a table of the page, as written; spaces that do not break are spaces."""
+    html = re.search(rf'<table class="plain[^"]*" id="{table}">.*?</table>', page, re.S)[0]
+    cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr>.*?</tr>", html, re.S)]
+    return [[re.sub(r"<.*?>", "", cell).strip() for cell in row] for row in cells]
+
+
+def as_percent(value: float) -> str:
+    return f"{100 * value:.{1 if abs(value) < 0.1 else 0}f} %".replace("-", "−")
+
+
+def as_share(value: float, ci) -> str:
+    return f"{as_percent(value)} [{as_percent(ci[0])}, {as_percent(ci[1])}]"
+
+
+def test_numbers_of_the_page_are_those_of_the_json(result):
+    found, page = result.to_dict(), result.page()
+    rows = {name: cells for name, *cells in texts_of(page, "chosen")[1:]}
+    for i, (level, entry) in enumerate(found["chosen"].items()):
+        assert found["choice"]["features"][level] == (entry and entry["n"])
+        if entry is None:
+            assert rows["number of features"][i] == rows["they keep, on the report part"][i] == "–"
+            continue
+        own = entry["neurons_chosen"]
+        free, random, neurons = entry["free_running"], entry["random"], entry["neurons"]
+        assert rows["number of features"][i].startswith(f"{entry['n']} (")
+        assert rows["they keep, on the report part"][i] == as_share(free["sufficiency"], free["ci"])
+        assert rows["matched random ones"][i] == as_share(random["mean"], random["ci"])
+        assert rows["as many neurons"][i] == as_share(neurons["sufficiency"], neurons["ci"])
+        expected = as_share(neurons["difference"], neurons["difference_ci"])
+        assert rows["features − as many neurons"][i] == expected
+        assert rows["number of neurons, by the same rule"][i] == (str(own["n"]) if own else "–")
+        assert rows["they keep"][i] == (as_share(own["sufficiency"], own["ci"]) if own else "–")
+        expected = as_share(own["difference"], own["difference_ci"]) if own else "–"
+        assert rows["features − these neurons"][i] == expected
+    assert any(found["chosen"].values()), "the fixture has a circuit to show"
+    for entry in found["sweep"]:
+        free = entry["free_running"]
+        shown = (
+            f"<td>{as_percent(free['sufficiency'])} <small>[{as_percent(free['ci'][0])}, {as_percent(free['ci'][1])}]"
+        )
+        assert shown in page
+    gone = found["necessity"]
+    assert f"the subject loses {as_share(gone['fall'], gone['ci'])}" in page.replace("\N{NO-BREAK SPACE}", " ")
+    parts = texts_of(page, "parts")[1:]
+    assert [[row[0], row[1]] for row in parts] == [
+        [str(layer), str(feature)] for layer, feature in result.tables["parts"].select("layer", "feature").rows()
+    ]
+    for row in result.view["examples"]:
+        total = sum(row["weights"])
+        assert f"sum {number(total)}, of it" in page
+
+
+def test_the_sentences_say_which_circuit_they_are_of(rotary):
+    summary = made_circuit(rotary, "class").summary
+    assert "5 features were chosen on the discovery part" in sentences(summary)[1].replace("\N{NO-BREAK SPACE}", " ")
+    choice = summary["choice"] | {"features": {"79": 70, "90": None}}
+    assert "takes 70 features" in sentences(summary | {"choice": choice})[1]
+    choice = summary["choice"] | {"features": {"79": None, "90": None}}
+    assert "no size was found" in sentences(summary | {"choice": choice})[1]
+
+
 def test_parts_carry_the_subjects_layers_and_the_names_of_the_annotation(rotary):
     found = made_circuit(rotary, "class", layers=(1, 2))
     assert isinstance(found.features.basis, FeatureBasis)
@@ -215,7 +323,7 @@ def test_expected_parts_per_layer_have_the_hypergeometric_interval(rotary):
     share = [Fraction(comb(size, k) * comb(total - size, 5 - k), comb(total, 5)) for k in range(6)]
     below = [sum(share[: k + 1]) for k in range(6)]
     expected = [next(k for k in range(6) if below[k] >= q) for q in (Fraction(25, 1000), Fraction(975, 1000))]
-    assert layer_rows(found)[0]["interval"] == expected
+    assert found.summary["layers"][0]["interval"] == expected
 
 
 def example(y, places=()) -> Example:
@@ -286,9 +394,9 @@ def test_pictures_leave_out_what_is_not_finite(rotary):
 @pytest.mark.browser
 def test_the_page_asks_for_nothing_and_fits_every_width(rotary, tmp_path, open_page):
     found = made_circuit(rotary, "residue", layers=(1, 2))
-    found.summary["overlap"] = [{"tasks": "<i>a</i> and b", "shared_features": 3, "ratio_ci": [0.5, 2.0]}]
-    found.summary["illusion"] = [{"layer": 0, "slope": float("nan"), "dormant": True}]
-    _, html = saved(found, rotary, tmp_path)
+    found.summary["illusion"] = [{"layer": 1, "slope": float("nan"), "dormant": True}]
+    overlap = [{"tasks": "<i>a</i> and b", "shared_features": 3, "ratio_ci": [0.5, 2.0]}]
+    _, html = saved(found, rotary, tmp_path, overlap=overlap)
     for width in (1280, 420):
         page = open_page(html, width)
         assert page.evaluate("document.documentElement.scrollWidth") <= width

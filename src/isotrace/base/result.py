@@ -23,6 +23,7 @@ from isotrace.base.runs import Run, dumps, open_run, read_manifest
 FORMAT, FORMAT_VERSION = "isotrace-result", 1
 KINDS: dict[str, str] = {
     "annotation": "isotrace.report.atlas.annotation:AnnotationResult",
+    "circuit": "isotrace.report.circuit.result:CircuitResult",
     "evaluation": "isotrace.report.evaluation:Evaluation",
     "features": "isotrace.report.features:FeatureTable",
 }

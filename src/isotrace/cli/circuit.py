@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from isotrace.discovery.tasks.task_circuit import TaskCircuit
+    from isotrace.report.circuit.result import CircuitResult
 
 
 def command(
@@ -54,11 +54,10 @@ def command(
     from isotrace.datasets.tasks import prepare
     from isotrace.dictionaries.saving import load_dictionary
     from isotrace.dictionaries.shelf import shelf_of
-    from isotrace.discovery.overlap import overlap
-    from isotrace.discovery.tasks.earlier import earlier_circuit
+    from isotrace.discovery.overlap import overlap_with
     from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit
     from isotrace.domains.domain import domain_of
-    from isotrace.report.circuit.circuit import save_circuit
+    from isotrace.report.circuit.result import circuit_result
     from isotrace.subjects.subject import load_subject
 
     try:
@@ -85,18 +84,18 @@ def command(
             limit=limit, rejects=rejects, progress=lambda items: shown(items, "reading"),
         )  # fmt: skip
         found = find_circuit(loaded, features, prepared, config, work=run.work, progress=shown)
-        earlier = dict(earlier_circuit(folder, found) for folder in against or [])
-        if earlier:
-            circuits = {label: found.keep()} | earlier
-            found.summary["overlap"] = overlap(circuits, found.features.basis, found.features.statistics)
-        save_circuit(run, found, loaded, reader, dictionary, shelf.tables, n_drawn=drawn, progress=shown)
+        result = circuit_result(
+            found, loaded, reader, dictionary, shelf.tables, n_drawn=drawn,
+            overlap=overlap_with(found, against) if against else (), progress=shown,
+        )  # fmt: skip
+        result.write(run)
     if json:
-        typer.echo(dumps(found.summary | {"rejects": prepared.rejects.to_dicts()}))
+        typer.echo(dumps(result.to_dict() | {"rejects": prepared.rejects.to_dicts()}))
     else:
-        show(found, out)
+        show(result, out)
 
 
-def show(found: "TaskCircuit", out: Path) -> None:
+def show(found: "CircuitResult", out: Path) -> None:
     """A table in the terminal: circuits of rising size beside their controls."""
     from rich.console import Console
     from rich.table import Table
@@ -114,8 +113,12 @@ def show(found: "TaskCircuit", out: Path) -> None:
             _share(entry["teacher_forced"], "sufficiency"),
         )  # fmt: skip
     Console(width=120).print(table)
-    for level, n in summary["smallest"].items():
-        typer.echo(f"{level} % of the metric above chance: {'no circuit measured' if n is None else f'{n} features'}")
+    for level, chosen in summary["chosen"].items():
+        said = "no circuit keeps them there"
+        if chosen is not None:
+            kept = _share(chosen["free_running"], "sufficiency")
+            said = f"{chosen['n']} features, which keep {kept} on the report part"
+        typer.echo(f"chosen on the discovery part to keep {level} % of the metric above chance: {said}")
     fall = summary["necessity"]
     typer.echo(
         f"without {fall['n']} features the metric above chance falls by {_share(fall, 'fall')}, "
@@ -123,11 +126,11 @@ def show(found: "TaskCircuit", out: Path) -> None:
     )
     for warning in summary["warnings"]:
         typer.echo(f"warning: {warning}")
-    for index, text, reason in found.data.rejects.rows():
+    for index, text, reason in found.tables["rejects"].rows():
         typer.echo(f"  rejected row {index}: {text[:60]!r}: {reason}")
     typer.echo(f"report: {out / 'report.html'}")
 
 
 def _share(entry: dict[str, Any], key: str) -> str:
-    low, high = entry["ci"]
-    return f"{entry[key]:.2f} [{low:.2f}, {high:.2f}]"
+    value, low, high = ("–" if v is None else f"{v:.2f}" for v in (entry[key], *entry["ci"]))
+    return f"{value} [{low}, {high}]"

@@ -6,16 +6,20 @@ and two that do so overlap for that reason alone. The number shared is then a su
 numbers, whose distribution is computed exactly by convolution, so that nothing is drawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import scipy.optimize
 import scipy.stats
+import torch
 
-from isotrace.base.errors import InputError
+from isotrace.base.errors import InputError, RunError
+from isotrace.base.result import Result
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
+from isotrace.discovery.tasks.task_circuit import TaskCircuit
 
 N_BINS = 20  # strata of a layer, by rank of density
 
@@ -53,6 +57,31 @@ def overlap(circuits: Mapping[str, Keep], basis: Basis, statistics: Statistics |
             **_against(shared, null), "matched": "layer" if statistics is None else "layer and density",
         })  # fmt: skip
     return rows
+
+
+def overlap_with(found: TaskCircuit, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """`overlap` of a circuit and those in run folders of `isotrace circuit`, by layer and density. Raises InputError
+    for another folder and for a circuit of another dictionary or mediator."""
+    circuits = {found.data.label: found.keep()} | dict(earlier_circuit(folder, found) for folder in folders)
+    return overlap(circuits, found.features.basis, found.features.statistics)
+
+
+def earlier_circuit(folder: Path, found: TaskCircuit) -> tuple[str, Keep]:
+    """(name, parts) of the circuit in a run folder. Raises InputError as `overlap_with` does."""
+    try:
+        earlier = Result.load(folder)
+    except RunError as error:
+        raise InputError(f"{folder} holds no run of isotrace circuit: give the folder of its --out ({error})") from None
+    if earlier.kind != "circuit":
+        raise InputError(f"{folder} holds no run of isotrace circuit: give the folder of its --out.")
+    if earlier.summary["parts_of"] != found.summary["parts_of"]:
+        raise InputError(f"the circuit in {folder} is of another dictionary or mediator: compare circuits of one.")
+    rows = earlier.tables["parts"].select("layer", "feature").rows()
+    keep = tuple(
+        torch.tensor(sorted(f for layer, f in rows if layer == number), dtype=torch.long)
+        for number in found.layer_numbers()
+    )
+    return f"{earlier.summary['task']['label']} ({folder.name})", keep
 
 
 def _strata(basis: Basis, statistics: Statistics | None) -> np.ndarray:

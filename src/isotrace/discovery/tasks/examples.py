@@ -1,4 +1,4 @@
-"""Report sequences of a task to draw: which, what subject and circuit say of them, and what speaks for it where."""
+"""Report sequences of a task to show: which, what subject and circuit say of them, and what speaks for it where."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,12 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from isotrace.datasets.annotated import read
 from isotrace.datasets.tasks import Example, TaskData, batches
 from isotrace.discovery.tasks.basis import Keep, Statistics, Writers
 from isotrace.discovery.tasks.ranking import BATCH_TOKENS, at_point
 from isotrace.discovery.tasks.readout import Readout
-from isotrace.discovery.tasks.sweep import top
 from isotrace.discovery.tasks.task_circuit import Progress, TaskCircuit
 from isotrace.domains.domain import Domain, Reading
-from isotrace.report.page import number, percent
 from isotrace.stats.metrics import auroc
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
@@ -26,7 +23,7 @@ from isotrace.subjects.subject import Batch, Subject
 
 @dataclass(frozen=True)
 class Drawn:
-    """A report sequence to draw: its number among the report examples, the subject's margin, and whether it stands
+    """A report sequence to show: its number among the report examples, the subject's margin, and whether it stands
     for what the subject gets right."""
 
     place: int
@@ -73,21 +70,25 @@ def _combined(readout: Readout, examples: Sequence[Example], batch: Batch, share
     return lambda final: (readout.outputs(examples, batch, final) * share).sum()
 
 
-def draw_examples(
-    found: TaskCircuit, subject: Subject, domain: Domain, n: int, n_drawn: int, progress: Progress
+def example_rows(
+    found: TaskCircuit, subject: Subject, domain: Domain, n_drawn: int, progress: Progress = lambda items, _: items
 ) -> list[dict[str, Any]]:
-    """What the page shows of each of `n_drawn` report sequences: text, label, what subject and circuit say, pictures
-    of the contributions of the `n` features that speak for and against the output, and of residues that carry the
-    label."""
-    if not n_drawn:
-        return []
+    """Plain data of `n_drawn` report sequences: `text` with its `tokens` and `offsets`, as `Domain.read` takes them;
+    `index`, `right`, `margin` of `pick`; `label`, and what `subject` and `circuit` alone say, see `label_of` and
+    `said`; `weights`, per token the contribution of the circuit's features to the output of `output_drawn`; `marked`,
+    per token what carries the label, None where the whole sequence does.
+
+    Empty for circuits that are not made of features or neurons: what a head contributes at a token has no direction of
+    its own to multiply a slope with.
+    """
     readout, data, basis, statistics = found.readout, found.data, found.features.basis, found.features.statistics
-    assert isinstance(basis, Writers)
+    if not n_drawn or not isinstance(basis, Writers):
+        return []
     report = data.parts["report"]
     every = predictions(readout, report, progress, lambda b: _hidden(subject, b))
     drawn = pick(data.kind, report, every, n_drawn, found.config.seed)
     examples = [report[d.place] for d in drawn]
-    keep = top(basis, found.features.scores, n)
+    keep = found.keep()
     whole = [every[d.place] for d in drawn]
     alone = predictions(readout, examples, lambda i, _: i, lambda b: basis.kept(b, keep, statistics))
     coefficients = np.concatenate([output_drawn(readout, e, p) for e, p in zip(examples, whole, strict=True)])
@@ -96,21 +97,19 @@ def draw_examples(
     parts = token_contributions(basis, statistics, keep, readout, examples, coefficients, ranking, shown)
     rows = []
     for choice, example, p, q, weights in zip(drawn, examples, whole, alone, parts, strict=True):
-        reading = read(subject, domain, example.text)[1]
-        scale = float(np.abs(weights).max())
-        special = sum(w for w, unit in zip(weights, reading.units, strict=True) if unit.kind == "special")
+        batch = subject.tokenize([example.text])
+        tokens, offsets = subject.tokens(batch.ids[0]), [[*pair] for pair in batch.offsets[0]]
+        reading = domain.read(example.text, tokens, batch.offsets[0])
         row = {
-            "index": example.index, "text": example.text, "right": choice.right, "margin": choice.margin,
-            "label": label_of(data, example, reading, readout, domain.element),
-            "subject": said(data, example, p), "circuit": said(data, example, q),
-            "scale": scale, "total": float(weights.sum()), "special": float(special),
+            "index": example.index, "text": example.text, "tokens": [*tokens], "offsets": offsets,
+            "right": choice.right, "margin": choice.margin, "label": label_of(data, example, reading, readout),
+            "subject": said(data, example, p), "circuit": said(data, example, q), "weights": weights.tolist(),
+            "marked": None,
         }  # fmt: skip
-        for name, sign in (("for", 1), ("against", -1)):
-            row[name] = domain.draw(reading, np.maximum(sign * weights, 0.0).tolist(), scale=scale or None)
-        marked = np.zeros(len(weights))
-        if data.kind != "class" and data.kind != "regression":
+        if data.kind not in ("class", "regression"):
+            marked = np.zeros(len(weights))
             marked[[*example.places]] = example.y if data.kind == "residue" else 1.0
-        row["labelled"] = domain.draw(reading, marked.tolist(), scale=1.0) if marked.any() else None
+            row["marked"] = marked.tolist()
         rows.append(row)
     return rows
 
@@ -198,29 +197,29 @@ def _margins(
     return margins, margins > 0
 
 
-def label_of(data: TaskData, example: Example, reading: Reading, readout: Readout, element: str) -> str:
-    """The label as the page writes it, places counted from 1."""
+def label_of(data: TaskData, example: Example, reading: Reading, readout: Readout) -> dict[str, Any]:
+    """The label: `class`, or `value`, or `labelled` of `total` places, or the `token` that is masked; `places` that are
+    masked or mutated, elements counted from 1."""
     if data.kind == "class":
-        return data.classes[int(example.y)]
-    where = [f"{element} {reading.elements[place][0] + 1}" for place in example.places]
+        return {"class": data.classes[int(example.y)]}
     if data.kind == "residue":
-        return f"{int(np.sum(example.y))} of {len(where)} {element}s"
+        return {"labelled": int(np.sum(example.y)), "total": len(example.places)}
+    places = [reading.elements[place][0] + 1 for place in example.places]
     if data.kind == "masked":
-        return f"{readout.subject.tokens(torch.tensor([int(example.y)]))[0]}, masked at {where[0]}"
-    text = number(float(example.y))
-    return f"{text}, mutated at {', '.join(where)}" if data.kind == "mutation" else text
+        return {"token": readout.subject.tokens(torch.tensor([int(example.y)]))[0], "places": places}
+    return {"value": float(example.y), "places": places}
 
 
-def said(data: TaskData, example: Example, predicted: np.ndarray) -> str:
-    """What the readout makes of the outputs `[rows, outputs]` of one example."""
+def said(data: TaskData, example: Example, predicted: np.ndarray) -> dict[str, Any]:
+    """What the readout makes of the outputs `[rows, outputs]` of one example: `class` and its `probability`; `auroc`
+    inside the sequence (NaN with one kind of label only); whether the true token is first (`hit`), and its logit less
+    the mean (`contrast`); `value`."""
     if data.kind == "class":
         logits = predicted[0] if predicted.shape[1] > 1 else np.asarray([0.0, predicted[0, 0]])
         best = int(logits.argmax())
-        return f"{data.classes[best]} ({percent(float(scipy.special.softmax(logits)[best]))})"
+        return {"class": data.classes[best], "probability": float(scipy.special.softmax(logits)[best])}
     if data.kind == "residue":
-        value = auroc(predicted, np.asarray(example.y), np.ones((1, len(predicted))))[0]
-        return f"AUROC {number(float(value))}" if np.isfinite(value) else "no AUROC: one kind of label only"
+        return {"auroc": float(auroc(predicted, np.asarray(example.y), np.ones((1, len(predicted))))[0])}
     if data.kind == "masked":
-        hit = "names the token" if predicted[0, 0] else "names another token"
-        return f"{hit}, logit − mean {number(float(predicted[0, 1]))}"
-    return number(float(predicted[0, 0]))
+        return {"hit": bool(predicted[0, 0]), "contrast": float(predicted[0, 1])}
+    return {"value": float(predicted[0, 0])}

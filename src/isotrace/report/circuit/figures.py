@@ -32,10 +32,20 @@ LINES = {
 """Curve of the summary → (name with a place for the noun, colour, dashes), in the order of drawing."""
 
 
+def with_nan(value: Any) -> Any:
+    """Copy of nested containers with NaN for None, the null of a summary that was saved."""
+    if isinstance(value, Mapping):
+        return {key: with_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
 def curve_svg(summary: Mapping[str, Any]) -> str:
     """Share of the task metric above chance kept by circuits of rising size, ∅ at the left end of a log axis and all
     parts at the right. What is not finite is left out. The vertical axis holds every line; for the intervals of the
     circuit and ∅ it reaches at most as far again to either side. Bands are cut at the edge: tables have the ends."""
+    summary = with_nan(summary)
     sweep, n_all, empty = summary["sweep"], summary["n_features"], summary["empty"]
     noun = NOUNS[summary["mediator"]]
     low, high = _reach([*(get(e) for e in sweep for get in CURVES.values()), empty["sufficiency"], 0.0, 1.0])
@@ -91,6 +101,7 @@ def layers_svg(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def falls_svg(rows: Sequence[tuple[str, float, Sequence[float]]]) -> str:
     """A bar per (name, share of the metric above chance that is lost, 95 % interval)."""
+    rows = with_nan(rows)
     low, high = _reach([0.0, *(v for _, value, ci in rows for v in (value, *ci))])
     left = 176
     across = lambda v: left + (v - low) / (high - low) * (WIDTH - left - 12)  # noqa: E731
