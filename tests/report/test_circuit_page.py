@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import tiny
+from isotrace.base.errors import InputError
 from isotrace.base.result import Result
 from isotrace.base.runs import open_run
 from isotrace.datasets.tasks import Example, batches, prepare
@@ -213,11 +214,14 @@ def test_a_circuit_found_is_saved_as_it_was_found(rotary, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def result(relu_subject):
+def live(relu_subject):
     config = TaskConfig(sizes=(2, 12, 36, 72), n_controls=2, n_bootstrap=20)
-    subject = relu_subject
-    found = find_circuit(subject, tiny.exact_dictionary(subject), data_of(subject, "residue"), config)
-    return result_of(found, subject, n_drawn=3)
+    return find_circuit(relu_subject, tiny.exact_dictionary(relu_subject), data_of(relu_subject, "residue"), config)
+
+
+@pytest.fixture(scope="module")
+def result(live, relu_subject):
+    return result_of(live, relu_subject, n_drawn=3)
 
 
 def test_the_page_is_a_function_of_the_saved_run(result, tmp_path):
@@ -239,6 +243,21 @@ def test_a_result_holds_no_subject(result):
     held = pickle.dumps(result)
     assert b"isotrace.subjects" not in held
     assert b"torch" not in held
+
+
+def test_a_circuit_saved_before_is_compared_with(live, result, tmp_path):
+    folder = result.save(tmp_path / "before")
+    name, keep = earlier_circuit(folder, live)
+    assert name == "label (before)"
+    assert all(torch.equal(a, b) for a, b in zip(keep, live.keep(), strict=True))
+    (row,) = overlap_with(live, [folder])
+    assert row["shared"] == row["n_a"] == row["n_b"] == live.summary["necessity"]["n"]
+    assert row["matched"] == "layer and density"
+    other = replace(result, summary=result.summary | {"parts_of": "another"}).save(tmp_path / "other")
+    with pytest.raises(InputError, match="of another dictionary or mediator"):
+        earlier_circuit(other, live)
+    with pytest.raises(InputError, match="holds no run of isotrace circuit"):
+        earlier_circuit(tmp_path, live)
 
 
 def texts_of(page: str, table: str) -> list[list[str]]:

@@ -55,6 +55,16 @@ def test_two_classes_against_scikit_learn():
     assert METRICS["balanced_accuracy"](predicted, y, weights)[0] == sk.balanced_accuracy_score(y, predicted.argmax(1))
 
 
+def test_two_classes_of_one_output():
+    """The readout of two classes has one output, the log-odds of the second."""
+    predicted, y = examples("auroc", False)
+    found = METRICS["balanced_accuracy"](predicted, y, COUNTS)
+    assert found[0] == pytest.approx(sk.balanced_accuracy_score(y, predicted[:, 0] > 0))
+    both = np.concatenate([0 * predicted, predicted], 1)
+    assert np.allclose(found, METRICS["balanced_accuracy"](both, y, COUNTS), rtol=0, atol=1e-12)
+    assert found[0] > 0.55
+
+
 def test_draws_that_leave_nothing_to_measure_are_nan_and_the_others_are_not():
     y = np.array([0.0, 0.0, 1.0, 1.0])
     weights = np.array([[1.0, 1, 1, 1], [2, 2, 0, 0], [0, 0, 3, 1]])
