@@ -21,6 +21,7 @@ from isotrace.datasets.tasks import Example, TaskData
 from isotrace.discovery.tasks.readout import Readout
 from isotrace.discovery.tasks.sweep import Judge, Ranked
 from isotrace.stats.share import share
+from isotrace.stats.splits import deal
 
 LEVELS = (79, 90)
 TRIES = 20  # ways to halve, until either half has two labels
@@ -40,9 +41,11 @@ class Half:
 def halves(readout: Readout, data: TaskData, seed: int, memo: Memo) -> list[Half]:
     """Both; none where the discovery part has one group, or cannot be halved so that either half has two labels."""
     examples = data.parts["discover"]
-    for attempt in range(TRIES):
-        sides = _halved(examples, np.random.default_rng((seed, 8, attempt)))
-        if all(side and (data.kind == "masked" or len(np.unique(readout.labels(side)[0])) > 1) for side in sides):
+    groups = [e.group for e in examples]
+    for attempt in range(TRIES if len({*groups}) > 1 else 0):
+        dealt = deal(groups, (0.5, 0.5), seed + attempt)
+        sides = [tuple(e for e, at in zip(examples, dealt, strict=True) if at == side) for side in (0, 1)]
+        if all(data.kind == "masked" or len(np.unique(readout.labels(side)[0])) > 1 for side in sides):
             ways = (sides, sides[::-1])
             return [_half(readout, data, f"half {i}", ranked, judged, memo) for i, (ranked, judged) in enumerate(ways)]
     return []
@@ -55,19 +58,6 @@ def _half(
     subject = judge.subject()
     parts = data.parts | {"discover": ranked}
     return Half(replace(data, parts=parts), judge, float(subject[0] - judge.chance), judge.noise(subject))
-
-
-def _halved(examples: Sequence[Example], rng: np.random.Generator) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Whole groups in random order, each to the smaller side."""
-    groups: dict[str, int] = {}
-    for example in examples:
-        groups[example.group] = groups.get(example.group, 0) + 1
-    names, side_of, filled = sorted(groups), {}, [0, 0]
-    for i in rng.permutation(len(names)):
-        side = side_of[names[i]] = int(filled[1] < filled[0])
-        filled[side] += groups[names[i]]
-    first, second = (tuple(e for e in examples if side_of[e.group] == side) for side in (0, 1))
-    return first, second
 
 
 def kept_there(found: Sequence[Half], values: Sequence[float]) -> float:
