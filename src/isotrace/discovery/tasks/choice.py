@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from isotrace.base.memo import Memo
+from isotrace.base.work import Memo
 from isotrace.datasets.tasks import Example, TaskData
 from isotrace.discovery.tasks.readout import Readout
 from isotrace.discovery.tasks.sweep import Judge, Ranked
