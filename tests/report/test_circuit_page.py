@@ -20,6 +20,7 @@ from isotrace.base.result import Result
 from isotrace.base.runs import open_run
 from isotrace.datasets.tasks import Example, batches, prepare
 from isotrace.dictionaries.shelf import FeatureTables
+from isotrace.discovery.overlap import earlier_circuit, overlap_with
 from isotrace.discovery.tasks.basis import FeatureBasis, Statistics
 from isotrace.discovery.tasks.examples import output_drawn, pick, token_contributions
 from isotrace.discovery.tasks.ranking import rank

@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.base.result import Result
 from isotrace.base.runs import Run, to_jsonable
 from isotrace.datasets.tasks import PARTS
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.discovery.tasks.basis import FeatureBasis
 from isotrace.discovery.tasks.examples import example_rows
 from isotrace.discovery.tasks.task_circuit import Progress, TaskCircuit
