@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isotrace.annotation.annotate import annotate
     from isotrace.dictionaries.featuriser import Featuriser
     from isotrace.dictionaries.hub import push_to_hub, save_pretrained
     from isotrace.dictionaries.saving import load_dictionary
     from isotrace.subjects.subject import load_subject
+    from isotrace.verbs.annotate import annotate
     from isotrace.verbs.convert import convert
     from isotrace.verbs.evaluate import evaluate
     from isotrace.verbs.features import features
@@ -35,7 +35,7 @@ __all__ = [
 
 _LAZY = {
     "Featuriser": "isotrace.dictionaries.featuriser",
-    "annotate": "isotrace.annotation.annotate",
+    "annotate": "isotrace.verbs.annotate",
     "convert": "isotrace.verbs.convert",
     "evaluate": "isotrace.verbs.evaluate",
     "features": "isotrace.verbs.features",

@@ -73,6 +73,9 @@ class AnnotationResult(Result):
         features = own.join(found, on=["layer", "feature"], how="left", maintain_order="left")
         return replace(self, tables={**self.tables, "features": features, "explanations": table})
 
+    def to_dict(self) -> dict[str, Any]:
+        return self.summary | {"rejects": self.tables["rejects"].to_dicts()}
+
     def to_frame(self) -> pl.DataFrame:
         """One row per feature."""
         return self.tables["features"]

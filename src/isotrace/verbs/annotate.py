@@ -1,0 +1,145 @@
+"""What do the features of a dictionary mean, and should one believe it?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from isotrace.base.errors import InputError
+from isotrace.verbs.request import (
+    COMMAS,
+    PLACE,
+    REPEATED,
+    Column,
+    Data,
+    InFolder,
+    Loaded,
+    OnSubject,
+    Progress,
+    Seeded,
+    verb,
+)
+
+if TYPE_CHECKING:
+    from isotrace.report.atlas.annotation import AnnotationResult
+
+
+class AnnotateRequest(OnSubject, InFolder, Seeded):
+    dictionary: Annotated[Loaded, PLACE]
+    """bundled:molm-clt, hf:org/name or a folder."""
+    data: Data
+    out: Path
+    """Run folder."""
+    concepts: Annotated[tuple[Path, ...], REPEATED] = ()
+    """Concept file: patterns or labels; repeatable."""
+    label: Annotated[tuple[str, ...], REPEATED] = ()
+    """A column of the data as a concept, KIND:COLUMN[:NAME]; repeatable."""
+    column: Column = None
+    group: str | None = None
+    """Column of groups that a split keeps together."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take only the first rows."""
+    sources: Annotated[tuple[str, ...], COMMAS] = ("dictionary", "neurons", "untrained", "random", "token_identity")
+    """What stands beside the dictionary, by commas."""
+    untrained: Loaded = None
+    """Dictionary of the untrained subject with --seed, instead of training one."""
+    untrained_tokens: int = Field(default=400_000, ge=1)
+    """Tokens the untrained subject's one is trained on."""
+    permutations: int = Field(default=500, ge=20)
+    """Shuffles of the labels behind every p."""
+    bootstrap: int = Field(default=200, ge=20)
+    """Draws of sequences for the intervals."""
+    min_positive: int = Field(default=20, ge=1)
+    """Tokens a concept needs on each side."""
+    spellings: int = Field(default=3, ge=0)
+    """Other spellings per sequence, for stability."""
+    effects: bool = True
+    """Ablate each feature once to see what it does to the output."""
+    structure: Path | None = None
+    """PDB or mmCIF file whose chain is among the sequences."""
+    explain: str | None = None
+    """URL of an OpenAI-compatible endpoint; off by default."""
+    explain_model: str | None = None
+    """Model name at that endpoint."""
+    explain_features: int = Field(default=50, ge=1)
+    """Features to explain, unexplained first."""
+    explain_key: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    attach: bool = False
+    """Put the names on the dictionary's shelf."""
+
+
+@verb(AnnotateRequest)
+def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult":
+    """Name features in the domain's terms, with statistics, beside neurons, an untrained subject and more nulls."""
+    from functools import partial
+
+    from isotrace.annotation.annotate import AnnotationConfig
+    from isotrace.annotation.annotate import annotate as annotated
+    from isotrace.annotation.nulls.sources import feature_activations, untrained_subject
+    from isotrace.base.identity import Source
+    from isotrace.base.runs import open_run
+    from isotrace.datasets.annotated import prepare
+    from isotrace.datasets.concept_files import label_columns, read_concept_file
+    from isotrace.datasets.inputs import read_inputs
+    from isotrace.dictionaries.shelf import attach, shelf_folder
+    from isotrace.report.atlas.annotation import AnnotationResult
+    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, named, subject_of
+
+    seed = request.seed
+    config = AnnotationConfig(
+        sources=request.sources, n_permutations=request.permutations, n_bootstrap=request.bootstrap,
+        min_positive=request.min_positive, untrained_tokens=request.untrained_tokens, spellings=request.spellings,
+        effects=request.effects, seed=seed,
+    )  # fmt: skip
+    if request.explain is not None and not request.explain_model:
+        raise InputError("--explain needs --explain-model: name a model of that endpoint.")
+    shelf = shelf_folder(request.dictionary) if request.attach else None
+    subject = subject_of(request)
+    domain = domain_of_subject(subject)
+    dictionary = dictionary_of(request.dictionary, subject)
+    rows, rejects = read_inputs(request.data, column=request.column)
+    rows = rows if request.limit is None else rows.head(request.limit)
+    given = [read_concept_file(path, domain) for path in request.concepts]
+    given += [label_columns(rows, request.label, domain)] if request.label else []
+    maps = {text: mapped for source in given if source.maps for text, mapped in source.maps.items()}
+    if maps:
+        domain = domain.with_maps(maps)  # pyright: ignore[reportAttributeAccessIssue]
+    blank = None
+    if request.untrained is not None:
+        other = untrained_subject(subject, seed)
+        blank = (other, dictionary_of(request.untrained, other))
+    name = label(request.dictionary)
+    inputs: dict[str, Any] = {
+        **({} if request.structure is None else {"structure": request.structure}),
+        "subject": Source.of(subject.source, subject),
+        "dictionary": Source.of(name, dictionary),
+        "data": named(request.data),
+        **{f"concepts {place}": path for place, path in enumerate(request.concepts, start=1)},
+    }
+    with open_run(request.out, command=request.command, seed=seed, inputs=inputs, overwrite=request.overwrite) as run:
+        prepared = prepare(
+            subject, domain, rows, given, seed=seed, group_column=request.group, rejects=rejects,
+            progress=lambda items: progress(items, "reading"),
+        )  # fmt: skip
+        annotation = annotated(
+            subject, dictionary, prepared, run.work, config, name_of=name, untrained=blank, progress=progress
+        )
+        activations = partial(feature_activations, subject, dictionary)
+        result = AnnotationResult.of(annotation, prepared, structure=request.structure, activations=activations)
+        result.write(run)
+        if request.explain is not None:
+            from isotrace.annotation.explain.chat import Chat
+            from isotrace.annotation.explain.explain_features import explain_features
+
+            cache = request.out.with_name(f"{request.out.name}.answers.jsonl")
+            chat = Chat(request.explain, request.explain_model or "", cache=cache, key_variable=request.explain_key)
+            explained = explain_features(
+                annotation.features, annotation.associations, prepared, subject, dictionary, chat,
+                n_features=request.explain_features, seed=seed, progress=progress,
+            )  # fmt: skip
+            result = result.explained(explained)
+            result.write(run)
+    if shelf is not None:
+        attach("names", shelf, dictionary, request.out)
+    return result
