@@ -12,12 +12,12 @@ from isotrace.dictionaries.interop import FORMATS
 from isotrace.dictionaries.registry import ARCHITECTURES, RULES
 from isotrace.discovery.methods import METHODS
 from isotrace.domains.domain import DOMAINS
-from isotrace.interventions import MEDIATORS
+from isotrace.interventions import COMPONENTS
 from isotrace.studies import STUDIES
 from isotrace.subjects.families import FAMILIES
 from isotrace.subjects.targets import TARGETS
 
-EVERY = {r.group: r for r in (DOMAINS, FAMILIES, METHODS, ARCHITECTURES, RULES, TARGETS, MEDIATORS, FORMATS, STUDIES)}
+EVERY = {r.group: r for r in (DOMAINS, FAMILIES, METHODS, ARCHITECTURES, RULES, TARGETS, COMPONENTS, FORMATS, STUDIES)}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_named_things_know_their_name():
     assert [FAMILIES[name].model_type for name in FAMILIES] == [*FAMILIES]
     assert [STUDIES[name].name for name in STUDIES] == [*STUDIES]
     assert [DOMAINS[name].name for name in DOMAINS] == [*DOMAINS]
-    assert [MEDIATORS[name].name for name in MEDIATORS] == [*MEDIATORS]
+    assert [COMPONENTS[name].name for name in COMPONENTS] == [*COMPONENTS]
 
 
 def test_every_method_on_disk_is_in_the_registry():

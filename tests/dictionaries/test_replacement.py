@@ -10,6 +10,7 @@ from isotrace.activations.harvest import Corpus, activations
 from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
 from isotrace.evaluation.fidelity import MODES, evaluate, mean_activations
+from isotrace.interventions import Apply, Intervention, MLPs, Plan, Select
 
 SITES = ("mlp_in", "mlp_out", "resid_pre", "resid_post")
 MOLECULES = ["CC(=O)N", "OCCN"]
@@ -150,6 +151,6 @@ def test_ablation_is_of_what_the_dictionary_writes_only(rotary64):
     )
     torch.testing.assert_close(mean, rows.mean(1), rtol=1e-10, atol=1e-12)
     place = {0: 0, 2: 1}
-    edited = rotary64.run(batch, edit_mlp_out=lambda n, _, out: mean[place[n]].expand_as(out) if n in place else out)
+    edited = rotary64.run(batch, plan=Plan((Intervention(MLPs(), Apply(lambda n, _: mean[place[n]]), Select((0, 2))),)))
     hidden = ablated_hidden(rotary64, dictionary, batch, mean)
     torch.testing.assert_close(hidden, edited.final, rtol=1e-11, atol=1e-11)

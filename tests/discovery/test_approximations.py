@@ -82,7 +82,7 @@ def test_relp_is_the_jacobian_of_the_linearised_subject(subject64, kind):
     for layer in range(subject64.n_layers):
         assert found[layer][..., 0, :] == pytest.approx(expected[layer], rel=1e-8, abs=1e-10)
     scores = method_of("relp")(problem)
-    clean = problem.mediator.record(subject64, problem.batch)[0]
+    clean = problem.components.record(subject64, problem.batch)[0]
     by_hand = [((z - r)[..., 0, :] * g).sum(-1) for z, r, g in zip(clean, problem.reference, expected, strict=True)]
     assert torch.stack(scores.values)[..., 0] == pytest.approx(torch.stack(by_hand), rel=1e-7, abs=1e-9)
 
@@ -131,7 +131,7 @@ def test_integrated_gradients_of_a_layer_are_complete(rotary64, mediator):
         def edit(at, values, layer=layer, reference=reference):
             return reference.expand_as(values) if at == layer else values
 
-        with problem.mediator.edited(rotary64, edit):
+        with problem.components.edited(rotary64, edit):
             final = rotary64.hidden(problem.batch.ids, problem.batch.mask)
         fall = problem.value() - problem.metric(problem.batch, final)
         miss = {n: float((v[layer].sum((1, 2)) - fall).abs().max()) for n, v in scores.items()}

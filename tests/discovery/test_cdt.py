@@ -182,7 +182,7 @@ def test_all_positions_and_chosen_nodes(rotary64):
 def test_features_write_what_their_decoder_says(rotary64):
     dictionary = tiny.random_dictionary(rotary64, window=1)
     problem = problem_on(rotary64, [tiny.SMILES], Features(dictionary))
-    values, _ = problem.mediator.record(rotary64, problem.batch)
+    values, _ = problem.components.record(rotary64, problem.batch)
     layer, position = 1, 3
     feature = int(values[layer][0, position, :, 0].argmax())
     assert float(values[layer][0, position, feature, 0]) > 0
@@ -198,6 +198,6 @@ def test_features_write_what_their_decoder_says(rotary64):
     assert float(found) == pytest.approx(float(expected), rel=1e-9)
     with pytest.raises(SubjectError, match="features have no part"):
         cdt.cdt_edges(problem, node)
-    without = Problem(rotary64, Features(dictionary, errors=False), problem.batch, problem.metric, problem.reference)
+    without = Problem(rotary64, Features(dictionary, errors="drop"), problem.batch, problem.metric, problem.reference)
     with pytest.raises(SubjectError, match="not defined through a dictionary's encoder"):
         method_of("cdt")(without)

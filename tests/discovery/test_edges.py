@@ -94,7 +94,7 @@ def by_hand(request, _loaded, double):
     subject = _loaded[request.param][1]
     problem = problem_on(subject)
     held = [values[..., c, :] for values in problem.reference for c in range(values.shape[2])]
-    embedding = problem.mediator.record(subject, problem.batch)[0][0][..., 0, :]
+    embedding = problem.components.record(subject, problem.batch)[0][0][..., 0, :]
     return problem, ByHand(subject, held), embedding
 
 
@@ -157,7 +157,7 @@ def test_edge_attribution_is_first_order_and_sums_to_that_of_the_nodes(subject64
     problem = problem_on(subject64, ("CCOCC", "OCCN"), ("NCOCO", "CCCO"))
     errors = []
     for size in (1e-2, 5e-3):  # transformers rotates queries in float32, which bounds how small
-        clean = problem.mediator.record(subject64, problem.batch)[0]
+        clean = problem.components.record(subject64, problem.batch)[0]
         near = tuple(z + size * (r - z) for z, r in zip(clean, problem.reference, strict=True))
         close = Problem(subject64, Edges(), problem.batch, metric, near)
         exact, found = (method_of(name)(close) for name in ("path_patching", "edge_attribution_patching"))

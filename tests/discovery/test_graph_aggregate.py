@@ -126,7 +126,7 @@ def test_dictionaries_it_cannot_linearise_are_refused(rotary, double):
         (Heads(), "give the mediator feature"),
         (Features(skip), "without a skip path"),
         (Features(sae), "its features replace MLPs"),
-        (Features(plain, errors=False), "keeps errors"),
+        (Features(plain, errors="drop"), "keeps errors"),
     ):
         with pytest.raises(SubjectError, match=reason):
             method_of("graph_aggregate")(Problem(rotary, mediator, batch, lambda b, final: final.sum((1, 2)), ()))

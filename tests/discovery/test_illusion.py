@@ -6,9 +6,11 @@ import torch
 
 import tiny
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.dictionaries.features import Features
 from isotrace.discovery.illusion import feature_illusions, illusion
 from isotrace.discovery.readers import row_space
-from isotrace.discovery.tasks.basis import FeatureBasis, NeuronBasis
+from isotrace.discovery.tasks.basis import Basis
+from isotrace.interventions import Neurons
 from isotrace.subjects.dispatch import hookpoints_edited
 
 SITE = "layers.1.neuron"
@@ -157,24 +159,29 @@ def test_refusals(planted, pairs, metric):
 
 def slopes_by_hand(basis, batch, keep, deviation):
     """(slope, own) of every part, from one least-squares fit each: all targets one below the other."""
-    captured = basis.subject.run(batch, capture=[*basis.reads, *basis.writes]).captured
-    reads, writes = ([captured[site][batch.mask] for site in sites] for sites in (basis.reads, basis.writes))
-    active, found = [basis.encode(layer, x) for layer, x in enumerate(reads)], []
+    subject, writers = basis.subject, basis.writers
+    captured = subject.run(batch, capture=[*writers.reads(subject), *writers.writes(subject)]).captured
+    reads, writes = (
+        [captured[site][batch.mask] for site in sites] for sites in (writers.reads(subject), writers.writes(subject))
+    )
+    active, found = [writers.encode(layer, x) for layer, x in enumerate(reads)], []
     for layer, kept in enumerate(keep):
-        targets = basis.targets(layer)
+        targets = writers.targets(layer)
         for i in kept.tolist():
             columns, moves, left = [], [], []
             for slot, t in enumerate(targets):
-                total = sum(
-                    active[s] @ basis.rows(s, slice(None)).chunk(len(basis.targets(s)), -1)[basis.targets(s).index(t)]
-                    for s in range(len(active)) if t in basis.targets(s)
-                )  # fmt: skip
-                w = basis.rows(layer, slice(None))[i].chunk(len(targets))[slot]
+                total = 0
+                for s in range(len(active)):
+                    reached = writers.targets(s)
+                    if t in reached:
+                        parts = writers.rows(subject, s, slice(None)).chunk(len(reached), -1)
+                        total = total + active[s] @ parts[reached.index(t)]
+                w = writers.rows(subject, layer, slice(None))[i].chunk(len(targets))[slot]
                 b = active[layer][:, i] * (1 if deviation is None else deviation) * w.norm()
                 intercepts = torch.zeros(len(b), len(targets)).index_fill(1, torch.tensor([slot]), 1)
                 columns.append(torch.cat([b[:, None], intercepts], 1))
                 moves.append(writes[t] @ w / w.norm())
-                left.append(moves[-1] - (basis.finish(t, total, reads[t]) @ w / w.norm() - b))
+                left.append(moves[-1] - (writers.finish(subject, t, total, reads[t]) @ w / w.norm() - b))
             x = torch.cat(columns).double().numpy()
             found.append([np.linalg.lstsq(x, torch.cat(y).double().numpy())[0][0] for y in (moves, left)])
     return found
@@ -186,16 +193,16 @@ def test_slopes_against_least_squares(rotary, architecture):
              "crosslayer": {"window": 2}, "standardised": {"token_normalization": "standardize"}}  # fmt: skip
     name = "sae" if architecture == "standardised" else architecture
     if architecture == "neurons":
-        basis = NeuronBasis(rotary, (0, 2))
+        basis = Basis(rotary, Neurons((0, 2)))
     else:
-        basis = FeatureBasis(rotary, tiny.random_dictionary(rotary, name, k=8, **given.get(architecture, {})))
+        basis = Basis(rotary, Features(tiny.random_dictionary(rotary, name, k=8, **given.get(architecture, {}))))
     batch, deviation = rotary.tokenize(["CCOCC", "c1cc[nH]c1", "CC(=O)N", "NCCNC"]), None
     density = basis.statistics([batch]).density
     keep = tuple(d.argsort(descending=True, stable=True)[:2] if layer != 1 else torch.zeros(0, dtype=torch.long)
                  for layer, d in enumerate(density))  # fmt: skip
     if architecture == "standardised":
         keep = (keep[0], *(kept[:0] for kept in keep[1:]))
-        site = basis.reads[0]
+        site = basis.writers.reads(basis.subject)[0]
         deviation = rotary.run(batch, capture=[site]).captured[site].std(-1)[batch.mask]
     parts = [rotary.tokenize([text]) for text in batch.sequences]
     rows = feature_illusions(basis, keep, parts)
@@ -231,7 +238,7 @@ def test_dormant_writes_are_told_from_faithful_ones(relu_subject, scale, other, 
     last.weight.data[:, chosen] = frame[:, 0]
     dictionary = tiny.exact_dictionary(subject)
     dictionary.W_dec[1].data[chosen] = scale * frame[:, other]
-    basis, none = FeatureBasis(subject, dictionary), torch.zeros(0, dtype=torch.long)
+    basis, none = Basis(subject, Features(dictionary)), torch.zeros(0, dtype=torch.long)
     batches = [subject.tokenize([text]) for text in tiny.MOLECULES]
     (row,) = feature_illusions(basis, (none, torch.tensor([chosen]), none), batches)
     for value in ("slope", "own"):
@@ -254,7 +261,7 @@ def test_a_dormant_write_behind_an_active_neighbour(relu_subject):
     last.weight.data[:, weak] = 0
     dictionary = tiny.exact_dictionary(subject)
     dictionary.W_dec[1].data[weak] = dictionary.W_dec[1].data[strong]
-    basis, none = FeatureBasis(subject, dictionary), torch.zeros(0, dtype=torch.long)
+    basis, none = Basis(subject, Features(dictionary)), torch.zeros(0, dtype=torch.long)
     parts = [subject.tokenize([text]) for text in tiny.MOLECULES]
     rows = feature_illusions(basis, (none, torch.tensor([strong, weak, dead]), none), parts)
     values = subject.run(batch, capture=[SITE], logits=False).captured[SITE][batch.mask].double()

@@ -17,7 +17,7 @@ from isotrace.discovery.methods.interchange import (
     screen,
 )
 from isotrace.discovery.methods.patching import all_nodes
-from isotrace.interventions import Heads, Mediator, mean_values
+from isotrace.interventions import Components, Heads, mean_values
 from isotrace.subjects.subject import Batch
 
 
@@ -99,7 +99,7 @@ def test_removed_at_a_position(rotary64):
 
 
 @dataclass(frozen=True)
-class Toy(Mediator):
+class Toy(Components):
     """Layer 0: A and B, both the input. Layer 1: C, a copy of A. M = max(A, B) + C."""
 
     name = "toy"

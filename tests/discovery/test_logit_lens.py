@@ -136,7 +136,7 @@ def test_features_that_write_to_several_layers(subject64):
     """A cross-layer feature's score is the sum over the layers it writes to."""
     dictionary = tiny.random_dictionary(subject64)
     given = problem(subject64, Features(dictionary))
-    clean = given.mediator.record(subject64, given.batch)[0]
+    clean = given.components.record(subject64, given.batch)[0]
     mlp = problem(subject64, MLPs())
     for layer, scores in enumerate(dla(given).values):
         expected = torch.zeros_like(scores)
@@ -158,8 +158,8 @@ def test_refusals(rotary):
     with pytest.raises(SubjectError, match="not affine"):
         direct_contributions(rotary, given.batch, log_probability(rotary))
     dictionary = tiny.random_dictionary(rotary)
-    mediator = Features(dictionary, errors=False)
-    with pytest.raises(SubjectError, match="errors=True"):
+    mediator = Features(dictionary, errors="drop")
+    with pytest.raises(SubjectError, match="errors='keep'"):
         dla(Problem(rotary, mediator, given.batch, given.metric, zero_values(rotary, mediator)))
 
 

@@ -11,8 +11,7 @@ from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.replacement import replaced_hidden
 from isotrace.discovery.methods import Problem, method_of
 from isotrace.discovery.tasks import ranking
-from isotrace.discovery.tasks.basis import FeatureBasis, NeuronBasis, Statistics
-from isotrace.discovery.tasks.parts import Parts
+from isotrace.discovery.tasks.basis import Basis, Statistics
 from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import Readout, checked_metric
 from isotrace.discovery.tasks.sweep import matched, sizes_on_grid, top
@@ -35,7 +34,7 @@ ARCHITECTURES = {
 def basis(_loaded, request):
     architecture, _, variant = request.param.partition(" on ")
     subject, (name, given) = _loaded[variant or "esm-rotary"][0], ARCHITECTURES[architecture]
-    return FeatureBasis(subject, tiny.random_dictionary(subject, name, **given))
+    return Basis(subject, Features(tiny.random_dictionary(subject, name, **given)))
 
 
 def close(found, expected, batch, tolerance=2e-5):
@@ -52,7 +51,7 @@ def test_all_neurons_are_the_subject(subject):
     batch = subject.tokenize(TEXTS)
     clean = subject.hidden(batch.ids, batch.mask)
     layers = tuple(range(subject.n_layers))
-    for basis in (NeuronBasis(subject, layers), NeuronBasis(subject, layers[-1:]), Parts(subject, Heads())):
+    for basis in (Basis(subject, Neurons(layers)), Basis(subject, Neurons(layers[-1:])), Basis(subject, Heads())):
         statistics, all_parts = measured(basis, batch), tiny_tasks.everything(basis)
         for given in (None, basis.clean(batch)):
             close(basis.kept(batch, all_parts, statistics, given), clean, batch)
@@ -62,18 +61,21 @@ def test_all_neurons_are_the_subject(subject):
         close(basis.removed(batch, all_parts, statistics), none, batch)
 
 
-def test_neurons_against_the_mediator(subject):
-    """`Parts` sets what the hookpoint holds; `NeuronBasis` never runs it."""
+@torch.no_grad()
+def test_neurons_where_they_flow_are_what_their_rows_write(subject):
     batch = subject.tokenize(TEXTS)
-    one, other = NeuronBasis(subject, tuple(range(subject.n_layers))), Parts(subject, Neurons())
-    statistics, general = measured(one, batch), measured(other, batch)
-    for a, b in zip(statistics.mean, general.mean, strict=True):
-        torch.testing.assert_close(a, b[:, 0], rtol=1e-4, atol=1e-5)
-    keep = tiny_tasks.random_keep(one, 0.3)
-    close(one.kept(batch, keep, statistics), other.kept(batch, keep, general), batch)
-    close(one.removed(batch, keep, statistics), other.removed(batch, keep, general), batch)
-    forced = [b.kept(batch, keep, s, b.clean(batch)) for b, s in ((one, statistics), (other, general))]
-    close(*forced, batch)
+    basis = Basis(subject, Neurons())
+    statistics, keep = measured(basis, batch), tiny_tasks.random_keep(basis, 0.3)
+    neurons = basis.writers
+    base = neurons.base(subject, statistics.mean)
+
+    def written(layer, x):
+        change = (x - statistics.mean[layer])[..., keep[layer]]
+        return neurons.finish(subject, layer, base[layer] + change @ neurons.rows(subject, layer, keep[layer]), x)
+
+    with neurons.computed_by(subject, written):
+        expected = subject.hidden(batch.ids, batch.mask)
+    close(basis.kept(batch, keep, statistics), expected, batch)
 
 
 def mediated(basis, batch, keep, statistics, *, errors, gone):
@@ -84,7 +86,7 @@ def mediated(basis, batch, keep, statistics, *, errors, gone):
         own = ~chosen[layer] if gone else chosen[layer]
         return torch.where(own[:, None], values, statistics.mean[layer][:, None])
 
-    with torch.no_grad(), Features(basis.dictionary, errors=errors).edited(basis.subject, edit):
+    with torch.no_grad(), Features(basis.components.dictionary, errors=errors).edited(basis.subject, edit):
         return basis.subject.hidden(batch.ids, batch.mask)
 
 
@@ -93,11 +95,10 @@ def test_features_against_the_mediator(basis):
     statistics, keep = measured(basis, batch), tiny_tasks.random_keep(basis, 0.4)
     clean = basis.subject.hidden(batch.ids, batch.mask)
     kept, removed = basis.kept(batch, keep, statistics), basis.removed(batch, keep, statistics)
-    close(kept, mediated(basis, batch, keep, statistics, errors=False, gone=False), batch)
-    if basis.dictionary.config.token_normalization == "none":  # else a unit of activation is one of the token's own
-        close(removed, mediated(basis, batch, keep, statistics, errors=True, gone=True), batch)
-        close(basis.removed(batch, tiny_tasks.nothing(basis), statistics), clean, batch)
-        assert tiny.relative(removed[batch.mask], clean[batch.mask]) > 1e-3
+    close(kept, mediated(basis, batch, keep, statistics, errors="drop", gone=False), batch)
+    close(removed, mediated(basis, batch, keep, statistics, errors="keep", gone=True), batch)
+    close(basis.removed(batch, tiny_tasks.nothing(basis), statistics), clean, batch)
+    assert tiny.relative(removed[batch.mask], clean[batch.mask]) > 1e-3
     assert tiny.relative(kept[batch.mask], clean[batch.mask]) > 1e-3
 
 
@@ -105,19 +106,19 @@ def test_features_against_the_mediator(basis):
 def test_all_features_are_the_replacement_model(basis):
     batch = basis.subject.tokenize(TEXTS)
     statistics, all_parts, clean = measured(basis, batch), tiny_tasks.everything(basis), basis.clean(batch)
-    arguments = (basis.subject, basis.dictionary, batch)
+    arguments = (basis.subject, basis.components.dictionary, batch)
     close(basis.kept(batch, all_parts, statistics), replaced_hidden(*arguments, "free_running"), batch)
     forced = replaced_hidden(*arguments, "teacher_forced", list(clean))
     close(basis.kept(batch, all_parts, statistics, clean), forced, batch)
 
 
 def test_teacher_forced_parts_against_the_mediator(subject):
-    basis = FeatureBasis(subject, tiny.random_dictionary(subject, window=2))
+    basis = Basis(subject, Features(tiny.random_dictionary(subject, window=2)))
     batch = subject.tokenize(TEXTS)
     statistics, keep, clean = measured(basis, batch), tiny_tasks.random_keep(basis, 0.4), basis.clean(batch)
     chosen = [torch.zeros(n, dtype=torch.bool).index_fill(0, k, True) for n, k in zip(basis.sizes, keep, strict=True)]
     edit = lambda layer, a: torch.where(chosen[layer][:, None], a, statistics.mean[layer][:, None])  # noqa: E731
-    with torch.no_grad(), Features(basis.dictionary, errors=False, teacher=clean).edited(subject, edit):
+    with torch.no_grad(), Features(basis.components.dictionary, errors="drop", teacher=clean).edited(subject, edit):
         expected = subject.hidden(batch.ids, batch.mask)
     found = basis.kept(batch, keep, statistics, clean)
     close(found, expected, batch)
@@ -143,9 +144,9 @@ def test_padding_changes_nothing(basis, way):
 def test_statistics_are_those_of_real_tokens(basis):
     alone = [basis.subject.tokenize([text]) for text in TEXTS]
     found = measured(basis, basis.subject.tokenize(TEXTS))
-    for layer, site in enumerate(basis.reads):
+    for layer, site in enumerate(basis.writers.reads(basis.subject)):
         a = torch.cat([
-            basis.dictionary.encode(layer, basis.subject.run(b, capture=[site]).captured[site][0]).dense(12)
+            basis.components.dictionary.encode(layer, basis.subject.run(b, capture=[site]).captured[site][0]).dense(12)
             for b in alone
         ])  # fmt: skip
         torch.testing.assert_close(found.mean[layer], a.mean(0), rtol=1e-4, atol=1e-6)
@@ -197,7 +198,7 @@ def test_ranking_is_the_method_on_the_mediator(basis, name):
     for i, example in enumerate(examples):
         batch = basis.subject.tokenize([example.text])
         metric = lambda b, final, i=i: (readout.outputs([examples[i]], b, final) * share[i]).sum(1)  # noqa: E731
-        problem = Problem(basis.subject, Features(basis.dictionary, errors=False), batch, metric, reference)
+        problem = Problem(basis.subject, Features(basis.components.dictionary, errors="drop"), batch, metric, reference)
         scores = method_of(name)(problem).over_positions()
         expected += torch.cat([s[0] for s in scores])
     assert expected.abs().max() > 1e-4
@@ -206,7 +207,7 @@ def test_ranking_is_the_method_on_the_mediator(basis, name):
 
 def test_neurons_are_ranked_alike_by_both_ways(rotary):
     data, readout = regression(rotary)
-    one, other = NeuronBasis(rotary, (0, 1, 2)), Parts(rotary, Neurons())
+    one, other = Basis(rotary, Neurons((0, 1, 2))), Basis(rotary, Neurons())
     batches = [b for _, b in data.batches("discover", 10_000, rotary.pad_id)]
     found = [rank("attribution_patching", b, readout, data, b.statistics(batches)) for b in (one, other)]
     assert tiny.relative(*found) < 1e-4
@@ -220,7 +221,7 @@ def test_neurons_are_ranked_alike_by_both_ways(rotary):
 
 def test_unknown_rankings(rotary):
     data, readout = regression(rotary)
-    for basis, name in ((NeuronBasis(rotary, (0,)), "magic"), (Parts(rotary, Heads()), "magic")):
+    for basis, name in ((Basis(rotary, Neurons((0,))), "magic"), (Basis(rotary, Heads()), "magic")):
         statistics = measured(basis, rotary.tokenize(TEXTS))
         with pytest.raises(InputError, match="magic"):
             rank(name, basis, readout, data, statistics)
@@ -245,7 +246,7 @@ def test_random_circuits_are_matched():
 
 
 def test_first_parts_and_sizes(rotary):
-    basis = NeuronBasis(rotary, (0, 1, 2))
+    basis = Basis(rotary, Neurons((0, 1, 2)))
     scores = torch.zeros(72, dtype=torch.float64)
     scores[[5, 30, 70]] = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64)
     assert [k.tolist() for k in top(basis, scores, 2)] == [[], [6], [22]]

@@ -66,11 +66,15 @@ def pooled(subject, examples):
 
 def by_hand(found, keep, *, errors):
     """AUROC on the report part with `keep` alone (or, with errors, without it), by the mediator."""
-    readout, statistics, dictionary = found.readout, found.features.statistics, found.features.basis.dictionary
+    readout, statistics, dictionary = (
+        found.readout,
+        found.features.statistics,
+        found.features.basis.components.dictionary,
+    )
     chosen = [torch.zeros(24, dtype=torch.bool).index_fill(0, k, True) for k in keep]
 
     def edit(layer, values):
-        own = ~chosen[layer] if errors else chosen[layer]
+        own = ~chosen[layer] if errors == "keep" else chosen[layer]
         return torch.where(own[:, None], values, statistics.mean[layer][:, None])
 
     examples = found.data.parts["report"]
@@ -86,16 +90,16 @@ def test_every_measurement_against_the_mediator(found, data):
     span = summary["task_metric"]["subject"] - 0.5
     for entry in summary["sweep"]:
         keep = top(found.features.basis, scores, entry["n"])
-        value = by_hand(found, keep, errors=False)
+        value = by_hand(found, keep, errors="drop")
         assert entry["free_running"]["value"] == pytest.approx(value, abs=1e-9)
         assert entry["free_running"]["sufficiency"] == pytest.approx((value - 0.5) / span)
         rng = np.random.default_rng((0, 6))
-        others = [by_hand(found, matched(keep, statistics, rng), errors=False) for _ in range(2)]
+        others = [by_hand(found, matched(keep, statistics, rng), errors="drop") for _ in range(2)]
         assert entry["random"]["mean"] == pytest.approx((np.mean(others) - 0.5) / span)
-    none = by_hand(found, tuple(k[:0] for k in keep), errors=False)
+    none = by_hand(found, tuple(k[:0] for k in keep), errors="drop")
     assert summary["empty"]["value"] == pytest.approx(none)
     necessity = summary["necessity"]
-    gone = by_hand(found, top(found.features.basis, scores, necessity["n"]), errors=True)
+    gone = by_hand(found, top(found.features.basis, scores, necessity["n"]), errors="keep")
     assert necessity["value"] == pytest.approx(gone)
     assert necessity["fall"] == pytest.approx((summary["task_metric"]["subject"] - gone) / span)
     parts = found.parts(20)

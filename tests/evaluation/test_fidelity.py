@@ -4,9 +4,11 @@ import pytest
 import torch
 
 import tiny
-from isotrace.activations.harvest import Corpus, Plan, mask_some, mlp_activations
+from isotrace.activations.corpus import Plan as Batches
+from isotrace.activations.harvest import Corpus, mask_some, mlp_activations
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
 from isotrace.evaluation.fidelity import MODES, evaluate, mean_activations
+from isotrace.interventions import Apply, Intervention, MLPs, Plan
 
 SEQUENCES = tiny.MOLECULES * 2
 
@@ -67,7 +69,7 @@ def test_numbers_are_those_of_a_plain_loop(relu_subject):
     mean = mean_activations(subject, corpus, dictionary.config.writes, 3)
     sums = dict.fromkeys(("clean", "free_running", "teacher_forced", "ablated"), 0.0)
     divergence, n = 0.0, 0
-    for number, rows in enumerate(Plan(corpus.lengths, 4_096, 3).epoch(0)):
+    for number, rows in enumerate(Batches(corpus.lengths, 4_096, 3).epoch(0)):
         whole = corpus.batch(rows)
         batch, chosen = mask_some(subject, whole, 0.5, torch.Generator().manual_seed(3 * 1_000_003 + number))
         x, _, final = mlp_activations(subject, batch)
@@ -108,7 +110,8 @@ def test_teacher_forcing_reads_the_clean_stream(relu_subject):
     x, _, _ = mlp_activations(relu_subject, batch)
     forced = replaced_hidden(relu_subject, dictionary, batch, "teacher_forced", list(x))
     expected = dictionary(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
-    run = relu_subject.run(batch, edit_mlp_out=lambda layer, mlp_in, mlp_out: expected[layer])
+    plan = Plan((Intervention(MLPs(), Apply(lambda layer, _: expected[layer][:, :, None])),))
+    run = relu_subject.run(batch, plan=plan)
     torch.testing.assert_close(forced, run.final, rtol=1e-5, atol=1e-5)
     assert float((replaced_hidden(relu_subject, dictionary, batch, "free_running") - forced).abs().max()) > 1e-3
     for mode, inputs in (("teacher_forced", None), ("free_running", list(x))):

@@ -19,9 +19,10 @@ from isotrace.base.errors import InputError
 from isotrace.base.result import Result
 from isotrace.base.runs import open_run
 from isotrace.datasets.tasks import Example, batches, prepare
+from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.discovery.overlap import earlier_circuit, overlap_with
-from isotrace.discovery.tasks.basis import FeatureBasis, Statistics
+from isotrace.discovery.tasks.basis import Basis, Statistics
 from isotrace.discovery.tasks.examples import output_drawn, pick, token_contributions
 from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import Readout, fit_readout
@@ -67,7 +68,7 @@ def made_circuit(subject, kind: str, ranking: str = "attribution_patching", **gi
     data = data_of(subject, kind)
     readout = fit_readout(subject, data, None, 0)
     dictionary = tiny.random_dictionary(subject, **given)
-    basis = FeatureBasis(subject, dictionary)
+    basis = Basis(subject, Features(dictionary))
     statistics = basis.statistics(batch for _, batch in data.batches("discover", 512, subject.pad_id))
     scores = rank(ranking, basis, readout, data, statistics)
     chance = readout.chance(readout.labels(data.parts["report"])[0])
@@ -147,13 +148,13 @@ def test_contributions_are_what_a_nudge_of_the_writes_does(rotary64):
     """Against finite differences, whose precision is that of the rotary embedding, which stays float32."""
     subject, dictionary = rotary64, tiny.random_dictionary(rotary64, window=2)
 
-    class Nudged(FeatureBasis):
-        nudge: dict = {}  # noqa: RUF012
+    nudges: dict = {}
 
-        def finish(self, layer, total, x):
-            return super().finish(layer, total + self.nudge.get(layer, 0.0), x)
+    class Nudged(Features):
+        def finish(self, subject, layer, total, x):
+            return super().finish(subject, layer, total + nudges.get(layer, 0.0), x)
 
-    basis = Nudged(subject, dictionary)
+    basis = Basis(subject, Nudged(dictionary))
     generator = torch.Generator().manual_seed(1)
     mean = tuple(torch.rand(n, generator=generator) for n in basis.sizes)
     statistics = Statistics(mean, mean)
@@ -165,21 +166,19 @@ def test_contributions_are_what_a_nudge_of_the_writes_does(rotary64):
     (_, batch), = batches([example], 100, subject.pad_id)  # fmt: skip
     active: list = []
     everything = tuple(torch.arange(n) for n in basis.sizes)
-    original = basis.encode
-    basis.encode = lambda layer, x: active.append(original(layer, x)) or active[-1]
-    basis.kept(batch, everything, statistics)
-    basis.encode = original
+    with torch.no_grad(), basis.components.alone(mean).edited(subject, lambda _, a: active.append(a[..., 0]) or a):
+        subject.hidden(batch.ids, batch.mask)
     for token in range(len(ids)):
         written: dict = {}
         for layer, kept in enumerate(keep):
             change = torch.zeros(1, len(ids), 3)
             change[0, token] = active[layer][0, token, kept] - mean[layer][kept]
-            basis.add(layer, change @ basis.rows(layer, kept), written)
+            basis.writers.add(layer, change @ basis.writers.rows(subject, layer, kept), written)
         ends = []
         for step in (1e-3, -1e-3):
-            basis.nudge = {layer: step * w for layer, w in written.items()}
+            nudges.update({layer: step * w for layer, w in written.items()})
             ends.append(readout.outputs([example], batch, basis.kept(batch, everything, statistics)).item())
-        basis.nudge = {}
+        nudges.clear()
         assert found[token] == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=2e-3, abs=1e-5)
 
 
@@ -325,7 +324,7 @@ def test_the_sentences_say_which_circuit_they_are_of(rotary):
 
 def test_parts_carry_the_subjects_layers_and_the_names_of_the_annotation(rotary):
     found = made_circuit(rotary, "class", layers=(1, 2))
-    assert isinstance(found.features.basis, FeatureBasis)
+    assert isinstance(found.features.basis.components, Features)
     first = found.parts(5).row(0, named=True)
     key = {"layer": first["layer"] + 1, "feature": first["feature"]}
     frame = pl.DataFrame([key | {"label": "ring", "f1": 0.75}], schema_overrides={"layer": pl.Int32})

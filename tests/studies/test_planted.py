@@ -9,7 +9,7 @@ from rdkit import Chem
 from isotrace.discovery.methods import METHODS, Method, Scores, method_of
 from isotrace.studies import planted as module
 from isotrace.studies.planted import (
-    MEDIATORS,
+    COMPONENTS,
     circuit_row,
     effects_of,
     kept,
@@ -119,7 +119,7 @@ def test_neurons_are_relu_so_that_the_dictionary_is_exact(planted):
         before, active = neurons(planted, batch)
         for h, a in zip(before, active, strict=True):
             torch.testing.assert_close(h.relu(), a, rtol=0, atol=1e-4)
-        features = problem.mediator.record(planted.subject, batch)[0]
+        features = problem.components.record(planted.subject, batch)[0]
         for encoded, a in zip(features, active, strict=True):
             torch.testing.assert_close(encoded[..., 0], a, rtol=0, atol=1e-4)
 
@@ -185,7 +185,7 @@ def test_heads_write_nothing_to_the_output_themselves(subjects):
     )
 
 
-@pytest.mark.parametrize("kind", MEDIATORS)
+@pytest.mark.parametrize("kind", COMPONENTS)
 def test_the_circuit_alone_is_sufficient_and_necessary(planted, kind):
     row = circuit_row(planted, kind, seed=0, n_random=1)
     for share in ("sufficiency", "necessity"):

@@ -14,6 +14,7 @@ from torch import Tensor
 import plain_models
 import tiny
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.interventions import Add, Apply, Intervention, MLPs, Plan, Select
 from isotrace.subjects.families import FAMILIES, family_of
 
 pytestmark = pytest.mark.every_family
@@ -78,21 +79,20 @@ def test_edits_intervene(subject):
     clean = subject.run(batch, capture=HOOKS)
     seen = []
 
-    def edit(layer, mlp_in, mlp_out):
-        seen.append((layer, mlp_in, mlp_out))
-        return mlp_out + 1 if layer == 1 else mlp_out
+    def edit(layer, values):
+        seen.append((layer, values[:, :, 0]))
+        return values + 1 if layer == 1 else values
 
-    edited = subject.run(batch, capture=HOOKS, edit_mlp_out=edit)
-    assert [layer for layer, _, _ in seen] == [0, 1, 2]
-    torch.testing.assert_close(seen[0][1], clean.captured["layers.0.mlp_in"])
-    torch.testing.assert_close(seen[1][2], clean.captured["layers.1.mlp_out"])
+    edited = subject.run(batch, capture=HOOKS, plan=Plan((Intervention(MLPs(), Apply(edit)),)))
+    assert [layer for layer, _ in seen] == [0, 1, 2]
+    torch.testing.assert_close(seen[1][1], clean.captured["layers.1.mlp_out"])
     torch.testing.assert_close(edited.captured["layers.1.mlp_out"], clean.captured["layers.1.mlp_out"] + 1)
     torch.testing.assert_close(edited.captured["layers.1.mlp_in"], clean.captured["layers.1.mlp_in"])
     noise = torch.randn(subject.d_model, generator=torch.Generator().manual_seed(0))
-    moved = subject.run(batch, capture=HOOKS, edit_mlp_out=lambda n, x, y: y + noise if n == 1 else y)
+    moved = subject.run(batch, capture=HOOKS, plan=Plan((Intervention(MLPs(), Add(noise), Select((1,))),)))
     assert float((moved.captured["layers.2.mlp_in"] - clean.captured["layers.2.mlp_in"]).abs().max()) > 1e-3
     assert float((moved.logits - clean.logits).abs().max()) > 1e-3
-    unchanged = subject.run(batch, edit_mlp_out=lambda n, x, y: y)
+    unchanged = subject.run(batch, plan=Plan((Intervention(MLPs(), Add(0.0)),)))
     assert torch.equal(unchanged.logits, clean.logits)
     assert torch.equal(subject.run(batch).logits, clean.logits), "no hook is left behind"
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from isotrace.attribution.graph import Frame
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.features import Features
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
@@ -54,40 +55,18 @@ def ablate_in_subject(
         part = sets[at : at + chunk]
         rows = len(part)
         copies = Batch(batch.ids.expand(rows, -1), batch.mask.expand(rows, -1), (), ())
-        pending: dict[int, Tensor] = {}
 
-        def edit(layer: int, x: Tensor, y: Tensor, part=part, pending=pending) -> Tensor:
-            delta, features = _deltas(dictionary, layer, x, part, base[layer], complement)
-            if delta is not None:
-                written = (delta @ dictionary.W_dec[layer][features]).unflatten(-1, (-1, dictionary.config.d_out))
-                for slot, reached in enumerate(dictionary.config.targets(layer)):
-                    pending[reached] = pending.get(reached, 0) + written[..., slot, :]
-            return y + pending[layer] if layer in pending else y
+        def edit(layer: int, values: Tensor, part=part) -> Tensor:
+            chosen = torch.zeros(values.shape[:3], dtype=torch.bool)
+            for row, nodes in enumerate(part):
+                here = nodes[nodes[:, 0] == layer]
+                chosen[row, here[:, 1], here[:, 2]] = True
+            return torch.where((chosen ^ complement)[..., None], base[layer][:, None], values)
 
-        final = subject.run(copies, edit_mlp_out=edit, logits=False).final
+        with Features(dictionary).edited(subject, edit):
+            final = subject.hidden(copies.ids, copies.mask)
         results.append(target.value(subject, copies, final))
     return torch.cat(results) if results else torch.zeros(0)
-
-
-def _deltas(
-    dictionary: Dictionary, layer: int, x: Tensor, sets: Sequence[Nodes], base: Tensor, complement: bool
-) -> tuple[Tensor | None, Tensor]:
-    """(Δa `[rows, tokens, n]`, the n features it concerns); None where nothing is ablated in this layer."""
-    n_features = dictionary.config.n_features
-    chosen = [nodes[nodes[:, 0] == layer] for nodes in sets]
-    if complement:
-        features = torch.arange(n_features)
-    else:
-        features = torch.cat([c[:, 2] for c in chosen]).unique()
-        if not len(features):
-            return None, features
-    delta = base[features] - dictionary.encode(layer, x).dense(n_features)[..., features]
-    place = torch.full((n_features,), -1)
-    place[features] = torch.arange(len(features))
-    mask = torch.zeros_like(delta, dtype=torch.bool)
-    for row, nodes in enumerate(chosen):
-        mask[row, nodes[:, 1], place[nodes[:, 2]]] = True
-    return torch.where(mask ^ complement, delta, torch.zeros_like(delta)), features
 
 
 @torch.no_grad()

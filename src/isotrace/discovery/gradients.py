@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from isotrace.discovery.method import Problem
-from isotrace.interventions.component import Values
+from isotrace.interventions.components import Values
 
 
 def gradients(problem: Problem, move: Callable[[int, Tensor], Tensor] | None = None) -> tuple[Values, Values]:
@@ -21,7 +21,7 @@ def gradients(problem: Problem, move: Callable[[int, Tensor], Tensor] | None = N
         leaves[layer] = torch.zeros_like(values).requires_grad_(True)
         return values + leaves[layer]
 
-    with torch.enable_grad(), problem.mediator.edited(problem.subject, edit):
+    with torch.enable_grad(), problem.components.edited(problem.subject, edit):
         final = problem.subject.hidden(problem.batch.ids, problem.batch.mask)
         total = problem.metric(problem.batch, final).sum()
     layers = range(len(leaves))

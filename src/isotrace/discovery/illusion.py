@@ -25,7 +25,7 @@ from isotrace.base.errors import InputError
 from isotrace.discovery.method import Metric, Problem
 from isotrace.discovery.methods.patching import patched_values
 from isotrace.discovery.readers import row_space
-from isotrace.discovery.tasks.basis import Keep, Writers
+from isotrace.discovery.tasks.basis import Basis, Keep
 from isotrace.interventions import Subspaces
 from isotrace.stats.bootstrap import group_weights, interval
 from isotrace.stats.share import share
@@ -158,7 +158,7 @@ def _estimate(above: np.ndarray, below: np.ndarray) -> Estimate:
 
 @torch.no_grad()
 def feature_illusions(
-    basis: Writers, keep: Keep, batches: Iterable[Batch], *, groups: Sequence[str] | None = None,
+    basis: Basis, keep: Keep, batches: Iterable[Batch], *, groups: Sequence[str] | None = None,
     n_bootstrap: int = 500, seed: int = 0, progress: Callable[[Iterable], Iterable] = iter,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One row per part in `keep`, layers one after the other: does what the subject itself writes move along the
@@ -175,22 +175,29 @@ def feature_illusions(
     `n_active`: tokens. Slopes are NaN for a part that is never active. Where a dictionary standardises tokens, a counts
     in units of the token's deviation.
     """
+    writers, subject = basis.writers, basis.subject
+    reads, writes = writers.reads(subject), writers.writes(subject)
     layers = [layer for layer, kept in enumerate(keep) if len(kept)]
-    rows = {layer: basis.rows(layer, keep[layer]).unflatten(-1, (len(basis.targets(layer)), -1)) for layer in layers}
+    rows = {
+        layer: writers.rows(subject, layer, keep[layer]).unflatten(-1, (len(writers.targets(layer)), -1))
+        for layer in layers
+    }
     sums: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     for batch in progress(batches):
-        captured = basis.subject.run(batch, capture=[*{*basis.reads, *basis.writes}], logits=False).captured
-        active = [basis.encode(layer, captured[site]) for layer, site in enumerate(basis.reads)]
+        captured = subject.run(batch, capture=[*{*reads, *writes}], logits=False).captured
+        active = [writers.encode(layer, captured[site]) for layer, site in enumerate(reads)]
         written: dict[int, Tensor] = {}
         for layer, a in enumerate(active):
-            basis.add(layer, a @ basis.rows(layer, slice(None)), written)
+            writers.add(layer, a @ writers.rows(subject, layer, slice(None)), written)
         for layer in layers:
             a, mask, parts = active[layer][..., keep[layer]], batch.mask[..., None], []
-            for slot, target in enumerate(basis.targets(layer)):
-                w, m, x = rows[layer][:, slot], captured[basis.writes[target]], captured[basis.reads[target]]
-                one, none = (basis.finish(target, torch.full_like(m, value), x)[..., :1] for value in (1.0, 0.0))
+            for slot, target in enumerate(writers.targets(layer)):
+                w, m, x = rows[layer][:, slot], captured[writes[target]], captured[reads[target]]
+                one, none = (
+                    writers.finish(subject, target, torch.full_like(m, value), x)[..., :1] for value in (1.0, 0.0)
+                )
                 b, y = a * (one - none), m @ w.T
-                error = m - basis.finish(target, written[target], x)
+                error = m - writers.finish(subject, target, written[target], x)
                 r = error @ w.T + b * (w**2).sum(-1)
                 b, y, r = ((t * mask).double() for t in (b, y, r))
                 n = mask.expand_as(b).double()

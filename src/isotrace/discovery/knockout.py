@@ -16,26 +16,26 @@ from torch import Tensor
 from isotrace.base.errors import InputError
 from isotrace.discovery.method import Problem
 from isotrace.discovery.methods.patching import patched_values
-from isotrace.interventions.component import Edit, Mediator, Values
+from isotrace.interventions.components import Components, Edit, Layers, Values
 from isotrace.stats.bootstrap import bootstrap_weights, interval
 from isotrace.subjects.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
-class Removed(Mediator):
+class Removed(Components):
     """`mediator`, with `nodes [n, 3]` held at `reference` before anything else is done: every method works on what is
     left of the subject. Nodes of position −1 are held at all positions."""
 
     name: ClassVar[str] = "removed"
-    mediator: Mediator
+    components: Components
     nodes: Tensor
     reference: Values
 
     def sizes(self, subject: Subject) -> tuple[tuple[int, int], ...]:
-        return self.mediator.sizes(subject)
+        return self.components.sizes(subject)
 
-    def edited(self, subject: Subject, edit: Edit) -> AbstractContextManager[None]:
-        return self.mediator.edited(subject, lambda layer, values: edit(layer, self._held(layer, values)))
+    def edited(self, subject: Subject, edit: Edit, layers: Layers = None) -> AbstractContextManager[None]:
+        return self.components.edited(subject, lambda layer, values: edit(layer, self._held(layer, values)))
 
     def _held(self, layer: int, values: Tensor) -> Tensor:
         here = self.nodes[self.nodes[:, 0] == layer]
@@ -125,7 +125,7 @@ def knockout_cascade(problems: Sequence[Problem], order: Tensor, watched: Tensor
         gone = order[:step]
         values, falls = [], []
         for problem in problems:
-            left = replace(problem, mediator=Removed(problem.mediator, gone, problem.reference))
+            left = replace(problem, components=Removed(problem.components, gone, problem.reference))
             values.append(left.value().double())
             falls.append((values[-1] - patched_values(left, watched).double()).T)
         metric.append(torch.cat(values).cpu().numpy())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.registry import Registry
-from isotrace.interventions.component import Mediator, Values
+from isotrace.interventions.components import Components, Values
 from isotrace.subjects.subject import Batch, Subject
 
 Metric = Callable[[Batch, Tensor], Tensor]
@@ -29,7 +29,7 @@ class Problem:
     """
 
     subject: Subject
-    mediator: Mediator
+    components: Components
     batch: Batch
     metric: Metric
     reference: Values
@@ -38,16 +38,16 @@ class Problem:
     @classmethod
     @torch.no_grad()
     def interchange(
-        cls, subject: Subject, mediator: Mediator, batch: Batch, corrupt: Batch, metric: Metric
+        cls, subject: Subject, components: Components, batch: Batch, corrupt: Batch, metric: Metric
     ) -> "Problem":
         """Patched from `corrupt`. Raises InputError if its sequences are not as long as those of `batch`."""
         if not torch.equal(batch.mask, corrupt.mask):
             raise InputError("clean and corrupt inputs differ in length: pair sequences with equally many tokens.")
-        return cls(subject, mediator, batch, metric, mediator.record(subject, corrupt)[0], corrupt)
+        return cls(subject, components, batch, metric, components.record(subject, corrupt)[0], corrupt)
 
     def value(self) -> Tensor:
         """M(x) `[batch]`, nothing patched."""
-        return self.metric(self.batch, self.mediator.record(self.subject, self.batch)[1])
+        return self.metric(self.batch, self.components.record(self.subject, self.batch)[1])
 
 
 @dataclass(frozen=True)

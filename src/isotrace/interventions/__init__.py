@@ -1,20 +1,34 @@
-"""The parts of a subject that circuits are made of; one interface for all of them, see `mediator`."""
+"""What acts on a subject: components, where, what, and plans of such interventions. See docs/interventions.md."""
 
-from isotrace.interventions.component import (
-    MEDIATORS,
+from isotrace.interventions.components import (
+    COMPONENTS,
+    Components,
     Edit,
-    Mediator,
     Values,
+    Writers,
+    components_kind,
     mean_values,
-    mediator_kind,
     register,
     zero_values,
 )
 from isotrace.interventions.edges import Edges, component_graph
-from isotrace.interventions.hookpoints import Attentions, Heads, MLPs, Neurons, Residuals
+from isotrace.interventions.hookpoints import (
+    Attentions,
+    Embeddings,
+    Heads,
+    MLPInputs,
+    MLPs,
+    Neurons,
+    Residuals,
+)
+from isotrace.interventions.plan import Intervention, Plan
 from isotrace.interventions.subspace import Subspaces
+from isotrace.interventions.what import Add, Apply, Clamp, Scale, Set, To
+from isotrace.interventions.where import Nodes, Not, Rows, Select, Units
 
 __all__ = [
-    "MEDIATORS", "Attentions", "Edges", "Edit", "Heads", "MLPs", "Mediator", "Neurons", "Residuals",
-    "Subspaces", "Values", "component_graph", "mean_values", "mediator_kind", "register", "zero_values",
+    "COMPONENTS", "Add", "Apply", "Attentions", "Clamp", "Components", "Edges", "Edit", "Embeddings", "Heads",
+    "Intervention", "MLPInputs", "MLPs", "Neurons", "Nodes", "Not", "Plan", "Residuals", "Rows", "Scale", "Select",
+    "Set", "Subspaces", "To", "Units", "Values", "Writers", "component_graph", "components_kind", "mean_values",
+    "register", "zero_values",
 ]  # fmt: skip

@@ -5,8 +5,7 @@ hidden state). The edge u → v is the direct path from u to v: the residual str
 in between held. Nodes are at all positions; a head reads its queries, keys and values through one edge.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from isotrace.base.errors import SubjectError
-from isotrace.interventions.component import Edit, Mediator, register
+from isotrace.interventions.components import Components, Edit, Layers, register
+from isotrace.interventions.hookpoints import flowing
 from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.subject import Subject
 
@@ -87,7 +87,7 @@ def component_graph(subject: Subject) -> ComponentGraph:
 
 @register
 @dataclass(frozen=True)
-class Edges(Mediator):
+class Edges(Components):
     """Its activations are those of the senders: layer 0 is the embedding, layers 2l + 1 and 2l + 2 the heads and the
     MLP of the subject's layer l. Which receivers see a change is for `kept` to say; `edited` shows it to all."""
 
@@ -100,20 +100,13 @@ class Edges(Mediator):
         blocks = [((subject.n_heads(n), subject.d_head(n)), whole) for n in range(subject.n_layers)]
         return (whole, *(size for block in blocks for size in block))
 
-    @contextmanager
-    def edited(self, subject: Subject, edit: Edit) -> Iterator[None]:
-        sizes = self.sizes(subject)
+    def edited(self, subject: Subject, edit: Edit, layers: Layers = None) -> AbstractContextManager[None]:
         sites = ["layers.0.resid_pre"]
         sites += [f"layers.{n}.{kind}" for n in range(subject.n_layers) for kind in ("head_out", "mlp_out")]
-
-        def change(x: Tensor, layer: int) -> Tensor:
-            values = x.unflatten(-1, sizes[layer])
-            new = edit(layer, values)
-            return x if new is values else new.flatten(-2)
-
-        edits = {site: lambda x, layer=layer: change(x, layer) for layer, site in enumerate(sites)}
-        with hookpoints_edited(subject, edits):
-            yield
+        sizes = self.sizes(subject)
+        return hookpoints_edited(
+            subject, {site: lambda x, i=i: flowing(edit, i, x, sizes[i]) for i, site in enumerate(sites)}
+        )
 
 
 def refusal(subject: Subject) -> str | None:

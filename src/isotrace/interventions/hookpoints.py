@@ -1,48 +1,84 @@
-"""Mediators that are the tensor at a hookpoint, split into components: what is set is what flows on."""
+"""Components that are the tensor at a hookpoint, split into parts: what is set is what flows on."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from isotrace.interventions.component import Edit, Mediator, register
-from isotrace.subjects.dispatch import hookpoints_edited
+from isotrace.interventions.components import Components, Edit, Layers, Writers, register
+from isotrace.subjects.dispatch import Site, hookpoints_edited, overlaid
 from isotrace.subjects.subject import Subject
 
 
-class Hookpoint(Mediator):
+def flowing(edit: Edit, layer: int, x: Tensor, size: tuple[int, int]) -> Tensor:
+    """x `[batch, tokens, d]` with its components edited."""
+    values = x.unflatten(-1, size)
+    new = edit(layer, values)
+    return x if new is values else new.flatten(-2)
+
+
+class AtHookpoint(Components):
     """`kind` is the hookpoint's, see `subjects.families.Stack.hookpoints`."""
 
     kind: ClassVar[str]
 
-    @contextmanager
-    def edited(self, subject: Subject, edit: Edit) -> Iterator[None]:
-        def change(x: Tensor, layer: int) -> Tensor:
-            values = x.unflatten(-1, sizes[layer])
-            new = edit(layer, values)
-            return x if new is values else new.flatten(-2)
+    def edited(self, subject: Subject, edit: Edit, layers: Layers = None) -> AbstractContextManager[None]:
+        return hookpoint_edited(self, subject, self.kind, range(subject.n_layers), edit, layers)
 
-        sizes = self.sizes(subject)
-        edits = {
-            f"layers.{layer}.{self.kind}": lambda x, layer=layer: change(x, layer) for layer in range(subject.n_layers)
-        }
-        with hookpoints_edited(subject, edits):
-            yield
+
+def hookpoint_edited(
+    components: Components, subject: Subject, kind: str, numbers: Sequence[int], edit: Edit, layers: Layers
+) -> AbstractContextManager[None]:
+    """Context in which `components` are edited where they flow; `numbers`: the subject's of every layer of theirs."""
+    sizes = components.sizes(subject)
+    meant = [i for i in range(len(numbers)) if layers is None or i in layers]
+    return hookpoints_edited(
+        subject, {f"layers.{numbers[i]}.{kind}": lambda x, i=i: flowing(edit, i, x, sizes[i]) for i in meant}
+    )
 
 
 @register
-class Neurons(Hookpoint):
-    """Neurons of the MLP: one number each, behind the activation function (and the gate)."""
+@dataclass(frozen=True)
+class Neurons(Writers):
+    """Neurons of the MLP, of all layers or of `layers`: one number each, behind the activation function (and the
+    gate). They are set where they flow; as `Writers` they are the rows of the MLP's last linear map."""
 
-    name, kind = "neuron", "neuron"
+    name: ClassVar[str] = "neuron"
+    layers: tuple[int, ...] | None = None
+
+    def numbers(self, subject: Subject) -> tuple[int, ...]:
+        return tuple(range(subject.n_layers)) if self.layers is None else self.layers
 
     def sizes(self, subject: Subject) -> tuple[tuple[int, int], ...]:
-        return tuple((len(subject.neuron_writes(layer)[0]), 1) for layer in range(subject.n_layers))
+        return tuple((len(subject.neuron_writes(layer)[0]), 1) for layer in self.numbers(subject))
+
+    def edited(self, subject: Subject, edit: Edit, layers: Layers = None) -> AbstractContextManager[None]:
+        return hookpoint_edited(self, subject, "neuron", self.numbers(subject), edit, layers)
+
+    def reads(self, subject: Subject) -> Sequence[str]:
+        return [f"layers.{layer}.neuron" for layer in self.numbers(subject)]
+
+    def writes(self, subject: Subject) -> Sequence[str]:
+        return [f"layers.{layer}.mlp_out" for layer in self.numbers(subject)]
+
+    def encode(self, layer: int, x: Tensor) -> Tensor:
+        return x
+
+    def rows(self, subject: Subject, layer: int, keep: Tensor | slice) -> Tensor:
+        return subject.neuron_writes(self.numbers(subject)[layer])[0][keep]
+
+    def targets(self, layer: int) -> list[int]:
+        return [layer]
+
+    def finish(self, subject: Subject, layer: int, total: Tensor, x: Tensor) -> Tensor:
+        bias = subject.neuron_writes(self.numbers(subject)[layer])[1]
+        return total if bias is None else total + bias
 
 
 @register
-class Heads(Hookpoint):
+class Heads(AtHookpoint):
     """Heads of self-attention: the output of each, before the map that joins them. Cross-attention has none here."""
 
     name, kind = "head", "head_out"
@@ -51,7 +87,7 @@ class Heads(Hookpoint):
         return tuple((subject.n_heads(layer), subject.d_head(layer)) for layer in range(subject.n_layers))
 
 
-class _Whole(Hookpoint):
+class _Whole(AtHookpoint):
     def sizes(self, subject: Subject) -> tuple[tuple[int, int], ...]:
         return ((1, subject.d_model),) * subject.n_layers
 
@@ -61,6 +97,13 @@ class MLPs(_Whole):
     """The output of each layer's MLP, one component."""
 
     name, kind = "mlp", "mlp_out"
+
+
+@register
+class MLPInputs(_Whole):
+    """What each layer's MLP reads, one component; the stream that passes it by is not changed."""
+
+    name, kind = "mlp_input", "mlp_in"
 
 
 @register
@@ -75,3 +118,28 @@ class Residuals(_Whole):
     """The residual stream behind each layer, one component: its nodes are positions."""
 
     name, kind = "residual", "resid_post"
+
+
+@register
+class Embeddings(Components):
+    """What each of `Subject.embeddings` puts into the stream, a layer of one component each; learned positions are
+    looked up once for a batch, so that theirs have one row."""
+
+    name = "embedding"
+
+    def sizes(self, subject: Subject) -> tuple[tuple[int, int], ...]:
+        weights = [next(embedding.module.parameters()) for embedding in subject.embeddings]
+        return tuple((1, weight.shape[-1]) for weight in weights)
+
+    def edited(self, subject: Subject, edit: Edit, layers: Layers = None) -> AbstractContextManager[None]:
+        sizes, sites = self.sizes(subject), []
+        for layer, embedding in enumerate(subject.embeddings):
+            if layers is not None and layer not in layers:
+                continue
+
+            def leave(_: nn.Module, args, output: Tensor, layer: int = layer) -> Tensor:
+                shaped = output if output.dim() == 3 else output[None]
+                return flowing(edit, layer, shaped, sizes[layer]).view_as(output)
+
+            sites.append((embedding.module, Site(after=(leave,))))
+        return overlaid(sites)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from isotrace.base.errors import InputError
-from isotrace.interventions.component import Edit, Mediator, register
+from isotrace.interventions.components import Components, Edit, Layers, register
 from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.subject import Subject
 
 
 @register
 @dataclass(frozen=True, eq=False)
-class Subspaces(Mediator):
+class Subspaces(Components):
     """`bases` maps hookpoint → V `[d, r]` with orthonormal columns; a layer of the mediator is an entry, in the
     order in which the subject computes them. The activation is x V, and an edit adds (c′ − c) Vᵀ."""
 
@@ -33,7 +33,7 @@ class Subspaces(Mediator):
         return tuple((1, basis.shape[1]) for basis in self.bases.values())
 
     @contextmanager
-    def edited(self, subject: Subject, edit: Edit) -> Iterator[None]:
+    def edited(self, subject: Subject, edit: Edit, layers: Layers = None) -> Iterator[None]:
         def change(x: Tensor, layer: int, basis: Tensor) -> Tensor:
             values = (x @ basis)[..., None, :]
             new = edit(layer, values)

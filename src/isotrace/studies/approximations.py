@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 
 from isotrace.discovery.methods import Problem, Scores, method_of
 from isotrace.domains.reaction.tokens import parse_reaction, reaction_units
-from isotrace.interventions import Mediator, MLPs, Residuals, mean_values
+from isotrace.interventions import Components, MLPs, Residuals, mean_values
 from isotrace.stats.bootstrap import interval, mean_interval
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.dispatch import patterns_frozen, patterns_recorded
@@ -34,7 +34,7 @@ SUBJECT = "pypi:rxnfp/bert_pretrained"
 EXACT = "activation_patching"
 HELD = "activation_patching, patterns held"
 ESTIMATES = ("attribution_patching", "eap_ig", "relp", "cdt")
-MEDIATORS: tuple[Mediator, ...] = (MLPs(), Residuals())
+COMPONENTS: tuple[Components, ...] = (MLPs(), Residuals())
 GOAL = 0.95
 N_MEAN = 64
 """Train reactions whose activations are averaged for the mean reference."""
@@ -145,11 +145,11 @@ def run(setting: Setting) -> Outcome:
     pairs = make_pairs(subject, texts["test"], n, max_tokens, setting.seed)
     spread = np.random.default_rng(setting.seed).choice(len(texts["train"]), N_MEAN, replace=False)
     corpus = [subject.tokenize([texts["train"][i]]) for i in spread]
-    means = {mediator.name: mean_values(subject, mediator, corpus) for mediator in MEDIATORS}
+    means = {mediator.name: mean_values(subject, mediator, corpus) for mediator in COMPONENTS}
     found = {
         (mediator.name, reference): {name: Found() for name in (EXACT, HELD, *ESTIMATES)}
         for reference in ("interchange", "mean")
-        for mediator in MEDIATORS
+        for mediator in COMPONENTS
     }
     right = []
     for pair in setting.progress(pairs, "patching reactions"):
@@ -157,7 +157,7 @@ def run(setting: Setting) -> Outcome:
         with torch.no_grad():
             logits = subject.head(subject.hidden(pair.clean.ids, pair.clean.mask)[:, pair.place])
         right.append(int(logits.argmax()) == pair.target.positive)
-        for mediator in MEDIATORS:
+        for mediator in COMPONENTS:
             swap = Problem.interchange(subject, mediator, pair.clean, pair.corrupt, metric)
             _measure(swap, pair.place, found[mediator.name, "interchange"])
             ablate = Problem(subject, mediator, pair.clean, metric, means[mediator.name])

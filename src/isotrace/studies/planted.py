@@ -19,7 +19,7 @@ from isotrace.dictionaries.features import Features
 from isotrace.discovery.edges import circuits
 from isotrace.discovery.edges.edge_patching import EdgeScores
 from isotrace.discovery.methods import METHODS, Method, Problem, Scores
-from isotrace.interventions import Heads, Mediator, MLPs, Neurons, mean_values
+from isotrace.interventions import Components, Heads, MLPs, Neurons, mean_values
 from isotrace.interventions.edges import Edges, component_graph
 from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
 from isotrace.stats.share import share
@@ -30,7 +30,7 @@ N_RANDOM, N_DRAWS, N_CIRCUITS = 200, 1_000, 20
 RESOLUTION = 1e-6
 """Of float32: what is smaller is rounding."""
 Reference = Literal["corrupt", "mean"]
-MEDIATORS: dict[str, Callable[[Planted], Mediator]] = {
+COMPONENTS: dict[str, Callable[[Planted], Components]] = {
     "head": lambda _: Heads(),
     "neuron": lambda _: Neurons(),
     "feature": lambda planted: Features(planted.dictionary),
@@ -80,7 +80,7 @@ def random_precision(truth: np.ndarray, seed: int) -> tuple[float, tuple[float, 
 
 def problem_of(planted: Planted, kind: str, reference: Reference) -> Problem:
     """Nodes take their value on the corrupt input, or their mean over clean and corrupt inputs."""
-    subject, mediator = planted.subject, MEDIATORS[kind](planted)
+    subject, mediator = planted.subject, COMPONENTS[kind](planted)
     if reference == "corrupt":
         return Problem.interchange(subject, mediator, planted.clean, planted.corrupt, planted.metric)
     values = mean_values(subject, mediator, [planted.clean, planted.corrupt])
@@ -103,17 +103,17 @@ def truth_of(planted: Planted, kind: str) -> Tensor:
         graph = component_graph(planted.subject)
         ends = [(graph.components[u], graph.components[v]) for u, v in graph.edges.tolist()]
         return torch.tensor([edge in planted.edges for edge in ends])
-    sizes = MEDIATORS[kind](planted).sizes(planted.subject)
+    sizes = COMPONENTS[kind](planted).sizes(planted.subject)
     return torch.tensor([(layer, c) in planted.truth[kind] for layer, (n, _) in enumerate(sizes) for c in range(n)])
 
 
 @torch.no_grad()
 def kept(problem: Problem, keep: Tensor) -> np.ndarray:
     """M `[inputs]` with all nodes at their reference but those of `keep [nodes]` bool, see `truth_of`."""
-    if isinstance(problem.mediator, Edges):
+    if isinstance(problem.components, Edges):
         return circuits.kept(problem, keep[None])[0].double().numpy()
-    masks = keep.split([n for n, _ in problem.mediator.sizes(problem.subject)])
-    with problem.mediator.edited(
+    masks = keep.split([n for n, _ in problem.components.sizes(problem.subject)])
+    with problem.components.edited(
         problem.subject, lambda layer, z: torch.where(masks[layer][:, None], z, problem.reference[layer])
     ):
         final = problem.subject.hidden(problem.batch.ids, problem.batch.mask)
@@ -195,7 +195,7 @@ def planted(setting: Setting) -> Outcome:
     """Quick: 32 pairs of inputs a subject, patched from the corrupt input. Full: 128, and with the mean as well."""
     subjects = planted_subjects(setting.work / "planted", 32 if setting.quick else 128, setting.seed)
     references: tuple[Reference, ...] = ("corrupt",) if setting.quick else ("corrupt", "mean")
-    cases = [(subject, kind) for subject in subjects for kind in MEDIATORS]
+    cases = [(subject, kind) for subject in subjects for kind in COMPONENTS]
     rows, circuits = [], []
     for subject, kind in setting.progress(cases, "planted circuits"):
         for reference in references:

@@ -1,10 +1,11 @@
 """The subject: a published language model, its hookpoints, and running it with interventions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,13 @@ class Embedding:
     module: nn.Module
     kind: str
     shift: int = 0
+
+
+class Changes(Protocol):
+    """What a plan of interventions is to a subject."""
+
+    def on(self, subject: "Subject", batch: Batch) -> "Changes": ...
+    def applied(self, subject: "Subject") -> AbstractContextManager[None]: ...
 
 
 class Subject:
@@ -255,35 +263,27 @@ class Subject:
 
     @torch.no_grad()
     def run(
-        self,
-        batch: Batch,
-        *,
-        capture: Sequence[str] = (),
-        edit_mlp_out: Callable[[int, Tensor, Tensor], Tensor] | None = None,
-        logits: bool = True,
+        self, batch: Batch, *, plan: Changes | None = None, capture: Sequence[str] = (), logits: bool = True
     ) -> Output:
-        """One free-running pass: attention and norms are recomputed on whatever the edits make of the stream.
+        """One free-running pass: attention and norms are recomputed on whatever `plan` makes of the stream.
 
-        `capture` lists hookpoints (`layers.N.mlp_in` …, see `hookpoint`). `edit_mlp_out(layer, mlp_in, mlp_out)`
-        returns the MLP output to use, both `[batch, tokens, d_model]`; what is captured is what flows on.
+        `plan`: interventions, see `interventions.plan.Plan`. `capture` lists hookpoints (`layers.N.mlp_in` …, see
+        `hookpoint`); what is captured is what flows on.
         """
         captured: dict[str, Tensor] = {}
-        inputs: dict[str, Tensor] = {}
 
-        def keep(store: dict[str, Tensor], name: str, value: Tensor) -> Tensor:
-            store[name] = value
+        def keep(name: str, value: Tensor) -> Tensor:
+            captured[name] = value
             return value
 
-        edits: dict[str, Callable[[Tensor], Tensor]] = {}
-        if edit_mlp_out is not None:
-            for layer in range(self.n_layers):
-                before, after = f"layers.{layer}.mlp_in", f"layers.{layer}.mlp_out"
-                edits[before] = partial(keep, inputs, before)
-                edits[after] = lambda out, n=layer, before=before: edit_mlp_out(n, inputs[before], out)
-        # Hooks run in the order of their registration: captures last.
-        with hookpoints_edited(self, edits), hookpoints_edited(self, {n: partial(keep, captured, n) for n in capture}):
+        changes = nullcontext() if plan is None else self.edited(plan.on(self, batch))
+        with changes, hookpoints_edited(self, {name: partial(keep, name) for name in capture}):
             final = self.hidden(batch.ids, batch.mask)
-        return Output(final, self.head(final) if logits and self.has_head else None, captured)
+            return Output(final, self.head(final) if logits and self.has_head else None, captured)
+
+    def edited(self, plan: Changes) -> AbstractContextManager[None]:
+        """Context in which everything that runs this subject, in this thread, runs it under `plan`; contexts nest."""
+        return plan.applied(self)
 
 
 def load_subject(source: str | Path, *, domain: str | None = None, device: str = "auto") -> Subject:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.subjects.dispatch import hookpoints_edited
+from isotrace.dictionaries.features import Features
+from isotrace.interventions import Intervention, Nodes, Plan, Rows, Set
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 
@@ -51,9 +52,8 @@ def logit_effects(
         at = [max(zip(row["values"], row["positions"], strict=True))[1] for row in part]
         alone, example = ids.unique(dim=0, return_inverse=True)
         whole = Batch(alone, torch.ones_like(alone, dtype=torch.bool), (), ())
-        clean = _relative(subject, whole, example, at, {})
-        each = torch.arange(len(part))
-        effect = clean - _relative(subject, batch, each, at, _writes(dictionary, part, ids.shape))
+        clean = _relative(subject, whole, example, at, Plan())
+        effect = clean - _relative(subject, batch, torch.arange(len(part)), at, _without(dictionary, part))
         for row, values in zip(part, effect, strict=True):
             high, low = values.topk(SHOWN), (-values).topk(SHOWN)
             found.append(
@@ -69,26 +69,16 @@ def logit_effects(
     return pl.DataFrame(found, schema=SCHEMA)
 
 
-def _relative(subject: Subject, batch: Batch, example: Tensor, at: Sequence[int], edits: dict[str, Tensor]) -> Tensor:
+def _relative(subject: Subject, batch: Batch, example: Tensor, at: Sequence[int], plan: Plan) -> Tensor:
     """Logits minus their mean, `[n, vocabulary]`, at position at[i] of row example[i]."""
-    changes = {name: (lambda y, d=delta: y - d) for name, delta in edits.items()}
-    with fast_kernels(subject), hookpoints_edited(subject, changes):
+    with fast_kernels(subject), subject.edited(plan):
         final = subject.hidden(batch.ids, batch.mask)
     logits = subject.head(final[example, at])
     return logits - logits.mean(-1, keepdim=True)
 
 
-def _writes(dictionary: Dictionary, part: list[dict], shape: torch.Size) -> dict[str, Tensor]:
-    """What each row's feature writes, by hookpoint `[batch, tokens, d_out]`."""
-    config = dictionary.config
-    device = dictionary.b_dec[0].device
-    found: dict[str, Tensor] = {}
-    for i, row in enumerate(part):
-        source = config.layers.index(row["layer"])
-        vectors = dictionary.write_vectors(source, torch.tensor([row["feature"]], device=device))[0]
-        values = torch.tensor(row["values"], device=device)
-        for slot, target in enumerate(config.targets(source)):
-            name = config.writes[target]
-            delta = found.setdefault(name, torch.zeros(*shape, config.d_out, device=device))
-            delta[i, row["positions"]] += values[:, None] * vectors[slot]
-    return found
+def _without(dictionary: Dictionary, part: list[dict]) -> Plan:
+    """Every row of a batch without the feature it is an example of."""
+    layers = dictionary.config.layers
+    nodes = [Nodes(((layers.index(row["layer"]), -1, row["feature"]),)) for row in part]
+    return Plan((Intervention(Features(dictionary), Set(0.0), Rows(tuple(nodes))),))

@@ -27,7 +27,7 @@ def mixed_values(problem: Problem, sources: Tensor, rows: Tensor) -> Tensor:
     reference where that is −1.
     """
     (size, width), copies = problem.batch.ids.shape, len(sources)
-    sizes = problem.mediator.sizes(problem.subject)
+    sizes = problem.components.sizes(problem.subject)
     first = [0]
     for n, _ in sizes:
         first.append(first[-1] + n)
@@ -46,7 +46,7 @@ def mixed_values(problem: Problem, sources: Tensor, rows: Tensor) -> Tensor:
         return values.flatten(0, 1)
 
     ids, mask = (t.repeat(copies, 1) for t in (problem.batch.ids, problem.batch.mask))
-    with problem.mediator.edited(problem.subject, edit):
+    with problem.components.edited(problem.subject, edit):
         final = problem.subject.hidden(ids, mask)
     final = final.unflatten(0, (copies, size))[rows].flatten(0, 1)
     given = problem.batch
@@ -82,8 +82,8 @@ def kept(problem: Problem, keep: Tensor) -> Tensor:
 
     Raises InputError if the mediator is another, or `keep` does not have one column for every edge.
     """
-    if not isinstance(problem.mediator, Edges):
-        raise InputError(f"circuits of edges need the mediator edge, not {problem.mediator.name}: give that.")
+    if not isinstance(problem.components, Edges):
+        raise InputError(f"circuits of edges need the mediator edge, not {problem.components.name}: give that.")
     graph = component_graph(problem.subject)
     if keep.shape[1:] != (len(graph.edges),):
         raise InputError(

@@ -41,7 +41,7 @@ class EdgeScores:
 
 
 def refuse_edges(problem: Problem) -> str | None:
-    if not isinstance(problem.mediator, Edges):
+    if not isinstance(problem.components, Edges):
         return "it ranks edges: give the mediator edge"
     return refusal(problem.subject)
 
@@ -68,7 +68,7 @@ def edge_integrated_gradients(problem: Problem, *, n_steps: int = N_STEPS) -> Ed
 def _edge_gradients(problem: Problem, shares: Sequence[float]) -> EdgeScores:
     graph = component_graph(problem.subject)
     with torch.no_grad():
-        clean = problem.mediator.record(problem.subject, problem.batch)[0]
+        clean = problem.components.record(problem.subject, problem.batch)[0]
     change = [z - r for z, r in zip(clean, problem.reference, strict=True)]
     values = torch.stack([_edge_values(*_direct_paths(problem, share), change) for share in shares]).mean(0)
     return EdgeScores(graph, values, 1.0 + len(shares) * (1.0 + 2.0 * graph.n_senders))
@@ -87,7 +87,7 @@ def _direct_paths(problem: Problem, share: float) -> tuple[list[Tensor], list[Te
         leaves.append(values.detach().requires_grad_(True))
         return leaves[-1]
 
-    with torch.enable_grad(), problem.mediator.edited(problem.subject, edit):
+    with torch.enable_grad(), problem.components.edited(problem.subject, edit):
         final = problem.subject.hidden(problem.batch.ids, problem.batch.mask)
         return computed, leaves, problem.metric(problem.batch, final).sum()
 

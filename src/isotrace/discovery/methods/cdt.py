@@ -34,15 +34,15 @@ from isotrace.discovery.linear_rules import (
 from isotrace.discovery.method import Problem, Scores, method
 from isotrace.discovery.methods.patching import BATCH_TOKENS, all_nodes
 from isotrace.discovery.methods.relp import propagated
-from isotrace.interventions.component import Values
+from isotrace.interventions.components import Values
 from isotrace.subjects.dispatch import Site, hookpoints_edited, overlaid
 from isotrace.subjects.frozen import denominator, scaled
 from isotrace.subjects.subject import Subject
 
 
 def refuse(problem: Problem) -> str | None:
-    mediator = problem.mediator
-    if isinstance(mediator, Features) and (not mediator.errors or mediator.teacher is not None):
+    components = problem.components
+    if isinstance(components, Features) and (components.errors == "drop" or components.teacher is not None):
         return "β is not defined through a dictionary's encoder: use features with errors and without teacher"
     return refuse_mlps(problem)
 
@@ -55,7 +55,7 @@ def cdt(problem: Problem, *, by_position: bool = True, nodes: Tensor | None = No
     size, width = problem.batch.ids.shape
     values = tuple(
         torch.full((size, width if by_position else 1, n), float("nan"))
-        for n, _ in problem.mediator.sizes(problem.subject)
+        for n, _ in problem.components.sizes(problem.subject)
     )
     chunks = nodes.split(max(1, BATCH_TOKENS // (size * width) - 1))
     for chunk in chunks:
@@ -73,7 +73,7 @@ def cdt_edges(problem: Problem, sources: Tensor, *, share_bias: bool = True) -> 
     features, whose activations are no linear function of what they read."""
     if reason := refuse(problem):
         raise SubjectError(f"cdt refuses {problem.subject.source}: {reason}.")
-    if isinstance(problem.mediator, Features):
+    if isinstance(problem.components, Features):
         raise SubjectError("features have no part β downstream: give heads, MLPs, neurons or residuals.")
     found: dict[int, Tensor] = {}
     scores = _followed(problem, sources, share_bias, found)
@@ -97,7 +97,7 @@ def _followed(problem: Problem, sources: Tensor, share_bias: bool, store: dict[i
             store[layer] = values[size:].unflatten(0, (-1, size))
         return values
 
-    with decomposed(problem.subject, size, share_bias), problem.mediator.edited(problem.subject, edit):
+    with decomposed(problem.subject, size, share_bias), problem.components.edited(problem.subject, edit):
         final = problem.subject.hidden(ids.repeat(len(sources) + 1, 1), mask.repeat(len(sources) + 1, 1))
     with torch.enable_grad(), propagated(problem.subject):
         total = final[:size].detach().requires_grad_(True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from isotrace.discovery.gradients import first_order, gradients
 from isotrace.discovery.method import Problem, Scores, method
-from isotrace.interventions.component import Values
+from isotrace.interventions.components import Values
 from isotrace.subjects.dispatch import forwards_replaced, watched
 from isotrace.subjects.subject import Batch, Subject
 
@@ -38,7 +38,7 @@ def eap_ig(problem: Problem, *, n_steps: int = N_STEPS) -> Scores:
     if n_steps < 1:
         raise ValueError("gradients are averaged over at least one step")
     with torch.no_grad():
-        clean = problem.mediator.record(problem.subject, problem.batch)[0]
+        clean = problem.components.record(problem.subject, problem.batch)[0]
     shares = [(step + 0.5) / n_steps for step in range(n_steps)]
     if problem.corrupt is not None:
         slopes, cost = _between_inputs(problem, problem.corrupt, shares), 3.0 + 3.0 * n_steps

@@ -116,21 +116,21 @@ class _Tangent:
 
 def problem_graph(problem: Problem, row: int, max_features: int) -> AttributionGraph:
     """The graph of one sequence of the batch, towards the metric linearised at its clean value."""
-    assert isinstance(problem.mediator, Features)
+    assert isinstance(problem.components, Features)
     given, n, here = problem.batch, int(problem.batch.mask[row].sum()), slice(row, row + 1)
     single = Batch(given.ids[here, :n], given.mask[here, :n], given.sequences[here], given.offsets[here])
     # all that a frame asks of its target is to be linear
     target = cast(Target, _Tangent(problem.metric, single))
-    framed = frame(problem.subject, problem.mediator.dictionary, single, target)
+    framed = frame(problem.subject, problem.components.dictionary, single, target)
     return build_graph(framed, max_features=max_features)
 
 
 def refuse(problem: Problem) -> str | None:
-    if not isinstance(problem.mediator, Features):
+    if not isinstance(problem.components, Features):
         return "its nodes are features: give the mediator feature"
-    if not problem.mediator.errors or problem.mediator.teacher is not None:
+    if problem.components.errors == "drop" or problem.components.teacher is not None:
         return "its graph keeps errors and lets the subject run freely: give features with errors and no teacher"
-    config = problem.mediator.dictionary.config
+    config = problem.components.dictionary.config
     if (config.hookpoint_in, config.hookpoint_out) != ("layers.{}.mlp_in", "layers.{}.mlp_out"):
         return f"its features replace MLPs, but these read {config.hookpoint_in} and write {config.hookpoint_out}"
     if config.skip or config.token_normalization != "none" or config.n_layers < problem.subject.n_layers:
@@ -144,7 +144,7 @@ def graph_aggregate(problem: Problem, *, max_features: int = MAX_FEATURES) -> Sc
     activation that the reference takes away, (a − a′)/a. Features that are not active have 0, and so have those
     beyond the `max_features` of greatest influence. Cost: one backward pass for each node. The metric of one
     sequence must not depend on how many others are in its batch."""
-    config = cast(Features, problem.mediator).dictionary.config
+    config = cast(Features, problem.components).dictionary.config
     (size, width), n = problem.batch.ids.shape, config.n_features
     values = tuple(torch.zeros(size, 1, n).to(problem.reference[0]) for _ in range(config.n_layers))
     cost = 0.0

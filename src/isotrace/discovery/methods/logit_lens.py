@@ -207,8 +207,8 @@ def direct_contributions(subject: Subject, batch: Batch, metric: Metric) -> Cont
 
 
 def _refuse(problem: Problem) -> str | None:
-    if isinstance(problem.mediator, Features) and not problem.mediator.errors:
-        return "features without errors are computed from other features: give Features(dictionary, errors=True)"
+    if isinstance(problem.components, Features) and problem.components.errors == "drop":
+        return "features without errors are computed from other features: give Features(dictionary, errors='keep')"
     try:
         ResidualPath(problem.subject, problem.batch, problem.metric)
     except SubjectError as error:

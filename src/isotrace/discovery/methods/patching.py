@@ -12,7 +12,7 @@ BATCH_TOKENS = 4_096
 def all_nodes(problem: Problem, by_position: bool) -> Tensor:
     """`[n, 3]` (layer, position, component) of every node; position −1 unless `by_position`."""
     positions = torch.arange(problem.batch.ids.shape[1]) if by_position else torch.tensor([-1])
-    sizes = problem.mediator.sizes(problem.subject)
+    sizes = problem.components.sizes(problem.subject)
     return torch.cat([
         torch.cartesian_prod(torch.tensor([layer]), positions, torch.arange(n)) for layer, (n, _) in enumerate(sizes)
     ])  # fmt: skip
@@ -39,7 +39,7 @@ def patched_values(problem: Problem, nodes: Tensor) -> Tensor:
                 values[place * size : (place + 1) * size, at, component] = reference[:, at, component]
             return values
 
-        with problem.mediator.edited(problem.subject, edit):
+        with problem.components.edited(problem.subject, edit):
             final = problem.subject.hidden(ids, mask)
         results.append(problem.metric(copies, final).view(len(part), size))
     return torch.cat(results) if results else torch.zeros(0, size)
@@ -53,7 +53,7 @@ def activation_patching(problem: Problem, *, by_position: bool = True, nodes: Te
     fall = problem.value() - patched_values(problem, nodes)
     size, width = problem.batch.ids.shape
     shape = (size, width if by_position else 1)
-    values = tuple(torch.full((*shape, n), float("nan")) for n, _ in problem.mediator.sizes(problem.subject))
+    values = tuple(torch.full((*shape, n), float("nan")) for n, _ in problem.components.sizes(problem.subject))
     for (layer, position, component), effect in zip(nodes.tolist(), fall, strict=True):
         values[layer][:, max(position, 0), component] = effect
     return Scores(values, 1.0 + len(nodes))

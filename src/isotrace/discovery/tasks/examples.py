@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from isotrace.datasets.tasks import Example, TaskData, batches
-from isotrace.discovery.tasks.basis import Keep, Statistics, Writers
+from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
 from isotrace.discovery.tasks.ranking import BATCH_TOKENS, at_point
 from isotrace.discovery.tasks.readout import Readout
 from isotrace.discovery.tasks.task_circuit import Progress, TaskCircuit
 from isotrace.domains.domain import Domain, Reading
+from isotrace.interventions.components import Writers
 from isotrace.stats.metrics import auroc
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
@@ -32,7 +33,7 @@ class Drawn:
 
 
 def token_contributions(
-    basis: Writers,
+    basis: Basis,
     statistics: Statistics,
     keep: Keep,
     readout: Readout,
@@ -47,8 +48,8 @@ def token_contributions(
     where `ranking` takes it (`pruning`: as for attribution patching): with the coefficients of `Readout.coefficients`,
     the sum over all tokens of all discovery sequences is the sum of the scores of the kept parts.
     """
-    base = basis.base(statistics)
-    writes = [basis.rows(layer, kept) for layer, kept in enumerate(keep)]
+    base = basis.writers.base(basis.subject, statistics.mean)
+    writes = [basis.writers.rows(basis.subject, layer, kept) for layer, kept in enumerate(keep)]
     shares, at, found = torch.from_numpy(coefficients).float(), 0, []
     for rows, batch in progress(batches(examples, BATCH_TOKENS, basis.subject.pad_id)):
         chosen = [examples[i] for i in rows]
@@ -59,7 +60,7 @@ def token_contributions(
         active, slopes = at_point(ranking, basis, batch, base, output, statistics)
         total = torch.zeros(batch.ids.shape, dtype=torch.float64)
         for layer, kept in enumerate(keep):
-            slope = torch.cat([slopes[t] for t in basis.targets(layer)], -1)
+            slope = torch.cat([slopes[t] for t in basis.writers.targets(layer)], -1)
             change = active[layer][..., kept] - statistics.mean[layer][kept]
             total += ((change @ writes[layer]) * slope).sum(-1)
         found += [total[i, : len(e.ids)].numpy() for i, e in enumerate(chosen)]
@@ -82,7 +83,7 @@ def example_rows(
     its own to multiply a slope with.
     """
     readout, data, basis, statistics = found.readout, found.data, found.features.basis, found.features.statistics
-    if not n_drawn or not isinstance(basis, Writers):
+    if not n_drawn or not isinstance(basis.components, Writers):
         return []
     report = data.parts["report"]
     every = predictions(readout, report, progress, lambda b: _hidden(subject, b))

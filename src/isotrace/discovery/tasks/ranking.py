@@ -24,11 +24,12 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.datasets.tasks import Example, TaskData
-from isotrace.discovery.methods import Method, Problem, method_of
+from isotrace.dictionaries.features import Features
+from isotrace.discovery.methods import METHODS, Method, Problem, method_of
 from isotrace.discovery.methods.relp import propagated
-from isotrace.discovery.tasks.basis import Basis, Keep, Statistics, Writers
-from isotrace.discovery.tasks.parts import Parts
+from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
 from isotrace.discovery.tasks.readout import Readout
+from isotrace.interventions.components import Writers
 from isotrace.subjects.subject import Batch
 
 CACHE = 1  # raised when a score is computed differently; a method's own `cache` when that method is
@@ -38,12 +39,13 @@ BATCH_TOKENS = 2_048
 
 
 def check_ranking(name: str, basis: Basis) -> None:
-    """Raises InputError for a name not in RANKINGS, or, of parts that are no `Writers`, for no method for nodes."""
-    if isinstance(basis, Parts):
-        if method_of(name).ranks != "node":
-            raise InputError(f"{name} ranks edges, not parts: give another ranking.")
-    elif name not in RANKINGS:
-        raise InputError(f"no ranking {name!r} of {basis.name}: give one of {', '.join(RANKINGS)}.")
+    """Raises InputError for a name that is neither a method for nodes nor, of `Writers`, in RANKINGS."""
+    own = RANKINGS if isinstance(basis.components, Writers) else ()
+    if name not in own and (name not in METHODS or isinstance(basis.components, Features)):
+        known = own if isinstance(basis.components, Features) else (*own, *METHODS)
+        raise InputError(f"no ranking {name!r} of {basis.name}: give one of {', '.join(dict.fromkeys(known))}.")
+    if name not in own and METHODS[name].ranks != "node":
+        raise InputError(f"{name} ranks edges, not {basis.name}: give another ranking.")
 
 
 def rank(
@@ -52,9 +54,8 @@ def rank(
 ) -> Tensor:  # fmt: skip
     """Scores `[parts]` float64, layers one after the other. Raises InputError as `check_ranking` does."""
     check_ranking(name, basis)
-    if isinstance(basis, Parts):
+    if name not in RANKINGS or not isinstance(basis.components, Writers):
         return _by_method(method_of(name), basis, readout, data, statistics, progress)
-    assert isinstance(basis, Writers)
     if name != "pruning":
         return _scores(name, basis, readout, data, statistics, None, progress)
     alive, ordered = torch.arange(basis.n), torch.zeros(0, dtype=torch.long)
@@ -82,13 +83,13 @@ def _discovery(
 
 
 def _scores(
-    name: str, basis: Writers, readout: Readout, data: TaskData, statistics: Statistics, keep: Keep | None,
+    name: str, basis: Basis, readout: Readout, data: TaskData, statistics: Statistics, keep: Keep | None,
     progress: Callable[[Iterable], Iterable],
 ) -> Tensor:  # fmt: skip
     """Scores `[parts]` at the replacement model with the parts in `keep` (all, where None), all others at their mean;
     those others have no meaning."""
     totals = [torch.zeros(n, dtype=torch.float64) for n in basis.sizes]
-    base = basis.base(statistics)
+    base = basis.writers.base(basis.subject, statistics.mean)
     for chosen, batch, share in _discovery(readout, data, progress):
 
         def surrogate(final: Tensor, chosen=chosen, batch=batch, share=share) -> Tensor:
@@ -104,7 +105,7 @@ Slopes = list[Tensor]
 
 
 def at_point(
-    name: str, basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor],
+    name: str, basis: Basis, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor],
     statistics: Statistics, keep: Keep | None = None,
 ) -> tuple[list[Tensor], Slopes]:  # fmt: skip
     """(activations `[batch, tokens, parts]` per layer, slopes) where the ranking of that name takes them; `pruning` as
@@ -116,7 +117,7 @@ def at_point(
 
 
 def _total(
-    basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor],
+    basis: Basis, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor],
     statistics: Statistics, keep: Keep | None,
 ) -> tuple[list[Tensor], Slopes]:  # fmt: skip
     """(activations `[batch, tokens, parts]` per layer, slopes) of the replacement model with the parts in `keep`."""
@@ -124,12 +125,13 @@ def _total(
     written: dict[int, Tensor] = {} if keep is None else dict(base)
 
     def change(layer: int, x: Tensor) -> Tensor:
-        values = basis.encode(layer, x)
+        values = basis.writers.encode(layer, x)
         active.append(values.detach())
         if keep is None:
-            basis.add(layer, values @ basis.rows(layer, slice(None)), written)
+            basis.writers.add(layer, values @ basis.writers.rows(basis.subject, layer, slice(None)), written)
         elif len(kept := keep[layer]):
-            basis.add(layer, (values[..., kept] - statistics.mean[layer][kept]) @ basis.rows(layer, kept), written)
+            change = values[..., kept] - statistics.mean[layer][kept]
+            basis.writers.add(layer, change @ basis.writers.rows(basis.subject, layer, kept), written)
         return written[layer].expand(*x.shape[:-1], -1)
 
     slopes = _slopes(basis, batch, change, surrogate)
@@ -137,18 +139,18 @@ def _total(
 
 
 def _along(
-    basis: Writers, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor]
+    basis: Basis, batch: Batch, base: dict[int, Tensor], surrogate: Callable[[Tensor], Tensor]
 ) -> tuple[list[Tensor], Slopes]:
     """The same, averaged over STEPS points between all at their mean and all at their own activation."""
     active: list[Tensor] = []
     written: dict[int, Tensor] = {}
 
     def full(layer: int, x: Tensor) -> Tensor:
-        active.append(basis.encode(layer, x))
-        basis.add(layer, active[-1] @ basis.rows(layer, slice(None)), written)
-        return basis.finish(layer, written[layer], x)
+        active.append(basis.writers.encode(layer, x))
+        basis.writers.add(layer, active[-1] @ basis.writers.rows(basis.subject, layer, slice(None)), written)
+        return basis.writers.finish(basis.subject, layer, written[layer], x)
 
-    with torch.no_grad(), basis.computed_by(full):
+    with torch.no_grad(), basis.writers.computed_by(basis.subject, full):
         basis.subject.hidden(batch.ids, batch.mask)
     total: Slopes = []
     for step in range(STEPS):
@@ -164,39 +166,39 @@ def _along(
 
 
 def _slopes(
-    basis: Writers, batch: Batch, change: Callable[[int, Tensor], Tensor], surrogate: Callable[[Tensor], Tensor]
+    basis: Basis, batch: Batch, change: Callable[[int, Tensor], Tensor], surrogate: Callable[[Tensor], Tensor]
 ) -> Slopes:
     leaves: list[Tensor] = []
 
     def output(layer: int, x: Tensor) -> Tensor:
         total = change(layer, x)
         leaves.append(torch.zeros_like(total).requires_grad_(True))
-        return basis.finish(layer, total + leaves[-1], x)
+        return basis.writers.finish(basis.subject, layer, total + leaves[-1], x)
 
-    with torch.enable_grad(), basis.computed_by(output):
+    with torch.enable_grad(), basis.writers.computed_by(basis.subject, output):
         value = surrogate(basis.subject.hidden(batch.ids, batch.mask))
     found = torch.autograd.grad(value, leaves, allow_unused=True)
     return [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
 
 
 def _accumulate(
-    totals: list[Tensor], basis: Writers, batch: Batch, active: list[Tensor], slopes: Slopes, statistics: Statistics
+    totals: list[Tensor], basis: Basis, batch: Batch, active: list[Tensor], slopes: Slopes, statistics: Statistics
 ) -> None:
     """Add Σ (a − ā) W · slope of the batch to the score of every part."""
     real = [g[batch.mask] for g in slopes]
     for layer, values in enumerate(active):
         a = values[batch.mask]
-        slope = torch.cat([real[t] for t in basis.targets(layer)], -1)  # [tokens, n_targets · d_out]
+        slope = torch.cat([real[t] for t in basis.writers.targets(layer)], -1)  # [tokens, n_targets · d_out]
         if float((a != 0).float().mean()) < 0.2:
             product = torch.from_numpy(scipy.sparse.csr_array(a.numpy()).T @ slope.numpy())
         else:
             product = a.T @ slope
         product = product - statistics.mean[layer][:, None] * slope.sum(0)
-        totals[layer] += (product * basis.rows(layer, slice(None))).sum(1).double()
+        totals[layer] += (product * basis.writers.rows(basis.subject, layer, slice(None))).sum(1).double()
 
 
 def _by_method(
-    chosen: Method, basis: Parts, readout: Readout, data: TaskData, statistics: Statistics,
+    chosen: Method, basis: Basis, readout: Readout, data: TaskData, statistics: Statistics,
     progress: Callable[[Iterable], Iterable],
 ) -> Tensor:  # fmt: skip
     """The method's scores of every component, a node being all positions, summed over the sequences."""
@@ -212,7 +214,7 @@ def _by_method(
             sequence = torch.cat([of + k * len(chosen_ones) for k in range(times)])
             return final.new_zeros(len(final)).index_add(0, sequence, (outputs * share.repeat(times, 1)).sum(1))
 
-        problem = Problem(basis.subject, basis.mediator, batch, metric, statistics.mean)
+        problem = Problem(basis.subject, basis.components, batch, metric, basis.means(statistics))
         for total, scores in zip(totals, chosen(problem, **settings).over_positions(), strict=True):
             total += scores.sum(0).double()
     return torch.cat(totals)

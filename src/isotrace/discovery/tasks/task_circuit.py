@@ -26,26 +26,27 @@ from isotrace.base.identity import identity
 from isotrace.base.work import Memo, claimed
 from isotrace.datasets.tasks import PARTS, TaskData, batches
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.features import Features
 from isotrace.discovery.illusion import feature_illusions
 from isotrace.discovery.method import METHODS
 from isotrace.discovery.tasks import ranking as rankings
 from isotrace.discovery.tasks import readout as readouts
 from isotrace.discovery.tasks import sweep as sweeps
-from isotrace.discovery.tasks.basis import Basis, FeatureBasis, Keep, NeuronBasis, Statistics, Writers
+from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
 from isotrace.discovery.tasks.choice import choose, halves
-from isotrace.discovery.tasks.parts import Parts
 from isotrace.discovery.tasks.ranking import RANKINGS, check_ranking, rank
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout, checked_metric, fit_readout
 from isotrace.discovery.tasks.summary import CURVES, area, in_hindsight, warnings
 from isotrace.discovery.tasks.sweep import Anchors, Judge, Proof, Ranked, per_layer, sizes_on_grid, top
-from isotrace.interventions import Attentions, Heads, Mediator, MLPs, Neurons
+from isotrace.interventions import Attentions, Components, Heads, MLPs, Neurons
+from isotrace.interventions.components import Writers
 from isotrace.stats.bootstrap import interval
 from isotrace.subjects.subject import Subject
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 ROLES = ("features", "neurons")
 ILLUSIONS, ILLUSION_SEQUENCES = 30, 200  # parts that are checked, and the discovery sequences it is done on
-PLAIN: dict[str, type[Mediator]] = {kind.name: kind for kind in (Neurons, Heads, Attentions, MLPs)}
+PLAIN: dict[str, type[Components]] = {kind.name: kind for kind in (Neurons, Heads, Attentions, MLPs)}
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class TaskCircuit:
 
 
 def _layer_numbers(basis: Basis) -> tuple[int, ...]:
-    return basis.dictionary.config.layers if isinstance(basis, FeatureBasis) else tuple(range(len(basis.sizes)))
+    parts = basis.components
+    return parts.dictionary.config.layers if isinstance(parts, Features) else tuple(range(len(basis.sizes)))
 
 
 def _size(mean: Tensor) -> float:
@@ -116,7 +118,7 @@ def find_circuit(
 ) -> TaskCircuit:  # fmt: skip
     """`work`: a folder where what was measured is kept, so that a killed run goes on. Raises InputError for more
     features than there are and for a subject no better than chance on the report part, RunError as `claimed`."""
-    bases = (_parts(subject, dictionary, config), NeuronBasis(subject, dictionary.config.layers))
+    bases = (_parts(subject, dictionary, config), Basis(subject, Neurons(dictionary.config.layers)))
     sizes = sizes_on_grid(bases[0].n, config.sizes)
     check_ranking(config.ranking, bases[0])
     if sizes[0] < 1:
@@ -180,7 +182,7 @@ def _found(
         "unsigned": proof.unsigned(reference),
         "layers": per_layer(top(features.basis, features.scores, reference), features.basis, numbers),
     }  # fmt: skip
-    if isinstance(bases[0], Writers):
+    if isinstance(bases[0].components, Writers):
         keep = top(bases[0], features.scores, min(reference, ILLUSIONS))
         rows = _illusions(bases[0], data, keep, config)
         summary["illusion"] = [row | {"layer": numbers[row["layer"]]} for row in rows]
@@ -188,7 +190,7 @@ def _found(
     return TaskCircuit(data, readout, features, neurons, summary, config)
 
 
-def _illusions(basis: Writers, data: TaskData, keep: Keep, config: TaskConfig) -> list[dict[str, Any]]:
+def _illusions(basis: Basis, data: TaskData, keep: Keep, config: TaskConfig) -> list[dict[str, Any]]:
     examples = data.parts["discover"]
     examples = examples[:: -(-len(examples) // ILLUSION_SEQUENCES)]
     made = batches(examples, BATCH_TOKENS, basis.subject.pad_id)
@@ -201,10 +203,10 @@ def _illusions(basis: Writers, data: TaskData, keep: Keep, config: TaskConfig) -
 def _parts(subject: Subject, dictionary: Dictionary, config: TaskConfig) -> Basis:
     """Raises InputError for a mediator that has no components a task circuit could keep."""
     if config.mediator == "feature":
-        return FeatureBasis(subject, dictionary)
+        return Basis(subject, Features(dictionary))
     if config.mediator not in PLAIN:
         raise InputError(f"no mediator {config.mediator!r} for a task: give feature, {', '.join(PLAIN)}.")
-    return Parts(subject, PLAIN[config.mediator]())
+    return Basis(subject, PLAIN[config.mediator]())
 
 
 def _steps(config: TaskConfig) -> list[Any]:
@@ -245,7 +247,7 @@ class _Ranker:
     def scores(self, data: TaskData, found: Statistics, where: str = "") -> Tensor:
         # the neurons beside other mediators are ranked by the usual method where they have no such one
         ranking, basis = self.config.ranking, self.basis
-        ranking = ranking if isinstance(basis, Parts) or ranking in RANKINGS else RANKINGS[0]
+        ranking = ranking if not isinstance(basis.components, Writers) or ranking in RANKINGS else RANKINGS[0]
         shown = lambda items: self.progress(items, f"ranking {self.role}{where}")  # noqa: E731
         made = lambda: rank(ranking, basis, self.readout, data, found, shown).numpy()  # noqa: E731
         return torch.from_numpy(self.memo(f"scores {self.role}{where}", made))

@@ -10,8 +10,8 @@ import polars as pl
 from isotrace.base.result import Result
 from isotrace.base.runs import Run, to_jsonable
 from isotrace.datasets.tasks import PARTS
+from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.shelf import FeatureTables
-from isotrace.discovery.tasks.basis import FeatureBasis
 from isotrace.discovery.tasks.examples import example_rows
 from isotrace.discovery.tasks.task_circuit import Progress, TaskCircuit
 from isotrace.domains.domain import Domain
@@ -101,7 +101,7 @@ def named_parts(found: TaskCircuit, n: int, names: FeatureTables) -> pl.DataFram
     """The circuit of `n` parts, best first, as `TaskCircuit.parts` has it, with the subject's numbers of the layers; of
     features with their `label` ("not annotated" where nobody did) and its held-out `f1`."""
     table = found.parts(n).with_columns(layer=pl.col("layer").replace_strict(dict(enumerate(found.layer_numbers()))))
-    if not isinstance(found.features.basis, FeatureBasis):
+    if not isinstance(found.features.basis.components, Features):
         return table
     keys = list(table.select("layer", "feature").iter_rows())
     rows = names.of(keys)

@@ -1,0 +1,177 @@
+"""An intervention is data: which components, where, and what becomes of them. A plan is several, in order.
+
+Plans compose (`one | other` does what `with subject.edited(one), subject.edited(other)` does), are equal and hashed
+by content, and are saved as JSON with their tensors beside it. Dictionaries are named by identity and given again when
+a plan is read.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from isotrace.base.errors import InputError
+from isotrace.base.identity import identity
+from isotrace.interventions.components import COMPONENTS, Components
+from isotrace.interventions.what import Add, Apply, Clamp, Scale, Set, To, What
+from isotrace.interventions.where import Nodes, Not, Rows, Select, Units, Where
+from isotrace.subjects.subject import Batch, Subject
+
+FORMAT, FORMAT_VERSION = "isotrace-plan", 1
+EVERYWHERE = Select()
+PARTS: dict[str, type] = {kind.__name__: kind for kind in (Select, Nodes, Rows, Not, Units, Set, Add, Scale, Clamp, To)}
+"""What can be read from a file, beside components."""
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """`components`, at the nodes `where`, become `what`."""
+
+    components: Components
+    what: What
+    where: Where = EVERYWHERE
+
+    def edit(self, layer: int, values: Tensor) -> Tensor:
+        mask = self.where.mask(layer, values)
+        return values if mask is None else torch.where(mask[..., None], self.what.new(layer, values), values)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Interventions in the order in which they are applied at a site; the empty plan changes nothing."""
+
+    interventions: tuple[Intervention, ...] = ()
+
+    @classmethod
+    def of(cls, *interventions: "Intervention | Plan") -> "Plan":
+        parts = (p.interventions if isinstance(p, Plan) else (p,) for p in interventions)
+        return cls(tuple(chain.from_iterable(parts)))
+
+    def __or__(self, other: "Plan | Intervention") -> "Plan":
+        return Plan.of(self, other)
+
+    def __iter__(self) -> Iterator[Intervention]:
+        return iter(self.interventions)
+
+    def __len__(self) -> int:
+        return len(self.interventions)
+
+    def on(self, subject: Subject, batch: Batch) -> "Plan":
+        """With atoms and residues resolved to the tokens of `batch`. Raises as `Units.on`."""
+        return Plan(tuple(dataclasses.replace(i, where=i.where.on(subject, batch)) for i in self))
+
+    @contextmanager
+    def applied(self, subject: Subject) -> Iterator[None]:
+        """Within the context `subject` runs under this plan, in this thread; contexts nest."""
+        with ExitStack() as stack:
+            for one in self:
+                stack.enter_context(one.components.edited(subject, one.edit, one.where.meant))
+            yield
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, tensors and dictionaries by the hash of their content. Raises InputError for functions."""
+        return self._encoded({})
+
+    @property
+    def id(self) -> str:
+        """sha256 of the content."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write plan.json and, where there are tensors, tensors.safetensors. Raises InputError for functions."""
+        folder, tensors = Path(folder), {}
+        record = self._encoded(tensors)
+        folder.mkdir(parents=True, exist_ok=True)
+        if tensors:
+            save_file(tensors, folder / "tensors.safetensors")
+        (folder / "plan.json").write_text(json.dumps(record, indent=2) + "\n")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, dictionaries: Iterable[Any] = ()) -> "Plan":
+        """Raises InputError for a folder without a plan, or a dictionary that is not among those given."""
+        folder = Path(folder)
+        try:
+            record = json.loads((folder / "plan.json").read_bytes())
+            path = folder / "tensors.safetensors"
+            tensors = load_file(path) if path.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder} holds no plan ({error}): give the folder that Plan.save wrote.") from None
+        return cls.from_dict(record, dictionaries, tensors)
+
+    @classmethod
+    def from_dict(
+        cls, record: Mapping[str, Any], dictionaries: Iterable[Any] = (), tensors: Mapping[str, Tensor] | None = None
+    ) -> "Plan":
+        """Raises InputError for unknown kinds and keys, and for what is named but not given."""
+        if (record.get("format"), record.get("format_version")) != (FORMAT, FORMAT_VERSION):
+            raise InputError(f"this is no plan of format {FORMAT} {FORMAT_VERSION}: save it again.")
+        known = {f"dictionary:{identity(d)}": d for d in dictionaries}
+        known |= {f"tensor:{name}": tensor for name, tensor in (tensors or {}).items()}
+        try:
+            return cls(tuple(Intervention(**_decoded(row, known)) for row in record["interventions"]))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"this plan is damaged ({error}): save it again.") from None
+
+    def _encoded(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        names = ("components", "where", "what")
+        rows = [{name: _encoded(getattr(i, name), tensors) for name in names} for i in self]
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, "interventions": rows}
+
+
+def _encoded(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        owned = value.detach().cpu().contiguous().clone()
+        digest = hashlib.sha256(f"{owned.dtype} {tuple(owned.shape)}".encode())
+        digest.update(owned.reshape(-1).view(torch.uint8).numpy().tobytes())
+        tensors[digest.hexdigest()] = owned
+        return f"tensor:{digest.hexdigest()}"
+    if isinstance(value, tuple | list):
+        return [_encoded(part, tensors) for part in value]
+    if isinstance(value, Mapping):
+        return {"kind": "mapping", "items": [[k, _encoded(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, Apply):
+        raise InputError("a plan with a function in it cannot be saved: use Set, Add, Scale, Clamp or To.")
+    if isinstance(value, Components | Where | What):
+        kind = value.name if isinstance(value, Components) else type(value).__name__
+        fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()  # pyright: ignore
+        return {"kind": kind} | {f.name: _encoded(getattr(value, f.name), tensors) for f in fields}
+    return f"dictionary:{identity(value)}"
+
+
+def _decoded(value: Any, known: Mapping[str, Any]) -> Any:
+    if isinstance(value, str) and value.startswith(("tensor:", "dictionary:")):
+        if value not in known:
+            raise InputError(f"the plan names the {value[:24]}…, which was not given: give all that it was made with.")
+        return known[value]
+    if isinstance(value, list):
+        return tuple(_decoded(part, known) for part in value)
+    if not isinstance(value, Mapping):
+        return value
+    fields = {key: part for key, part in value.items() if key != "kind"}
+    if value.get("kind") == "mapping":
+        return {key: _decoded(part, known) for key, part in fields["items"]}
+    found = {key: _decoded(part, known) for key, part in fields.items()}
+    if "kind" not in value:
+        return found
+    kind = PARTS.get(value["kind"]) or COMPONENTS.get(value["kind"])
+    if kind is None:
+        raise InputError(f"a plan knows no {value['kind']!r}: {', '.join((*PARTS, *COMPONENTS))}.")
+    return kind(**found)
