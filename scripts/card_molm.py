@@ -77,32 +77,10 @@ def resample(subject: Subject, smiles: list[str], seed: int, order: str, top_p: 
     order: "random", one token after another; "confident", always the token with the lowest entropy next;
     "at_once", all from the same pass.
     """
-    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
-    batch = subject.tokenize(smiles)
-    masked, chosen = mask_some(subject, batch, RATE, generator)
-    ids, left = masked.ids.clone(), chosen & batch.mask
-    special = torch.tensor(subject.tokenizer.all_special_ids)
-    while bool(left.any()):
-        logits = subject.head(subject.hidden(ids, batch.mask)).index_fill(-1, special, -torch.inf)
-        p = nucleus(logits.softmax(-1), top_p)
-        entropy = -(p * p.clamp(min=1e-30).log()).sum(-1)
-        for row in torch.nonzero(left.any(1))[:, 0].tolist():
-            places = torch.nonzero(left[row])[:, 0]
-            if order == "confident":
-                places = places[entropy[row, places].argmin()][None]
-            elif order == "random":
-                places = places[rng.randrange(len(places))][None]
-            ids[row, places] = torch.multinomial(p[row, places], 1, generator=generator)[:, 0]
-            left[row, places] = False
-    return ["".join(subject.tokens(r[m][1:-1])) for r, m in zip(ids, batch.mask, strict=True)]
-
-
-def nucleus(p: torch.Tensor, top_p: float) -> torch.Tensor:
-    """`p [..., n]` restricted to the fewest entries that sum to `top_p`, renormalised."""
-    ordered, indices = p.sort(-1, descending=True)
-    kept = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
-    kept = torch.zeros_like(p).scatter(-1, indices, kept)
-    return kept / kept.sum(-1, keepdim=True)
+    generator = torch.Generator().manual_seed(seed)
+    batch, _ = mask_some(subject, subject.tokenize(smiles), RATE, generator)
+    sampling = {"order": order, "top_p": top_p, "seed": seed}
+    return [*subject.generate(batch, generator=generator, **sampling).sequences]
 
 
 def validity(subject: Subject, smiles: list[str], seed: int, order: str, top_p: float) -> dict:

@@ -129,7 +129,7 @@ def toy_problems():
     ids = torch.randint(1, 9, (12, 1, 4), generator=torch.Generator().manual_seed(0))
     batches = [Batch(row, torch.ones(1, 4, dtype=torch.bool), ("x",), ((),)) for row in ids]
     toy = Problem(subject, Toy(), batches[0], metric, zeros)
-    return [Problem(toy.subject, toy.mediator, batch, metric, zeros) for batch in batches]
+    return [Problem(toy.subject, toy.components, batch, metric, zeros) for batch in batches]
 
 
 def test_cascade_finds_the_backup_and_the_dependant():

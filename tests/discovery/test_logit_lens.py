@@ -145,7 +145,7 @@ def test_features_that_write_to_several_layers(subject64):
             rows = dictionary.W_dec[layer][:, slot * width : (slot + 1) * width]
             for feature in range(dictionary.config.n_features):
                 written = clean[layer][..., feature, :] * rows[feature]
-                outputs = mlp.mediator.record(subject64, mlp.batch)[0]
+                outputs = mlp.components.record(subject64, mlp.batch)[0]
                 reference = tuple(o - written[..., None, :] if i == target else o for i, o in enumerate(outputs))
                 expected[..., feature] += dla(replace(mlp, reference=reference)).values[target][..., 0]
         assert torch.allclose(scores, expected, atol=1e-9)

@@ -15,6 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.subjects.dispatch import hookpoints_edited, install
 from isotrace.subjects.families import Family, Side, family_of
+from isotrace.subjects.generation import Generated, Sampling, sampled
 from isotrace.subjects.loading import load_model, settings_of
 from isotrace.subjects.sources.source import SubjectFiles, resolve
 
@@ -280,6 +281,14 @@ class Subject:
         with changes, hookpoints_edited(self, {name: partial(keep, name) for name in capture}):
             final = self.hidden(batch.ids, batch.mask)
             return Output(final, self.head(final) if logits and self.has_head else None, captured)
+
+    def generate(
+        self, batch: Batch, *, plan: Changes | None = None, generator: torch.Generator | None = None, **sampling: Any
+    ) -> Generated:
+        """What the subject writes under `plan`: a causal one goes on behind every row, a masked one fills the masked
+        tokens, the decoder of a denoising one writes from what the encoder reads. `sampling`: see `Sampling`."""
+        with nullcontext() if plan is None else self.edited(plan.on(self, batch)):
+            return sampled(self, batch, Sampling(**sampling), generator)
 
     def edited(self, plan: Changes) -> AbstractContextManager[None]:
         """Context in which everything that runs this subject, in this thread, runs it under `plan`; contexts nest."""
