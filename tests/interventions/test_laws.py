@@ -185,7 +185,7 @@ def test_numbers_that_are_not_there(rotary):
     for where in (Select(index=(99,)), Select(positions=(99,)), Nodes(((0, 99, 0),)), Select(index=(-1,))):
         with pytest.raises(InputError, match="there is no"):
             rotary.run(batch, plan=Plan((Intervention(Neurons(), Set(0.0), where),)))
-    with pytest.raises(InputError, match="no bound"):
+    with pytest.raises(InputError, match="without a bound"):
         Clamp()
     with pytest.raises(InputError, match="low ≤ high"):
         Clamp(2.0, 1.0)

@@ -171,7 +171,7 @@ def _decoded(value: Any, known: Mapping[str, Any]) -> Any:
     found = {key: _decoded(part, known) for key, part in fields.items()}
     if "kind" not in value:
         return found
-    kind = PARTS.get(value["kind"]) or COMPONENTS.get(value["kind"])
-    if kind is None:
-        raise InputError(f"a plan knows no {value['kind']!r}: {', '.join((*PARTS, *COMPONENTS))}.")
-    return kind(**found)
+    kind = value["kind"]
+    if kind not in PARTS and kind not in COMPONENTS:
+        raise InputError(f"a plan knows no {kind!r}: {', '.join((*PARTS, *COMPONENTS))}.")
+    return (PARTS[kind] if kind in PARTS else COMPONENTS[kind])(**found)
