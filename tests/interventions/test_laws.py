@@ -227,7 +227,7 @@ def test_plans_are_compared_saved_and_read(rotary, tmp_path):
     vector = torch.randn(16, generator=torch.Generator().manual_seed(0))
     basis = torch.linalg.qr(torch.randn(16, 2, generator=torch.Generator().manual_seed(1))).Q
     plan = Plan.of(
-        Intervention(Features(dictionary, errors="drop"), Set(0.0), Not(Nodes(((0, 1, 3), (1, -1, 2))))),
+        Intervention(Features(dictionary), Set(0.0), Not(Nodes(((0, 1, 3), (1, -1, 2))))),
         Intervention(MLPs(), Add(vector), Select((1,), None, (1, 2))),
         Intervention(Neurons((0, 2)), Clamp(high=0.1), Rows((Select(),))),
         Intervention(Heads(), To.other(rotary, Heads(), rotary.tokenize(["CCN"])), Select((0,), (1,))),
@@ -238,6 +238,14 @@ def test_plans_are_compared_saved_and_read(rotary, tmp_path):
     assert hash(again) == hash(plan)
     assert again.to_dict() == plan.to_dict()
     assert torch.equal(rotary.run(batch, plan=again).logits, rotary.run(batch, plan=plan).logits)
+    alone = Intervention(Features(dictionary, errors="drop"), Scale(1.0))
+    assert (
+        Plan.load(Plan.of(alone).save(tmp_path / "alone"), [dictionary])
+        == Plan.of(alone)
+        != Plan.of(plan.interventions[0])
+    )
+    with pytest.raises(InputError, match="other ones replace it"):
+        rotary.run(batch, plan=Plan.of(alone, Intervention(Neurons(), Set(0.0))))
     assert plan != Plan.of(*plan.interventions[:-1])
     assert Plan.of(plan.interventions[0]) | Plan.of(*plan.interventions[1:]) == plan
     with pytest.raises(InputError, match="not given"):

@@ -7,13 +7,16 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from isotrace.base.errors import InputError
 from isotrace.interventions.components import Components, Edit, Layers, Writers, register
 from isotrace.subjects.dispatch import Site, hookpoints_edited, overlaid
 from isotrace.subjects.subject import Subject
 
 
 def flowing(edit: Edit, layer: int, x: Tensor, size: tuple[int, int]) -> Tensor:
-    """x `[batch, tokens, d]` with its components edited."""
+    """x `[batch, tokens, d]` with its components edited. Raises InputError where something else computes them."""
+    if x.shape[-1] != size[0] * size[1]:
+        raise InputError(f"layer {layer} has no such components here: other ones replace it, so leave one of them out.")
     values = x.unflatten(-1, size)
     new = edit(layer, values)
     return x if new is values else new.flatten(-2)
