@@ -17,7 +17,6 @@ from isotrace.datasets.inputs import FORMATS
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 300
 LONGER: dict[str, str] = {  # file → why it is longer than MAX_LINES
-    "src/isotrace/discovery/tasks/task_circuit.py": "one noun: the circuit of a task, from its parts to its summary",
     "src/isotrace/subjects/subject.py": "one noun: all that a subject can be asked",
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
