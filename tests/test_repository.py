@@ -92,7 +92,7 @@ KNOWING = {  # file → why it still knows one domain
     "report/atlas/structure.py": "shows residues in a structure",
     "report/page.py": "colours of atoms",
     "report/trace/payload.py": "draws the molecules of example cards",
-    "report/trace/trace.py": "draws the molecule of a trace",
+    "report/trace/record.py": "draws the molecule of a trace",
 }
 
 

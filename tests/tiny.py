@@ -8,9 +8,12 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from isotrace.attribution.ablation import ablated as ablated_by
+from isotrace.attribution.ablation import feature_values
 from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.features import Features
 from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.subjects.families import RMS_NORM
 from isotrace.subjects.probe import Probe
@@ -193,3 +196,9 @@ def with_config(dictionary: Dictionary, **changes) -> DictionaryConfig:
 def relative(found: Tensor, expected: Tensor) -> float:
     """Largest deviation, relative to the largest expected magnitude."""
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def ablated(subject, dictionary, batch, target, sets, *, complement, ablation, chunk=24) -> Tensor:
+    """Features of the dictionary ablated in the running subject."""
+    parts = Features(dictionary), feature_values(dictionary, ablation)
+    return ablated_by(subject, *parts, batch, target, sets, complement=complement, chunk=chunk)

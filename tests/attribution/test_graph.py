@@ -8,9 +8,9 @@ from jaxtyping import Float, Int64, jaxtyped
 from torch import Tensor
 
 import tiny
+from isotrace.attribution.ablation import ablate_in_frozen
 from isotrace.attribution.graph import AttributionGraph, build_graph, frame
 from isotrace.attribution.influence import Pruned, influence, prune, scores, total_effects
-from isotrace.attribution.interventions import ablate_in_frozen
 from isotrace.subjects.frozen import Sources
 
 KINDS = ("mask", "diff", "probe")

@@ -1,87 +1,23 @@
-"""A subject whose weights were written by hand, so that its circuit is known before it is looked for.
-
-Eight orthogonal zero-mean directions of a 16-dimensional stream: C, N, O, other tokens, u, moved, v, w.
-
-    embedding   every token writes its own direction
-    layer 0     MLP neuron 0: C → u.  neuron 1 (decoy): N → w, with the same activation
-    layer 1     attention is uniform and copies u into `moved` at every position
-                MLP neuron 0: O and moved → v.  neuron 1 (decoy): u → w
-    probe       mean of v
-
-The circuit of "CNO" is therefore: token C → (0, C, 0) → attention → (1, O, 0) ← token O, and (1, O, 0) → probe.
-Neurons are so far above or below zero that GELU is ReLU, so a per-layer dictionary with the neurons as features
-is exact.
-"""
+"""The circuit that was written into the weights, looked for: see `handbuilt`."""
 
 import pytest
 import torch
-from transformers import EsmConfig, EsmForMaskedLM
 
 import tiny
+from handbuilt import DECOYS, POSITION, READER, SOURCE
+from handbuilt import handbuilt as make
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import prune, scores, total_effects
-from isotrace.attribution.interventions import ablate_in_subject
-from isotrace.attribution.verification import circuit_effects
-from isotrace.subjects.probe import Probe
-from isotrace.subjects.targets import Target
-
-DIRECTIONS = ("C", "N", "O", "other", "u", "moved", "v", "w")
-D, NEURONS = 16, 4
-POSITION = {"C": 1, "N": 2, "O": 3}
-SOURCE, READER = [0, POSITION["C"], 0], [1, POSITION["O"], 0]
-DECOYS = [[0, POSITION["N"], 1], [1, POSITION["C"], 1]]
-
-
-def direction(name):
-    """Unit length and zero mean, so that a LayerNorm rescales it and nothing else."""
-    vector = torch.zeros(D)
-    at = 2 * DIRECTIONS.index(name)
-    vector[at], vector[at + 1] = 2**-0.5, -(2**-0.5)
-    return vector
-
-
-def handbuilt_model():
-    config = EsmConfig(
-        vocab_size=len(tiny.tokenizer()), hidden_size=D, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=NEURONS, max_position_embeddings=32, pad_token_id=1, mask_token_id=4,
-        token_dropout=False, position_embedding_type="rotary", emb_layer_norm_before=False,
-    )  # fmt: skip
-    model = EsmForMaskedLM(config)
-    for name, parameter in model.named_parameters():
-        parameter.data.fill_(float("norm" in name.lower() and name.endswith("weight")))
-    vocabulary = tiny.tokenizer().get_vocab()
-    for token, index in vocabulary.items():
-        model.esm.embeddings.word_embeddings.weight.data[index] = direction(token if token in POSITION else "other")
-    first, second = model.esm.encoder.layer
-    # queries and keys are zero: attention is uniform
-    second.attention.self.value.weight.data.copy_(torch.outer(direction("u"), direction("u")))
-    second.attention.output.dense.weight.data.copy_(1.4 * torch.outer(direction("moved"), direction("u")))
-    # an input token alone has length 4 behind the norm
-    write(first, 0, 10 * direction("C"), -20, 0.1 * direction("u"))
-    write(first, 1, 10 * direction("N"), -20, 0.1 * direction("w"))
-    write(second, 0, 12 * direction("moved") + 8 * direction("O"), -45, 0.1 * direction("v"))
-    write(second, 1, 10 * direction("u"), -16, 0.1 * direction("w"))
-    for layer in (first, second):
-        layer.intermediate.dense.bias.data[2:] = -30
-    return model
-
-
-def write(layer, neuron, reads, bias, writes):
-    layer.intermediate.dense.weight.data[neuron] = reads
-    layer.intermediate.dense.bias.data[neuron] = bias
-    layer.output.dense.weight.data[:, neuron] = writes
+from isotrace.attribution.verification import choose_circuit, circuit_effects
+from isotrace.subjects.targets import parse_target
 
 
 @pytest.fixture(scope="module")
 def handbuilt(tmp_path_factory):
     """(subject, exact dictionary, batch, target), float32."""
-    subject = tiny.load_tiny(tiny.save_subject(handbuilt_model(), tmp_path_factory.mktemp("handbuilt") / "esm"))
-    dictionary = tiny.exact_dictionary(subject)
-    dictionary.mean_activation.zero_()
-    sha, ones = subject.files.weights_sha256, [1.0] * D
-    probe = Probe("isotrace-probe", 1, "v", "mean of v", "regression", "1", sha, [0.0] * D, ones,
-                  direction("v").tolist(), 0.0)  # fmt: skip
-    return subject, dictionary, subject.tokenize(["CNO"]), Target("probe", "probe:v", "mean of v", "1", probe=probe)
+    subject, dictionary = make(tmp_path_factory.mktemp("handbuilt") / "esm")
+    batch = subject.tokenize(["CNO"])
+    return subject, dictionary, batch, parse_target("probe:v", subject, batch)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +78,7 @@ def test_the_circuit_is_the_cause(handbuilt, traced):
     _, graph = traced
     clean = float(target.value(subject, batch, subject.run(batch).final))
     sets = [torch.tensor([node]) for node in (SOURCE, READER, *DECOYS)]
-    values = ablate_in_subject(subject, dictionary, batch, target, sets, complement=False, ablation="zero").tolist()
+    values = tiny.ablated(subject, dictionary, batch, target, sets, complement=False, ablation="zero").tolist()
     assert clean > 0.1
     assert values[:2] == pytest.approx([0, 0], abs=1e-5), "either half of the circuit is needed"
     assert values[2:] == pytest.approx([clean, clean], abs=1e-5), "the decoys are not"
@@ -150,12 +86,25 @@ def test_the_circuit_is_the_cause(handbuilt, traced):
     assert abs(float(effects[at(graph, DECOYS[0])])) + abs(float(effects[at(graph, DECOYS[1])])) < 1e-5
 
 
-def test_sufficiency_and_necessity_are_one_and_those_of_decoys_zero(handbuilt, traced):
+def test_the_circuit_alone_is_the_model_and_that_of_decoys_is_not(handbuilt, traced):
     subject, _, _, target = handbuilt
     framing, _ = traced
     circuit = torch.tensor([SOURCE, READER])
     found = circuit_effects(subject, framing, target, circuit, n_controls=3, ablation="zero", seed=0)
-    assert (found.sufficiency, found.necessity) == (pytest.approx(1, abs=1e-4), pytest.approx(1, abs=1e-4))
+    assert found.full > 0.1
+    assert (found.value, found.removed) == (pytest.approx(found.full, abs=1e-5), pytest.approx(0, abs=1e-5))
+    assert (found.kept, found.lost) == (pytest.approx(1, abs=1e-4), pytest.approx(1, abs=1e-4))
     # each layer has one other active feature, so every control is the two decoys
-    assert found.control_sufficiency == pytest.approx([0, 0, 0], abs=1e-4)
-    assert found.control_necessity == pytest.approx([0, 0, 0], abs=1e-4)
+    assert found.control_values == pytest.approx([0, 0, 0], abs=1e-5)
+    assert found.control_removed == pytest.approx([found.full] * 3, abs=1e-5)
+    assert found.reason is None
+
+
+def test_the_circuit_is_found(handbuilt, traced):
+    subject, _, _, target = handbuilt
+    framing, graph = traced
+    settings = {"shares": (0.25, 0.5, 1.0), "tolerance": 0.1, "ablation": "zero"}
+    found = choose_circuit(subject, framing, target, graph.feature_nodes, **settings)
+    assert found.sizes == (1, 2, 4)
+    assert found.values.tolist() == pytest.approx([0, found.values[2], found.values[2]], abs=1e-5)
+    assert sorted(found.circuit.tolist()) == sorted([SOURCE, READER])

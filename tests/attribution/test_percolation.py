@@ -7,7 +7,6 @@ import torch
 import tiny
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import prune
-from isotrace.attribution.interventions import ablate_in_subject
 from isotrace.attribution.percolation import Network, grid, network_of, network_view, percolation
 
 
@@ -111,7 +110,7 @@ def test_faithfulness_is_an_ablation_of_what_no_longer_leads_to_the_target(trace
     view = network_view(*traced, ablation="mean", seed=0, n_thresholds=10, n_shuffled_faithfulness=2)
     full = float(target.value(subject, framing.batch, framing.frozen.actual.final))
     arguments = (subject, framing.dictionary, framing.batch, target)
-    empty = float(ablate_in_subject(*arguments, [graph.feature_nodes[:0]], complement=True, ablation="mean"))
+    empty = float(tiny.ablated(*arguments, [graph.feature_nodes[:0]], complement=True, ablation="mean"))
     assert len(set(view.features.tolist())) > 2, "the circuit shrinks in several steps"
     for k, threshold in enumerate(view.thresholds):
         strong = pruned.edges & (graph.matrix.abs() >= threshold)
@@ -120,9 +119,9 @@ def test_faithfulness_is_an_ablation_of_what_no_longer_leads_to_the_target(trace
         for _ in range(graph.n_layers + 1):
             reached |= strong[reached].any(0)
         kept = graph.feature_nodes[reached[: graph.n_features]]
-        value = float(ablate_in_subject(*arguments, [kept], complement=True, ablation="mean"))
+        value = float(tiny.ablated(*arguments, [kept], complement=True, ablation="mean"))
         assert view.features[k] == len(kept)
-        assert view.faithfulness[k] == pytest.approx((value - empty) / (full - empty), abs=1e-4)
+        assert view.faithfulness[k] == pytest.approx(1 - abs(value - full) / abs(full - empty), abs=1e-4)
     assert view.faithfulness[0] != pytest.approx(view.faithfulness[-1], abs=1e-3)
     broken = [k for k, f in enumerate(view.faithfulness) if f < 0.5]
     assert view.breaks == (broken[0] if broken else None)

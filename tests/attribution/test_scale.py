@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,11 @@ import torch
 
 import tiny
 from isotrace.attribution.graph import build_graph, frame
+from isotrace.attribution.supernodes import read_supernodes
 from isotrace.attribution.trace import TraceConfig
 from isotrace.base.errors import InputError
 from isotrace.base.runs import open_run
-from isotrace.cli.trace import with_supernodes
+from isotrace.cli.trace import earlier_groups
 from isotrace.report import render_trace
 from isotrace.verbs.tracing import Tracer
 
@@ -106,30 +106,36 @@ def test_patterns_bound_the_batch(rotary, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def traced():
-    return Tracer("bundled:molm", "bundled:molm-clt").trace("CC(=O)Oc1ccccc1", "probe:bbb", QUICK)
+def tracer():
+    return Tracer("bundled:molm", "bundled:molm-clt")
 
 
-def test_groups_are_read_again_when_the_trace_is_made_again(traced, tmp_path):
+@pytest.fixture(scope="module")
+def traced(tracer):
+    return tracer.trace("CC(=O)Oc1ccccc1", "probe:bbb", QUICK)
+
+
+def test_groups_are_read_again_when_the_trace_is_made_again(tracer, traced, tmp_path):
     folder = tmp_path / "run"
     arguments = {"command": "isotrace trace", "seed": 0, "inputs": {}, "overwrite": False}
     with open_run(folder, **arguments) as run:
-        with_supernodes(traced, None, folder, "isotrace trace").save(run)
+        traced.write(run)
     assert {"graph.safetensors", "supernodes.json", "network.json"} <= {f.name for f in folder.iterdir()}
     path = folder / "supernodes.json"
     text = json.loads(path.read_text())
     text["groups"][0]["name"] = "renamed by hand"
     path.write_text(json.dumps(text))
-    again = with_supernodes(traced, None, folder, "isotrace trace")
+    given = earlier_groups(tracer, None, folder, "isotrace trace")
+    again = tracer.trace("CC(=O)Oc1ccccc1", "probe:bbb", QUICK, supernodes=given)
     with open_run(folder, **arguments) as run:
-        again.save(run)
+        again.write(run)
     assert json.loads(path.read_text())["groups"] == text["groups"]
     assert "renamed by hand" in (folder / "report.html").read_text()
     (tmp_path / "given.json").write_text("[]")
     with pytest.raises(InputError, match=r"given\.json"):
-        with_supernodes(traced, tmp_path / "given.json", folder, "isotrace trace")
+        earlier_groups(tracer, tmp_path / "given.json", folder, "isotrace trace")
     for place, command in ((tmp_path / "new", "isotrace trace"), (folder, "isotrace trace of another molecule")):
-        assert with_supernodes(traced, None, place, command).supernode_file is None
+        assert earlier_groups(tracer, None, place, command) is None
 
 
 @pytest.fixture(scope="module")
@@ -187,26 +193,26 @@ def test_the_page_opens_a_hundred_thousand_edges(traced, opened):
 
 
 @pytest.mark.browser
-def test_supernodes_on_the_page(traced, opened, tmp_path):
-    page = opened(traced.html())
-    groups = traced.supernodes.groups
+def test_supernodes_on_the_page(tracer, traced, opened, tmp_path):
+    page = opened(traced.page())
+    groups = traced.view["page"]["circuit"]["supernodes"]["file"]["groups"]
     whole = page.locator("[data-node-id]").count()
     page.check("#collapse")
     assert page.locator(".node.supernode").count() == len(groups) > 1
     assert page.locator("[data-node-id]").count() < whole
-    place = next(i for i, g in enumerate(groups) if len(g.features) > 1)
+    place = next(i for i, g in enumerate(groups) if len(g["features"]) > 1)
     page.click(f'[data-node-id="s{place}"]', force=True)
-    assert page.input_value(".rename") == groups[place].name
-    assert page.locator(".members li").count() == len(groups[place].features)
+    assert page.input_value(".rename") == groups[place]["name"]
+    assert page.locator(".members li").count() == len(groups[place]["features"])
     page.fill(".rename", "<b>mine</b>")
     assert page.text_content(f'[data-name="s{place}"]') == "<b>mine</b>"
     with page.expect_download() as download:
         page.click("#save-groups")
     assert download.value.suggested_filename == "supernodes.json"
     download.value.save_as(tmp_path / "supernodes.json")
-    found = replace(traced, supernode_file=tmp_path / "supernodes.json").supernodes
-    assert [g.features for g in found.groups] == [g.features for g in groups]
-    assert [g.name for g in found.groups] == ["<b>mine</b>" if i == place else g.name for i, g in enumerate(groups)]
+    found = read_supernodes(tmp_path / "supernodes.json", tracer.dictionary)
+    assert [[list(k) for k in g.features] for g in found.groups] == [g["features"] for g in groups]
+    assert [g.name for g in found.groups] == ["<b>mine</b>" if i == place else g["name"] for i, g in enumerate(groups)]
     # a row of the table selects the supernode its feature is in, which is still selected, as one of its own, opened
     page.click("#features tbody tr:first-child button")
     assert page.locator(".node.supernode.selected").count() == 1

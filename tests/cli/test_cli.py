@@ -68,9 +68,13 @@ def test_trace_prints_one_json_object_and_the_same_again(isotrace):
     )
     for mode in ("free_running", "teacher_forced"):
         assert {"loss_recovered", "top1_agreement"} <= set(found["fidelity"][mode])
-    assert {"n_features", "fraction_of_features", "sufficiency", "necessity", "control"} <= set(found["circuit"])
-    control = found["circuit"]["control"]
-    assert {"sufficiency_mean", "sufficiency_ci", "necessity_mean", "necessity_ci"} <= set(control)
+    circuit, control = found["circuit"], found["circuit"]["control"]
+    assert {"n_features", "full", "empty", "value", "error", "removed", "reproduces", "reason"} <= set(circuit)
+    assert {"error_mean", "error_ci", "removed_mean", "removed_ci"} <= set(control)
+    assert circuit["error"] == abs(circuit["value"] - circuit["full"])
+    assert circuit["neurons"]["n"] == circuit["n_features"] == len(found["features"])
+    assert all(f["effect"] * (circuit["full"] - circuit["empty"]) > 0 for f in found["supporters"])
+    assert all(f["effect"] * (circuit["full"] - circuit["empty"]) < 0 for f in found["opponents"])
     assert control["n"] >= 20
     assert {"pearson_frozen", "pearson_free_running"} <= set(found["verification"])
     assert [u["symbol"] for u in found["units"]] == list("CCOOCCCCCCCOO")

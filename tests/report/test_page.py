@@ -135,19 +135,32 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         "circuit": {
             "n_features": 48,
             "fraction_of_features": 0.0078,
-            "sufficiency": 0.81,
-            "necessity": 0.66,
+            "full": 7.31,
+            "empty": 1.2,
+            "value": 6.9,
+            "error": 0.41,
+            "removed": 2.2,
+            "reproduces": True,
+            "reason": None,
+            "kept": 0.93,
+            "lost": 0.84,
+            "sizes": [{"n": 2**k, "value": 7.31 * (1 - 0.8**k), "error": 7.31 * 0.8**k} for k in range(9)],
             "control": {
                 "n": 24,
-                "sufficiency": [rng.gauss(0.15, 0.08) for _ in range(24)],
-                "necessity": [rng.gauss(0.15, 0.08) for _ in range(24)],
-                "sufficiency_mean": 0.15,
-                "sufficiency_ci": [0.12, 0.18],
-                "necessity_mean": 0.14,
-                "necessity_ci": [0.11, 0.17],
+                "value": [rng.gauss(1.5, 0.5) for _ in range(24)],
+                "removed": [rng.gauss(7, 0.2) for _ in range(24)],
+                "error_mean": 5.8,
+                "error_ci": [5.6, 6.0],
+                "removed_mean": 7.0,
+                "removed_ci": [6.9, 7.1],
+                "spread": 1.9,
             },
-            "curve": [{"n": 2**k, "sufficiency": 1 - 0.8**k} for k in range(9)],
+            "neurons": {"n": 48, "value": 5.1, "error": 2.21, "reason": None},
         },
+        "supporters": [
+            {"layer": 1, "feature": 2, "position": 3, "token": "O", "label": "ester oxygen", "effect": 1.25}
+        ],
+        "opponents": [],
         "graph": {
             "n_nodes": len(nodes),
             "n_edges": len(edges),
@@ -176,10 +189,12 @@ def fidelity() -> dict:
 def index_payload() -> dict:
     svg = draw_molecule(Chem.MolFromSmiles(ASPIRIN), {1: 1.0, 3: 0.5}, size=(360, 220), diverging=False)
     page = {"href": "aspirin/mask.html", "target": "Logit of O", "value": 7.31, "description": "masked last atom"} | {
-        "sufficiency": 0.81,
-        "sufficiency_control": 0.15,
-        "necessity": 0.66,
-        "necessity_control": float("nan"),
+        "n_features": 48,
+        "error": 0.41,
+        "empty_error": 6.11,
+        "control_error": float("nan"),
+        "neuron_error": 2.21,
+        "reason": None,
         "warnings": 2,
     }
     entry = {"name": "Aspirin", "smiles": ASPIRIN, "svg": svg, "pages": [page, page | {"warnings": 0}]}
@@ -257,13 +272,13 @@ def test_hostile_text_stays_text(attack):
 
 def test_missing_numbers_become_null():
     payload = trace_payload()
-    payload["circuit"]["sufficiency"] = float("nan")
+    payload["circuit"]["kept"] = float("nan")
     payload["tokens"][2]["score"] = float("inf")
     payload["nodes"][40]["influence"] = float("nan")
     data = json.loads(
         Elements(render_trace(payload)).data, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")
     )
-    assert data["circuit"]["sufficiency"] is None
+    assert data["circuit"]["kept"] is None
     assert data["tokens"][2]["score"] is None
     assert data["nodes"][40]["influence"] is None
 

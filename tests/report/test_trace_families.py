@@ -17,7 +17,7 @@ from isotrace.domains.molecule import parse
 from isotrace.domains.molecule.spelling import spellings
 from isotrace.report.trace.neuronpedia import graph_json
 from isotrace.report.trace.payload import top_outputs
-from isotrace.report.trace.trace import Trace
+from isotrace.report.trace.record import Record
 
 QUICK = TraceConfig(max_features=60, n_nodes=8, n_controls=2, n_spellings=0)
 SMILES = "CC(=O)Nc1ccccc1"
@@ -27,9 +27,9 @@ SMILES = "CC(=O)Nc1ccccc1"
 def report(tmp_path):
     """Trace of a subject, with a random dictionary that no one has annotated."""
 
-    def traced(subject, target="mask:3", sequence=SMILES, config=QUICK, **given) -> Trace:
+    def traced(subject, target="mask:3", sequence=SMILES, config=QUICK, **given) -> Record:
         found = trace(subject, tiny.random_dictionary(subject, **given), sequence, target, config)
-        return Trace(found, "tiny", "random", FeatureTables(), None)
+        return Record(found, "tiny", "random", FeatureTables(), None)
 
     return traced
 
@@ -41,13 +41,13 @@ def test_nodes_have_ids_of_their_own(subject, report):
     assert len(set(ids)) == len(ids)
     viewer = graph_json(found.traced, scan="tiny", slug="x", labels={})
     assert len({n["node_id"] for n in viewer["nodes"]}) == len(viewer["nodes"])
-    assert found.html()
+    assert found.result().page()
 
 
 @pytest.mark.every_family
 def test_labels_say_which_side(subject, variant, report):
     found = report(subject)
-    nodes = found.payload({})["nodes"]
+    nodes = found.result().payload()["nodes"]
     texts = found.traced.tokens
     embeddings = [n["label"] for n in nodes if n["kind"] == "token"]
     learned = variant in ("esm-absolute", "bert", "roberta", "albert", "gpt2", "bart")
@@ -75,7 +75,7 @@ def test_predictions_are_those_of_the_whole_model(subject, variant, report, fold
     place = 3 if variant in ("gpt2", "llama") else 4
     logits = plain_models.run(variant, plain_models.plain(variant, folders[variant]), traced.frame.batch)[1]
     expected = logits[0, place].softmax(-1).topk(6)
-    shown = found.payload({})
+    shown = found.result().payload()
     predictions = shown["target"]["predictions"]
     assert [p["token"] for p in predictions] == subject.tokens(expected.indices)
     assert [p["probability"] for p in predictions] == pytest.approx(expected.values.tolist(), rel=1e-3)
@@ -90,7 +90,7 @@ def test_without_a_head_nothing_is_promoted(tmp_path, report):
     (tmp_path / "bert" / "probes").mkdir()
     (tmp_path / "bert" / "probes" / "tiny.json").write_text(json.dumps(asdict(tiny.random_probe(subject))))
     found = report(subject, "probe:tiny")
-    cards = found.payload({})["features"]
+    cards = found.result().payload()["features"]
     assert cards
     assert all(card["top_outputs"] == [] for card in cards.values())
 

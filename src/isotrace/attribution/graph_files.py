@@ -103,8 +103,10 @@ def origin_of(
     )
 
 
-def graph_bytes(graph: AttributionGraph, pruned: Pruned, origin: GraphOrigin, saved: Edges = "all") -> bytes:
-    """The file's content. Raises RunError for a graph that holds NaN or infinity."""
+def graph_tensors(
+    graph: AttributionGraph, pruned: Pruned, origin: GraphOrigin, saved: Edges = "all"
+) -> tuple[dict[str, Tensor], str]:
+    """The file's tensors and header. Raises RunError for a graph that holds NaN or infinity."""
     edges = torch.nonzero((graph.matrix != 0) & pruned.edges if saved == "kept" else graph.matrix)
     rows, columns = edges.unbind(1)
     weights = graph.matrix[rows, columns]
@@ -134,16 +136,16 @@ def graph_bytes(graph: AttributionGraph, pruned: Pruned, origin: GraphOrigin, sa
         "n_nodes": graph.n_nodes,
     }
     header = _Header(FORMAT, FORMAT_VERSION, origin, **shape, tensors_sha256=_digest(tensors))
-    return save(tensors, {KEY: HEADER.dump_json(header).decode()})
+    return tensors, HEADER.dump_json(header).decode()
 
 
 def save_graph(
     path: str | Path, graph: AttributionGraph, pruned: Pruned, origin: GraphOrigin, saved: Edges = "all"
 ) -> None:
-    """Raises RunError as `graph_bytes`, and if the disk refuses."""
-    content = graph_bytes(graph, pruned, origin, saved)
+    """Raises RunError as `graph_tensors`, and if the disk refuses."""
+    tensors, header = graph_tensors(graph, pruned, origin, saved)
     try:
-        Path(path).write_bytes(content)
+        Path(path).write_bytes(save(tensors, {KEY: header}))
     except OSError as error:
         raise RunError(f"cannot write {path} ({error.strerror}): free space or choose another place.") from None
 

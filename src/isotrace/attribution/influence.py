@@ -64,7 +64,7 @@ def prune(
     """Keep the features and errors that carry `node_threshold` of the influence, then the edges that carry
     `edge_threshold` of the edge influence, then drop what no longer leads from an embedding or error to the
     target. Embeddings and the target always stay. `features [n_features]` bool, where given, names the features
-    to keep instead."""
+    that stay instead, whether or not an edge that is kept leads on from them."""
     total = influence(graph.matrix, graph.target)
     keep = torch.zeros(graph.n_nodes, dtype=torch.bool)
     internal = total[: graph.tokens.start]
@@ -85,6 +85,8 @@ def prune(
         dangling = keep & ~edges.any(0)
         dangling[graph.tokens], dangling[graph.target] = False, False
         dangling[: graph.n_features] |= (keep & ~edges.any(1))[: graph.n_features]
+        if features is not None:
+            dangling[: graph.n_features] = False
         if not bool(dangling.any()):
             break
         keep &= ~dangling

@@ -19,10 +19,12 @@ import torch
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
+from isotrace.attribution.ablation import Ablation, ablated, feature_values, rounding
 from isotrace.attribution.graph import AttributionGraph, Frame
 from isotrace.attribution.influence import Pruned
-from isotrace.attribution.interventions import Ablation, ablate_in_subject
+from isotrace.dictionaries.features import Features
 from isotrace.stats.bootstrap import intervals
+from isotrace.stats.share import share
 from isotrace.subjects.subject import Subject
 from isotrace.subjects.targets import Target
 
@@ -175,7 +177,7 @@ def network_view(
     n_shuffled_faithfulness: int = 0,
     chunk: int = 24,
 ) -> NetworkView:
-    """Steps 1 to 4 for one traced input. Faithfulness is (M(C) − M(∅)) / (M(full) − M(∅)), ∅ = every feature
+    """Steps 1 to 4 for one traced input. Faithfulness is 1 − |M(C) − M(full)| / |M(full) − M(∅)|, ∅ = every feature
     ablated; NaN where both coincide. It is measured for the first `n_shuffled_faithfulness` shuffles too.
 
     Raises ValueError for fewer than 20 shuffles, from which no 95 % interval can be read, or for fewer shuffles than
@@ -192,14 +194,13 @@ def network_view(
     sets = {row.tobytes(): row for row in [nothing, *kept]}
     located = graph.feature_nodes[torch.from_numpy(network.nodes[: network.n_features])]
     circuits = [located[torch.from_numpy(row)] for row in sets.values()]
-    found = ablate_in_subject(
-        subject, frame.dictionary, frame.batch, target, circuits, complement=True, ablation=ablation, chunk=chunk
-    )
+    parts = Features(frame.dictionary), feature_values(frame.dictionary, ablation)
+    found = ablated(subject, *parts, frame.batch, target, circuits, complement=True, chunk=chunk)
     values = dict(zip(sets, found.double().tolist(), strict=True))
     empty = values[nothing.tobytes()]
     full = float(target.value(subject, frame.batch, frame.frozen.actual.final))
-    span = full - empty if abs(full - empty) > 1e-6 else float("nan")
-    faithfulness = np.array([(values[row.tobytes()] - empty) / span for row in kept]).reshape(-1, len(thresholds))
+    errors = np.array([abs(values[row.tobytes()] - full) for row in kept]).reshape(-1, len(thresholds))
+    faithfulness = 1 - share(errors, abs(full - empty), rounding(frame))
     return NetworkView(
         network,
         thresholds,

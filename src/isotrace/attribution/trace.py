@@ -2,35 +2,43 @@
 
 1. tokenise, parse the target, mask where it says so
 2. linearise and build the attribution graph
-3. choose the circuit: the fewest features that carry most of the support of the prediction, where support is
-   the graph's predicted effect of ablating a feature, signed towards what all features together do; prune
-   the graph to it, score, map node mass to atoms, bonds and syntax
-4. verify in the real subject: single nodes, then the circuit against matched controls
-5. repeat 2 and 3 on randomised spellings of the same molecule
+3. choose the circuit: the features that reproduce the prediction with all others ablated, see `verification`; prune
+   the graph to it, score, map node mass to atoms, bonds and syntax. What pushes for and against is listed beside it
+4. verify in the real subject: single nodes, then the circuit against matched controls and as many neurons
+5. repeat 2 and 3 on randomised spellings of the same molecule, for circuits of the same share of the features
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from rdkit import Chem
 from torch import Tensor
 
+from isotrace.attribution.ablation import Ablation, feature_values
 from isotrace.attribution.graph import AttributionGraph, Frame, build_graph, frame
 from isotrace.attribution.influence import Pruned, Scores, prune, scores, supporters, total_effects
-from isotrace.attribution.interventions import Ablation, ablate_in_subject
+from isotrace.attribution.percolation import NetworkView, network_view
 from isotrace.attribution.units import UnitScores, unit_scores
 from isotrace.attribution.verification import (
+    Choice,
     CircuitEffects,
+    NeuronEffects,
     NodeEffects,
     ablation_effects,
+    choose_circuit,
     circuit_effects,
+    halved,
+    neuron_effects,
     node_effects,
 )
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.features import Features
 from isotrace.domains.molecule import TokenUnit, parse, token_map
 from isotrace.domains.molecule.spelling import Spelling, spellings
+from isotrace.interventions.component import Values, zero_values
+from isotrace.interventions.hookpoints import Neurons
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target, parse_target
 
@@ -39,13 +47,17 @@ from isotrace.subjects.targets import Target, parse_target
 class TraceConfig:
     """Settings of a trace; every one is written to the manifest.
 
-    `max_features`: active features that become nodes. `node_threshold`: share of the support that the circuit's
-    features carry (and of the influence that kept errors carry). `edge_threshold`: share of influence that kept
-    edges carry. `n_nodes`: single-node ablations. `n_controls`: matched circuits. `n_spellings`: randomised
+    `max_features`: active features that become nodes, and candidates of the circuit. `sizes`: those of the circuit to
+    try, as shares of the active features; the smallest is taken from which on the target stays within `tolerance`, a
+    share of what all features do, of the model's. `node_threshold`: share of the support, and of the opposition, that
+    the features listed carry, and of the influence that kept errors carry. `edge_threshold`: share of influence that
+    kept edges carry. `n_nodes`: single-node ablations. `n_controls`: matched circuits. `n_spellings`: randomised
     spellings (0 = none), traced with at most `spelling_features` nodes each.
     """
 
     max_features: int = 1_200
+    sizes: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
+    tolerance: float = 0.1
     node_threshold: float = 0.7
     edge_threshold: float = 0.98
     ablation: Ablation = "mean"
@@ -69,7 +81,10 @@ class SpellingScores:
 
 @dataclass(frozen=True)
 class Traced:
-    """Everything computed for one input and target; `circuit` lists its feature nodes as indices of the graph."""
+    """Everything computed for one input and target. `circuit`, `supporters`, `opponents` list feature nodes as indices
+    of the graph: what reproduces the prediction, and what pushes it from where it is with every feature ablated to
+    where it is, and back, strongest first. Atoms are numbered as in `mol`: as they came in. `neurons` is None where
+    nobody knows what a neuron is on average."""
 
     sequence: str
     mol: Chem.Mol
@@ -82,17 +97,34 @@ class Traced:
     pruned: Pruned
     scores: Scores
     effects: Tensor
+    predicted: Tensor
     unit_scores: UnitScores
     circuit: Tensor
+    supporters: Tensor
+    opponents: Tensor
+    choice: Choice
     nodes: NodeEffects
     circuit_effects: CircuitEffects
-    by_influence: CircuitEffects
+    neurons: NeuronEffects | None
+    network: NetworkView
     spellings: SpellingScores | None
     config: TraceConfig
 
 
-def trace(subject: Subject, dictionary: Dictionary, sequence: str, target: str, config: TraceConfig) -> Traced:
-    """Raises InputError for an input or target that cannot be used, SubjectError if the subject reads no molecules."""
+def trace(
+    subject: Subject,
+    dictionary: Dictionary,
+    sequence: str,
+    target: str,
+    config: TraceConfig,
+    *,
+    neuron_means: Values | None = None,
+    atoms: tuple[int, ...] | None = None,
+) -> Traced:
+    """`neuron_means`: what an ablated neuron is set to under mean ablation, `[neurons, 1]` per layer. `atoms`: of the
+    atoms in the order of writing, their number in the molecule that was written; None numbers them as written.
+
+    Raises InputError for an input or target that cannot be used, SubjectError if the subject reads no molecules."""
     if subject.files.domain != "molecule":
         found = f"is of the domain {subject.files.domain}" if subject.files.domain else "names no domain"
         raise SubjectError(
@@ -101,6 +133,9 @@ def trace(subject: Subject, dictionary: Dictionary, sequence: str, target: str, 
         )
     mol = parse(sequence)
     sequence = sequence.strip()
+    written = Spelling(sequence, atoms or tuple(range(mol.GetNumAtoms())))
+    if atoms is not None:
+        mol = Chem.RenumberAtoms(mol, np.argsort(atoms).tolist())
     batch = subject.tokenize([sequence])
     goal = parse_target(target, subject, batch)
     prepared = goal.prepare(subject, batch)
@@ -108,99 +143,97 @@ def trace(subject: Subject, dictionary: Dictionary, sequence: str, target: str, 
     graph = build_graph(framed, max_features=config.max_features)
     if not graph.n_features:
         raise InputError(f"no feature is active on {sequence!r}: the dictionary cannot explain it.")
-    value = float(goal.value(subject, prepared, framed.frozen.actual.final))
-    direction = 1.0 if value >= empty_value(subject, framed, goal, config.ablation) else -1.0
+    choice = choose_circuit(
+        subject,
+        framed,
+        goal,
+        graph.feature_nodes,
+        shares=config.sizes,
+        tolerance=config.tolerance,
+        ablation=config.ablation,
+    )
+    measured = circuit_effects(
+        subject,
+        framed,
+        goal,
+        choice.circuit,
+        n_controls=config.n_controls,
+        ablation=config.ablation,
+        seed=config.seed,
+    )
     effects = total_effects(graph)
-    pruned = prune_to_circuit(framed, graph, effects, direction, config)
-    tokens = tuple(subject.tokens(prepared.ids[0]))
-    units = token_map(sequence, subject.tokens(batch.ids[0]), batch.offsets[0])
-    circuit = torch.nonzero(pruned.nodes[: graph.n_features])[:, 0]
+    predicted = ablation_effects(framed, graph, effects, config.ablation)
+    support = predicted if measured.full >= measured.empty else -predicted
+    pruned = prune_to_circuit(graph, choice.circuit, config)
+    units = numbered(token_map(sequence, subject.tokens(batch.ids[0]), batch.offsets[0]), written)
+    means = zero_values(subject, Neurons()) if config.ablation == "zero" else neuron_means
     return Traced(
         sequence=sequence,
         mol=mol,
         target=goal,
-        value=value,
-        tokens=tokens,
+        value=float(goal.value(subject, prepared, framed.frozen.actual.final)),
+        tokens=tuple(subject.tokens(prepared.ids[0])),
         units=units,
         frame=framed,
         graph=graph,
         pruned=pruned,
         scores=scores(graph),
         effects=effects,
+        predicted=predicted,
         unit_scores=unit_scores(graph, pruned, effects, units),
-        circuit=circuit,
+        circuit=torch.nonzero(pruned.nodes[: graph.n_features])[:, 0],
+        supporters=strongest(support, config.node_threshold),
+        opponents=strongest(-support, config.node_threshold),
+        choice=choice,
         nodes=node_effects(
             subject, framed, graph, pruned, goal, n_nodes=config.n_nodes, ablation=config.ablation, seed=config.seed
         ),
-        circuit_effects=circuit_effects(
-            subject,
-            framed,
-            goal,
-            graph.feature_nodes[circuit],
-            n_controls=config.n_controls,
-            ablation=config.ablation,
-            seed=config.seed,
+        circuit_effects=measured,
+        neurons=None if means is None else neuron_effects(subject, framed, goal, means, len(choice.circuit)),
+        network=network_view(subject, framed, graph, pruned, goal, ablation=config.ablation, seed=config.seed),
+        spellings=spelling_scores(
+            subject, dictionary, written, mol, goal, units, len(choice.circuit) / graph.n_active, config
         ),
-        by_influence=variant_effects(subject, framed, goal, graph, pruned, len(circuit), config),
-        spellings=spelling_scores(subject, dictionary, sequence, mol, goal, units, direction, config),
         config=config,
     )
 
 
-def empty_value(subject: Subject, framed: Frame, target: Target, ablation: Ablation) -> float:
-    """The target with every feature ablated."""
-    nothing = [torch.zeros(0, 3, dtype=torch.long)]
-    arguments = (subject, framed.dictionary, framed.batch, target, nothing)
-    return float(ablate_in_subject(*arguments, complement=True, ablation=ablation)[0])
+def strongest(support: Tensor, threshold: float) -> Tensor:
+    """Places of the fewest values that make up `threshold` of the positive sum, largest first."""
+    ranked = support.argsort(descending=True, stable=True)
+    return ranked[supporters(support, threshold)[ranked]]
 
 
-def prune_to_circuit(
-    framed: Frame, graph: AttributionGraph, effects: Tensor, direction: float, config: TraceConfig
-) -> Pruned:
-    """The graph pruned to the features that carry `node_threshold` of the support.
-
-    Ranking by unsigned influence instead mixes features that push against the prediction into the circuit; on a
-    probe, whose value is a sum over all positions, that circuit does no better than matched random ones.
-    """
-    support = direction * ablation_effects(framed, graph, effects, config.ablation)
-    return prune(graph, config.node_threshold, config.edge_threshold, supporters(support, config.node_threshold))
+def prune_to_circuit(graph: AttributionGraph, circuit: Tensor, config: TraceConfig) -> Pruned:
+    """The graph pruned to the features `circuit [n, 3]`."""
+    members = {tuple(node) for node in circuit.tolist()}
+    chosen = torch.tensor([tuple(node) in members for node in graph.feature_nodes.tolist()])
+    return prune(graph, config.node_threshold, config.edge_threshold, chosen)
 
 
-def variant_effects(
-    subject: Subject,
-    framed: Frame,
-    target: Target,
-    graph: AttributionGraph,
-    pruned: Pruned,
-    size: int,
-    config: TraceConfig,
-) -> CircuitEffects:
-    """The same measurements for as many features ranked by unsigned influence, without controls."""
-    nodes = pruned.influence[: graph.n_features].argsort(descending=True)[:size]
-    arguments = (subject, framed, target, graph.feature_nodes[nodes])
-    return circuit_effects(*arguments, n_controls=0, ablation=config.ablation, seed=config.seed)
+def numbered(units: tuple[TokenUnit, ...], written: Spelling) -> tuple[TokenUnit, ...]:
+    """`units` with the atoms of the molecule that was written instead of their places in the text."""
+    return tuple(replace(u, atoms=tuple(written.original[a] for a in u.atoms)) for u in units)
 
 
 def spelling_scores(
     subject: Subject,
     dictionary: Dictionary,
-    sequence: str,
+    written: Spelling,
     mol: Chem.Mol,
     target: Target,
     units: tuple[TokenUnit, ...],
-    direction: float,
+    share: float,
     config: TraceConfig,
 ) -> SpellingScores | None:
-    """None where it is not defined: for a masked token that is no single atom, which other spellings lack."""
+    """With circuits of `share` of the active features. None where it is not defined: for a masked token that is no
+    single atom, which other spellings lack."""
     masked = None if target.position is None else units[target.position]
     if config.n_spellings == 0 or (masked is not None and (masked.kind != "atom" or len(masked.atoms) != 1)):
         return None
     kept, values, rows = [], [], []
-    for spelling in [
-        Spelling(sequence, tuple(range(mol.GetNumAtoms()))),
-        *spellings(mol, config.n_spellings, config.seed),
-    ]:
-        result = _spelled(subject, dictionary, spelling, target, masked, direction, config)
+    for spelling in [written, *spellings(mol, config.n_spellings, config.seed)]:
+        result = _spelled(subject, dictionary, spelling, target, masked, share, config)
         if result is not None:
             kept.append(spelling.smiles)
             values.append(result[0])
@@ -220,7 +253,7 @@ def _spelled(
     spelling: Spelling,
     target: Target,
     masked: TokenUnit | None,
-    direction: float,
+    share: float,
     config: TraceConfig,
 ) -> tuple[float, np.ndarray] | None:
     """(target value, atom masses in original order); None if this spelling does not fit, splits the masked atom, or
@@ -229,22 +262,21 @@ def _spelled(
         batch: Batch = subject.tokenize([spelling.smiles])
     except InputError:
         return None
-    units = token_map(spelling.smiles, subject.tokens(batch.ids[0]), batch.offsets[0])
+    units = numbered(token_map(spelling.smiles, subject.tokens(batch.ids[0]), batch.offsets[0]), spelling)
     goal = target
     if masked is not None:
-        places = [
-            i for i, u in enumerate(units) if u.kind == "atom" and spelling.original[u.atoms[0]] == masked.atoms[0]
-        ]
+        places = [i for i, u in enumerate(units) if u.kind == "atom" and u.atoms[0] == masked.atoms[0]]
         if len(places) != 1 or (subject.objective == "causal" and places[0] == 0):
             return None
-        goal = Target(**{**target.__dict__, "position": places[0]})
+        goal = replace(target, position=places[0])
     prepared = goal.prepare(subject, batch)
     framed = frame(subject, dictionary, prepared, goal)
     graph = build_graph(framed, max_features=config.spelling_features)
-    effects = total_effects(graph)
-    pruned = prune_to_circuit(framed, graph, effects, direction, config)
-    found = unit_scores(graph, pruned, effects, units)
+    size = min(graph.n_features, max(1, round(share * graph.n_active)))
+    parts = Features(dictionary), feature_values(dictionary, config.ablation)
+    (circuit,) = halved(subject, *parts, prepared, goal, graph.feature_nodes, [size])
+    found = unit_scores(graph, prune_to_circuit(graph, circuit, config), total_effects(graph), units)
     masses = np.zeros(len(spelling.original))
     for atom, (mass, _) in found.atoms.items():
-        masses[spelling.original[atom]] = mass
+        masses[atom] = mass
     return float(goal.value(subject, prepared, framed.frozen.actual.final)), masses

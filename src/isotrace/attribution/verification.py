@@ -1,16 +1,41 @@
-"""Is the circuit the cause? Interventions in the real subject, against matched controls (METHODS §§7, 9)."""
+"""Which circuit reproduces a prediction, and is it the cause? Interventions in the real subject, against matched
+random circuits and as many neurons (METHODS §§7, 9).
 
+1. choose   rounds of halving: with everything but the candidates ablated, drop the half whose ablation would move the
+            target least to first order, of either sign, down to each size of a grid
+2. size     the smallest from which on the target stays within a tolerance of the model's; else the nearest. Neither
+            looks at a control
+3. measure  the target with the circuit alone and with the circuit removed, the same of matched random circuits, and
+            of as many neurons alone, chosen in the same way
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from isotrace.attribution.ablation import (
+    Ablation,
+    Nodes,
+    ablate_in_frozen,
+    ablated,
+    feature_values,
+    first_order,
+    rounding,
+)
 from isotrace.attribution.graph import AttributionGraph, Frame
 from isotrace.attribution.influence import Pruned, total_effects
-from isotrace.attribution.interventions import Ablation, ablate_in_frozen, ablate_in_subject, baseline
-from isotrace.subjects.subject import Subject
+from isotrace.dictionaries.features import Features
+from isotrace.interventions.component import Mediator, Values
+from isotrace.interventions.hookpoints import Neurons
+from isotrace.stats.share import share
+from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
+
+NEARER = 0.95
+"""Share of the random circuits that a circuit must come nearer to the model than."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +50,148 @@ class NodeEffects:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """`circuit [n, 3]`; `sizes` of the grid, ascending, and the target with the circuit of each size alone."""
+
+    circuit: Nodes
+    sizes: tuple[int, ...]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class NeuronEffects:
+    """As many neurons as the circuit has nodes, alone: `value` of the target, `empty` with every neuron ablated."""
+
+    n: int
+    value: float
+    empty: float
+
+
+@dataclass(frozen=True)
 class CircuitEffects:
-    """Sufficiency (M(C) − M(∅)) / (M(full) − M(∅)) and necessity (M(full) − M(¬C)) / (M(full) − M(∅)) of the
-    circuit and of its controls; ∅ = every feature ablated. NaN when M(full) and M(∅) coincide."""
+    """The target, in its unit: of the whole subject (`full`), with every feature ablated (`empty`), with the circuit
+    alone (`value`), without it (`removed`), and the last two of the controls `[n_controls]`. `noise`: what rounding
+    alone can make of a difference between two of them."""
 
     full: float
     empty: float
-    sufficiency: float
-    necessity: float
-    control_sufficiency: np.ndarray
-    control_necessity: np.ndarray
+    value: float
+    removed: float
+    control_values: np.ndarray
+    control_removed: np.ndarray
+    noise: float
+
+    @property
+    def error(self) -> float:
+        return abs(self.value - self.full)
+
+    @property
+    def control_errors(self) -> np.ndarray:
+        return np.abs(self.control_values - self.full)
+
+    @property
+    def spread(self) -> float:
+        """Width of the central 95 % of the controls' values; 0 for fewer than two controls."""
+        return float(np.ptp(np.quantile(self.control_values, [0.025, 0.975]))) if len(self.control_values) > 1 else 0.0
+
+    @property
+    def kept(self) -> float:
+        """1 − |M(C) − M(full)| / |M(full) − M(∅)|; NaN where the span is within the controls' spread, or rounding."""
+        return 1 - share(self.error, abs(self.full - self.empty), max(self.noise, self.spread))
+
+    @property
+    def lost(self) -> float:
+        """|M(full) − M(full without C)| / |M(full) − M(∅)|; NaN as `kept`."""
+        return share(abs(self.full - self.removed), abs(self.full - self.empty), max(self.noise, self.spread))
+
+    @property
+    def reason(self) -> str | None:
+        """Why no circuit of the sizes tried reproduces the prediction; None where one does."""
+        if not abs(self.full - self.empty) > self.noise:
+            return "ablating every feature leaves the target as it is"
+        if not self.error < abs(self.full - self.empty) - self.noise:
+            return "ablating every feature leaves the target nearer to the model's than the circuit does"
+        if len(self.control_errors) and not self.error < np.quantile(self.control_errors, 1 - NEARER):
+            return f"the circuit comes no nearer to the model than {NEARER:.0%} of matched random circuits do"
+        return None
+
+
+def halved(
+    subject: Subject,
+    mediator: Mediator,
+    reference: Values,
+    batch: Batch,
+    target: Target,
+    candidates: Nodes,
+    sizes: Sequence[int],
+) -> list[Nodes]:
+    """Step 1: a set of each of the ascending `sizes`, every one part of the next and all of `candidates`."""
+    kept, found = candidates, []
+    for size in reversed(sizes):
+        while len(kept) > size:
+            effects = torch.stack(first_order(subject, mediator, reference, batch, target, kept))
+            strength = effects[kept[:, 0], kept[:, 1], kept[:, 2]].abs()
+            kept = kept[strength.argsort(descending=True, stable=True)[: max(size, len(kept) // 2)]]
+        found.append(kept)
+    return found[::-1]
+
+
+def choose_circuit(
+    subject: Subject,
+    frame: Frame,
+    target: Target,
+    candidates: Nodes,
+    *,
+    shares: Sequence[float],
+    tolerance: float,
+    ablation: Ablation,
+) -> Choice:
+    """Steps 1 and 2. `shares`: sizes as shares of all active features; `tolerance`: as a share of |M(full) − M(∅)|."""
+    n_active = int((frame.active.values > 0).sum())
+    sizes = sorted({min(len(candidates), max(1, round(s * n_active))) for s in shares})
+    arguments = (subject, Features(frame.dictionary), feature_values(frame.dictionary, ablation), frame.batch, target)
+    nested = halved(*arguments, candidates, sizes)
+    values = ablated(*arguments, [candidates[:0], *nested], complement=True).double().numpy()
+    full = float(target.value(subject, frame.batch, frame.frozen.actual.final))
+    errors = np.abs(values[1:] - full)
+    within = errors <= tolerance * abs(values[0] - full)
+    lasting = np.logical_and.accumulate(within[::-1])[::-1]
+    place = int(lasting.argmax()) if lasting.any() else int(errors.argmin())
+    return Choice(nested[place], tuple(sizes), values[1:])
+
+
+def circuit_effects(
+    subject: Subject,
+    frame: Frame,
+    target: Target,
+    circuit: Nodes,
+    *,
+    n_controls: int,
+    ablation: Ablation,
+    seed: int,
+) -> CircuitEffects:
+    """Step 3: `circuit` `[n, 3]` against `n_controls` circuits of equal size, all free-running."""
+    controls = matched_controls(frame, frame.dictionary.density, circuit, n_controls, seed) if len(circuit) else []
+    sets, nothing = [circuit, *controls], circuit[:0]
+    arguments = (subject, Features(frame.dictionary), feature_values(frame.dictionary, ablation), frame.batch, target)
+    alone = ablated(*arguments, [nothing, *sets], complement=True).double().numpy()
+    without = ablated(*arguments, [nothing, *sets], complement=False).double().numpy()
+    # the same two passes by themselves: how far the arithmetic alone takes them apart
+    empty, full = (float(ablated(*arguments, [nothing], complement=c)[0]) for c in (True, False))
+    noise = max(abs(empty - float(alone[0])), abs(full - float(without[0])), rounding(frame))
+    return CircuitEffects(full, empty, float(alone[1]), float(without[1]), alone[2:], without[2:], noise)
+
+
+def neuron_effects(subject: Subject, frame: Frame, target: Target, means: Values, n: int) -> NeuronEffects:
+    """`n` neurons, of all at all positions, chosen as the circuit is; the others stand at `means`."""
+    sizes = [len(values) for values in means]
+    parts = [torch.cartesian_prod(torch.tensor([layer]), torch.arange(frame.n_tokens), torch.arange(size))
+             for layer, size in enumerate(sizes)]  # fmt: skip
+    everything = torch.cat(parts)
+    arguments = (subject, Neurons(), means, frame.batch, target)
+    (chosen,) = halved(*arguments, everything, [min(n, len(everything))])
+    value, empty = ablated(*arguments, [chosen, everything[:0]], complement=True).tolist()
+    return NeuronEffects(len(chosen), value, empty)
 
 
 def node_effects(
@@ -59,9 +216,8 @@ def node_effects(
     clean = float(target.value(subject, frame.batch, frame.frozen.actual.final))
     frozen = graph.preactivation[graph.target] - ablate_in_frozen(frame, located, ablation).double()
     singles = [row[None] for row in located]
-    real = ablate_in_subject(
-        subject, frame.dictionary, frame.batch, target, singles, complement=False, ablation=ablation, chunk=32
-    )
+    parts = Features(frame.dictionary), feature_values(frame.dictionary, ablation)
+    real = ablated(subject, *parts, frame.batch, target, singles, complement=False, chunk=32)
     predicted = ablation_effects(frame, graph, total_effects(graph), ablation)[nodes]
     return NodeEffects(nodes, predicted, frozen, clean - real.double())
 
@@ -72,7 +228,7 @@ def ablation_effects(frame: Frame, graph: AttributionGraph, effects: Tensor, abl
     `effects` are the total effects of removing it altogether."""
     layer, _, feature = graph.feature_nodes.unbind(1)
     activation = graph.activations.double()
-    base = baseline(frame.dictionary, ablation)[layer, feature].double()
+    base = torch.stack(feature_values(frame.dictionary, ablation))[layer, feature, 0].double()
     return effects[: graph.n_features] * (activation - base) / activation
 
 
@@ -112,27 +268,3 @@ def matched_controls(
             drawn.append(pools[layer][pick])
         controls.append(torch.stack(drawn))
     return controls
-
-
-def circuit_effects(
-    subject: Subject,
-    frame: Frame,
-    target: Target,
-    circuit: Tensor,
-    *,
-    n_controls: int,
-    ablation: Ablation,
-    seed: int,
-) -> CircuitEffects:
-    """`circuit` `[n, 3]` against `n_controls` circuits of equal size, all free-running."""
-    controls = matched_controls(frame, frame.dictionary.density, circuit, n_controls, seed) if len(circuit) else []
-    sets = [circuit, *controls]
-    arguments = (subject, frame.dictionary, frame.batch, target)
-    kept = ablate_in_subject(*arguments, [*sets, circuit[:0]], complement=True, ablation=ablation)
-    removed = ablate_in_subject(*arguments, sets, complement=False, ablation=ablation)
-    full = float(target.value(subject, frame.batch, frame.frozen.actual.final))
-    empty = float(kept[-1])
-    span = full - empty if abs(full - empty) > 1e-6 else float("nan")
-    sufficiency = ((kept[:-1].double() - empty) / span).numpy()
-    necessity = ((full - removed.double()) / span).numpy()
-    return CircuitEffects(full, empty, float(sufficiency[0]), float(necessity[0]), sufficiency[1:], necessity[1:])

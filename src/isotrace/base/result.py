@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "circuit": "isotrace.report.circuit.result:CircuitResult",
     "evaluation": "isotrace.report.evaluation:Evaluation",
     "features": "isotrace.report.features:FeatureTable",
+    "trace": "isotrace.report.trace.trace:TraceResult",
 }
 """kind → `module:class`"""
 
@@ -38,6 +39,7 @@ class Result(ABC):
     """
 
     kind: ClassVar[str]
+    tensor_file: ClassVar[str] = "tensors"
     summary: dict[str, Any]
     view: dict[str, Any] = field(default_factory=dict)
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
@@ -58,6 +60,11 @@ class Result(ABC):
         return dict(self.summary)
 
     @property
+    def header(self) -> dict[str, str]:
+        """What stands in the header of the file of tensors."""
+        return {}
+
+    @property
     def id(self) -> str:
         """sha256 of summary and view."""
         return hashlib.sha256(dumps([self.kind, self.summary, self.view]).encode()).hexdigest()
@@ -76,7 +83,7 @@ class Result(ABC):
         for name, table in self.tables.items():
             run.table(name, table)
         if self.tensors:
-            run.tensors("tensors", self.tensors)
+            run.tensors(self.tensor_file, self.tensors, self.header)
         run.text("report.html", self.page(run.manifest))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -99,7 +106,7 @@ class Result(ABC):
             found = kind_of(kind)
             summary = json.loads((folder / f"{kind}.json").read_bytes())
             tables = {name: pl.read_parquet(folder / f"{name}.parquet") for name in record["tables"]}
-            tensors = load_file(folder / "tensors.safetensors") if record["tensors"] else {}
+            tensors = load_file(folder / f"{found.tensor_file}.safetensors") if record["tensors"] else {}
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
             raise RunError(f"{path} holds no result that can be read ({error}): run the command again.") from None
         if not issubclass(found, cls):

@@ -64,13 +64,13 @@ class Run:
         frame.write_parquet(buffer)
         return self.bytes(_suffixed(name, ".parquet"), buffer.getvalue())
 
-    def tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> Path:
+    def tensors(self, name: str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> Path:
         """`tensors` (any shape and dtype, moved to the CPU) as safetensors in `{name}.safetensors`."""
         # Views of one storage are legal here, not in the format: each is copied.
         owned = {
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()
         }
-        return self.bytes(_suffixed(name, ".safetensors"), save(owned))
+        return self.bytes(_suffixed(name, ".safetensors"), save(owned, dict(header) if header else None))
 
     def text(self, name: str, text: str) -> Path:
         """`text` as UTF-8 in the file `name`, given with its suffix (`report.html`, `molecule.svg`)."""
@@ -177,6 +177,11 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     if manifest.get("format_version") != FORMAT_VERSION:
         raise RunError(f"{path} has run format {manifest.get('format_version')}, not {FORMAT_VERSION}: run it again.")
     return manifest
+
+
+def rewritten(path: str | Path, name: str, text: str) -> Path:
+    """Replace a file of a finished run, and its hash in the manifest."""
+    return Run(Path(path), read_manifest(path)).text(name, text)
 
 
 def to_jsonable(obj: Any) -> Any:

@@ -12,7 +12,7 @@ from isotrace.base.registry import load_plugin
 
 COMMANDS = (
     *("trace", "train", "evaluate", "annotate", "circuit", "features"),
-    *("reproduce", "harvest", "convert", "demo", "doctor", "subjects"),
+    *("reproduce", "harvest", "convert", "demo", "doctor", "report", "subjects"),
 )
 app = typer.Typer(
     name="isotrace",

@@ -1,6 +1,8 @@
 """isotrace demo: real drugs through the bundled model, as pages to look at."""
 
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -41,10 +43,10 @@ def command(
     results = []
     arguments = {"command": command_line(), "seed": seed, "inputs": {}, "overwrite": False}
     for name, smiles, target in progress(jobs, "tracing"):
-        result = tracer.trace(smiles, target, TraceConfig(seed=seed), name=name)
         folder = Path(slug(name)) / slug(target)
         with open_run(out / folder, **arguments) as run:
-            result.save(run)
+            result = tracer.trace(smiles, target, TraceConfig(seed=seed), name=name)
+            result.write(run)
         results.append(result.to_dict())
         page = page_row(results[-1], f"../{folder}/report.html")
         entries.setdefault(name, entry(name, smiles, result._repr_html_()))["pages"].append(page)
@@ -68,16 +70,10 @@ def show(results: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="isotrace demo: circuit against matched random circuits, free-running", title_justify="left")
-    for column in (
-        "molecule",
-        "target",
-        "value",
-        "features",
-        "sufficiency (control)",
-        "necessity (control)",
-        "top atoms",
-    ):
+    title = "isotrace demo: distance to the model's value, free-running, in the target's unit"
+    table = Table(title=title, title_justify="left")
+    columns = ("molecule", "target", "value", "features", "circuit", "all ablated", "random", "neurons", "top atoms")
+    for column in columns:
         table.add_column(column, no_wrap=True)
     for t in results:
         circuit, control = t["circuit"], t["circuit"]["control"]
@@ -87,8 +83,35 @@ def show(results: list[dict[str, Any]]) -> None:
             t["target"]["name"],
             f"{t['target']['value']:.2f}",
             f"{circuit['n_features']} of {t['graph']['n_active_features']}",
-            f"{circuit['sufficiency']:.2f} ({control['sufficiency_mean']:.2f})",
-            f"{circuit['necessity']:.2f} ({control['necessity_mean']:.2f})",
+            f"{circuit['error']:.2f}" + ("" if circuit["reproduces"] else " no"),
+            f"{abs(circuit['empty'] - circuit['full']):.2f}",
+            f"{control['error_mean']:.2f}",
+            f"{circuit['neurons']['error']:.2f}",
             " ".join(f"{u['symbol']}{u['index']}" for u in best),
         )
-    Console(width=120).print(table)
+    console = Console(width=120)
+    console.print(table)
+    console.print('"no": no small circuit reproduces this prediction, see its page')
+    for kind in ("probe", "mask"):
+        console.print(medians([t for t in results if t["target"]["kind"] == kind]))
+
+
+def medians(results: list[dict[str, Any]]) -> str:
+    """What the README prints of one kind of target."""
+    target, circuits = results[0]["target"], [t["circuit"] for t in results]
+
+    def middle(of: Callable[[dict[str, Any]], float]) -> str:
+        return f"{median(map(of, circuits)):.2f}"
+
+    nearer = sum(c["error"] < c["neurons"]["error"] for c in circuits)
+    share = median(c["fraction_of_features"] for c in circuits)
+    neurons, empty = middle(lambda c: c["neurons"]["error"]), middle(lambda c: abs(c["empty"] - c["full"]))
+    own, removed = middle(lambda c: c["error"]), middle(lambda c: abs(c["full"] - c["removed"]))
+    chance = middle(lambda c: abs(c["full"] - c["control"]["removed_mean"]))
+    return (
+        f"{target['kind']} targets, medians of {len(results)} in {target['unit']}: distance to the model of the "
+        f"circuit ({share:.1%} of the active features) {own}, of all features ablated {empty}, "
+        f"of matched random circuits {middle(lambda c: c['control']['error_mean'])}, of as many neurons {neurons}; "
+        f"change without the circuit {removed}, without random circuits {chance}. Reproduced: "
+        f"{sum(c['reproduces'] for c in circuits)} of {len(results)}; nearer than neurons: {nearer}."
+    )

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,9 @@ from isotrace.base.errors import InputError
 from isotrace.base.progress import command_line, progress, slug
 
 if TYPE_CHECKING:
-    from isotrace.report.trace.trace import Trace
+    from isotrace.attribution.supernodes import Supernodes
+    from isotrace.report.trace.trace import TraceResult
+    from isotrace.verbs.tracing import Tracer
 
 
 def command(
@@ -31,7 +33,13 @@ def command(
     column: Annotated[str | None, typer.Option(help="Column of the file that holds the SMILES.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace another command's run in --out.")] = False,
     max_features: Annotated[int, typer.Option(min=1, help="Most active features that become nodes.")] = 1_200,
-    node_threshold: Annotated[float, typer.Option(min=0, max=1, help="Share of support the circuit keeps.")] = 0.7,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, help="Distance to the model that is near enough, as a share of what all features do."),
+    ] = 0.1,
+    node_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the support that the features listed as supporting it carry.")
+    ] = 0.7,
     edge_threshold: Annotated[float, typer.Option(min=0, max=1, help="Share of influence the edges keep.")] = 0.98,
     ablation: Annotated[str, typer.Option(help="What ablation sets a feature to: mean or zero.")] = "mean",
     controls: Annotated[int, typer.Option(min=2, help="Matched random circuits.")] = 24,
@@ -48,6 +56,7 @@ def command(
     ] = None,
 ) -> None:
     """Trace one prediction to features and atoms, verify it by intervention, and write a report."""
+    from isotrace.attribution.supernodes import dictionary_hash
     from isotrace.attribution.trace import TraceConfig
     from isotrace.base.runs import dumps, open_run
     from isotrace.datasets.inputs import read_inputs, rejects_frame
@@ -58,6 +67,7 @@ def command(
         raise InputError(f"--ablation {ablation!r}: use mean or zero.")
     config = TraceConfig(
         max_features=max_features,
+        tolerance=tolerance,
         node_threshold=node_threshold,
         edge_threshold=edge_threshold,
         ablation=ablation,  # pyright: ignore[reportArgumentType]
@@ -72,41 +82,53 @@ def command(
     single = rows.height + rejects.height == 1 and not from_file
     tracer = Tracer(subject, dictionary, domain=domain, names=names, fidelity=fidelity)
     folder = out or (None if json else Path("runs") / slug(f"trace {input[:40]} {target}"))
-    inputs: dict[str, Path | str] = {"input": Path(input) if from_file else input}
-    arguments = {"command": command_line(), "seed": seed, "inputs": inputs, "overwrite": overwrite}
+    arguments = {
+        "command": command_line(),
+        "seed": seed,
+        "inputs": {
+            "input": Path(input) if from_file else input,
+            "subject": tracer.subject.files.weights_sha256,
+            "dictionary": dictionary_hash(tracer.dictionary),
+        },
+        "overwrite": overwrite,
+    }
+
+    def traced(row: dict[str, Any], place: Path | None) -> "TraceResult":
+        given = earlier_groups(tracer, supernodes, place, arguments["command"])
+        settings = {"name": row["name"], "supernodes": given}
+        if place is None:
+            return tracer.trace(row["sequence"], target, config, **settings)
+        with open_run(place, **arguments) as run:
+            result = tracer.trace(row["sequence"], target, config, **settings)
+            result.write(run)
+        return result
+
     if single:
-        result = tracer.trace(rows["sequence"][0], target, config)
-        if folder is not None:
-            result = with_supernodes(result, supernodes, folder, arguments["command"])
-            with open_run(folder, **arguments) as run:
-                result.save(run)
-        summary = result.to_dict()
+        summary = traced(rows.to_dicts()[0], folder).to_dict()
         typer.echo(dumps(summary) if json else "\n".join(describe(summary, folder)))
         return
     found, entries, refused = [], [], [(r["index"], r["input"], r["reason"]) for r in rejects.to_dicts()]
-    for row in progress(rows.to_dicts(), "tracing"):
-        try:
-            result = tracer.trace(row["sequence"], target, config, name=row["name"])
-        except InputError as error:
-            refused.append((row["index"], row["sequence"], str(error)))
-            continue
-        found.append(result.to_dict() | {"index": row["index"]})
-        if folder is not None:
-            place = slug(f"{row['index']:05d} {row['name'] or ''}")
-            result = with_supernodes(result, supernodes, folder / place, arguments["command"])
-            with open_run(folder / place, **arguments) as run:
-                result.save(run)
-            entries.append(entry(row["name"] or row["sequence"], row["sequence"], result._repr_html_()))
-            entries[-1]["pages"].append(page_row(found[-1], f"../{place}/report.html"))
-    table = rejects_frame(refused)
-    if folder is not None:
-        with open_run(folder / "summary", **arguments) as run:
-            run.table("rejects", table)
-            run.table("traces", flat(found))
+    with nullcontext() if folder is None else open_run(folder / "summary", **arguments) as summary_run:
+        for row in progress(rows.to_dicts(), "tracing"):
+            place = folder and folder / slug(f"{row['index']:05d} {row['name'] or ''}")
+            try:
+                result = traced(row, place)
+            except InputError as error:
+                refused.append((row["index"], row["sequence"], str(error)))
+                continue
+            found.append(result.to_dict() | {"index": row["index"]})
+            if place is not None:
+                entries.append(entry(row["name"] or row["sequence"], row["sequence"], result._repr_html_()))
+                entries[-1]["pages"].append(page_row(found[-1], f"../{place.name}/report.html"))
+        table = rejects_frame(refused)
+        if summary_run is not None:
+            summary_run.table("rejects", table)
+            summary_run.table("traces", flat(found))
             title = f"{len(found)} molecules traced, {table.height} rejected"
-            run.text("index.html", index_page(title, tracer, entries, table.to_dicts(), run.manifest["started"]))
-    if not found:
-        raise InputError(f"no row of {input!r} could be traced; first reason: {refused[0][2]}")
+            started = summary_run.manifest["started"]
+            summary_run.text("index.html", index_page(title, tracer, entries, table.to_dicts(), started))
+        if not found:
+            raise InputError(f"no row of {input!r} could be traced; first reason: {refused[0][2]}")
     if json:
         typer.echo(dumps({"traces": found, "rejects": table.to_dicts()}))
     else:
@@ -116,17 +138,16 @@ def command(
             typer.echo(f"  rejected row {index}: {text!r}: {reason}")
 
 
-def with_supernodes(result: "Trace", given: Path | None, folder: Path, command: str) -> "Trace":
-    """`result` with the groups of `given`, or of an earlier run of the same command in `folder`, read before that is
-    emptied. Raises InputError for a file that cannot be used."""
+def earlier_groups(tracer: "Tracer", given: Path | None, folder: Path | None, command: str) -> "Supernodes | None":
+    """The groups of `given`, or of an earlier run of the same command in `folder`, read before that is emptied. Raises
+    InputError for a file that cannot be used."""
+    from isotrace.attribution.supernodes import read_supernodes
     from isotrace.base.runs import read_manifest
 
-    before = folder / "supernodes.json"
-    if given is None and before.is_file() and read_manifest(folder)["command"] == command:
+    before = folder and folder / "supernodes.json"
+    if given is None and before and before.is_file() and read_manifest(before.parent)["command"] == command:
         given = before
-    found = replace(result, supernode_file=given)
-    _ = found.supernodes  # cached
-    return found
+    return None if given is None else read_supernodes(given, tracer.dictionary)
 
 
 def flat(found: list[dict[str, Any]]) -> pl.DataFrame:
@@ -138,10 +159,10 @@ def flat(found: list[dict[str, Any]]) -> pl.DataFrame:
             "name": t["name"],
             "value": t["target"]["value"],
             "n_features": t["circuit"]["n_features"],
-            "sufficiency": t["circuit"]["sufficiency"],
-            "necessity": t["circuit"]["necessity"],
-            "control_sufficiency": t["circuit"]["control"]["sufficiency_mean"],
-            "control_necessity": t["circuit"]["control"]["necessity_mean"],
+            **{name: t["circuit"][name] for name in ("full", "empty", "error", "removed", "reproduces", "reason")},
+            "circuit_value": t["circuit"]["value"],
+            "control_error": t["circuit"]["control"]["error_mean"],
+            "neuron_error": t["circuit"]["neurons"]["error"],
             "replacement_score": t["graph"]["replacement_score"],
             "warnings": len(t["warnings"]),
         }
@@ -155,11 +176,13 @@ def describe(summary: dict[str, Any], folder: Path | None) -> Iterable[str]:
     target, circuit, checks = summary["target"], summary["circuit"], summary["verification"]
     control = circuit["control"]
     yield f"{summary['input']}  {target['name']} = {target['value']:.3f} {target['unit']}"
+    neurons = "" if circuit["neurons"]["error"] is None else f", as many neurons {circuit['neurons']['error']:.2f}"
     yield (
-        f"circuit: {circuit['n_features']} features ({circuit['fraction_of_features']:.1%} of the active ones), "
-        f"sufficiency {circuit['sufficiency']:.2f} (controls {control['sufficiency_mean']:.2f}), "
-        f"necessity {circuit['necessity']:.2f} (controls {control['necessity_mean']:.2f})"
+        f"circuit: {circuit['n_features']} features ({circuit['fraction_of_features']:.1%} of the active ones), alone "
+        f"{circuit['value']:.2f}: {circuit['error']:.2f} from the model (all features ablated "
+        f"{abs(circuit['empty'] - circuit['full']):.2f}, random circuits {control['error_mean']:.2f}{neurons})"
     )
+    yield f"without it: {circuit['removed']:.2f} (without random circuits {control['removed_mean']:.2f})"
     yield (
         f"predicted against actual effects: r = {checks['pearson_free_running']:.2f} free-running, "
         f"{checks['pearson_frozen']:.2f} frozen; replacement score {summary['graph']['replacement_score']:.2f}"

@@ -40,7 +40,7 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     `payload` holds what the trace found as plain lists, dicts, strings and numbers: title, input, subject,
     dictionary, command, created, target, summary, warnings, molecule (SVG text), tokens, units, syntax, nodes,
     edges, n_layers, stacks (layers of the encoder and of the decoder, or of the only stack), features, verification,
-    circuit, graph, fidelity, spellings (or None), manifest.
+    circuit, supporters, opponents, graph, fidelity, spellings (or None), manifest.
     Numbers that are not finite become null and read "–". Raises InputError when an edge names an absent node or
     two nodes share an id, KeyError when a part is missing.
     """

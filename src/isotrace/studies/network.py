@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from isotrace.attribution.graph import build_graph, frame
-from isotrace.attribution.influence import total_effects
 from isotrace.attribution.percolation import BROKEN, NetworkView, network_view
-from isotrace.attribution.trace import TraceConfig, empty_value, prune_to_circuit
+from isotrace.attribution.trace import TraceConfig, prune_to_circuit
+from isotrace.attribution.verification import choose_circuit
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary
@@ -76,9 +76,10 @@ def traced(
     prepared = goal.prepare(subject, batch)
     framed = frame(subject, dictionary, prepared, goal)
     graph = build_graph(framed, max_features=config.max_features)
-    value = float(goal.value(subject, prepared, framed.frozen.actual.final))
-    direction = 1.0 if value >= empty_value(subject, framed, goal, config.ablation) else -1.0
-    pruned = prune_to_circuit(framed, graph, total_effects(graph), direction, config)
+    parts = {"shares": config.sizes, "tolerance": config.tolerance, "ablation": config.ablation}
+    pruned = prune_to_circuit(
+        graph, choose_circuit(subject, framed, goal, graph.feature_nodes, **parts).circuit, config
+    )
     if int(pruned.nodes[: graph.n_features].sum()) < 3:
         return None
     return network_view(
@@ -104,7 +105,7 @@ def row(smiles: str, kind: str, view: NetworkView) -> dict[str, Any]:
         "nodes": len(view.network.nodes),
         "edges": int(view.edges[0]),
         "features": view.network.n_features,
-        "sufficiency": float(view.faithfulness[0]),
+        "faithfulness": float(view.faithfulness[0]),
         "percolation_degree": float(degree[view.percolates]),
         "percolation_degree_null": float(degree[peaks].mean()),
         "percolation_degree_null_ci": interval(degree[peaks]),
@@ -148,7 +149,7 @@ def summarised(kind: str, rows: list[dict[str, Any]], seed: int) -> dict[str, An
         "giant_at_break": lambda r: r["giant_at_break"],
         "peak_susceptibility": lambda r: r["peak_susceptibility"],
         "peak_susceptibility_null": lambda r: r["peak_susceptibility_null"],
-        "sufficiency": lambda r: r["sufficiency"],
+        "faithfulness": lambda r: r["faithfulness"],
         "log10_break_over_percolation": lambda r: _log_ratio(r["break_degree"], r["percolation_degree"]),
         "log10_break_over_null": lambda r: _log_ratio(r["break_degree"], r["break_degree_null"]),
     }
@@ -177,11 +178,6 @@ def notes(summary: list[dict[str, Any]], left_out: int) -> tuple[str, ...]:
             found.append(
                 f"{r['target']}: faithfulness is lost at {10**mean:.2f} [{10**low:.2f}, {10**high:.2f}] times the mean "
                 f"degree {other} ({side})."
-            )
-        if r["sufficiency"] > 2:
-            found.append(
-                f"{r['target']}: the circuits do on average {r['sufficiency']:.1f} times what all features do "
-                "together, so that one half of the latter is far below what they do."
             )
     if left_out:
         found.append(f"{left_out} circuits of fewer than three features are left out.")

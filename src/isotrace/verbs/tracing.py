@@ -1,17 +1,27 @@
-"""The verbs a notebook uses: plain functions returning small objects."""
+"""Tracing predictions, as a notebook does it: plain functions returning data."""
 
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from rdkit import Chem
 
+from isotrace.attribution.supernodes import Supernodes
 from isotrace.attribution.trace import TraceConfig
 from isotrace.attribution.trace import trace as trace_one
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary, require_whole_mlp
 from isotrace.dictionaries.shelf import shelf_of
-from isotrace.report.trace.trace import Trace
+from isotrace.domains.molecule.spelling import write
+from isotrace.interventions.component import Values, mean_values
+from isotrace.interventions.hookpoints import Neurons
+from isotrace.report.trace.record import Record
+from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.subject import Subject, load_subject
+
+BACKGROUND = 200
+"""Example sequences of the dictionary over which the mean of every neuron is taken."""
 
 
 class Tracer:
@@ -37,16 +47,37 @@ class Tracer:
         shelf = shelf_of(self.dictionary, names=names, fidelity=fidelity)
         self.tables, self.fidelity = shelf.tables, shelf.fidelity
 
+    @cached_property
+    def neuron_means(self) -> Values | None:
+        """Means over the dictionary's example sequences; None where it brings none."""
+        if self.tables.examples.is_empty():
+            return None
+        texts = self.tables.examples["sequence"].unique().sort()
+        drawn = np.random.default_rng(0).permutation(len(texts))[:BACKGROUND]
+        batches = [self.subject.tokenize(texts[part].to_list()) for part in np.array_split(drawn, -(-len(drawn) // 20))]
+        return mean_values(self.subject, Neurons(), batches)
+
     def trace(
-        self, sequence: str | Chem.Mol, target: str, config: TraceConfig | None = None, *, name: str | None = None
-    ) -> Trace:
-        """Raises InputError for an input or target that cannot be used."""
+        self,
+        sequence: str | Chem.Mol,
+        target: str,
+        config: TraceConfig | None = None,
+        *,
+        name: str | None = None,
+        supernodes: Supernodes | None = None,
+        atoms: tuple[int, ...] | None = None,
+    ) -> TraceResult:
+        """Atoms of a molecule keep their numbers, those of a SMILES are numbered as written, or by `atoms` (see
+        `domains.molecule.spelling.Spelling.original`). Raises InputError for an input or target that cannot be used."""
         if isinstance(sequence, Chem.Mol):
-            sequence = Chem.MolToSmiles(sequence, canonical=False)
+            written = write(sequence)
+            sequence, atoms = written.smiles, written.original
         if not isinstance(sequence, str):
             raise InputError(f"a trace takes one SMILES or molecule, not {type(sequence).__name__}: loop over many.")
-        traced = trace_one(self.subject, self.dictionary, sequence, target, config or TraceConfig())
-        return Trace(traced, self.subject.source, self.name, self.tables, self.fidelity, name)
+        config = config or TraceConfig()
+        parts = {"neuron_means": self.neuron_means, "atoms": atoms}
+        traced = trace_one(self.subject, self.dictionary, sequence, target, config, **parts)
+        return Record(traced, self.subject.source, self.name, self.tables, self.fidelity, name, supernodes).result()
 
 
 def trace(
@@ -57,6 +88,6 @@ def trace(
     config: TraceConfig | None = None,
     *,
     domain: str | None = None,
-) -> Trace:
+) -> TraceResult:
     """Trace one prediction: `trace("bundled:molm", "bundled:molm-clt", "CCO", "probe:bbb")`."""
     return Tracer(subject, dictionary, domain=domain).trace(sequence, target, config)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from rdkit import Chem
 
+from isotrace.base.errors import InputError
+
 
 @dataclass(frozen=True)
 class Spelling:
@@ -13,6 +15,23 @@ class Spelling:
 
     smiles: str
     original: tuple[int, ...]
+
+
+def write(mol: Chem.Mol) -> Spelling:
+    """A molecule as SMILES in RDKit's own walk from its first atom, with the atoms' numbers.
+
+    Raises InputError for no molecule, and for hydrogens that SMILES do not write.
+    """
+    if not mol.GetNumAtoms():
+        raise InputError("the molecule has no atoms: give one that has.")
+    copy = Chem.Mol(mol)
+    smiles = Chem.MolToSmiles(copy, canonical=False)
+    original = tuple(json.loads(copy.GetProp("_smilesAtomOutputOrder")))
+    if (read := Chem.MolFromSmiles(smiles)) is not None and read.GetNumAtoms() < len(original):
+        raise InputError(
+            "the molecule has hydrogen atoms of its own, which SMILES do not keep: give Chem.RemoveHs(mol)."
+        )
+    return Spelling(smiles, original)
 
 
 def spellings(mol: Chem.Mol, n: int, seed: int) -> list[Spelling]:

@@ -42,24 +42,25 @@ function scatter(id, field, label) {
 }
 
 function controls() {
-  const { circuit } = data, measures = ["sufficiency", "necessity"];
-  const all = [0, 1, ...measures.flatMap((m) => [circuit[m], ...circuit.control[m]])].filter((v) => v !== null);
-  const { svg, sx, top, bottom } = axes(300, 290, extent(all), null, "share of the target", "", 76);
-  measures.forEach((m, row) => {
+  const { circuit } = data, rows = [["value", "alone"], ["removed", "removed"]], neurons = circuit.neurons.value;
+  const all = [circuit.full, circuit.empty, neurons, ...rows.flatMap(([m]) => [circuit[m], ...circuit.control[m]])];
+  const { svg, sx, top, bottom } = axes(300, 290, extent(all.filter((v) => v !== null)), null, data.target.unit, "", 76);
+  for (const [value, name] of [[circuit.full, "model"], [circuit.empty, "model broken"]]) {
+    svg.append(make("line", { class: name, x1: sx(value), x2: sx(value), y1: top, y2: bottom }));
+  }
+  rows.forEach(([m, label], row) => {
     const y = top + (bottom - top) * (0.27 + 0.46 * row);
-    svg.append(make("text", { class: "axis name", x: 68, y: y + 4, "text-anchor": "end" }, m));
+    svg.append(make("text", { class: "axis name", x: 68, y: y + 4, "text-anchor": "end" }, label));
     // The vertical offset only keeps dots apart: golden-ratio steps fill a band evenly.
     circuit.control[m].forEach((v, k) => {
       if (v !== null) svg.append(make("circle", { class: "chance", cx: sx(v), cy: y + 34 * ((k * 0.618) % 1 - 0.5), r: 3.5 }));
     });
-    const ci = circuit.control[`${m}_ci`], mean = circuit.control[`${m}_mean`];
-    if (mean !== null) svg.append(make("line", { class: "mean", x1: sx(mean), x2: sx(mean), y1: y - 24, y2: y + 24 }));
-    if (ci && ci[0] !== null && ci[1] !== null) {
-      svg.append(make("line", { class: "mean", x1: sx(ci[0]), x2: sx(ci[1]), y1: y + 24, y2: y + 24 }));
-    }
     if (circuit[m] !== null) {
       svg.append(diamond(sx(circuit[m]), y), make("text", { class: "axis value", x: sx(circuit[m]), y: y - 14,
         "text-anchor": "middle" }, num(circuit[m])));
+    }
+    if (m === "value" && neurons !== null) {
+      svg.append(make("rect", { class: "neurons", x: sx(neurons) - 5, y: y - 5, width: 10, height: 10 }));
     }
   });
   put("control", svg);
@@ -67,14 +68,15 @@ function controls() {
 const diamond = (x, y) => make("polygon", { class: "circuit", points: `${x},${y - 8} ${x + 8},${y} ${x},${y + 8} ${x - 8},${y}` });
 
 function curve() {
-  const points = data.circuit.curve.filter((p) => p.sufficiency !== null);
+  const { sizes, full, n_features: n, value } = data.circuit, points = sizes.filter((p) => p.value !== null);
   if (!points.length) return put("curve", null);
-  const log = (p) => Math.log10(p.n), { n_features: n, sufficiency } = data.circuit;
-  const x = extent([...points.map(log), Math.log10(n)]), y = extent([0, 1, sufficiency ?? 0, ...points.map((p) => p.sufficiency)]);
-  const { svg, sx, sy } = axes(300, 290, x, y, "features in the circuit (log₁₀)", "sufficiency");
-  svg.append(make("path", { class: "line", d: `M${points.map((p) => `${sx(log(p))} ${sy(p.sufficiency)}`).join("L")}` }));
-  for (const p of points) svg.append(make("circle", { class: "chance", cx: sx(log(p)), cy: sy(p.sufficiency), r: 3.5 }));
-  if (sufficiency !== null) svg.append(diamond(sx(Math.log10(n)), sy(sufficiency)));
+  const log = (n) => Math.log10(n), x = extent([log(n), ...points.map((p) => log(p.n))]);
+  const { svg, sx, sy, left, right } = axes(300, 290, x, extent([full, value, ...points.map((p) => p.value)]),
+    "features in the circuit (log₁₀)", data.target.unit);
+  svg.append(make("line", { class: "model", x1: left, x2: right, y1: sy(full), y2: sy(full) }),
+    make("path", { class: "line", d: `M${points.map((p) => `${sx(log(p.n))} ${sy(p.value)}`).join("L")}` }));
+  for (const p of points) svg.append(make("circle", { class: "chance", cx: sx(log(p.n)), cy: sy(p.value), r: 3.5 }));
+  svg.append(diamond(sx(log(n)), sy(value)));
   put("curve", svg);
 }
 
@@ -267,6 +269,6 @@ $("save-groups")?.addEventListener("click", download);
 scatter("frozen", "frozen", "measured, frozen");
 scatter("free", "free_running", "measured, free-running");
 controls();
-if (data.circuit.curve.length) curve();
+curve();
 if (data.spellings) spellings();
 if (data.circuit.network) network();

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from isotrace.attribution.verification import NEARER
 from isotrace.report.page import render_index
 from isotrace.report.trace.payload import fidelity_table
 from isotrace.subjects.subject import Subject
@@ -21,19 +22,35 @@ def entry(name: str, smiles: str, svg: str) -> dict[str, Any]:
 
 
 def page_row(summary: dict[str, Any], href: str) -> dict[str, Any]:
-    """One trace of a molecule: its headline numbers, each with its control, and where its page is."""
+    """One trace of a molecule: distances to the model's value, in the target's unit, and where its page is."""
     target, circuit = summary["target"], summary["circuit"]
     return {
         "href": href,
         "target": target["name"],
         "value": target["value"],
         "description": target["description"],
-        "sufficiency": circuit["sufficiency"],
-        "sufficiency_control": circuit["control"]["sufficiency_mean"],
-        "necessity": circuit["necessity"],
-        "necessity_control": circuit["control"]["necessity_mean"],
+        "n_features": circuit["n_features"],
+        "error": circuit["error"],
+        "empty_error": abs(circuit["empty"] - circuit["full"]),
+        "control_error": circuit["control"]["error_mean"],
+        "neuron_error": circuit["neurons"]["error"],
+        "reason": circuit["reason"],
         "warnings": len(summary["warnings"]),
     }
+
+
+def claims(pages: list[dict[str, Any]]) -> list[str]:
+    """What holds of the rows of `page_row`, by distance to the model."""
+    n, beside = len(pages), [p for p in pages if p["neuron_error"] is not None]
+    found = sum(p["reason"] is None for p in pages)
+    nearer = sum(p["error"] < p["neuron_error"] for p in beside)
+    said = [
+        f"In {found} of {n} a circuit reproduces the prediction: alone it comes nearer to the model than with every "
+        f"feature ablated, and than {NEARER:.0%} of matched random circuits."
+    ]
+    if beside:
+        said.append(f"In {nearer} of {len(beside)} it comes nearer to the model than as many neurons.")
+    return said
 
 
 def index_page(
@@ -41,7 +58,6 @@ def index_page(
 ) -> str:
     """HTML; `rejects` are rows with input and reason."""
     pages = [p for e in entries for p in e["pages"]]
-    beaten = sum(p["sufficiency"] > p["sufficiency_control"] for p in pages)
     return render_index(
         {
             "title": title,
@@ -50,7 +66,7 @@ def index_page(
             "created": created,
             "summary": [
                 f"{len(pages)} predictions of {len(entries)} molecules, each traced to features and atoms.",
-                f"In {beaten} of {len(pages)} the circuit alone keeps more of the effect than matched random circuits.",
+                *claims(pages),
             ],
             "fidelity": fidelity_table(source.fidelity),
             "entries": entries,

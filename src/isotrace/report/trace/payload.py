@@ -1,13 +1,11 @@
-"""The data of the trace page, from a `Trace`."""
+"""The data of the trace page, that its summary does not hold."""
 
-import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from isotrace.base.runs import to_jsonable
 from isotrace.datasets.annotated import read
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Reading, domain_of
@@ -15,34 +13,26 @@ from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 from isotrace.report.trace.trace_graph import page_edges, page_supernodes
 
 if TYPE_CHECKING:
-    from isotrace.report.trace.trace import Trace
+    from isotrace.report.trace.record import Record
 
 CARDS = 32
 """Features that get a card with drawn examples: the most influential of the circuit."""
 
 
-def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
-    """What `render_trace` takes."""
-    traced, summary = trace.traced, trace.to_dict()
+def trace_view(trace: "Record") -> dict[str, Any]:
+    """What the page shows beside the summary, see `TraceResult.payload`."""
+    traced, summary = trace.traced, trace.summary
     subject = traced.frame.frozen.subject
     masses = {u["index"]: u["score"] for u in trace.units}
     signed = {u["index"]: u["signed"] for u in trace.units}
     positions, signs = traced.unit_scores.positions.tolist(), traced.unit_scores.signed.tolist()
     nodes = torch.nonzero(traced.pruned.nodes)[:, 0].tolist()
-    circuit = summary["circuit"]
-    effects = traced.circuit_effects
+    effects, checks = traced.circuit_effects, traced.nodes
     return {
         "title": trace.name or traced.sequence,
-        "input": traced.sequence,
-        "subject": trace.subject,
-        "dictionary": trace.dictionary,
-        "command": shlex.join(
-            ["isotrace", "trace", trace.subject, trace.dictionary, traced.sequence, "--target", traced.target.name]
-        ),
-        "created": manifest.get("started", ""),
-        "target": summary["target"] | {"position": traced.target.position, "predictions": _predictions(trace)},
+        "settings": trace.settings,
+        "target": {"position": traced.target.position, "predictions": _predictions(trace)},
         "summary": sentences(trace, summary),
-        "warnings": summary["warnings"],
         "molecule": {
             "mass_svg": draw_molecule(traced.mol, masses, size=(460, 340), diverging=False),
             "signed_svg": draw_molecule(traced.mol, signed, size=(460, 340), diverging=True),
@@ -59,8 +49,6 @@ def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
             }
             for p, unit in enumerate(traced.units)
         ],
-        "units": trace.units,
-        "syntax": summary["syntax"],
         "nodes": [_node(trace, node) for node in nodes],
         "edges": page_edges(trace),
         "n_layers": traced.graph.n_layers,
@@ -70,65 +58,56 @@ def trace_payload(trace: "Trace", manifest: dict[str, Any]) -> dict[str, Any]:
             "nodes": [
                 {"id": trace.node_id(n), "predicted": p, "frozen": f, "free_running": r}
                 for n, p, f, r in zip(
-                    traced.nodes.nodes.tolist(),
-                    traced.nodes.predicted.tolist(),
-                    traced.nodes.frozen.tolist(),
-                    traced.nodes.free_running.tolist(),
+                    checks.nodes.tolist(),
+                    checks.predicted.tolist(),
+                    checks.frozen.tolist(),
+                    checks.free_running.tolist(),
                     strict=True,
                 )
-            ],
-            **{
-                key: {"value": summary["verification"][key], "ci": summary["verification"][f"{key}_ci"]}
-                for key in ("pearson_frozen", "pearson_free_running")
-            },
+            ]
         },
-        "circuit": circuit
-        | {
-            "control": circuit["control"]
-            | {
-                "sufficiency": effects.control_sufficiency.tolist(),
-                "necessity": effects.control_necessity.tolist(),
-            },
-            "curve": [],
+        "circuit": {
+            "control": {"value": effects.control_values.tolist(), "removed": effects.control_removed.tolist()},
             # a part of the circuit's data, which the page hands to its script
             "supernodes": page_supernodes(trace, nodes),
-            "network": to_jsonable(trace.network.to_dict()),
+            "network": traced.network.to_dict(),
         },
-        "graph": summary["graph"],
         "fidelity": fidelity_table(trace.fidelity),
-        "spellings": summary["spellings"],
-        "manifest": manifest,
     }
 
 
-def sentences(trace: "Trace", summary: dict[str, Any]) -> list[str]:
+def sentences(trace: "Record", summary: dict[str, Any]) -> list[str]:
     """What a reader should take away, in plain words, each number beside its control."""
-    target, circuit, graph = summary["target"], summary["circuit"], summary["graph"]
-    control = circuit["control"]
+    target, circuit = summary["target"], summary["circuit"]
+    control, neurons, unit = circuit["control"], circuit["neurons"], summary["target"]["unit"]
     probability = target["probability"]
-    value = f"{target['value']:.2f} {target['unit']}" + (
-        "" if probability is None else f", probability {probability:.2f}"
-    )
-    found = [f"{target['description']}: {value}."]
+    value = f"{target['value']:.2f} {unit}" + ("" if probability is None else f", probability {probability:.2f}")
     way = "up" if circuit["full"] >= circuit["empty"] else "down"
+    found = [
+        f"{target['description']}: {value}.",
+        f"With every feature ablated it would be {circuit['empty']:.2f}: all features together move it {way} by "
+        f"{abs(circuit['full'] - circuit['empty']):.2f}.",
+    ]
+    nodes = f"{circuit['n_features']} feature nodes, {circuit['fraction_of_features']:.0%} of the active ones"
+    if circuit["reproduces"]:
+        found.append(
+            f"A circuit of {nodes}, gives {circuit['value']:.2f} by itself, {circuit['error']:.2f} from the model."
+        )
+    else:
+        found.append(
+            f"No small circuit reproduces this prediction: {circuit['reason']}. The one shown, {nodes}, gives "
+            f"{circuit['value']:.2f} by itself, {circuit['error']:.2f} from the model."
+        )
+    beside = f"Matched random circuits are {control['error_mean']:.2f} from it"
+    found.append(beside + (f", as many neurons {neurons['error']:.2f}." if neurons["error"] is not None else "."))
     found.append(
-        f"With every feature ablated it would be {circuit['empty']:.2f}: the circuit explains the way {way} from there."
+        f"Without the circuit the target is {circuit['removed']:.2f}; without matched random circuits "
+        f"{control['removed_mean']:.2f}."
     )
     ranked = sorted(trace.units, key=lambda u: -u["score"])[:3]
     atoms = ", ".join(f"{u['symbol']}{u['index']} ({u['score']:.0%})" for u in ranked)
     lane = sum(s["score"] for s in summary["syntax"])
     found.append(f"Most of the circuit's mass on atoms lies on {atoms}; {lane:.0%} lies on syntax and special tokens.")
-    found.append(
-        f"The circuit has {circuit['n_features']} feature nodes, {circuit['fraction_of_features']:.0%} of the "
-        f"{graph['n_active_features']} active on this input."
-    )
-    found.append(
-        f"Alone it keeps {circuit['sufficiency']:.2f} of the effect of all features (matched random circuits "
-        f"{control['sufficiency_mean']:.2f}); without it {circuit['necessity']:.2f} is lost "
-        f"(matched {control['necessity_mean']:.2f})."
-    )
-    if circuit["sufficiency"] > 1.2:
-        found.append("It overshoots because features left out of it push the other way.")
     named = [f for f in summary["features"] if f["label"] not in ("unexplained", "not annotated")]
     if named:
         labels = list(dict.fromkeys(f["label"] for f in named))[:5]
@@ -136,7 +115,7 @@ def sentences(trace: "Trace", summary: dict[str, Any]) -> list[str]:
     return found
 
 
-def _node(trace: "Trace", node: int) -> dict[str, Any]:
+def _node(trace: "Record", node: int) -> dict[str, Any]:
     traced, graph = trace.traced, trace.traced.graph
     kind, layer, position = graph.kind_of(node), graph.layer_of(node), graph.position_of(node)
     base = {
@@ -171,7 +150,7 @@ def _node(trace: "Trace", node: int) -> dict[str, Any]:
     return base | {"label": f"{word} {traced.tokens[position or 0]}"}
 
 
-def _predictions(trace: "Trace") -> list[dict[str, Any]] | None:
+def _predictions(trace: "Record") -> list[dict[str, Any]] | None:
     traced = trace.traced
     if traced.target.position is None:
         return None
@@ -183,7 +162,7 @@ def _predictions(trace: "Trace") -> list[dict[str, Any]] | None:
     return [{"token": t, "probability": p} for t, p in zip(tokens, top.values.tolist(), strict=True)]
 
 
-def _cards(trace: "Trace") -> dict[str, dict[str, Any]]:
+def _cards(trace: "Record") -> dict[str, dict[str, Any]]:
     traced = trace.traced
     subject, dictionary = traced.frame.frozen.subject, traced.frame.dictionary
     keys = list(dict.fromkeys((f["layer"], f["feature"]) for f in trace.features))
@@ -209,7 +188,7 @@ def _cards(trace: "Trace") -> dict[str, dict[str, Any]]:
     return cards
 
 
-def top_outputs(trace: "Trace", layer: int, feature: int, n: int = 5) -> list[dict[str, Any]]:
+def top_outputs(trace: "Record", layer: int, feature: int, n: int = 5) -> list[dict[str, Any]]:
     """Tokens whose logits the feature raises most when its whole write is added to the final hidden state of
     this input (through the head's decoder only, so a coarse view for early layers). None without a head, for what
     is written to an encoder's stream, which no head reads, and where the decoder reads a narrower one (ALBERT)."""

@@ -1,4 +1,4 @@
-"""The graph of a trace for its page and its run folder: edges, supernodes, network view, the saved file."""
+"""The graph of a trace for its page and its run folder: edges, supernodes, tables."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -7,53 +7,34 @@ import polars as pl
 import torch
 
 from isotrace.attribution.graph import normalise
-from isotrace.attribution.graph_files import graph_bytes, origin_of
 from isotrace.attribution.influence import influence
-from isotrace.attribution.percolation import NetworkView, network_view
 from isotrace.attribution.supernodes import (
     SupernodeConfig,
     Supernodes,
     activation_profiles,
     find_supernodes,
     merged,
-    read_supernodes,
 )
 from isotrace.base.runs import to_jsonable
 
 if TYPE_CHECKING:
-    from isotrace.report.trace.trace import Trace
+    from isotrace.report.trace.record import Record
 
 EDGES, PER_NODE = 100_000, 3
 """Edges on the page: the most influential ones, and at least so many into and out of every node."""
 
 
-def graph_file(trace: "Trace") -> bytes:
-    """What `graph.safetensors` holds: the pruned graph's edges, since all of them take megabytes per input."""
-    traced = trace.traced
-    subject = traced.frame.frozen.subject
-    identity = trace.dictionary, traced.frame.dictionary
-    origin = origin_of(subject, *identity, traced.sequence, traced.tokens, traced.target, traced.value)
-    return graph_bytes(traced.graph, traced.pruned, origin, "kept")
-
-
-def supernodes_of(trace: "Trace") -> Supernodes:
-    """Those of `trace.supernode_file`, where there is one, and automatic ones of the features it does not name. The
-    features of the circuit come in the order of their influence, their activations from this input."""
+def supernodes_of(trace: "Record") -> Supernodes:
+    """Those given, where there are, and automatic ones of the features they do not name. The features of the circuit
+    come in the order of their influence, their activations from this input."""
     keys = list(dict.fromkeys((f["layer"], f["feature"]) for f in trace.features))
     concepts = [trace.rows.get(key, {}).get("concept") for key in keys]
     config, framed = SupernodeConfig(seed=trace.traced.config.seed), trace.traced.frame
     automatic = find_supernodes(config, keys, concepts, framed.dictionary, activation_profiles(framed, keys))
-    file = trace.supernode_file
-    return merged(read_supernodes(file, framed.dictionary), automatic) if file else automatic
+    return merged(trace.given, automatic) if trace.given else automatic
 
 
-def network_of_trace(trace: "Trace") -> NetworkView:
-    traced = trace.traced
-    parts = traced.frame.frozen.subject, traced.frame, traced.graph, traced.pruned, traced.target
-    return network_view(*parts, ablation=traced.config.ablation, seed=traced.config.seed)
-
-
-def page_supernodes(trace: "Trace", nodes: list[int]) -> dict[str, Any]:
+def page_supernodes(trace: "Record", nodes: list[int]) -> dict[str, Any]:
     """`file`: what `supernodes.json` holds; `members`: per group, the places in `nodes` of its feature nodes."""
     found, members = trace.supernodes, [[] for _ in trace.supernodes.groups]
     groups, graph = found.group_of(), trace.traced.graph
@@ -64,7 +45,7 @@ def page_supernodes(trace: "Trace", nodes: list[int]) -> dict[str, Any]:
     return {"file": to_jsonable(found), "members": members}
 
 
-def page_edges(trace: "Trace") -> list[dict[str, Any]]:
+def page_edges(trace: "Record") -> list[dict[str, Any]]:
     """The most influential edges of the pruned graph, and of every node its strongest ones, so that no node that
     was kept looks unconnected. `influence` = normalised weight × influence of the edge's target."""
     traced = trace.traced
@@ -94,7 +75,7 @@ def page_edges(trace: "Trace") -> list[dict[str, Any]]:
     ]
 
 
-def edge_frame(trace: "Trace") -> pl.DataFrame:
+def edge_frame(trace: "Record") -> pl.DataFrame:
     """The edges of the pruned graph, one row each."""
     rows, columns = torch.nonzero(trace.traced.pruned.edges, as_tuple=True)
     return pl.DataFrame(
@@ -106,13 +87,13 @@ def edge_frame(trace: "Trace") -> pl.DataFrame:
     )
 
 
-def intervention_frame(trace: "Trace") -> pl.DataFrame:
+def intervention_frame(trace: "Record") -> pl.DataFrame:
     nodes = trace.traced.nodes
     effects = {"predicted": nodes.predicted, "frozen": nodes.frozen, "free_running": nodes.free_running}
     ids = [trace.node_id(n) for n in nodes.nodes.tolist()]
     return pl.DataFrame({"node": ids} | {k: v.numpy() for k, v in effects.items()})
 
 
-def control_frame(trace: "Trace") -> pl.DataFrame:
+def control_frame(trace: "Record") -> pl.DataFrame:
     circuit = trace.traced.circuit_effects
-    return pl.DataFrame({"sufficiency": circuit.control_sufficiency, "necessity": circuit.control_necessity})
+    return pl.DataFrame({"value": circuit.control_values, "removed": circuit.control_removed})

@@ -5,8 +5,8 @@ import torch
 
 import plain_models
 import tiny
+from isotrace.attribution.ablation import ablate_in_frozen
 from isotrace.attribution.graph import build_graph, frame
-from isotrace.attribution.interventions import ablate_in_frozen, ablate_in_subject
 
 
 def every_node(dictionary, n_tokens):
@@ -72,7 +72,7 @@ def test_ablation_equals_plain_transformers(subject, folders, variant, kind, win
     generator = torch.Generator().manual_seed(4)
     sets = [nodes[torch.randperm(len(nodes), generator=generator)[:n]] for n in (1, 6, 15)]
     arguments = (subject, dictionary, batch, target, sets)
-    found = ablate_in_subject(*arguments, complement=False, ablation=ablation, chunk=2)
+    found = tiny.ablated(*arguments, complement=False, ablation=ablation, chunk=2)
     values = dictionary.mean_activation if ablation == "mean" else torch.zeros_like(dictionary.mean_activation)
     model = plain_models.plain(variant, folders[variant])
     expected = [reference(variant, model, dictionary, batch, subject, target, s.tolist(), values) for s in sets]
@@ -88,8 +88,8 @@ def test_the_complement_equals_ablating_the_others(subject, ablation):
     everything = every_node(dictionary, batch.ids.shape[1])
     kept = torch.rand(len(everything), generator=torch.Generator().manual_seed(5)) < 0.5
     arguments = {"ablation": ablation}
-    one = ablate_in_subject(subject, dictionary, batch, target, [everything[kept]], complement=True, **arguments)
-    two = ablate_in_subject(subject, dictionary, batch, target, [everything[~kept]], complement=False, **arguments)
+    one = tiny.ablated(subject, dictionary, batch, target, [everything[kept]], complement=True, **arguments)
+    two = tiny.ablated(subject, dictionary, batch, target, [everything[~kept]], complement=False, **arguments)
     torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
 
 
@@ -99,8 +99,8 @@ def test_keeping_everything_and_ablating_nothing_change_nothing(subject, ablatio
     dictionary = tiny.random_dictionary(subject)
     clean = target.value(subject, batch, subject.run(batch).final)
     everything = every_node(dictionary, batch.ids.shape[1])
-    kept = ablate_in_subject(subject, dictionary, batch, target, [everything], complement=True, ablation=ablation)
-    none = ablate_in_subject(subject, dictionary, batch, target, [everything[:0]], complement=False, ablation=ablation)
+    kept = tiny.ablated(subject, dictionary, batch, target, [everything], complement=True, ablation=ablation)
+    none = tiny.ablated(subject, dictionary, batch, target, [everything[:0]], complement=False, ablation=ablation)
     torch.testing.assert_close(kept, clean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(none, clean, rtol=1e-6, atol=1e-6)
 
@@ -115,9 +115,9 @@ def test_an_inactive_feature_has_nothing_to_ablate(subject):
     assert len(first) > 10
     arguments = (subject, dictionary, batch, target, [first])
     clean = target.value(subject, batch, subject.run(batch).final)
-    zero = ablate_in_subject(*arguments, complement=False, ablation="zero")
+    zero = tiny.ablated(*arguments, complement=False, ablation="zero")
     torch.testing.assert_close(zero, clean, rtol=1e-6, atol=1e-6)
-    mean = ablate_in_subject(*arguments, complement=False, ablation="mean")
+    mean = tiny.ablated(*arguments, complement=False, ablation="mean")
     assert float((mean - clean).abs()) > 1e-3, "its mean is not zero"
 
 
@@ -129,7 +129,7 @@ def test_errors_are_kept(subject, complement):
     for weight in dictionary.W_dec:
         weight.data.zero_()
     sets = [every_node(dictionary, batch.ids.shape[1])[::2]]
-    found = ablate_in_subject(subject, dictionary, batch, target, sets, complement=complement, ablation="mean")
+    found = tiny.ablated(subject, dictionary, batch, target, sets, complement=complement, ablation="mean")
     torch.testing.assert_close(found, target.value(subject, batch, subject.run(batch).final), rtol=1e-6, atol=1e-6)
 
 
@@ -139,10 +139,10 @@ def test_sets_do_not_touch_each_other(subject):
     nodes = active_nodes(subject, dictionary, batch, target)
     sets = [nodes[:1], nodes[5:9], nodes[:0], nodes]
     for complement in (False, True):
-        together = ablate_in_subject(
+        together = tiny.ablated(
             subject, dictionary, batch, target, sets, complement=complement, ablation="mean", chunk=4
         )
-        alone = [ablate_in_subject(subject, dictionary, batch, target, [s], complement=complement, ablation="mean")
+        alone = [tiny.ablated(subject, dictionary, batch, target, [s], complement=complement, ablation="mean")
                  for s in sets]  # fmt: skip
         torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
 

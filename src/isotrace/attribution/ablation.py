@@ -1,0 +1,145 @@
+"""Ablation: components set to a reference, in the running subject and in the frozen one (METHODS §9).
+
+In the running subject through any mediator, free-running: attention, norms, MLPs and the activations themselves are
+recomputed on the drifting stream. Features move by what they write, so that the dictionary's error terms stay.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from isotrace.attribution.graph import Frame
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.interventions.component import Mediator, Values
+from isotrace.subjects.subject import Batch, Subject
+from isotrace.subjects.targets import Target
+
+Ablation = Literal["mean", "zero"]
+Nodes = Tensor
+"""`[n, 3]` int64: (layer, position, component)."""
+
+
+def feature_values(dictionary: Dictionary, ablation: Ablation) -> Values:
+    """What an ablated feature is set to, `[features, 1]` per layer: its mean over the training stream, or zero."""
+    mean = dictionary.mean_activation
+    return tuple((mean if ablation == "mean" else torch.zeros_like(mean))[..., None])
+
+
+def fitting(chunk: int, n_tokens: int) -> int:
+    """Copies of an input to run at once: at most `chunk`, and fewer of a long one, so that memory stays bounded."""
+    return max(1, min(chunk, 8_192 // n_tokens))
+
+
+def rounding(frame: Frame) -> float:
+    """What rounding can make of the target: a unit in the last place per layer of what it sums up."""
+    final = frame.frozen.actual.final[0]
+    layers = 1 + frame.dictionary.config.n_layers
+    return layers * torch.finfo(final.dtype).eps * float((frame.gradient * final).abs().sum())
+
+
+@torch.no_grad()
+def ablated(
+    subject: Subject,
+    mediator: Mediator,
+    reference: Values,
+    batch: Batch,
+    target: Target,
+    sets: Sequence[Nodes],
+    *,
+    complement: bool,
+    chunk: int = 24,
+) -> Tensor:
+    """Target value `[len(sets)]` with each set of nodes at `reference`, or, with `complement`, all nodes but these.
+
+    `batch` holds one sequence; `reference` is `[components, width]` per layer.
+    """
+    results = []
+    chunk = fitting(chunk, batch.ids.shape[1])
+    for at in range(0, len(sets), chunk):
+        part = sets[at : at + chunk]
+        copies = Batch(batch.ids.expand(len(part), -1), batch.mask.expand(len(part), -1), (), ())
+
+        def edit(layer: int, values: Tensor, part=part) -> Tensor:
+            chosen = _places(layer, part, values)
+            if not complement and not bool(chosen.any()):
+                return values
+            return torch.where((chosen ^ complement)[..., None], reference[layer].to(values), values)
+
+        with mediator.edited(subject, edit):
+            final = subject.hidden(copies.ids, copies.mask)
+        results.append(target.value(subject, copies, final))
+    return torch.cat(results) if results else torch.zeros(0)
+
+
+def first_order(
+    subject: Subject, mediator: Mediator, reference: Values, batch: Batch, target: Target, kept: Nodes | None = None
+) -> tuple[Tensor, ...]:
+    """By how much the target would fall were a node set to `reference`, to first order: (z − reference) · ∂M/∂z,
+    `[tokens, components]` per layer, from one forward and one backward pass, all else as it is or, with `kept`, with
+    everything outside `kept` at `reference`."""
+    moved: dict[int, Tensor] = {}
+    leaves: dict[int, Tensor] = {}
+
+    def edit(layer: int, values: Tensor) -> Tensor:
+        base = reference[layer].to(values)
+        if kept is not None:
+            values = torch.where(_places(layer, [kept], values)[..., None], values, base)
+        moved[layer] = (values - base).detach()
+        leaves[layer] = torch.zeros_like(values).requires_grad_(True)
+        return values + leaves[layer]
+
+    with torch.enable_grad(), mediator.edited(subject, edit):
+        value = target.value(subject, batch, subject.hidden(batch.ids, batch.mask)).sum()
+        found = torch.autograd.grad(value, [leaves[layer] for layer in range(len(leaves))], allow_unused=True)
+    return tuple(
+        torch.zeros_like(moved[layer][0, ..., 0]) if slope is None else (moved[layer] * slope).sum(-1)[0]
+        for layer, slope in enumerate(found)
+    )
+
+
+def _places(layer: int, sets: Sequence[Nodes], values: Tensor) -> Tensor:
+    """`[len(sets), tokens, components]` bool: the nodes of this layer."""
+    chosen = torch.zeros(len(sets), *values.shape[1:3], dtype=torch.bool, device=values.device)
+    for row, nodes in enumerate(sets):
+        here = nodes[nodes[:, 0] == layer]
+        chosen[row, here[:, 1], here[:, 2]] = True
+    return chosen
+
+
+@torch.no_grad()
+def ablate_in_frozen(frame: Frame, nodes: Nodes, ablation: Ablation, chunk: int = 32) -> Tensor:
+    """Target value `[len(nodes)]` of the frozen model with each node ablated by itself.
+
+    Attention patterns, norm denominators, error terms and the set of active features stay as on the clean
+    input; active features respond linearly.
+    """
+    dictionary, config = frame.dictionary, frame.dictionary.config
+    base = torch.stack(feature_values(dictionary, ablation))[..., 0]
+    gates = (frame.active.values > 0).float()
+    reads = [dictionary.W_enc[s].T[frame.active.indices[s]] for s in range(config.n_layers)]  # [tokens, k, d]
+    decoders = [dictionary.write_vectors(s, frame.active.indices[s]) for s in range(config.n_layers)]
+    biases = [dictionary.b_enc[s][frame.active.indices[s]] for s in range(config.n_layers)]
+    results = []
+    for part in nodes.split(fitting(chunk, frame.n_tokens)) if len(nodes) else ():
+        outputs = [frame.errors[t] + dictionary.b_dec[t] for t in range(config.n_layers)]
+
+        def mlp(layer: int, x: Tensor, part=part, outputs=outputs) -> Tensor:
+            # [tokens, rows, k]: products per token, since every token has its own active features
+            values = (x.transpose(0, 1) @ reads[layer].transpose(1, 2) + biases[layer][:, None]) * gates[layer][:, None]
+            rows = torch.nonzero(part[:, 0] == layer)[:, 0]
+            for row in rows.tolist():
+                _, position, feature = part[row].tolist()
+                slot = int(torch.nonzero(frame.active.indices[layer, position] == feature)[0, 0])
+                values[position, row, slot] = base[layer, feature]
+            written = values @ decoders[layer].flatten(2)
+            for place, reached in enumerate(config.targets(layer)):
+                d = config.d_out
+                outputs[reached] = outputs[reached] + written[..., place * d : (place + 1) * d].transpose(0, 1)
+            return outputs[layer].expand(len(part), -1, -1)
+
+        expanded = frame.frozen.sources.map(lambda t, part=part: t.expand(len(part), -1, -1))
+        final = frame.frozen.replay(expanded, mlp).final
+        results.append((final * frame.gradient).sum((1, 2)) + frame.constant)
+    return torch.cat(results) if results else torch.zeros(0)

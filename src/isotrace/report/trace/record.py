@@ -1,0 +1,296 @@
+"""From a finished trace, whose model is at hand, to a result that is data alone."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from isotrace.attribution.graph_files import graph_tensors, origin_of
+from isotrace.attribution.supernodes import Supernodes
+from isotrace.attribution.trace import Traced
+from isotrace.base.runs import to_jsonable
+from isotrace.dictionaries.shelf import FeatureTables
+from isotrace.domains.molecule.drawing import draw_molecule
+from isotrace.report.trace.neuronpedia import graph_json, target_probability
+from isotrace.report.trace.payload import trace_view
+from isotrace.report.trace.trace import TraceResult
+from isotrace.report.trace.trace_graph import control_frame, edge_frame, intervention_frame, supernodes_of
+from isotrace.stats.bootstrap import mean_interval, pearson_interval
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished trace with the names of its features and the dictionary's fidelity (None where unknown).
+
+    `given`: supernodes whose groups and names are taken over; None groups anew."""
+
+    traced: Traced
+    subject: str
+    dictionary: str
+    tables: FeatureTables
+    fidelity: dict[str, Any] | None
+    name: str | None = None
+    given: Supernodes | None = None
+
+    def result(self) -> TraceResult:
+        traced = self.traced
+        slug = f"isotrace-{traced.target.name}".replace(":", "-")
+        labels = {(f["layer"], f["feature"]): f["label"] for f in self.features}
+        identity = self.dictionary, traced.frame.dictionary
+        subject = traced.frame.frozen.subject
+        origin = origin_of(subject, *identity, traced.sequence, traced.tokens, traced.target, traced.value)
+        # the pruned graph's edges, since all of them take megabytes per input
+        tensors, header = graph_tensors(traced.graph, traced.pruned, origin, "kept")
+        masses = {u["index"]: u["score"] for u in self.units}
+        view = {
+            "page": trace_view(self),
+            "drawing": draw_molecule(traced.mol, masses, size=(420, 300), diverging=False),
+            "viewer": graph_json(traced, scan=self.subject, slug=slug, labels=labels),
+            "graph": header,
+        }
+        tables = {
+            "features": pl.DataFrame(self.features, infer_schema_length=None),
+            "units": pl.DataFrame(self.units, infer_schema_length=None),
+            "syntax": pl.DataFrame(self.summary["syntax"], infer_schema_length=None),
+            "edges": edge_frame(self),
+            "interventions": intervention_frame(self),
+            "controls": control_frame(self),
+        }
+        return TraceResult(self.summary, to_jsonable(view), tables, tensors)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What `isotrace trace --json` prints; NaN becomes null when it is written."""
+        traced, graph = self.traced, self.traced.graph
+        target = traced.target
+        seed = traced.config.seed
+        frozen = pearson_interval(traced.nodes.predicted.numpy(), traced.nodes.frozen.numpy(), seed)
+        real = pearson_interval(traced.nodes.predicted.numpy(), traced.nodes.free_running.numpy(), seed)
+        probe = target.probe
+        regression = probe is not None and probe.task == "regression"
+        return {
+            "input": traced.sequence,
+            "name": self.name,
+            "subject": self.subject,
+            "dictionary": self.dictionary,
+            "target": {
+                "kind": target.kind,
+                "name": target.name,
+                "value": traced.value,
+                "unit": target.unit,
+                "description": target.description,
+                "probability": None if regression else target_probability(traced),
+            },
+            "graph": {
+                "n_nodes": int(traced.pruned.nodes.sum()),
+                "n_edges": int(traced.pruned.edges.sum()),
+                "n_nodes_full": graph.n_nodes,
+                "n_edges_full": int((graph.matrix != 0).sum()),
+                "n_active_features": graph.n_active,
+                "replacement_score": traced.scores.replacement,
+                "completeness_score": traced.scores.completeness,
+                "max_completeness_error": graph.completeness_error(),
+            },
+            "fidelity": self.fidelity or {"free_running": None, "teacher_forced": None},
+            "circuit": self.circuit,
+            "verification": {
+                "n_nodes": len(traced.nodes.nodes),
+                "pearson_frozen": frozen[0],
+                "pearson_frozen_ci": list(frozen[1:]),
+                "pearson_free_running": real[0],
+                "pearson_free_running_ci": list(real[1:]),
+            },
+            "units": self.units,
+            "bonds": [
+                {"atoms": list(u.atoms), "token": u.text, "pos": p, "score": s}
+                for p, u, s in self._positions()
+                if u.kind in ("bond", "ring") and len(u.atoms) == 2
+            ],
+            "syntax": [{"token": u.text, "pos": p, "score": s} for p, u, s in self._positions() if u.kind != "atom"],
+            "features": self.features,
+            "supporters": self.pushes(traced.supporters.tolist()),
+            "opponents": self.pushes(traced.opponents.tolist()),
+            "spellings": self._spellings,
+            "warnings": self.warnings,
+        }
+
+    @cached_property
+    def circuit(self) -> dict[str, Any]:
+        """The circuit's numbers, in the target's unit, each beside its controls."""
+        traced, found = self.traced, self.traced.circuit_effects
+        choice, neurons, seed = traced.choice, traced.neurons, traced.config.seed
+        mean = lambda v: float(v.mean()) if len(v) else float("nan")  # noqa: E731
+        return {
+            "n_features": len(traced.circuit),
+            "fraction_of_features": len(traced.circuit) / traced.graph.n_active,
+            "ablation": traced.config.ablation,
+            "full": found.full,
+            "empty": found.empty,
+            "value": found.value,
+            "error": found.error,
+            "removed": found.removed,
+            "reproduces": found.reason is None,
+            "reason": found.reason,
+            "kept": found.kept,
+            "lost": found.lost,
+            "sizes": [
+                {"n": n, "value": value, "error": abs(value - found.full)}
+                for n, value in zip(choice.sizes, choice.values.tolist(), strict=True)
+            ],
+            "control": {
+                "n": len(found.control_values),
+                "error_mean": mean(found.control_errors),
+                "error_ci": list(mean_interval(found.control_errors, seed)),
+                "removed_mean": mean(found.control_removed),
+                "removed_ci": list(mean_interval(found.control_removed, seed)),
+                "spread": found.spread,
+            },
+            "neurons": {
+                "n": neurons.n if neurons else None,
+                "value": neurons.value if neurons else None,
+                "error": abs(neurons.value - found.full) if neurons else None,
+                "reason": None if neurons else "no sequences are known to take the neurons' mean over",
+            },
+        }
+
+    def _positions(self):
+        return zip(
+            range(self.traced.graph.n_tokens),
+            self.traced.units,
+            self.traced.unit_scores.positions.tolist(),
+            strict=True,
+        )
+
+    @cached_property
+    def units(self) -> list[dict[str, Any]]:
+        """Atoms in the order they came in."""
+        return [
+            {"index": i, "symbol": self.traced.mol.GetAtomWithIdx(i).GetSymbol(), "score": mass, "signed": signed}
+            for i, (mass, signed) in self.traced.unit_scores.atoms.items()
+        ]
+
+    @cached_property
+    def supernodes(self) -> Supernodes:
+        return supernodes_of(self)
+
+    @cached_property
+    def rows(self) -> dict[tuple[int, int], dict[str, Any]]:
+        """Annotation of the features of the circuit and of the lists, by (layer, feature), read from the table once."""
+        traced = self.traced
+        nodes = torch.cat([traced.circuit, traced.supporters, traced.opponents])
+        located = traced.graph.feature_nodes[nodes].tolist()
+        return self.tables.of(list({(layer, feature) for layer, _, feature in located}))
+
+    def pushes(self, nodes: list[int]) -> list[dict[str, Any]]:
+        """Feature nodes with `effect`: by how much the graph says the target falls where one is ablated."""
+        traced, found = self.traced, []
+        for node in nodes:
+            layer, position, feature = traced.graph.feature_nodes[node].tolist()
+            named = {"label": self.tables.label(self.rows.get((layer, feature), {}))}
+            place = {"layer": layer, "feature": feature, "position": position, "token": traced.tokens[position]}
+            found.append(place | named | {"effect": float(traced.predicted[node])})
+        return found
+
+    @cached_property
+    def features(self) -> list[dict[str, Any]]:
+        """Feature nodes of the circuit, most influential first."""
+        traced = self.traced
+        order = traced.circuit[traced.pruned.influence[traced.circuit].argsort(descending=True)].tolist()
+        located = [tuple(row) for row in traced.graph.feature_nodes[order].tolist()]
+        found = []
+        for node, (layer, position, feature) in zip(order, located, strict=True):
+            row = self.rows.get((layer, feature), {})
+            found.append(
+                {
+                    "layer": layer,
+                    "feature": feature,
+                    "position": position,
+                    "token": traced.tokens[position],
+                    "label": self.tables.label(row),
+                    "f1": row.get("f1"),
+                    "influence": float(traced.pruned.influence[node]),
+                    "effect": float(traced.effects[node]),
+                    "activation": float(traced.graph.activations[node]),
+                }
+            )
+        return found
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Plain sentences about what this trace does not show."""
+        traced, effects = self.traced, self.traced.circuit_effects
+        found, unit, span = [], traced.target.unit, abs(effects.full - effects.empty)
+        if effects.reason is not None:
+            found.append(f"No small circuit reproduces this prediction: {effects.reason}.")
+        if traced.neurons is not None and abs(traced.neurons.value - effects.full) <= effects.error:
+            found.append("As many neurons of the model come as near to its prediction as the circuit's features do.")
+        if not np.isfinite(effects.kept) and effects.noise < span:
+            found.append(
+                f"All features together move the target by {span:.2g} {unit}, less than random circuits differ among "
+                f"themselves ({effects.spread:.2g}): no share of it is given."
+            )
+        moved = np.abs(effects.full - effects.control_removed)
+        if len(moved) and abs(effects.full - effects.removed) <= np.quantile(moved, 0.95):
+            found.append("Removing the circuit moves the target no more than removing matched random circuits does.")
+        if traced.scores.replacement < 0.5:
+            share = 1 - traced.scores.replacement
+            found.append(f"Most influence passes through error nodes ({share:.0%}): the features miss most of it.")
+        if traced.unit_scores.spread > 0.75:
+            found.append(f"Not localised: the mass is spread over {traced.unit_scores.spread:.0%} of the atoms.")
+        if traced.graph.completeness_error() > 1e-4:
+            found.append("Edges and constants do not add up to 1e-4: treat small edges with care.")
+        if self.fidelity is None:
+            found.append("The dictionary has no fidelity on its shelf: what it misses of held-out data is unknown.")
+        return found
+
+    @property
+    def _spellings(self) -> dict[str, Any] | None:
+        found = self.traced.spellings
+        if found is None:
+            return None
+        low, high = mean_interval(found.correlations, self.traced.config.seed)
+        return {
+            "spellings": [{"smiles": s, "value": float(v)} for s, v in zip(found.smiles, found.values, strict=True)],
+            "units": [
+                {"index": i, "mean": float(m), "sd": float(s)}
+                for i, (m, s) in enumerate(zip(found.masses.mean(0), found.masses.std(0, ddof=1), strict=True))
+            ],
+            "rank_correlation": {"mean": float(found.correlations.mean()), "ci": [low, high]},
+            "target_sd": float(found.values.std(ddof=1)),
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        config = to_jsonable(asdict(self.traced.config))
+        return config | {"sizes": ", ".join(f"{share:g}" for share in config["sizes"])}
+
+    def node_id(self, node: int) -> str:
+        graph = self.traced.graph
+        layer, position, kind = graph.layer_of(node), graph.position_of(node), graph.kind_of(node)
+        if kind == "feature":
+            return f"f{layer}_{int(graph.feature_nodes[node, 2])}_{position}"
+        if kind in ("error", "target"):
+            return "target" if kind == "target" else f"e{layer}_{position}"
+        group, place = self.place(node)
+        earlier = [name for name, _ in graph.embeddings[:group]].count(kind)
+        return f"{kind[0]}{earlier or ''}_{place}"
+
+    def place(self, node: int) -> tuple[int, int]:
+        """(index in `graph.embeddings`, place in that stream) of an embedding node; a decoder's place p is token
+        p − 1's."""
+        return divmod(node - self.traced.graph.tokens.start, self.traced.graph.n_tokens)
+
+    def side(self, node: int) -> str:
+        """`encoder` or `decoder` in a subject that has both, which then has two nodes of a kind at a position; else
+        empty, as for the target."""
+        graph, sizes = self.traced.graph, self.traced.frame.frozen.subject.stack_sizes
+        if len(sizes) == 1 or node == graph.target:
+            return ""
+        if (layer := graph.layer_of(node)) >= 0:
+            return "encoder" if layer < sizes[0] else "decoder"
+        group = self.place(node)[0]
+        kinds = [kind for kind, _ in graph.embeddings]
+        return "decoder" if kinds[group] in kinds[:group] else "encoder"
