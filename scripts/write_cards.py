@@ -205,18 +205,28 @@ def readme() -> str:
             chosen = [t["circuit"] for t in traces if t["target"]["kind"] == kind]
             median = lambda f, c=chosen: float(np.median([f(x) for x in c]))  # noqa: E731
             unit = next(t["target"]["unit"] for t in traces if t["target"]["kind"] == kind)
-            moved = (
-                f"all features together move the target by {median(lambda c: abs(c['full'] - c['empty'])):.2f} {unit}"
-            )
-            for what in ("sufficiency", "necessity"):
-                rows.append(
-                    (
-                        f"demo, {kind} targets: circuit {what}, median of {len(chosen)}",
-                        f"{median(lambda c, w=what: c[w]):.2f}",
-                        f"matched random circuits {median(lambda c, w=what: c['control'][f'{w}_mean']):.2f}; "
-                        f"circuit is {median(lambda c: c['fraction_of_features']):.1%} of the active features; {moved}",
-                    )
+            n = len(chosen)
+            reproduced = sum(c["reproduces"] for c in chosen)
+            nearer = sum(c["error"] < c["neurons"]["error"] for c in chosen)
+            rows.append(
+                (
+                    f"demo, {kind} targets: distance of the circuit alone to the model, median of {n}",
+                    f"{median(lambda c: c['error']):.2f} {unit}",
+                    f"every feature ablated {median(lambda c: abs(c['full'] - c['empty'])):.2f}, matched random circuits "
+                    f"{median(lambda c: c['control']['error_mean']):.2f}, as many neurons "
+                    f"{median(lambda c: c['neurons']['error']):.2f}; circuit is "
+                    f"{median(lambda c: c['fraction_of_features']):.1%} of the active features; it reproduces {reproduced} "
+                    f"of {n} predictions and is nearer than neurons in {nearer}",
                 )
+            )
+            rows.append(
+                (
+                    f"demo, {kind} targets: change of the target without the circuit, median of {n}",
+                    f"{median(lambda c: abs(c['full'] - c['removed'])):.2f} {unit}",
+                    "without matched random circuits "
+                    f"{median(lambda c: abs(c['full'] - c['control']['removed_mean'])):.2f}",
+                )
+            )
         for kind in ("probe", "mask"):
             chosen = [t["verification"] for t in traces if t["target"]["kind"] == kind]
             real, frozen = (np.median([v[f"pearson_{k}"] for v in chosen]) for k in ("free_running", "frozen"))
