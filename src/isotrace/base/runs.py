@@ -181,7 +181,8 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 def rewritten(path: str | Path, name: str, text: str) -> Path:
     """Replace a file of a finished run, and its hash in the manifest."""
-    return Run(Path(path), read_manifest(path)).text(name, text)
+    with locked(Path(path)):
+        return Run(Path(path), read_manifest(path)).text(name, text)
 
 
 def to_jsonable(obj: Any) -> Any:

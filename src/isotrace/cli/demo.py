@@ -27,6 +27,7 @@ def command(
 ) -> None:
     """Trace six drugs for the blood-brain-barrier probe and one masked atom each; write an index page."""
     from isotrace.attribution.trace import TraceConfig
+    from isotrace.base.identity import Source
     from isotrace.base.runs import dumps, open_run
     from isotrace.domains.molecule import token_map
     from isotrace.report.trace.index import entry, index_page, page_row
@@ -41,7 +42,9 @@ def command(
         jobs += [(name, smiles, "probe:bbb"), (name, smiles, f"mask:{position}")]
     entries: dict[str, dict[str, Any]] = {}
     results = []
-    arguments = {"command": command_line(), "seed": seed, "inputs": {}, "overwrite": False}
+    inputs = {"subject": Source.of("bundled:molm", tracer.subject)}
+    inputs |= {"dictionary": Source.of("bundled:molm-clt", tracer.dictionary)}
+    arguments = {"command": command_line(), "seed": seed, "inputs": inputs, "overwrite": False}
     for name, smiles, target in progress(jobs, "tracing"):
         folder = Path(slug(name)) / slug(target)
         with open_run(out / folder, **arguments) as run:

@@ -56,8 +56,8 @@ def command(
     ] = None,
 ) -> None:
     """Trace one prediction to features and atoms, verify it by intervention, and write a report."""
-    from isotrace.attribution.supernodes import dictionary_hash
     from isotrace.attribution.trace import TraceConfig
+    from isotrace.base.identity import Source
     from isotrace.base.runs import dumps, open_run
     from isotrace.datasets.inputs import read_inputs, rejects_frame
     from isotrace.report.trace.index import entry, index_page, page_row
@@ -87,8 +87,8 @@ def command(
         "seed": seed,
         "inputs": {
             "input": Path(input) if from_file else input,
-            "subject": tracer.subject.files.weights_sha256,
-            "dictionary": dictionary_hash(tracer.dictionary),
+            "subject": Source.of(subject, tracer.subject),
+            "dictionary": Source.of(dictionary, tracer.dictionary),
         },
         "overwrite": overwrite,
     }

@@ -18,14 +18,14 @@ class Spelling:
 
 
 def write(mol: Chem.Mol) -> Spelling:
-    """A molecule as SMILES in RDKit's own walk from its first atom, with the atoms' numbers.
+    """A molecule as canonical SMILES, which do not depend on how its atoms are numbered, with their numbers.
 
     Raises InputError for no molecule, and for hydrogens that SMILES do not write.
     """
     if not mol.GetNumAtoms():
         raise InputError("the molecule has no atoms: give one that has.")
     copy = Chem.Mol(mol)
-    smiles = Chem.MolToSmiles(copy, canonical=False)
+    smiles = Chem.MolToSmiles(copy)
     original = tuple(json.loads(copy.GetProp("_smilesAtomOutputOrder")))
     if (read := Chem.MolFromSmiles(smiles)) is not None and read.GetNumAtoms() < len(original):
         raise InputError(
