@@ -20,7 +20,7 @@ from isotrace.attribution.influence import influence, scores
 from isotrace.attribution.trace import TraceConfig, trace
 from isotrace.attribution.units import unit_scores
 from isotrace.dictionaries.shelf import FeatureTables
-from isotrace.interventions.component import zero_values
+from isotrace.interventions.components import zero_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.report.page import number
 from isotrace.report.trace.record import Record

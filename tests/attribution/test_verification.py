@@ -21,7 +21,7 @@ from isotrace.attribution.verification import (
     node_effects,
 )
 from isotrace.dictionaries.features import Features
-from isotrace.interventions.component import zero_values
+from isotrace.interventions.components import zero_values
 from isotrace.interventions.hookpoints import Neurons
 
 

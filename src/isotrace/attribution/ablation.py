@@ -1,6 +1,6 @@
 """Ablation: components set to a reference, in the running subject and in the frozen one (METHODS §9).
 
-In the running subject through any mediator, free-running: attention, norms, MLPs and the activations themselves are
+In the running subject through any components, free-running: attention, norms, MLPs and the activations themselves are
 recomputed on the drifting stream. Features move by what they write, so that the dictionary's error terms stay.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from isotrace.attribution.graph import Frame
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.interventions.component import Mediator, Values
+from isotrace.interventions.components import Components, Values
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
@@ -42,7 +42,7 @@ def rounding(frame: Frame) -> float:
 @torch.no_grad()
 def ablated(
     subject: Subject,
-    mediator: Mediator,
+    components: Components,
     reference: Values,
     batch: Batch,
     target: Target,
@@ -67,14 +67,14 @@ def ablated(
                 return values
             return torch.where((chosen ^ complement)[..., None], reference[layer].to(values), values)
 
-        with mediator.edited(subject, edit):
+        with components.edited(subject, edit):
             final = subject.hidden(copies.ids, copies.mask)
         results.append(target.value(subject, copies, final))
     return torch.cat(results) if results else torch.zeros(0)
 
 
 def first_order(
-    subject: Subject, mediator: Mediator, reference: Values, batch: Batch, target: Target, kept: Nodes | None = None
+    subject: Subject, components: Components, reference: Values, batch: Batch, target: Target, kept: Nodes | None = None
 ) -> tuple[Tensor, ...]:
     """By how much the target would fall were a node set to `reference`, to first order: (z − reference) · ∂M/∂z,
     `[tokens, components]` per layer, from one forward and one backward pass, all else as it is or, with `kept`, with
@@ -90,7 +90,7 @@ def first_order(
         leaves[layer] = torch.zeros_like(values).requires_grad_(True)
         return values + leaves[layer]
 
-    with torch.enable_grad(), mediator.edited(subject, edit):
+    with torch.enable_grad(), components.edited(subject, edit):
         value = target.value(subject, batch, subject.hidden(batch.ids, batch.mask)).sum()
         found = torch.autograd.grad(value, [leaves[layer] for layer in range(len(leaves))], allow_unused=True)
     return tuple(

@@ -37,7 +37,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.domains.molecule import TokenUnit, parse, token_map
 from isotrace.domains.molecule.spelling import Spelling, spellings
-from isotrace.interventions.component import Values, zero_values
+from isotrace.interventions.components import Values, zero_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target, parse_target

@@ -28,7 +28,7 @@ from isotrace.attribution.ablation import (
 from isotrace.attribution.graph import AttributionGraph, Frame
 from isotrace.attribution.influence import Pruned, total_effects
 from isotrace.dictionaries.features import Features
-from isotrace.interventions.component import Mediator, Values
+from isotrace.interventions.components import Components, Values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.stats.share import share
 from isotrace.subjects.subject import Batch, Subject
@@ -118,7 +118,7 @@ class CircuitEffects:
 
 def halved(
     subject: Subject,
-    mediator: Mediator,
+    components: Components,
     reference: Values,
     batch: Batch,
     target: Target,
@@ -129,7 +129,7 @@ def halved(
     kept, found = candidates, []
     for size in reversed(sizes):
         while len(kept) > size:
-            effects = torch.stack(first_order(subject, mediator, reference, batch, target, kept))
+            effects = torch.stack(first_order(subject, components, reference, batch, target, kept))
             strength = effects[kept[:, 0], kept[:, 1], kept[:, 2]].abs()
             kept = kept[strength.argsort(descending=True, stable=True)[: max(size, len(kept) // 2)]]
         found.append(kept)

@@ -14,7 +14,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary, require_whole_mlp
 from isotrace.dictionaries.shelf import shelf_of
 from isotrace.domains.molecule.spelling import write
-from isotrace.interventions.component import Values, mean_values
+from isotrace.interventions.components import Values, mean_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
