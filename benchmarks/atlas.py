@@ -32,9 +32,11 @@ KINDS = ("token", "token", "token", "token", "class", "value")
 
 def molecules(n: int) -> list[str]:
     """`n` texts: the bundled examples that RDKit reads, then other spellings of them."""
-    table = pl.read_parquet(str(files("isotrace") / "assets/molm-clt/examples.parquet"), columns=["smiles"])
+    table = pl.read_parquet(
+        str(files("isotrace") / "assets/molm-clt/about/names/examples.parquet"), columns=["sequence"]
+    )
     found = []
-    for smiles in table["smiles"].unique(maintain_order=True):
+    for smiles in table["sequence"].unique(maintain_order=True):
         if len(found) == n:
             break
         if len(smiles) < 90 and Chem.MolFromSmiles(smiles) is not None:

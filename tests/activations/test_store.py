@@ -248,8 +248,8 @@ def test_manifests_that_are_not_ours(folder, tmp_path):
     text = (folder / "manifest.json").read_text()
     for change, reason in [
         (text.replace('"d":', '"D":'), "d|D"),
-        (text.replace('"format_version": 1', '"format_version": 2'), "format_version"),
-        (text[:50], "version 1"),
+        (text.replace('"format_version": 2', '"format_version": 1'), "format_version"),
+        (text[:50], "version 2"),
     ]:
         (folder / "manifest.json").write_text(change)
         with pytest.raises(RunError, match=reason):

@@ -170,7 +170,7 @@ def test_shapes(subject):
 
 
 def test_an_architecture_without_an_entry():
-    with pytest.raises(SubjectError, match=r"'xlnet' \(known: albert, bart, .*see docs/bring-your-own-model.md"):
+    with pytest.raises(SubjectError, match=r"'xlnet': give one of albert, bart, .*see docs/bring-your-own-model.md"):
         family_of("xlnet")
 
 

@@ -46,7 +46,7 @@ def same(a, b, relative=RELATIVE):
 
 def test_every_format_has_fixtures():
     assert {kind.parent.name for kind in KINDS} == set(interop.FORMATS)
-    assert {kind.parent.name for kind in REVERSE} == set(interop.WRITTEN)
+    assert {kind.parent.name for kind in REVERSE} == set(interop.written())
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k.parent.name}-{k.name}")
@@ -67,7 +67,7 @@ def test_written_and_read_again_it_is_the_same_function(kind, tmp_path):
     x = load_file(kind / "recorded.safetensors")["x"]
     dictionary = interop.read([source(kind)], hints(kind)).dictionary()
     config, held = dictionary.config, []
-    for tool in interop.WRITTEN:
+    for tool in interop.written():
         try:
             interop.write(dictionary, tmp_path / tool, tool, "tiny")
         except DictionaryError:
@@ -79,7 +79,7 @@ def test_written_and_read_again_it_is_the_same_function(kind, tmp_path):
         assert again.config.layers == config.layers
         same(features(again, x), features(dictionary, x))
         same(again(x), dictionary(x))
-    if kind.parent.name in interop.WRITTEN and kind.name != "plt_topk":
+    if kind.parent.name in interop.written() and kind.name != "plt_topk":
         assert kind.parent.name in held
 
 
