@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from isotrace.dictionaries.saving import load_dictionary
     from isotrace.subjects.subject import load_subject
     from isotrace.verbs.annotate import annotate
+    from isotrace.verbs.circuit import circuit
     from isotrace.verbs.convert import convert
     from isotrace.verbs.evaluate import evaluate
     from isotrace.verbs.features import features
@@ -21,6 +22,7 @@ __all__ = [
     "Featuriser",
     "__version__",
     "annotate",
+    "circuit",
     "convert",
     "evaluate",
     "features",
@@ -36,6 +38,7 @@ __all__ = [
 _LAZY = {
     "Featuriser": "isotrace.dictionaries.featuriser",
     "annotate": "isotrace.verbs.annotate",
+    "circuit": "isotrace.verbs.circuit",
     "convert": "isotrace.verbs.convert",
     "evaluate": "isotrace.verbs.evaluate",
     "features": "isotrace.verbs.features",

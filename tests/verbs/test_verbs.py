@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import isotrace
 import tiny
+import tiny_tasks
 from isotrace.base.errors import InputError
 from isotrace.base.result import Result
 from isotrace.base.runs import dumps, read_manifest
@@ -115,6 +116,30 @@ def test_evaluate_equals_the_command(world):
         loaded, load_dictionary(dictionary, loaded), ROWS, controls=False, bootstrap=20, seed=2, progress=lambda i, _: i
     )
     assert again.summary["dictionaries"][0]["free_running"] == printed["dictionaries"][0]["free_running"]
+
+
+def test_circuit_equals_the_command_and_is_saved(tmp_path):
+    folder = tiny_tasks.fitted_folder(tmp_path)
+    subject = tiny.load_tiny(folder)
+    dictionary = tiny.exact_dictionary(subject)
+    save_dictionary(dictionary, tmp_path / "exact", reference(subject), dtype=torch.float32, training={})
+    rows = [*((text, int(marked)) for text, marked in tiny_tasks.molecules()), ("C?C", 1)]
+    table = pl.DataFrame(rows, schema=["smiles", "bromine"], orient="row")
+    table.write_csv(tmp_path / "data.csv")
+    quick = ("--sizes", "2,72", "--controls", 2, "--bootstrap", 20, "--drawn", 1, "--seed", 1, "--domain", "molecule")
+    given = ("--data", tmp_path / "data.csv", "--label", "bromine", *quick, "--out", tmp_path / "shell")
+    printed = said("circuit", folder, tmp_path / "exact", *given)
+    assert [row["input"] for row in printed["rejects"]] == ["C?C"]
+    same = {"sizes": (2, 72), "controls": 2, "bootstrap": 20, "drawn": 1, "seed": 1}
+    found = isotrace.circuit(folder, tmp_path / "exact", table, "bromine", tmp_path / "one", domain="molecule", **same)
+    assert as_printed(found) == printed
+    assert found == Result.load(tmp_path / "shell")
+    loaded = load_dictionary(tmp_path / "exact", subject)
+    renamed = table.rename({"smiles": "drug"})
+    again = isotrace.circuit(subject, loaded, renamed, "bromine", tmp_path / "two", column="drug", **same)
+    assert as_printed(again) == printed
+    with pytest.raises(InputError, match="--sizes 'many': give whole numbers"):
+        isotrace.circuit(subject, loaded, table, "bromine", tmp_path / "three", sizes="many")
 
 
 def test_harvest_and_train_equal_the_commands(world, tmp_path):

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from isotrace.cli.command import command as command_of
-from isotrace.cli.command import show_rejects, show_table
+from isotrace.cli.command import show_problems, show_table
 from isotrace.verbs.annotate import AnnotateRequest, annotate
 
 COLUMNS = ("concepts with a feature at q < 0.05", "F1 ≥ 0.5 [95 % CI]", "F1 ≥ 0.8 [95 % CI]", "features alive")
@@ -25,9 +25,7 @@ def show(summary: dict[str, Any], request: AnnotateRequest) -> None:
         counts = [(found[f"concepts_{level}"], *found[f"concepts_{level}_ci"]) for level in ("f1_50", "f1_80")]
         rows.append((name, *(f"{n} [{low}, {high}]" for n, low, high in counts), str(found["n_alive"])))
     show_table(title, COLUMNS, rows, width=110)
-    for warning in summary["warnings"]:
-        typer.echo(f"warning: {warning}")
-    show_rejects(summary)
+    show_problems(summary)
     typer.echo(f"atlas: {request.out / 'report.html'}")
 
 

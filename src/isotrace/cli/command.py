@@ -41,8 +41,8 @@ def command(verb: Callable[..., Any], show: Show) -> Callable[..., None]:
         if failure := getattr(answer, "failure", None):
             raise RunError(failure)
 
-    # by place, then what the command has of its own, then what it shares with others
-    own = vars(kind)["__annotations__"]
+    # by place, then what is needed or the command has of its own, then what it shares with others
+    own = {*vars(kind)["__annotations__"], *(n for n, field in kind.model_fields.items() if field.is_required())}
     order = sorted(kind.model_fields.items(), key=lambda one: 0 if shell(one[1]).place else 1 + (one[0] not in own))
     parameters = [_parameter(name, field) for name, field in order]
     parameters.append(Parameter("json", Parameter.KEYWORD_ONLY, default=False, annotation=JSON))
@@ -86,7 +86,10 @@ def _plain(kind: Any) -> Any:
     return kind if kind in (bool, int, float, Path) else str
 
 
-def show_rejects(summary: dict[str, Any]) -> None:
+def show_problems(summary: dict[str, Any]) -> None:
+    """Warnings, where the command gives any, and rejected rows."""
+    for warning in summary.get("warnings", ()):
+        typer.echo(f"warning: {warning}")
     for row in summary["rejects"]:
         typer.echo(f"  rejected row {row['index']}: {row['input'][:60]!r}: {row['reason']}")
 

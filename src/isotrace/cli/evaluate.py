@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from isotrace.cli.command import command as command_of
-from isotrace.cli.command import show_rejects, show_table
+from isotrace.cli.command import show_problems, show_table
 from isotrace.verbs.evaluate import EvaluateRequest, evaluate
 
 COLUMNS = ("", "L0", "loss recovered [95 % CI]", "teacher-forced", "− first", "top-1", "KL", "FVE", "dead")
@@ -18,11 +18,9 @@ def show(summary: dict[str, Any], request: EvaluateRequest) -> None:
     dictionaries = [cells(entry, first=place == 0) for place, entry in enumerate(summary["dictionaries"])]
     controls = [cells(entry, first=False) for entry in summary["controls"]]
     show_table(title, COLUMNS, dictionaries, controls, width=130)
-    for warning in summary["warnings"]:
-        typer.echo(f"warning: {warning}")
     if len(dictionaries) > 1:
         typer.echo(f"not dominated: {', '.join(summary['pareto']) or 'none'}")
-    show_rejects(summary)
+    show_problems(summary)
     if request.out is not None:
         typer.echo(f"report: {request.out / 'report.html'}")
 

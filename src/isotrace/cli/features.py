@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from isotrace.cli.command import command as command_of
-from isotrace.cli.command import show_rejects
+from isotrace.cli.command import show_problems
 from isotrace.verbs.features import FeaturesRequest, features
 
 
@@ -14,7 +14,7 @@ def show(summary: dict[str, Any], request: FeaturesRequest) -> None:
         f"{summary['n_active']:,} activations of {summary['n_features']:,} features on {summary['n_tokens']:,} tokens "
         f"of {summary['n_sequences']:,} sequences"
     )
-    show_rejects(summary)
+    show_problems(summary)
     if request.out is not None:
         typer.echo(f"table: {request.out / 'features.parquet'}")
 

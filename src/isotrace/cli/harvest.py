@@ -5,14 +5,14 @@ from typing import Any
 import typer
 
 from isotrace.cli.command import command as command_of
-from isotrace.cli.command import show_rejects
+from isotrace.cli.command import show_problems
 from isotrace.verbs.harvest import HarvestRequest, harvest
 
 
 def show(summary: dict[str, Any], request: HarvestRequest) -> None:
     what = f"{summary['tokens']:,} tokens of {len(summary['hookpoints'])} hookpoints in {summary['shards']} shards"
     typer.echo(f"{summary['folder']}: {what}")
-    show_rejects(summary)
+    show_problems(summary)
 
 
 command = command_of(harvest, show)

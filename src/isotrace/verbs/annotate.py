@@ -1,40 +1,24 @@
 """What do the features of a dictionary mean, and should one believe it?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError
-from isotrace.verbs.request import (
-    COMMAS,
-    PLACE,
-    REPEATED,
-    Column,
-    Data,
-    InFolder,
-    Loaded,
-    OnSubject,
-    Progress,
-    Seeded,
-    verb,
-)
+from isotrace.verbs.request import COMMAS, REPEATED, Loaded, OnDictionary, Progress, Seeded, verb
 
 if TYPE_CHECKING:
     from isotrace.report.atlas.annotation import AnnotationResult
 
 
-class AnnotateRequest(OnSubject, InFolder, Seeded):
-    dictionary: Annotated[Loaded, PLACE]
-    """bundled:molm-clt, hf:org/name or a folder."""
-    data: Data
+class AnnotateRequest(OnDictionary, Seeded):
     out: Path
     """Run folder."""
     concepts: Annotated[tuple[Path, ...], REPEATED] = ()
     """Concept file: patterns or labels; repeatable."""
     label: Annotated[tuple[str, ...], REPEATED] = ()
     """A column of the data as a concept, KIND:COLUMN[:NAME]; repeatable."""
-    column: Column = None
     group: str | None = None
     """Column of groups that a split keeps together."""
     limit: int | None = Field(default=None, ge=1)
@@ -77,14 +61,12 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
     from isotrace.annotation.annotate import AnnotationConfig
     from isotrace.annotation.annotate import annotate as annotated
     from isotrace.annotation.nulls.sources import feature_activations, untrained_subject
-    from isotrace.base.identity import Source
-    from isotrace.base.runs import open_run
     from isotrace.datasets.annotated import prepare
     from isotrace.datasets.concept_files import label_columns, read_concept_file
     from isotrace.datasets.inputs import read_inputs
     from isotrace.dictionaries.shelf import attach, shelf_folder
     from isotrace.report.atlas.annotation import AnnotationResult
-    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, named, subject_of
+    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, run_of, subject_of
 
     seed = request.seed
     config = AnnotationConfig(
@@ -110,14 +92,9 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
         other = untrained_subject(subject, seed)
         blank = (other, dictionary_of(request.untrained, other))
     name = label(request.dictionary)
-    inputs: dict[str, Any] = {
-        **({} if request.structure is None else {"structure": request.structure}),
-        "subject": Source.of(subject.source, subject),
-        "dictionary": Source.of(name, dictionary),
-        "data": named(request.data),
-        **{f"concepts {place}": path for place, path in enumerate(request.concepts, start=1)},
-    }
-    with open_run(request.out, command=request.command, seed=seed, inputs=inputs, overwrite=request.overwrite) as run:
+    inputs = {} if request.structure is None else {"structure": request.structure}
+    inputs |= {f"concepts {place}": path for place, path in enumerate(request.concepts, start=1)}
+    with run_of(request, request.out, subject, dictionary, **inputs) as run:
         prepared = prepare(
             subject, domain, rows, given, seed=seed, group_column=request.group, rejects=rejects,
             progress=lambda items: progress(items, "reading"),

@@ -1,24 +1,22 @@
 """How much of a subject is left when dictionaries stand in for it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError
-from isotrace.verbs.request import PLACE, Column, Data, InFolder, Loaded, OnSubject, Progress, Seeded, verb
+from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded, verb
 
 if TYPE_CHECKING:
     from isotrace.report.evaluation import Evaluation
 
 
-class EvaluateRequest(OnSubject, InFolder, Seeded):
+class EvaluateRequest(OnDictionary, Seeded):
     dictionary: Annotated[tuple[Loaded, ...], PLACE]
     """bundled:molm-clt or folders; the first is compared with."""
-    data: Data
     out: Path | None = None
     """Run folder; without it only what is printed."""
-    column: Column = None
     limit: int | None = Field(default=None, ge=1)
     """Take only the first usable rows."""
     mask_rate: float = Field(default=0.15, ge=0.01, le=0.99)
@@ -34,13 +32,11 @@ class EvaluateRequest(OnSubject, InFolder, Seeded):
 @verb(EvaluateRequest)
 def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
     """Fidelity of dictionaries and of controls with as many active features, on held-out sequences."""
-    from isotrace.base.identity import Source
-    from isotrace.base.runs import open_run
     from isotrace.dictionaries.shelf import attach, shelf_folder
     from isotrace.evaluation.comparison import compare
     from isotrace.report.evaluation import Evaluation
     from isotrace.verbs.corpus import usable
-    from isotrace.verbs.loading import dictionary_of, label, named, subject_of
+    from isotrace.verbs.loading import dictionary_of, label, run_of, subject_of
 
     given = request.dictionary
     names = [label(one) for one in given]
@@ -66,11 +62,7 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
 
     if request.out is None:
         return result()
-    inputs: dict[str, Any] = {"subject": Source.of(subject.source, subject), "data": named(request.data)}
-    inputs |= {f"dictionary {n}": Source.of(*pair) for n, pair in enumerate(dictionaries.items(), start=1)}
-    with open_run(
-        request.out, command=request.command, seed=request.seed, inputs=inputs, overwrite=request.overwrite
-    ) as run:
+    with run_of(request, request.out, subject, *dictionaries.values()) as run:
         found = result()
         found.write(run)
     for folder, dictionary in zip(shelves, dictionaries.values(), strict=request.attach):

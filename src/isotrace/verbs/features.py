@@ -1,24 +1,20 @@
 """Which features of a dictionary are active in some sequences, token by token."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError
-from isotrace.verbs.request import PLACE, Column, Data, InFolder, Loaded, OnSubject, Progress, verb
+from isotrace.verbs.request import OnDictionary, Progress, verb
 
 if TYPE_CHECKING:
     from isotrace.report.features import FeatureTable
 
 
-class FeaturesRequest(OnSubject, InFolder):
-    dictionary: Annotated[Loaded, PLACE]
-    """bundled:molm-clt, hf:org/name or a folder."""
-    data: Data
+class FeaturesRequest(OnDictionary):
     out: Path | None = None
     """Run folder; without it only what is printed."""
-    column: Column = None
     limit: int | None = Field(default=None, ge=1)
     """Take only the first usable rows."""
 
@@ -28,13 +24,11 @@ def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
     """Activations of a dictionary's features in every sequence, with the atoms or residues they stand at."""
     import polars as pl
 
-    from isotrace.base.identity import Source
-    from isotrace.base.runs import open_run
     from isotrace.datasets.inputs import read_inputs, rejects_frame
     from isotrace.dictionaries.featuriser import active_features, batches_of
     from isotrace.domains.domain import domain_of
     from isotrace.report.features import FeatureTable
-    from isotrace.verbs.loading import dictionary_of, label, named, subject_of
+    from isotrace.verbs.loading import dictionary_of, label, run_of, subject_of
 
     subject = subject_of(request)
     dictionary = dictionary_of(request.dictionary, subject)
@@ -89,8 +83,6 @@ def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
     }
     result = FeatureTable(summary, tables={"features": frame, "rejects": rejects})
     if request.out is not None:
-        inputs: dict[str, Any] = {"subject": Source.of(subject.source, subject), "data": named(request.data)}
-        inputs |= {"dictionary": Source.of(label(request.dictionary), dictionary)}
-        with open_run(request.out, command=request.command, seed=0, inputs=inputs, overwrite=request.overwrite) as run:
+        with run_of(request, request.out, subject, dictionary) as run:
             result.write(run)
     return result

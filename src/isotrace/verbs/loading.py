@@ -1,11 +1,13 @@
 """From names to the objects behind them, and back to what a manifest says of them."""
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isotrace.base.errors import InputError, SubjectError
-from isotrace.base.identity import identity
+from isotrace.base.identity import Source, identity
+from isotrace.base.runs import Run, open_run
 from isotrace.datasets.inputs import read_inputs
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary
@@ -13,7 +15,7 @@ from isotrace.domains.domain import Domain, domain_of
 from isotrace.subjects.subject import Subject, load_subject
 
 if TYPE_CHECKING:
-    from isotrace.verbs.request import OnSubject
+    from isotrace.verbs.request import OnDictionary, OnSubject
 
 
 def subject_of(request: "OnSubject") -> Subject:
@@ -37,7 +39,7 @@ def dictionary_of(source: Any, subject: Subject) -> Dictionary:
     return source if isinstance(source, Dictionary) else load_dictionary(source, subject)
 
 
-def named(value: Any) -> Path | str:
+def named(value: Any, column: str | None = None) -> Path | str:
     """What a manifest says of what a number depends on: a Path where it is a file or folder, else text. What has no
     name is told by a hash of its content."""
     if isinstance(value, str | Path):
@@ -47,9 +49,22 @@ def named(value: Any) -> Path | str:
     if isinstance(value, Dictionary):
         what, content = value.config.architecture, value
     else:
-        rows = read_inputs(value)[0]
+        rows = read_inputs(value, column=column)[0]
         what, content = f"{rows.height} sequences", rows.write_json()
     return f"{what}, sha256 {identity(content)[:16]}"
+
+
+def run_of(
+    request: "OnDictionary", out: Path, subject: Subject, *dictionaries: Dictionary, **inputs: Path
+) -> AbstractContextManager[Run]:
+    """The folder `out`, opened for what is asked; `inputs` are the files it depends on beside the usual. Raises as
+    `open_run` does."""
+    given = request.dictionary if isinstance(request.dictionary, tuple) else None
+    known = {"subject": Source.of(subject.source, subject), "data": named(request.data, request.column), **inputs}
+    for n, (source, one) in enumerate(zip(given or (request.dictionary,), dictionaries, strict=True), start=1):
+        known[f"dictionary {n}" if given else "dictionary"] = Source.of(label(source), one)
+    seed = getattr(request, "seed", 0)
+    return open_run(out, command=request.command, seed=seed, inputs=known, overwrite=request.overwrite)
 
 
 def label(source: Any) -> str:

@@ -79,6 +79,7 @@ class Request(BaseModel):
             how = "needs" if error["type"] == "missing" else "does not know"
             return f"{cls.verb()} {how} {name!r}: its parameters are {', '.join(cls.model_fields)}."
         wanted = error.get("ctx", {}).get("expected") or error["msg"][0].lower() + error["msg"][1:]
+        wanted = "give whole numbers" if error["type"] == "int_parsing" else wanted
         wanted = f"use {wanted.replace(chr(39), '')}" if "expected" in error.get("ctx", {}) else wanted
         return f"{option(name, cls.model_fields[name])} {error['input']!r}: {wanted}."
 
@@ -92,9 +93,10 @@ class Request(BaseModel):
         words, options = ["isotrace", self.verb()], []
         for name, field in type(self).model_fields.items():
             value, how = getattr(self, name), shell(field)
-            if value == field.default:
+            if isinstance(value, type(field.default)) and value == field.default:  # a table has no one truth
                 continue
-            texts = [_written(one) for one in (value if isinstance(value, tuple) else (value,))]
+            several = value if isinstance(value, tuple) else (value,)
+            texts = [_written(one, getattr(self, "column", None)) for one in several]
             texts = [",".join(texts)] if how.commas else texts
             if how.place:
                 words += texts
@@ -126,6 +128,15 @@ class InFolder(Request):
     """Replace another command's run in --out."""
 
 
+class OnDictionary(OnSubject, InFolder):
+    """What runs a subject with a dictionary of it on sequences."""
+
+    dictionary: Annotated[Loaded, PLACE]
+    """bundled:molm-clt, hf:org/name or a folder."""
+    data: Data
+    column: Column = None
+
+
 def shell(field: "FieldInfo") -> Shell:
     return next((one for one in field.metadata if isinstance(one, Shell)), Shell())
 
@@ -135,12 +146,12 @@ def option(name: str, field: "FieldInfo") -> str:
     return shell(field).name or f"--{name.replace('_', '-')}"
 
 
-def _written(value: Any) -> str:
+def _written(value: Any, column: str | None) -> str:
     if isinstance(value, str | int | float | Path):
         return str(value)
     from isotrace.verbs.loading import named
 
-    return str(named(value))
+    return str(named(value, column))
 
 
 def silent(items: Iterable[Any], label: str) -> Iterable[Any]:

@@ -67,7 +67,7 @@ def run_training(
         train(stream, jobs, out / CHECKPOINT, **common)
         world.close()
         return None
-    data = named(request.data if request.store is None else request.store)
+    data = named(request.data, request.column) if request.store is None else named(request.store)
     inputs: dict[str, Any] = {"subject": Source.of(subject.source, subject)}
     inputs |= {"data" if request.store is None else "store": data}
     inputs |= {} if request.config is None else {"config": request.config}

@@ -33,6 +33,9 @@ class CircuitResult(Result):
         """One row per size."""
         return self.tables["sweep"]
 
+    def to_dict(self) -> dict[str, Any]:
+        return self.summary | {"rejects": self.tables["rejects"].to_dicts()}
+
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
         """Raises InputError for a domain that is no longer installed."""
         return render_circuit(self.summary, self.view, self.tables["parts"], manifest or {})

@@ -1,0 +1,81 @@
+"""Which features a task rests on, and whether they can do it alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from isotrace.verbs.request import COMMAS, REPEATED, OnDictionary, Progress, Seeded, verb
+
+if TYPE_CHECKING:
+    from isotrace.report.circuit.result import CircuitResult
+
+
+class CircuitRequest(OnDictionary, Seeded):
+    label: str
+    """Column of labels: classes, numbers, or 0/1 strings per residue."""
+    out: Path
+    """Run folder."""
+    split: str | None = None
+    """Column that names parts: train, valid, test."""
+    task: str | None = None
+    """class, regression, residue, masked or mutation; else told from the labels."""
+    mutations: str | None = None
+    """Column of mutations (A24G:K31R), for --task mutation."""
+    group: str | None = None
+    """Column of groups that parts keep together."""
+    mediator: str = "feature"
+    """What the circuit is made of: feature, neuron, head, attention or mlp."""
+    ranking: str = "attribution_patching"
+    """attribution_patching, relp, eap_ig or pruning; of heads and the like any method for nodes."""
+    sizes: Annotated[tuple[int, ...] | None, COMMAS] = None
+    """Numbers of features to keep, by commas."""
+    metric: str | None = None
+    """(macro_)auroc, balanced_accuracy, spearman or r2."""
+    controls: int = Field(default=20, ge=2)
+    """Matched random circuits per size."""
+    bootstrap: int = Field(default=500, ge=20)
+    """Draws of groups for the intervals."""
+    limit: int | None = Field(default=None, ge=3)
+    """At most so many to discover on, and to report on."""
+    against: Annotated[tuple[Path, ...], REPEATED] = ()
+    """Run folder of another task's circuit, to count shared parts; repeatable."""
+    names: Path | None = None
+    """Run of annotate that names the features, instead of the dictionary's shelf."""
+    drawn: int = Field(default=12, ge=0)
+    """Report sequences to draw."""
+
+
+@verb(CircuitRequest)
+def circuit(request: CircuitRequest, progress: Progress) -> "CircuitResult":
+    """Find the circuit of a task, and prove it: sufficiency, necessity, controls, intervals, on held-out groups."""
+    from isotrace.datasets.inputs import read_inputs
+    from isotrace.datasets.tasks import prepare
+    from isotrace.dictionaries.shelf import shelf_of
+    from isotrace.discovery.overlap import overlap_with
+    from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit
+    from isotrace.report.circuit.result import circuit_result
+    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, run_of, subject_of
+
+    config = TaskConfig(
+        request.mediator, request.ranking, request.sizes, request.metric, n_controls=request.controls,
+        n_bootstrap=request.bootstrap, seed=request.seed,
+    )  # fmt: skip
+    subject = subject_of(request)
+    domain = domain_of_subject(subject)
+    dictionary = dictionary_of(request.dictionary, subject)
+    shelf = shelf_of(dictionary, names=request.names)
+    rows, rejects = read_inputs(request.data, column=request.column)
+    with run_of(request, request.out, subject, dictionary) as run:
+        prepared = prepare(
+            subject, domain, rows, label=request.label, kind=request.task, split=request.split, group=request.group,  # pyright: ignore[reportArgumentType]
+            mutations=request.mutations, seed=request.seed, limit=request.limit, rejects=rejects,
+            progress=lambda items: progress(items, "reading"),
+        )  # fmt: skip
+        found = find_circuit(subject, dictionary, prepared, config, work=run.work, progress=progress)
+        result = circuit_result(
+            found, subject, domain, label(request.dictionary), shelf.tables, n_drawn=request.drawn,
+            overlap=overlap_with(found, request.against) if request.against else (), progress=progress,
+        )  # fmt: skip
+        result.write(run)
+    return result
