@@ -30,3 +30,16 @@ margin = values[is_acid].min(0) - values[others].max(0)
 names = featuriser.get_feature_names_out()
 for column in margin.argsort()[::-1][:5]:
     print(f"feature {names[column]}: at least {margin[column]:.2f} more in every acid than in any other")
+
+# %% [markdown]
+# What does the strongest feature do? Set it to zero wherever it fires, and run the molecules again: by how much every
+# final hidden state changes, and what the subject would now write.
+
+# %%
+from isotrace.dictionaries.features import Features  # noqa: E402
+from isotrace.interventions import Intervention, Select, Set  # noqa: E402
+
+layer, feature = found.to_frame().sort("activation", descending=True).select("layer", "feature").row(0)
+without = Intervention(Features(dictionary), Set(0.0), Select(layers=(layer,), index=(feature,)))
+changed = isotrace.intervene(subject, MOLECULES, [without])
+print(changed.to_frame().sort("change", descending=True).head(5))

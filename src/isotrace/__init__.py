@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from isotrace.verbs.evaluate import evaluate
     from isotrace.verbs.features import features
     from isotrace.verbs.harvest import harvest
+    from isotrace.verbs.intervene import intervene
     from isotrace.verbs.tracing import trace
     from isotrace.verbs.train import train
 
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate",
     "features",
     "harvest",
+    "intervene",
     "load_dictionary",
     "load_subject",
     "push_to_hub",
@@ -43,6 +45,7 @@ _LAZY = {
     "evaluate": "isotrace.verbs.evaluate",
     "features": "isotrace.verbs.features",
     "harvest": "isotrace.verbs.harvest",
+    "intervene": "isotrace.verbs.intervene",
     "load_dictionary": "isotrace.dictionaries.saving",
     "load_subject": "isotrace.subjects.subject",
     "push_to_hub": "isotrace.dictionaries.hub",

@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "circuit": "isotrace.report.circuit.result:CircuitResult",
     "evaluation": "isotrace.report.evaluation:Evaluation",
     "features": "isotrace.report.features:FeatureTable",
+    "intervention": "isotrace.report.features:InterventionTable",
     "trace": "isotrace.report.trace.trace:TraceResult",
 }
 """kind → `module:class`"""

@@ -40,6 +40,11 @@ class Intervention:
     what: What
     where: Where = EVERYWHERE
 
+    @property
+    def saved(self) -> bool:
+        """It is data, with no function in it."""
+        return not isinstance(self.what, Apply)
+
     def edit(self, layer: int, values: Tensor) -> Tensor:
         mask = self.where.mask(layer, values)
         return values if mask is None else torch.where(mask[..., None], self.what.new(layer, values), values)

@@ -11,7 +11,7 @@ from isotrace.attribution.trace import TraceConfig
 from isotrace.attribution.trace import trace as trace_one
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.saving import load_dictionary, require_whole_mlp
+from isotrace.dictionaries.saving import require_whole_mlp
 from isotrace.dictionaries.shelf import shelf_of
 from isotrace.domains.molecule.spelling import write
 from isotrace.interventions.components import Values, mean_values
@@ -19,6 +19,7 @@ from isotrace.interventions.hookpoints import Neurons
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.subject import Subject, load_subject
+from isotrace.verbs.loading import dictionary_of, label
 
 BACKGROUND = 200
 """Example sequences of the dictionary over which the mean of every neuron is taken."""
@@ -34,16 +35,16 @@ class Tracer:
     def __init__(
         self,
         subject: str | Subject,
-        dictionary: str | Path,
+        dictionary: str | Path | Dictionary,
         *,
         domain: str | None = None,
         names: Path | None = None,
         fidelity: Path | None = None,
     ) -> None:
         self.subject = subject if isinstance(subject, Subject) else load_subject(subject, domain=domain)
-        self.dictionary: Dictionary = load_dictionary(dictionary, self.subject)
+        self.dictionary = dictionary_of(dictionary, self.subject)
         require_whole_mlp(self.dictionary.config, self.subject)
-        self.name = str(dictionary)
+        self.name = label(dictionary)
         shelf = shelf_of(self.dictionary, names=names, fidelity=fidelity)
         self.tables, self.fidelity = shelf.tables, shelf.fidelity
 
@@ -82,7 +83,7 @@ class Tracer:
 
 def trace(
     subject: str | Subject,
-    dictionary: str | Path,
+    dictionary: str | Path | Dictionary,
     sequence: str | Chem.Mol,
     target: str,
     config: TraceConfig | None = None,
