@@ -39,9 +39,7 @@ def intervene(
         }  # fmt: skip
         if clean.logits is not None and edited.logits is not None:
             logs = [output.logits[0].log_softmax(-1) for output in (clean, edited)]
-            table["kl"] = (
-                torch.nn.functional.kl_div(logs[1], logs[0], reduction="none", log_target=True).sum(-1).tolist()
-            )
+            table["kl"] = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).tolist()
             table |= {k: subject.tokens(x.argmax(-1)) for k, x in zip(("clean", "edited"), logs, strict=True)}
         parts.append(pl.DataFrame(table, schema_overrides={"kl": pl.Float64, "clean": pl.String, "edited": pl.String}))
     if not parts:
