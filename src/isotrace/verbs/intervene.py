@@ -38,7 +38,7 @@ def intervene(
             "change": change.tolist(), "kl": [None] * n, "clean": [None] * n, "edited": [None] * n,
         }  # fmt: skip
         if clean.logits is not None and edited.logits is not None:
-            logs = [output.logits[0].log_softmax(-1) for output in (clean, edited)]
+            logs = [logits[0].log_softmax(-1) for logits in (clean.logits, edited.logits)]
             table["kl"] = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).tolist()
             table |= {k: subject.tokens(x.argmax(-1)) for k, x in zip(("clean", "edited"), logs, strict=True)}
         parts.append(pl.DataFrame(table, schema_overrides={"kl": pl.Float64, "clean": pl.String, "edited": pl.String}))
