@@ -30,6 +30,7 @@ from isotrace.attribution.influence import Pruned, total_effects
 from isotrace.dictionaries.features import Features
 from isotrace.interventions.components import Components, Values
 from isotrace.interventions.hookpoints import Neurons
+from isotrace.stats.matching import NEIGHBOURS, log_frequency, matched
 from isotrace.stats.share import share
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
@@ -233,7 +234,7 @@ def ablation_effects(frame: Frame, graph: AttributionGraph, effects: Tensor, abl
 
 
 def matched_controls(
-    frame: Frame, density: Tensor, circuit: Tensor, n_controls: int, seed: int, neighbours: int = 10
+    frame: Frame, density: Tensor, circuit: Tensor, n_controls: int, seed: int, neighbours: int = NEIGHBOURS
 ) -> list[Tensor]:
     """`n_controls` circuits `[n, 3]` drawn from the features active on this input: for every node of `circuit`
     another node of the same layer, among the `neighbours` closest in activation frequency that are still free.
@@ -252,19 +253,12 @@ def matched_controls(
         nodes = torch.stack([torch.full_like(position, layer), position, feature], 1)
         wanted = int((circuit[:, 0] == layer).sum())
         pools.append(nodes[outside] if len(outside) >= wanted else nodes)
-    logs = (density.double() + 1e-9).log().numpy()
+    logs = log_frequency(density.numpy())
     frequencies = [logs[layer, pool[:, 2].numpy()] for layer, pool in enumerate(pools)]
+    layers, own = circuit[:, 0].tolist(), logs[circuit[:, 0].numpy(), circuit[:, 2].numpy()]
     controls = []
     for _ in range(n_controls):
-        free = [np.ones(len(pool), dtype=bool) for pool in pools]
-        drawn = []
-        for layer, _, feature in circuit[torch.from_numpy(rng.permutation(len(circuit)))].tolist():
-            distance = np.abs(frequencies[layer] - logs[layer, feature])
-            distance[~free[layer]] = np.inf
-            available = int(free[layer].sum())
-            nearest = np.argpartition(distance, min(neighbours, available) - 1)[: min(neighbours, available)]
-            pick = int(rng.choice(nearest))
-            free[layer][pick] = False
-            drawn.append(pools[layer][pick])
-        controls.append(torch.stack(drawn))
+        order, places = matched(layers, own, frequencies, rng, neighbours)
+        drawn = zip(order, places, strict=True)
+        controls.append(torch.stack([pools[layers[member]][place] for member, place in drawn]))
     return controls
