@@ -295,11 +295,12 @@ class Subject:
         return plan.applied(self)
 
 
-def load_subject(source: str | Path, *, domain: str | None = None, device: str = "auto") -> Subject:
+def load_subject(source: str | Path, *, domain: str | None = None, device: str = "cpu") -> Subject:
     """Load `bundled:molm`, `hf:org/name`, or a folder in the Hugging Face layout.
 
-    `domain` says what a token stands for (`molecule`); bundled subjects say it themselves. `device`: auto (a GPU where
-    there is one), cpu, cuda or cuda:1. Raises SubjectError, see `source.resolve` and `loading.load_model`.
+    `domain` says what a token stands for (`molecule`); bundled subjects say it themselves. `device`: cpu, cuda,
+    cuda:1 or auto (a GPU where there is one); only training has been made to run on a GPU so far.
+    Raises SubjectError, see `source.resolve` and `loading.load_model`.
     """
     files = resolve(str(source), domain)
     model, tokenizer, has_head = load_model(files, device)
