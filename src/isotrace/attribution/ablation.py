@@ -10,9 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from isotrace import interventions
 from isotrace.attribution.graph import Frame
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.interventions.components import Components, Values
+from isotrace.interventions import Components, Intervention, Plan, To, Values
+from isotrace.interventions.gradients import activations_and_slopes
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
@@ -61,13 +63,9 @@ def ablated(
         part = sets[at : at + chunk]
         copies = Batch(batch.ids.expand(len(part), -1), batch.mask.expand(len(part), -1), (), ())
 
-        def edit(layer: int, values: Tensor, part=part) -> Tensor:
-            chosen = _places(layer, part, values)
-            if not complement and not bool(chosen.any()):
-                return values
-            return torch.where((chosen ^ complement)[..., None], reference[layer].to(values), values)
-
-        with components.edited(subject, edit):
+        where = interventions.Rows(tuple(interventions.Nodes.of(nodes) for nodes in part))
+        plan = Plan((Intervention(components, To(reference), ~where if complement else where),))
+        with subject.edited(plan):
             final = subject.hidden(copies.ids, copies.mask)
         results.append(target.value(subject, copies, final))
     return torch.cat(results) if results else torch.zeros(0)
@@ -79,33 +77,12 @@ def first_order(
     """By how much the target would fall were a node set to `reference`, to first order: (z − reference) · ∂M/∂z,
     `[tokens, components]` per layer, from one forward and one backward pass, all else as it is or, with `kept`, with
     everything outside `kept` at `reference`."""
-    moved: dict[int, Tensor] = {}
-    leaves: dict[int, Tensor] = {}
-
-    def edit(layer: int, values: Tensor) -> Tensor:
-        base = reference[layer].to(values)
-        if kept is not None:
-            values = torch.where(_places(layer, [kept], values)[..., None], values, base)
-        moved[layer] = (values - base).detach()
-        leaves[layer] = torch.zeros_like(values).requires_grad_(True)
-        return values + leaves[layer]
-
-    with torch.enable_grad(), components.edited(subject, edit):
-        value = target.value(subject, batch, subject.hidden(batch.ids, batch.mask)).sum()
-        found = torch.autograd.grad(value, [leaves[layer] for layer in range(len(leaves))], allow_unused=True)
+    outside = None if kept is None else Intervention(components, To(reference), ~interventions.Nodes.of(kept)).edit
+    value = lambda final: target.value(subject, batch, final).sum()  # noqa: E731
+    found = activations_and_slopes(subject, components, batch, value, outside)
     return tuple(
-        torch.zeros_like(moved[layer][0, ..., 0]) if slope is None else (moved[layer] * slope).sum(-1)[0]
-        for layer, slope in enumerate(found)
+        ((values - base.to(values)) * slope).sum(-1)[0] for values, slope, base in zip(*found, reference, strict=True)
     )
-
-
-def _places(layer: int, sets: Sequence[Nodes], values: Tensor) -> Tensor:
-    """`[len(sets), tokens, components]` bool: the nodes of this layer."""
-    chosen = torch.zeros(len(sets), *values.shape[1:3], dtype=torch.bool, device=values.device)
-    for row, nodes in enumerate(sets):
-        here = nodes[nodes[:, 0] == layer]
-        chosen[row, here[:, 1], here[:, 2]] = True
-    return chosen
 
 
 @torch.no_grad()
