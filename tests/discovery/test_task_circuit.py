@@ -19,7 +19,7 @@ from isotrace.datasets.tasks import Example, batches
 from isotrace.dictionaries.features import Features
 from isotrace.discovery.method import METHODS
 from isotrace.discovery.tasks import ranking, task_circuit
-from isotrace.discovery.tasks.choice import first_from, halves
+from isotrace.discovery.tasks.choice import HALVINGS, first_from, halves
 from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, STRENGTHS, Readout, fit_readout
 from isotrace.discovery.tasks.summary import in_hindsight
@@ -144,13 +144,17 @@ def test_the_choice_by_hand(fitted, found, data):
     """Each half of the groups is ranked on, and the other measured, by a computation of its own."""
     readout, basis, statistics = found.readout, found.features.basis, found.features.statistics
     halved = halves(readout, data, 0, lambda key, compute: compute())
-    one, other = ([{e.group for e in part} for part in (half.data.parts["discover"], half.judge.examples)]
-                  for half in halved)  # fmt: skip
-    assert one == other[::-1]
-    assert not one[0] & one[1]
-    assert one[0] | one[1] == {e.group for e in data.parts["discover"]}
-    sizes = [len(half.judge.examples) for half in halved]
-    assert abs(sizes[0] - sizes[1]) <= max(Counter(e.group for e in data.parts["discover"]).values())
+    ways = set()
+    for one, other in zip(halved[::2], halved[1::2], strict=True):
+        ranked, judged = ({e.group for e in part} for part in (one.data.parts["discover"], one.judge.examples))
+        assert (ranked, judged) == ({e.group for e in other.judge.examples},
+                                    {e.group for e in other.data.parts["discover"]})  # fmt: skip
+        assert not ranked & judged
+        assert ranked | judged == {e.group for e in data.parts["discover"]}
+        sizes = [len(half.judge.examples) for half in (one, other)]
+        assert abs(sizes[0] - sizes[1]) <= max(Counter(e.group for e in data.parts["discover"]).values())
+        ways.add(frozenset((frozenset(ranked), frozenset(judged))))
+    assert len(ways) == len(halved) / 2 == HALVINGS
     rows = []
     for half in halved:
         scores = rank("attribution_patching", basis, readout, half.data, statistics)
@@ -159,11 +163,11 @@ def test_the_choice_by_hand(fitted, found, data):
         x = pooled(fitted, half.judge.examples) @ readout.weight.double().numpy()
         whole = roc_auc_score([e.y for e in half.judge.examples], x[:, 0])
         rows.append([whole, *(by_hand(own, top(basis, scores, n), errors=False) for n in QUICK["sizes"])])
-    span, *kept = np.sum(rows, 0) - 1.0
+    span, *kept = np.sum(rows, 0) - len(rows) * 0.5
     sweep = found.summary["choice"]["sweep"]
     assert [row["n"] for row in sweep] == [*QUICK["sizes"]]
     assert [row["features"] for row in sweep] == pytest.approx([value / span for value in kept])
-    assert found.summary["choice"]["n_groups"] == [len(g) for g in one[::-1]]
+    assert found.summary["choice"]["n_groups"] == [len({e.group for e in half.judge.examples}) for half in halved]
 
 
 def test_the_rows_chosen_are_those_of_the_sweep(found):

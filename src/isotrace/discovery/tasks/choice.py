@@ -1,12 +1,12 @@
 """The size of a circuit, chosen on the discovery part alone, so that the report part can say what it is worth.
 
-1. halve      the groups of the discovery part, about as many sequences to either side
+1. halve      the groups of the discovery part, about as many sequences to either side, in HALVINGS ways
 2. rank       all parts on one half, and on the other
 3. sweep      the first n of each ranking alone, free-running, on the half that the ranking has not seen
 4. choose     the first size from which on every larger one keeps 79 % (90 %) of the metric above chance there
 
-Kept share: Σ over the halves of M(circuit) − chance, over Σ M(subject) − chance. Means of what is removed are those of
-the whole discovery part; they know no labels.
+Kept share: Σ over all halves of M(circuit) − chance, over Σ M(subject) − chance. Several halvings, since with one the
+size is a matter of luck. Means of what is removed are those of the whole discovery part; they know no labels.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,8 @@ from isotrace.stats.share import share
 from isotrace.stats.splits import deal
 
 LEVELS = (79, 90)
-TRIES = 20  # ways to halve, until either half has two labels
+HALVINGS = 5
+TRIES = 20  # ways to halve that are tried, since either half must have two labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +40,24 @@ class Half:
 
 
 def halves(readout: Readout, data: TaskData, seed: int, memo: Memo) -> list[Half]:
-    """Both; none where the discovery part has one group, or cannot be halved so that either half has two labels."""
+    """Both of every halving; fewer than HALVINGS where few ways differ and leave two labels on either side, none where
+    the discovery part has one group."""
     examples = data.parts["discover"]
     groups = [e.group for e in examples]
+    ways: set[bytes] = set()
+    found: list[Half] = []
     for attempt in range(TRIES if len({*groups}) > 1 else 0):
         dealt = deal(groups, (0.5, 0.5), seed + attempt)
+        way = (dealt ^ dealt[0]).tobytes()  # which side is called the first makes no other way
         sides = [tuple(e for e, at in zip(examples, dealt, strict=True) if at == side) for side in (0, 1)]
-        if all(data.kind == "masked" or len(np.unique(readout.labels(side)[0])) > 1 for side in sides):
-            ways = (sides, sides[::-1])
-            return [_half(readout, data, f"half {i}", ranked, judged, memo) for i, (ranked, judged) in enumerate(ways)]
-    return []
+        usable = all(data.kind == "masked" or len(np.unique(readout.labels(side)[0])) > 1 for side in sides)
+        if usable and way not in ways:
+            ways.add(way)
+            for i, (ranked, judged) in enumerate((sides, sides[::-1])):
+                found.append(_half(readout, data, f"half {attempt}.{i}", ranked, judged, memo))
+        if len(ways) == HALVINGS:
+            break
+    return found
 
 
 def _half(
@@ -61,7 +70,7 @@ def _half(
 
 
 def kept_there(found: Sequence[Half], values: Sequence[float]) -> float:
-    """Share kept over both halves, `values` the metric on each; NaN where the subject is not above chance."""
+    """Share kept over all halves, `values` the metric on each; NaN where the subject is not above chance."""
     above = sum(value - half.judge.chance for half, value in zip(found, values, strict=True))
     return share(above, max(sum(half.span for half in found), 0.0), sum(half.noise for half in found))
 
@@ -87,10 +96,10 @@ def choose(
     rankings: Mapping[str, tuple[Ranked, Sequence[Tensor]]],
     progress: Callable[[Iterable, str], Iterable],
 ) -> dict[str, Any]:
-    """`sweep`: per size what the first parts of every ranking keep on the discovery part, `n_groups` of either half,
+    """`sweep`: per size what the first parts of every ranking keep on the discovery part, `n_groups` of every half,
     and by the name of the ranking the sizes chosen, as `chosen` has them; all None where nothing could be halved.
 
-    rankings: name → (the ranking on the whole discovery part, scores on either half).
+    rankings: name → (the ranking on the whole discovery part, scores on every half).
     """
     sweep: list[dict[str, Any]] = []
     for n in progress(sizes if found else (), "choosing the size"):
