@@ -6,11 +6,10 @@
 
 # %%
 import isotrace
-from isotrace.attribution.trace import TraceConfig
 
 CAFFEINE = "Cn1cnc2c1c(=O)n(C)c(=O)n2C"
-config = TraceConfig(max_features=80, n_nodes=6, n_controls=3, n_spellings=0)
-found = isotrace.trace("bundled:molm", "bundled:molm-clt", CAFFEINE, "probe:bbb", config)
+quick = {"max_features": 80, "nodes": 6, "controls": 3, "spellings": 0}
+found = isotrace.trace("bundled:molm", "bundled:molm-clt", CAFFEINE, "probe:bbb", **quick)
 
 # %% [markdown]
 # What was found is plain data; in a notebook `found` shows itself.

@@ -3,7 +3,7 @@
 
     python scripts/write_cards.py
 
-Reads card.json and probe_report.json (molm), the shelf of molm-clt, demo/index/results.json if a demo was run; writes README.md in both asset folders and the block between the markers in the main README.
+Reads card.json and probe_report.json (molm), the shelf of molm-clt, demo/summary/traces.json if a demo was run; writes README.md in both asset folders and the block between the markers in the main README.
 """
 
 import json
@@ -198,9 +198,9 @@ def readme() -> str:
          ", ".join(f"{name} {row['free_running']['top1_agreement']:.3f}" for name, row in controls.items() if name != "molm-clt")),
         ("CLT: BBB AUROC with every MLP replaced", ci(replaced["replaced"]["auroc"]), f"subject {replaced['subject']['auroc']['value']:.3f}"),
     ]  # fmt: skip
-    results = ROOT / "demo/index/results.json"
+    results = ROOT / "demo/summary/traces.json"
     if results.is_file():
-        traces = json.loads(results.read_text())
+        traces = json.loads(results.read_text())["traces"]
         for kind in ("probe", "mask"):
             chosen = [t["circuit"] for t in traces if t["target"]["kind"] == kind]
             median = lambda f, c=chosen: float(np.median([f(x) for x in c]))  # noqa: E731

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from isotrace.verbs.features import features
     from isotrace.verbs.harvest import harvest
     from isotrace.verbs.intervene import intervene
-    from isotrace.verbs.tracing import trace
+    from isotrace.verbs.trace import trace
     from isotrace.verbs.train import train
 
 __version__ = "0.1.0"
@@ -50,7 +50,7 @@ _LAZY = {
     "load_subject": "isotrace.subjects.subject",
     "push_to_hub": "isotrace.dictionaries.hub",
     "save_pretrained": "isotrace.dictionaries.hub",
-    "trace": "isotrace.verbs.tracing",
+    "trace": "isotrace.verbs.trace",
     "train": "isotrace.verbs.train",
 }
 

@@ -194,11 +194,13 @@ def test_in_a_file_of_many_bad_rows_are_rejected_and_the_rest_is_done(isotrace, 
     rejects = pl.read_parquet(out / "summary" / "rejects.parquet").sort("index")
     assert rejects["index"].to_list() == [1, 2, 3]
     assert all(rejects["reason"])
-    pages = list(out.glob("*/report.html"))
+    pages = list(out.glob("0*/report.html"))
     assert len(pages) == 2
-    index = (out / "summary" / "index.html").read_text()
+    index = (out / "summary" / "report.html").read_text()
     assert all(f"../{page.parent.name}/report.html" in index for page in pages)
     assert "ring closure 1" in index
+    assert isotrace("report", out / "summary")[0] == 0
+    assert (out / "summary" / "report.html").read_text() == index
     table.write_text("smiles\nC1CC\n")
     code, _, err = isotrace("trace", *BUNDLED, table, "--target", "mask:1", "--json", *SMALL)
     assert code == 2
@@ -218,6 +220,22 @@ def test_the_run_folder_holds_what_the_docs_promise(isotrace, tmp_path):
     assert pl.read_parquet(out / "features.parquet").height == summary["circuit"]["n_features"]
     assert pl.read_parquet(out / "edges.parquet").height == summary["graph"]["n_edges"]
     assert pl.read_parquet(out / "controls.parquet").height == 20
+
+
+def test_the_demo_writes_a_page_for_every_trace_and_one_that_lists_them(isotrace, tmp_path, monkeypatch):
+    monkeypatch.setattr("isotrace.verbs.demo.DRUGS", (("ethanol", "CCO", 2),))
+    code, printed, _ = isotrace("demo", "--out", tmp_path / "demo", "--json")
+    assert code == 0
+    found = json.loads(printed)
+    assert [t["target"]["name"] for t in found["traces"]] == ["probe:bbb", "mask:3"]
+    listed = (tmp_path / "demo" / "summary" / "report.html").read_text()
+    for place in ("probe-bbb", "mask-3"):
+        assert f"../ethanol/{place}/report.html" in listed
+        manifest = json.loads((tmp_path / "demo" / "ethanol" / place / "manifest.json").read_text())
+        assert manifest["command"].startswith("isotrace trace bundled:molm bundled:molm-clt CCO --target")
+        assert manifest["command"] in (tmp_path / "demo" / "ethanol" / place / "report.html").read_text()
+    assert found["index"] == str(tmp_path / "demo" / "index.html")
+    assert "summary/report.html" in (tmp_path / "demo" / "index.html").read_text()
 
 
 def test_doctor_finds_a_healthy_installation(isotrace, tmp_path):

@@ -105,6 +105,45 @@ def test_every_kind_of_data_is_the_same(world):
     assert molecules.drop("elements").equals(written.drop("elements"))
 
 
+QUICK = {"max_features": 30, "nodes": 4, "controls": 2, "spellings": 0}
+
+
+def test_trace_equals_the_command_and_is_saved(world, tmp_path):
+    subject, dictionary, data = world
+    options = [word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", value)]
+    given = ("--target", "mask:2", "--domain", "molecule", *options)
+    printed = said("trace", subject, dictionary, data, *given, "--out", tmp_path / "shell")
+    found = isotrace.trace(subject, dictionary, data, "mask:2", domain="molecule", out=tmp_path / "python", **QUICK)
+    assert as_printed(found) == printed
+    assert [t["index"] for t in printed["traces"]] == list(range(len(ROWS) - 1))
+    assert [r["index"] for r in printed["rejects"]] == [len(ROWS) - 1]
+    table = found.to_frame()
+    for trace, row in zip(printed["traces"], table.to_dicts(), strict=True):
+        assert row["error"] == trace["circuit"]["error"]
+        assert row["control_error"] == trace["circuit"]["control"]["error_mean"]
+    for folder in (tmp_path / "shell", tmp_path / "python"):
+        assert Result.load(folder / "summary") == found
+    assert Result.load(tmp_path / "python" / "00000") == found.found[0]
+    one = isotrace.trace(tiny.load_tiny(subject), dictionary, ROWS[0], "mask:2", **QUICK)
+    assert one.summary["circuit"] == found.found[0].summary["circuit"]
+    assert said("trace", subject, dictionary, ROWS[0], *given) == as_printed(found.found[0])
+
+
+def test_a_trace_of_molecules_numbers_their_atoms(world, tmp_path):
+    """A molecule, a list of them and an SD file: the atoms are those that came in."""
+    mol = Chem.RenumberAtoms(Chem.MolFromSmiles("NCCNC"), [3, 0, 1, 4, 2])
+    with Chem.SDWriter(str(tmp_path / "one.sdf")) as file:
+        file.write(mol)
+    symbols = [atom.GetSymbol() for atom in mol.GetAtoms()]
+    assert symbols != list("NCCNC")
+    asked = (world[0], world[1])
+    alone = isotrace.trace(*asked, mol, "mask:2", domain="molecule", **QUICK)
+    for data in ([mol], tmp_path / "one.sdf"):
+        (one,) = isotrace.trace(*asked, data, "mask:2", domain="molecule", **QUICK).found
+        assert [u["symbol"] for u in one.units] == symbols
+        assert one.units == alone.units
+
+
 def test_evaluate_equals_the_command(world):
     subject, dictionary, data = world
     given = ("--data", data, "--domain", "molecule", "--no-controls", "--bootstrap", 20, "--seed", 2)

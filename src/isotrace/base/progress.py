@@ -1,7 +1,6 @@
 """What a person watching a command sees: a progress bar on stderr, and the names of runs."""
 
 import re
-import shlex
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -16,9 +15,5 @@ def progress(items: Iterable[Any], label: str) -> Iterable[Any]:
 
 
 def slug(text: str) -> str:
-    """A folder name: letters, digits, - and _."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-") or "trace"
-
-
-def command_line() -> str:
-    return shlex.join(["isotrace", *sys.argv[1:]])
+    """A folder name: up to 100 letters, digits, - and _."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:100] or "trace"

@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "features": "isotrace.report.features:FeatureTable",
     "intervention": "isotrace.report.features:InterventionTable",
     "trace": "isotrace.report.trace.trace:TraceResult",
+    "traces": "isotrace.report.trace.index:Traces",
 }
 """kind → `module:class`"""
 

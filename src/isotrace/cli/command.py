@@ -21,8 +21,9 @@ Show = Callable[[dict[str, Any], Any], None]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
-def command(verb: Callable[..., Any], show: Show) -> Callable[..., None]:
-    """What Typer makes a command of."""
+def command(verb: Callable[..., Any], show: Show, folder: Callable[[Any], Path] | None = None) -> Callable[..., None]:
+    """What Typer makes a command of. `folder`: for a request, where to write what is not printed as JSON, if no --out
+    was given."""
     kind: type[Request] = verb.request  # pyright: ignore[reportFunctionMemberAccess]
 
     def run(**given: Any) -> None:
@@ -30,6 +31,8 @@ def command(verb: Callable[..., Any], show: Show) -> Callable[..., None]:
 
         as_json = given.pop("json")
         request = kind(**{name: value for name, value in given.items() if value is not None and value != []})
+        if folder is not None and not as_json and getattr(request, "out", None) is None:
+            request = request.model_copy(update={"out": folder(request)})
         answer = verb(request, progress=progress)
         if answer is None:  # another process of this run reports
             return

@@ -1,7 +1,8 @@
-"""Tracing predictions, as a notebook does it: plain functions returning data."""
+"""What traces many inputs: a subject and its dictionary, loaded once."""
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rdkit import Chem
@@ -48,6 +49,11 @@ class Tracer:
         shelf = shelf_of(self.dictionary, names=names, fidelity=fidelity)
         self.tables, self.fidelity = shelf.tables, shelf.fidelity
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What made the traces, as data."""
+        return {"subject": self.subject.source, "dictionary": self.name, "fidelity": self.fidelity}
+
     @cached_property
     def neuron_means(self) -> Values | None:
         """Means over the dictionary's example sequences; None where it brings none."""
@@ -79,16 +85,3 @@ class Tracer:
         parts = {"neuron_means": self.neuron_means, "atoms": atoms}
         traced = trace_one(self.subject, self.dictionary, sequence, target, config, **parts)
         return Record(traced, self.subject.source, self.name, self.tables, self.fidelity, name, supernodes).result()
-
-
-def trace(
-    subject: str | Subject,
-    dictionary: str | Path | Dictionary,
-    sequence: str | Chem.Mol,
-    target: str,
-    config: TraceConfig | None = None,
-    *,
-    domain: str | None = None,
-) -> TraceResult:
-    """Trace one prediction: `trace("bundled:molm", "bundled:molm-clt", "CCO", "probe:bbb")`."""
-    return Tracer(subject, dictionary, domain=domain).trace(sequence, target, config)

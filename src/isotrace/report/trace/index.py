@@ -1,27 +1,79 @@
-"""The page that lists many traces."""
+"""Many traces as people meet them: one JSON, a table, and a page that lists them."""
 
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import polars as pl
 
 from isotrace.attribution.verification import NEARER
+from isotrace.base.result import Result
 from isotrace.report.page import render_index
 from isotrace.report.trace.payload import fidelity_table
-from isotrace.subjects.subject import Subject
+from isotrace.report.trace.trace import TraceResult
 
 
-class Source(Protocol):
-    """What made the traces: a subject, its dictionary's name and fidelity."""
+@dataclass(frozen=True, eq=False)
+class Traces(Result):
+    """What `isotrace.trace` found for many inputs. `summary["traces"]` holds what `TraceResult.to_dict` gives, with the
+    `index` of its row. `found`: the results themselves, none after `load`: each was saved in a folder of its own.
 
-    subject: Subject
-    name: str
-    fidelity: dict[str, Any] | None
+    `view`: `title`, and `entries`, a card for every molecule.
+    """
+
+    kind: ClassVar[str] = "traces"
+    found: tuple[TraceResult, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        source: Mapping[str, Any],
+        found: Sequence[tuple[int, TraceResult]],
+        folders: Sequence[str | None],
+        rejects: pl.DataFrame,
+    ) -> "Traces":
+        """`source`: subject, dictionary and its fidelity. `found`: with the index of the row, those of one row beside
+        each other. `folders`: where each is saved, beside the folder of this page."""
+        entries: dict[int, dict[str, Any]] = {}
+        for (index, result), folder in zip(found, folders, strict=True):
+            one = result.summary
+            card = {
+                "name": one["name"] or one["input"],
+                "smiles": one["input"],
+                "svg": result._repr_html_(),
+                "pages": [],
+            }
+            href = None if folder is None else f"../{folder}/report.html"
+            entries.setdefault(index, card)["pages"].append(page_row(one, href))
+        traces = [result.to_dict() | {"index": index} for index, result in found]
+        summary = {**source, "traces": traces, "rejects": rejects.to_dicts()}
+        view = {"title": title, "entries": list(entries.values())}
+        return cls(summary, view, {"traces": flat(traces), "rejects": rejects}, found=tuple(r for _, r in found))
+
+    def to_frame(self) -> pl.DataFrame:
+        """One row per trace."""
+        return self.tables["traces"]
+
+    def page(self, manifest: Mapping[str, Any] | None = None) -> str:
+        entries = self.view["entries"]
+        pages = [p for e in entries for p in e["pages"]]
+        told = [f"{len(pages)} predictions of {len(entries)} molecules, each traced to features and atoms."]
+        return render_index(
+            {
+                **self.view,
+                **{name: self.summary[name] for name in ("subject", "dictionary", "rejects")},
+                "created": (manifest or {}).get("started", ""),
+                "summary": [*told, *claims(pages)],
+                "fidelity": fidelity_table(self.summary["fidelity"]),
+            }
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_frame()._repr_html_()
 
 
-def entry(name: str, smiles: str, svg: str) -> dict[str, Any]:
-    """One molecule of the index; its traces are appended to `pages`."""
-    return {"name": name, "smiles": smiles, "svg": svg, "pages": []}
-
-
-def page_row(summary: dict[str, Any], href: str) -> dict[str, Any]:
+def page_row(summary: dict[str, Any], href: str | None) -> dict[str, Any]:
     """One trace of a molecule: distances to the model's value, in the target's unit, and where its page is."""
     target, circuit = summary["target"], summary["circuit"]
     return {
@@ -53,23 +105,22 @@ def claims(pages: list[dict[str, Any]]) -> list[str]:
     return said
 
 
-def index_page(
-    title: str, source: Source, entries: list[dict[str, Any]], rejects: list[dict[str, Any]], created: str
-) -> str:
-    """HTML; `rejects` are rows with input and reason."""
-    pages = [p for e in entries for p in e["pages"]]
-    return render_index(
+def flat(found: list[dict[str, Any]]) -> pl.DataFrame:
+    """One row per trace with the numbers a table wants."""
+    rows = [
         {
-            "title": title,
-            "subject": source.subject.source,
-            "dictionary": source.name,
-            "created": created,
-            "summary": [
-                f"{len(pages)} predictions of {len(entries)} molecules, each traced to features and atoms.",
-                *claims(pages),
-            ],
-            "fidelity": fidelity_table(source.fidelity),
-            "entries": entries,
-            "rejects": rejects,
+            "index": t["index"],
+            "input": t["input"],
+            "name": t["name"],
+            "value": t["target"]["value"],
+            "n_features": t["circuit"]["n_features"],
+            **{name: t["circuit"][name] for name in ("full", "empty", "error", "removed", "reproduces", "reason")},
+            "circuit_value": t["circuit"]["value"],
+            "control_error": t["circuit"]["control"]["error_mean"],
+            "neuron_error": t["circuit"]["neurons"]["error"],
+            "replacement_score": t["graph"]["replacement_score"],
+            "warnings": len(t["warnings"]),
         }
-    )
+        for t in found
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)

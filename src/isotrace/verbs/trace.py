@@ -1,0 +1,131 @@
+"""Why did the subject say so?"""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from isotrace.base.errors import InputError
+from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded, verb
+
+if TYPE_CHECKING:
+    from isotrace.attribution.supernodes import Supernodes
+    from isotrace.base.runs import Run
+    from isotrace.report.trace.index import Traces
+    from isotrace.report.trace.trace import TraceResult
+    from isotrace.verbs.tracing import Tracer
+
+
+class TraceRequest(OnDictionary, Seeded):
+    data: Annotated[Loaded, PLACE]
+    """A SMILES, a file of many (CSV, .smi, SDF, …), or - for stdin; in Python also molecules, a list, a table."""
+    target: str
+    """mask:POS[:TOKEN], diff:POS:A:B or probe:NAME; POS counts from 0, begin tokens too."""
+    out: Path | None = None
+    """Run folder; left out, the command takes one in runs/ unless it prints JSON."""
+    max_features: int = Field(default=1_200, ge=1)
+    """Most active features that become nodes."""
+    tolerance: float = Field(default=0.1, ge=0)
+    """Distance to the model that is near enough, as a share of what all features do."""
+    node_threshold: float = Field(default=0.7, ge=0, le=1)
+    """Share of the support that the features listed as supporting it carry."""
+    edge_threshold: float = Field(default=0.98, ge=0, le=1)
+    """Share of influence the edges keep."""
+    ablation: Literal["mean", "zero"] = "mean"
+    """What ablation sets a feature to."""
+    nodes: int = Field(default=96, ge=2)
+    """Single features whose ablation is measured."""
+    controls: int = Field(default=24, ge=2)
+    """Matched random circuits."""
+    spellings: int = Field(default=5, ge=0)
+    """Randomised spellings; 0 = none."""
+    names: Path | None = None
+    """Run of annotate that names the features, instead of the dictionary's shelf."""
+    fidelity: Path | None = None
+    """Run of evaluate that measured the dictionary, instead of its shelf."""
+    supernodes: Path | None = None
+    """supernodes.json to take over; default: that of the same command's earlier run."""
+
+
+@verb(TraceRequest)
+def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":
+    """Trace one prediction to features and atoms, verify it by intervention, and write a report.
+
+    One text or molecule gives a TraceResult, anything else Traces: one for every row that can be traced.
+    """
+    from rdkit import Chem
+
+    from isotrace.base.progress import slug
+    from isotrace.datasets.inputs import read_inputs, rejects_frame
+    from isotrace.report.trace.index import Traces
+    from isotrace.verbs.loading import label, opener_of, subject_of
+    from isotrace.verbs.tracing import Tracer
+
+    rows, rejects = read_inputs(request.data, column=request.column)
+    refused = rejects.rows()
+    given = request.data
+    single = isinstance(given, str | Chem.Mol) and not (isinstance(given, str) and os.path.isfile(given))
+    if single and rows.height + rejects.height == 1 and refused:
+        raise InputError(f"{refused[0][2]}: give a SMILES or a file.")
+    tracer = Tracer(subject_of(request), request.dictionary, names=request.names, fidelity=request.fidelity)
+    opened = opener_of(request, tracer.subject, tracer.dictionary)
+    if single and rows.height + rejects.height == 1:
+        return traced(request, tracer, rows.row(0, named=True), request.out, opened)
+    found, folders = [], []
+    with nullcontext() if request.out is None else opened(request.out / "summary") as run:
+        for row in progress(rows.to_dicts(), "tracing"):
+            folder = slug(f"{row['index']:05d} {row['name'] or ''}")
+            try:
+                place = request.out and request.out / folder
+                found.append((row["index"], traced(request, tracer, row, place, opened)))
+                folders.append(request.out and folder)
+            except InputError as error:
+                refused.append((row["index"], row["sequence"], str(error)))
+        if not found:
+            raise InputError(f"no row of {label(given)!r} could be traced; first reason: {refused[0][2]}")
+        title = f"{len(found)} molecules traced, {len(refused)} rejected"
+        result = Traces.of(title, tracer.about, found, folders, rejects_frame(refused))
+        if run is not None:
+            result.write(run)
+    return result
+
+
+def traced(
+    request: TraceRequest,
+    tracer: "Tracer",
+    row: Mapping[str, Any],
+    place: Path | None,
+    opened: "Callable[[Path], AbstractContextManager[Run]]",
+) -> "TraceResult":
+    """One row, as `read_inputs` has it, traced and saved in `place`, if any."""
+    from isotrace.attribution.trace import TraceConfig
+
+    config = TraceConfig(
+        max_features=request.max_features, tolerance=request.tolerance, node_threshold=request.node_threshold,
+        edge_threshold=request.edge_threshold, ablation=request.ablation, n_nodes=request.nodes,
+        n_controls=request.controls, n_spellings=request.spellings, seed=request.seed,
+    )  # fmt: skip
+    groups = earlier_groups(tracer, request.supernodes, place, request.command)
+    atoms = row.get("original")
+    kept = {"name": row["name"], "supernodes": groups, "atoms": None if atoms is None else tuple(atoms)}
+    if place is None:
+        return tracer.trace(row["sequence"], request.target, config, **kept)
+    with opened(place) as run:
+        result = tracer.trace(row["sequence"], request.target, config, **kept)
+        result.write(run)
+    return result
+
+
+def earlier_groups(tracer: "Tracer", given: Path | None, folder: Path | None, command: str) -> "Supernodes | None":
+    """The groups of `given`, or of an earlier run of the same command in `folder`, read before that is emptied. Raises
+    InputError for a file that cannot be used."""
+    from isotrace.attribution.supernodes import read_supernodes
+    from isotrace.base.runs import read_manifest
+
+    before = folder and folder / "supernodes.json"
+    if given is None and before and before.is_file() and read_manifest(before.parent)["command"] == command:
+        given = before
+    return None if given is None else read_supernodes(given, tracer.dictionary)
