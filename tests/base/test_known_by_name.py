@@ -8,6 +8,7 @@ import pytest
 from isotrace.base import registry
 from isotrace.base.errors import DictionaryError, InputError
 from isotrace.base.registry import Registry, load_plugin
+from isotrace.base.result import RESULTS
 from isotrace.dictionaries.interop import FORMATS
 from isotrace.dictionaries.registry import ARCHITECTURES, RULES
 from isotrace.discovery.methods import METHODS
@@ -17,7 +18,10 @@ from isotrace.studies import STUDIES
 from isotrace.subjects.families import FAMILIES
 from isotrace.subjects.targets import TARGETS
 
-EVERY = {r.group: r for r in (DOMAINS, FAMILIES, METHODS, ARCHITECTURES, RULES, TARGETS, COMPONENTS, FORMATS, STUDIES)}
+EVERY = {
+    r.group: r
+    for r in (RESULTS, DOMAINS, FAMILIES, METHODS, ARCHITECTURES, RULES, TARGETS, COMPONENTS, FORMATS, STUDIES)
+}
 
 
 @pytest.fixture
@@ -46,6 +50,7 @@ def test_named_things_know_their_name():
     assert [METHODS[name].name for name in METHODS] == [*METHODS]
     assert [FAMILIES[name].model_type for name in FAMILIES] == [*FAMILIES]
     assert [STUDIES[name].name for name in STUDIES] == [*STUDIES]
+    assert [RESULTS[name].kind for name in RESULTS] == [*RESULTS]
     assert [DOMAINS[name].name for name in DOMAINS] == [*DOMAINS]
     assert [COMPONENTS[name].name for name in COMPONENTS] == [*COMPONENTS]
 

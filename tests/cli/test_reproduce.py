@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.result import Result
 from isotrace.base.runs import read_manifest
 from isotrace.cli import main
 from isotrace.studies import STUDIES, Outcome, Setting, bundled_table, study
@@ -60,6 +61,10 @@ def test_tables_notes_and_manifest_are_written(halves, tmp_path, monkeypatch, ca
     assert [row["half"] for row in printed["tables"]["halves"]] == [0.5, 1.0, 1.5][: 2 + full]
     assert pl.read_parquet(out / "halves.parquet")["half_ci"][0] == "[0.25, 1]"
     assert read_manifest(out)["status"] == "complete"
+    page = (out / "report.html").read_text()
+    assert "[0.25, 1]" in page
+    assert "intervals are made up" in page
+    assert Result.load(out).page(read_manifest(out)) == page
 
 
 def test_tables_are_shown(halves, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -205,6 +206,20 @@ def test_another_subject(saved, folders):
     with pytest.raises(DictionaryError, match="weights_sha256") as caught:
         load_dictionary(saved, tiny.load_tiny(folders["esm-token-dropout"]))
     assert "model_type" not in str(caught.value)
+
+
+def test_the_same_weights_that_compute_something_else(saved, rotary, tmp_path):
+    """Another epsilon of the norms, in the config beside the same weights."""
+    shutil.copytree(rotary.files.folder, tmp_path / "altered")
+    path = tmp_path / "altered" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"layer_norm_eps": 1e-3, "output_attentions": False}))
+    altered = tiny.load_tiny(tmp_path / "altered")
+    with pytest.raises(DictionaryError, match=r"not on .*: layer_norm_eps 1e-\d+ ≠ 0\.001\. Use"):
+        load_dictionary(saved, altered)
+    without = {k: v for k, v in record(saved)["subject"].items() if k != "settings"}
+    rewrite(saved, subject=without)  # a file of before settings were written
+    load_dictionary(saved, altered)
 
 
 def test_another_layer_count(saved, rotary, tmp_path):

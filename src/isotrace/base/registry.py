@@ -112,7 +112,7 @@ _ALL: list[Registry[Any]] = []
 
 
 PLACES = (
-    "domains.domain", "subjects.families", "subjects.targets", "interventions", "dictionaries.features",
+    "base.result", "domains.domain", "subjects.families", "subjects.targets", "interventions", "dictionaries.features",
     "dictionaries.registry", "dictionaries.interop", "discovery.method", "studies.study",
 )  # fmt: skip
 """Where the registries of isotrace stand, and what registers in them when it is imported."""

@@ -1,6 +1,6 @@
 """Results are data: what a verb found, with no model inside, so that it pickles, hashes, is saved and read again.
 
-A kind of result is a subclass in the room `report`, which knows how to show it; `KINDS` says where it stands, so that
+A kind of result is a subclass in the room `report`, which knows how to show it; `RESULTS` says where it stands, so that
 a saved run finds its class by the kind that is written in it.
 """
 
@@ -9,7 +9,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,19 +17,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from isotrace.base.errors import RunError
+from isotrace.base.registry import Registry
 from isotrace.base.runs import Run, dumps, open_run, read_manifest
 
 FORMAT, FORMAT_VERSION = "isotrace-result", 1
-KINDS: dict[str, str] = {
+_SHIPPED = {
     "annotation": "isotrace.report.atlas.annotation:AnnotationResult",
     "circuit": "isotrace.report.circuit.result:CircuitResult",
     "evaluation": "isotrace.report.evaluation:Evaluation",
     "features": "isotrace.report.features:FeatureTable",
     "intervention": "isotrace.report.features:InterventionTable",
+    "study": "isotrace.report.study:StudyResult",
     "trace": "isotrace.report.trace.trace:TraceResult",
     "traces": "isotrace.report.trace.index:Traces",
 }
-"""kind → `module:class`"""
+RESULTS: "Registry[type[Result]]" = Registry("kind of result", "isotrace.results", _SHIPPED, RunError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class Result(ABC):
             kind = record["kind"]
             if (record["format"], record["format_version"]) != (FORMAT, FORMAT_VERSION):
                 raise RunError(f"{path} has result format {record['format_version']}, not {FORMAT_VERSION}: run again.")
-            found = kind_of(kind)
+            found = RESULTS[kind]
             summary = json.loads((folder / f"{kind}.json").read_bytes())
             tables = {name: pl.read_parquet(folder / f"{name}.parquet") for name in record["tables"]}
             tensors = load_file(folder / f"{found.tensor_file}.safetensors") if record["tensors"] else {}
@@ -114,11 +115,3 @@ class Result(ABC):
         if not issubclass(found, cls):
             raise RunError(f"{path} holds a result of the kind {kind}, not {cls.__name__}.")
         return found(summary, record["view"], tables, tensors)  # pyright: ignore[reportReturnType]
-
-
-def kind_of(kind: str) -> type[Result]:
-    """Raises RunError for a kind that is not known."""
-    if kind not in KINDS:
-        raise RunError(f"no result of the kind {kind!r} is known: {', '.join(KINDS)}.")
-    module, _, name = KINDS[kind].partition(":")
-    return getattr(import_module(module), name)

@@ -6,10 +6,12 @@ import typer
 
 from isotrace.cli.command import command as command_of
 from isotrace.cli.command import show_table
-from isotrace.verbs.reproduce import ReproduceRequest, cell, reproduce
+from isotrace.verbs.reproduce import ReproduceRequest, reproduce
 
 
 def show(found: dict[str, Any], request: ReproduceRequest) -> None:
+    from isotrace.report.study import cell
+
     for name, about in found.get("studies", {}).items():
         typer.echo(f"{name}: {about}")
     for title, rows in found.get("tables", {}).items():

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
 from isotrace.base.settings import STRICT
@@ -12,7 +12,8 @@ FORMAT, FORMAT_VERSION = "isotrace-dictionary", 2
 
 @dataclass(frozen=True, config=STRICT)
 class SubjectReference:
-    """The subject a dictionary was trained on; checked when both are brought together."""
+    """The subject a dictionary was trained on; checked when both are brought together. `settings`: those of its config
+    that change what the same weights compute; none in files of before they were written."""
 
     source: str
     model_type: str
@@ -20,6 +21,7 @@ class SubjectReference:
     d_model: int
     weights_sha256: str
     tokenizer_sha256: str
+    settings: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=STRICT)

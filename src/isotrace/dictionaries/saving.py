@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from isotrace.base.errors import DictionaryError
+from isotrace.base.files import write_whole
 from isotrace.dictionaries.config import FORMAT, FORMAT_VERSION, DictionaryConfig, DictionaryFile, SubjectReference
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import ARCHITECTURES
@@ -23,6 +24,8 @@ from isotrace.subjects.subject import Subject
 
 BUNDLED = ("molm-clt",)
 FILE = TypeAdapter(DictionaryFile)
+FUNCTION = ("eps", "act", "head", "position", "rope", "norm", "scal", "bias", "is_decoder")
+"""Parts of the names of settings that change what a model computes with the same weights."""
 
 
 def reference(subject: Subject) -> SubjectReference:
@@ -34,7 +37,14 @@ def reference(subject: Subject) -> SubjectReference:
         d_model=subject.d_model,
         weights_sha256=subject.files.weights_sha256,
         tokenizer_sha256=tokenizer_hash(subject.tokenizer),
+        settings={k: v for k, v in subject.model.config.to_dict().items() if _shapes_the_function(k, v)},
     )
+
+
+def _shapes_the_function(name: str, value: Any) -> bool:
+    """Of a setting of a model: whether it says what is computed with the weights, as far as its name tells."""
+    plain = isinstance(value, bool | int | float | str)
+    return plain and "dropout" not in name and any(part in name for part in FUNCTION)
 
 
 def save_dictionary(
@@ -49,7 +59,6 @@ def save_dictionary(
 
     Raises DictionaryError for a weight that is not finite, or not in `dtype`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     rounded = {k: v.to(dtype).contiguous() for k, v in dictionary.state_dict().items()}
     copy = type(dictionary)(dictionary.config)
     copy.load_state_dict({k: v.float() for k, v in rounded.items()})
@@ -57,19 +66,19 @@ def save_dictionary(
         if not torch.isfinite(value).all():
             kind = "NaN or infinity" if not torch.isfinite(dictionary.state_dict()[name]).all() else "values beyond"
             raise DictionaryError(f"{name} holds {kind} {dtype}: save in another dtype, or train again.")
-    weights = folder / "weights.safetensors"
-    save_file(rounded, weights)
+    weights = save(rounded)
+    write_whole(folder / "weights.safetensors", weights)
     record = DictionaryFile(
         format=FORMAT,
         format_version=FORMAT_VERSION,
         config=dictionary.config,
         subject=subject,
-        weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
         weights_dtype=str(dtype).removeprefix("torch."),  # pyright: ignore[reportArgumentType]
         fingerprint=copy.fingerprint(),
         training=dict(training),
     )
-    (folder / "dictionary.json").write_bytes(FILE.dump_json(record, indent=2) + b"\n")
+    write_whole(folder / "dictionary.json", FILE.dump_json(record, indent=2) + b"\n")
 
 
 def dictionary_folder(source: str | Path) -> Path:
@@ -144,6 +153,9 @@ def check_match(record: DictionaryFile, subject: Subject, source: str | Path) ->
     names = ("model_type", "n_layers", "d_model", "weights_sha256", "tokenizer_sha256")
     differing = [f"{n} {str(getattr(there, n))[:12]} ≠ {str(getattr(here, n))[:12]}" for n in names
                  if getattr(here, n) != getattr(there, n)]  # fmt: skip
+    # a setting that one version of transformers writes and another does not is no difference
+    differing += [f"{n} {there.settings[n]} ≠ {here.settings[n]}" for n in there.settings.keys() & here.settings
+                  if here.settings[n] != there.settings[n]]  # fmt: skip
     if differing:
         raise DictionaryError(
             f"{source} was trained on {there.source}, not on {subject.source}: {'; '.join(differing)}. "

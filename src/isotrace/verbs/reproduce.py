@@ -1,10 +1,13 @@
 """A published table, computed again."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from isotrace.base.errors import InputError
 from isotrace.verbs.request import PLACE, REPEATED, Answer, InFolder, Progress, Seeded, verb
+
+if TYPE_CHECKING:
+    from isotrace.report.study import StudyResult
 
 
 class ReproduceRequest(InFolder, Seeded):
@@ -19,11 +22,10 @@ class ReproduceRequest(InFolder, Seeded):
 
 
 @verb(ReproduceRequest)
-def reproduce(request: ReproduceRequest, progress: Progress) -> Answer:
+def reproduce(request: ReproduceRequest, progress: Progress) -> "StudyResult | Answer":
     """Compute one of the tables of the documentation again; quick settings take minutes on two cores."""
-    import polars as pl
-
-    from isotrace.base.runs import open_run, to_jsonable
+    from isotrace.base.runs import open_run
+    from isotrace.report.study import StudyResult
     from isotrace.studies import STUDIES, Setting
 
     if request.name is None:
@@ -40,16 +42,6 @@ def reproduce(request: ReproduceRequest, progress: Progress) -> Answer:
         work.mkdir(parents=True, exist_ok=True)
         dictionaries = {source: where for source, _, where in given}
         outcome = chosen.run(Setting(not request.full, work, request.seed, progress, dictionaries))
-        for title, rows in outcome.tables.items():
-            flat = [{key: cell(value) for key, value in row.items()} for row in rows]
-            run.table(title, pl.DataFrame(flat, infer_schema_length=None))
-        found = {"name": request.name, "quick": not request.full, "tables": outcome.tables, "notes": outcome.notes}
-        run.json("study", found)
-    return Answer(to_jsonable(found))
-
-
-def cell(value: Any) -> Any:
-    """Intervals and other lists as text, for tables of one value per cell."""
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in value) + "]"
-    return value
+        result = StudyResult.of(request.name, not request.full, outcome.tables, outcome.notes)
+        result.write(run)
+    return result
