@@ -8,9 +8,12 @@ import polars as pl
 import pytest
 import torch
 
+import isotrace as api
 import tiny
-from isotrace.base.errors import DictionaryError
+from isotrace.base.errors import DictionaryError, InputError
 from isotrace.base.identity import identity
+from isotrace.base.result import Result
+from isotrace.base.runs import dumps
 from isotrace.cli import app
 from isotrace.dictionaries.hub import from_pretrained, save_pretrained
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
@@ -75,6 +78,18 @@ def traced(isotrace, world, out, *options, dictionary="own"):
 
 def labels(summary):
     return {(feature["layer"], feature["feature"]): feature["label"] for feature in summary["features"]}
+
+
+def test_annotations_from_python_are_those_of_the_command(world):
+    quick = {"sources": "dictionary", "permutations": 20, "bootstrap": 20, "spellings": 0, "effects": False}
+    table = pl.read_csv(world / "data.csv")
+    given = (world / "subject", world / "own", table)
+    found = api.annotate(*given, domain="molecule", min_positive=5, **quick)
+    alike = [result.summary | {"seconds": None} for result in (found, Result.load(world / "names"))]
+    assert json.loads(dumps(alike[0])) == alike[1]
+    assert all(table.equals(found.tables[name]) for name, table in Result.load(world / "names").tables.items())
+    with pytest.raises(InputError, match="--attach and --explain need a run folder"):
+        api.annotate(*given, attach=True)
 
 
 def test_without_a_shelf_nothing_is_known(isotrace, world, tmp_path):

@@ -170,15 +170,18 @@ def test_circuit_equals_the_command_and_is_saved(tmp_path):
     printed = said("circuit", folder, tmp_path / "exact", *given)
     assert [row["input"] for row in printed["rejects"]] == ["C?C"]
     same = {"sizes": (2, 72), "controls": 2, "bootstrap": 20, "drawn": 1, "seed": 1}
-    found = isotrace.circuit(folder, tmp_path / "exact", table, "bromine", tmp_path / "one", domain="molecule", **same)
+    found = isotrace.circuit(
+        folder, tmp_path / "exact", table, "bromine", out=tmp_path / "one", domain="molecule", **same
+    )
     assert as_printed(found) == printed
     assert found == Result.load(tmp_path / "shell")
+    assert isotrace.circuit(folder, tmp_path / "exact", table, "bromine", domain="molecule", **same) == found
     loaded = load_dictionary(tmp_path / "exact", subject)
     renamed = table.rename({"smiles": "drug"})
-    again = isotrace.circuit(subject, loaded, renamed, "bromine", tmp_path / "two", column="drug", **same)
+    again = isotrace.circuit(subject, loaded, renamed, "bromine", out=tmp_path / "two", column="drug", **same)
     assert as_printed(again) == printed
     with pytest.raises(InputError, match="--sizes 'many': give whole numbers"):
-        isotrace.circuit(subject, loaded, table, "bromine", tmp_path / "three", sizes="many")
+        isotrace.circuit(subject, loaded, table, "bromine", out=tmp_path / "three", sizes="many")
 
 
 def test_harvest_and_train_equal_the_commands(world, tmp_path):

@@ -26,7 +26,7 @@ def show(summary: dict[str, Any], request: AnnotateRequest) -> None:
         rows.append((name, *(f"{n} [{low}, {high}]" for n, low, high in counts), str(found["n_alive"])))
     show_table(title, COLUMNS, rows, width=110)
     show_problems(summary)
-    typer.echo(f"atlas: {request.out / 'report.html'}")
+    typer.echo(f"atlas: {request.out}/report.html")
 
 
-command = command_of(annotate, show)
+command = command_of(annotate, show, saves=True)

@@ -32,7 +32,7 @@ def show(summary: dict[str, Any], request: CircuitRequest) -> None:
         f"without as many random ones by {share(fall['random'], 'mean')}"
     )
     show_problems(summary)
-    typer.echo(f"report: {request.out / 'report.html'}")
+    typer.echo(f"report: {request.out}/report.html")
 
 
 def share(entry: dict[str, Any], key: str = "sufficiency") -> str:
@@ -41,4 +41,4 @@ def share(entry: dict[str, Any], key: str = "sufficiency") -> str:
     return f"{value} [{low}, {high}]"
 
 
-command = command_of(circuit, show)
+command = command_of(circuit, show, saves=True)

@@ -10,7 +10,7 @@ import typer
 from annotated_types import Ge, Le
 
 from isotrace.base.errors import RunError
-from isotrace.base.progress import progress
+from isotrace.base.progress import progress, slug
 from isotrace.verbs.request import Request, shell
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ Show = Callable[[dict[str, Any], Any], None]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
-def command(verb: Callable[..., Any], show: Show, folder: Callable[[Any], Path] | None = None) -> Callable[..., None]:
-    """What Typer makes a command of. `folder`: for a request, where to write what is not printed as JSON, if no --out
-    was given."""
+def command(verb: Callable[..., Any], show: Show, *, saves: bool = False) -> Callable[..., None]:
+    """What Typer makes a command of. `saves`: what is not printed as JSON goes to a folder of its own if no --out was
+    given."""
     kind: type[Request] = verb.request  # pyright: ignore[reportFunctionMemberAccess]
 
     def run(**given: Any) -> None:
@@ -31,8 +31,8 @@ def command(verb: Callable[..., Any], show: Show, folder: Callable[[Any], Path] 
 
         as_json = given.pop("json")
         request = kind(**{name: value for name, value in given.items() if value is not None and value != []})
-        if folder is not None and not as_json and getattr(request, "out", None) is None:
-            request = request.model_copy(update={"out": folder(request)})
+        if saves and not as_json and given["out"] is None:
+            request = request.model_copy(update={"out": own_folder(request)})
         answer = verb(request, progress=progress)
         if answer is None:  # another process of this run reports
             return
@@ -52,6 +52,11 @@ def command(verb: Callable[..., Any], show: Show, folder: Callable[[Any], Path] 
     run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     run.__doc__ = (verb.__doc__ or "").partition("\n\n")[0]
     return run
+
+
+def own_folder(request: Any) -> Path:
+    said = (getattr(request, name, None) for name in ("target", "label"))
+    return Path("runs") / slug(" ".join(map(str, (request.verb(), str(request.data)[:40], *filter(None, said)))))
 
 
 def _parameter(name: str, field: "FieldInfo") -> Parameter:

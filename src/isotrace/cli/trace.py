@@ -6,15 +6,9 @@ from typing import Any
 
 import typer
 
-from isotrace.base.progress import slug
 from isotrace.cli.command import command as command_of
 from isotrace.cli.command import show_problems
 from isotrace.verbs.trace import TraceRequest, trace
-
-
-def folder(request: TraceRequest) -> Path:
-    """Where a trace goes that is neither printed as JSON nor given a place."""
-    return Path("runs") / slug(f"trace {str(request.data)[:40]} {request.target}")
 
 
 def show(summary: dict[str, Any], request: TraceRequest) -> None:
@@ -51,4 +45,4 @@ def describe(summary: dict[str, Any], folder: Path | None) -> Iterable[str]:
         yield f"report: {folder / 'report.html'}"
 
 
-command = command_of(trace, show, folder)
+command = command_of(trace, show, saves=True)

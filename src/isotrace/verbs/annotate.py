@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class AnnotateRequest(OnDictionary, Seeded):
-    out: Path
-    """Run folder."""
+    out: Path | None = None
+    """Run folder; left out, the command takes one in runs/, and with --json or in Python nothing is saved."""
     concepts: Annotated[tuple[Path, ...], REPEATED] = ()
     """Concept file: patterns or labels; repeatable."""
     label: Annotated[tuple[str, ...], REPEATED] = ()
@@ -57,6 +57,7 @@ class AnnotateRequest(OnDictionary, Seeded):
 def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult":
     """Name features in the domain's terms, with statistics, beside neurons, an untrained subject and more nulls."""
     from functools import partial
+    from tempfile import TemporaryDirectory
 
     from isotrace.annotation.annotate import AnnotationConfig
     from isotrace.annotation.annotate import annotate as annotated
@@ -76,6 +77,8 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
     )  # fmt: skip
     if request.explain is not None and not request.explain_model:
         raise InputError("--explain needs --explain-model: name a model of that endpoint.")
+    if request.out is None and (request.attach or request.explain is not None):
+        raise InputError("--attach and --explain need a run folder: give its --out.")
     shelf = shelf_folder(request.dictionary) if request.attach else None
     subject = subject_of(request)
     domain = domain_of_subject(subject)
@@ -94,22 +97,23 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
     name = label(request.dictionary)
     inputs = {} if request.structure is None else {"structure": request.structure}
     inputs |= {f"concepts {place}": path for place, path in enumerate(request.concepts, start=1)}
-    with run_of(request, request.out, subject, dictionary, **inputs) as run:
+    with run_of(request, request.out, subject, dictionary, **inputs) as run, TemporaryDirectory() as scratch:
         prepared = prepare(
             subject, domain, rows, given, seed=seed, group_column=request.group, rejects=rejects,
             progress=lambda items: progress(items, "reading"),
         )  # fmt: skip
-        annotation = annotated(
-            subject, dictionary, prepared, run.work, config, name_of=name, untrained=blank, progress=progress
-        )
+        work = Path(scratch) if run is None else run.work
+        named = {"name_of": name, "untrained": blank}
+        annotation = annotated(subject, dictionary, prepared, work, config, **named, progress=progress)
         activations = partial(feature_activations, subject, dictionary)
         result = AnnotationResult.of(annotation, prepared, structure=request.structure, activations=activations)
-        result.write(run)
-        if request.explain is not None:
+        if run is not None:
+            result.write(run)
+        if run is not None and request.explain is not None:
             from isotrace.annotation.explain.chat import Chat
             from isotrace.annotation.explain.explain_features import explain_features
 
-            cache = request.out.with_name(f"{request.out.name}.answers.jsonl")
+            cache = run.path.with_name(f"{run.path.name}.answers.jsonl")
             chat = Chat(request.explain, request.explain_model or "", cache=cache, key_variable=request.explain_key)
             explained = explain_features(
                 annotation.features, annotation.associations, prepared, subject, dictionary, chat,
@@ -117,6 +121,6 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
             )  # fmt: skip
             result = result.explained(explained)
             result.write(run)
-    if shelf is not None:
+    if shelf is not None and request.out is not None:
         attach("names", shelf, dictionary, request.out)
     return result

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class CircuitRequest(OnDictionary, Seeded):
     label: str
     """Column of labels: classes, numbers, or 0/1 strings per residue."""
-    out: Path
-    """Run folder."""
+    out: Path | None = None
+    """Run folder; left out, the command takes one in runs/, and with --json or in Python nothing is saved."""
     split: str | None = None
     """Column that names parts: train, valid, test."""
     task: str | None = None
@@ -72,10 +72,11 @@ def circuit(request: CircuitRequest, progress: Progress) -> "CircuitResult":
             mutations=request.mutations, seed=request.seed, limit=request.limit, rejects=rejects,
             progress=lambda items: progress(items, "reading"),
         )  # fmt: skip
-        found = find_circuit(subject, dictionary, prepared, config, work=run.work, progress=progress)
+        found = find_circuit(subject, dictionary, prepared, config, work=run and run.work, progress=progress)
         result = circuit_result(
             found, subject, domain, label(request.dictionary), shelf.tables, n_drawn=request.drawn,
             overlap=overlap_with(found, request.against) if request.against else (), progress=progress,
         )  # fmt: skip
-        result.write(run)
+        if run is not None:
+            result.write(run)
     return result

@@ -52,19 +52,16 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
         first = f"; first reason: {rejects['reason'][0]}" if rejects.height else ""
         raise InputError(f"no row of {label(request.data)!r} can be evaluated{first}")
 
-    def result() -> Evaluation:
+    with run_of(request, request.out, subject, *dictionaries.values()) as run:
         comparison = compare(
             subject, dictionaries, sequences, mask_rate=request.mask_rate, seed=request.seed,
             n_bootstrap=request.bootstrap, controls=request.controls,
             progress=lambda batches: progress(batches, "evaluating"),
         )  # fmt: skip
-        return Evaluation.of(comparison, rejects)
-
-    if request.out is None:
-        return result()
-    with run_of(request, request.out, subject, *dictionaries.values()) as run:
-        found = result()
-        found.write(run)
-    for folder, dictionary in zip(shelves, dictionaries.values(), strict=request.attach):
-        attach("fidelity", folder, dictionary, request.out)
+        found = Evaluation.of(comparison, rejects)
+        if run is not None:
+            found.write(run)
+    if request.attach and request.out is not None:
+        for folder, dictionary in zip(shelves, dictionaries.values(), strict=True):
+            attach("fidelity", folder, dictionary, request.out)
     return found

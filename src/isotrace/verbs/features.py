@@ -82,7 +82,7 @@ def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
         "rejects": rejects.to_dicts(),
     }
     result = FeatureTable(summary, tables={"features": frame, "rejects": rejects})
-    if request.out is not None:
-        with run_of(request, request.out, subject, dictionary) as run:
+    with run_of(request, request.out, subject, dictionary) as run:
+        if run is not None:
             result.write(run)
     return result

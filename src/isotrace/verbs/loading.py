@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,10 +69,10 @@ def opener_of(
 
 
 def run_of(
-    request: "OnDictionary", out: Path, subject: Subject, *dictionaries: Dictionary, **inputs: Path
-) -> AbstractContextManager[Run]:
-    """The folder `out`, see `opener_of`. Raises as `open_run` does."""
-    return opener_of(request, subject, *dictionaries, **inputs)(out)
+    request: "OnDictionary", out: Path | None, subject: Subject, *dictionaries: Dictionary, **inputs: Path
+) -> AbstractContextManager[Run | None]:
+    """The folder `out`, see `opener_of`; None where nothing is to be saved. Raises as `open_run` does."""
+    return nullcontext() if out is None else opener_of(request, subject, *dictionaries, **inputs)(out)
 
 
 def label(source: Any) -> str:

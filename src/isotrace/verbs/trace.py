@@ -25,7 +25,7 @@ class TraceRequest(OnDictionary, Seeded):
     target: str
     """mask:POS[:TOKEN], diff:POS:A:B or probe:NAME; POS counts from 0, begin tokens too."""
     out: Path | None = None
-    """Run folder; left out, the command takes one in runs/ unless it prints JSON."""
+    """Run folder; left out, the command takes one in runs/, and with --json or in Python nothing is saved."""
     max_features: int = Field(default=1_200, ge=1)
     """Most active features that become nodes."""
     tolerance: float = Field(default=0.1, ge=0)
