@@ -191,5 +191,6 @@ def test_nan_is_not_saved(made, tmp_path):
         save_graph(tmp_path / "g", graph, pruned, origin)
     assert not (tmp_path / "g").exists()
     graph.matrix[graph.target, 0] = 1
+    (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write"):
-        save_graph(tmp_path / "no" / "folder", graph, pruned, origin)
+        save_graph(tmp_path / "file" / "inside", graph, pruned, origin)

@@ -15,7 +15,7 @@ from isotrace.base.identity import identity
 from isotrace.base.result import Result
 from isotrace.base.runs import dumps
 from isotrace.cli import app
-from isotrace.dictionaries.hub import from_pretrained, save_pretrained
+from isotrace.dictionaries.hub import save_pretrained
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
 from isotrace.dictionaries.shelf import shelf_of
 from isotrace.verbs.tracing import Tracer
@@ -163,10 +163,10 @@ def test_names_reach_a_circuit(isotrace, world, tmp_path):
 
 
 def test_the_shelf_travels_with_its_dictionary_and_not_with_a_changed_one(world, tmp_path):
-    own = from_pretrained(attached(world, tmp_path))
+    own = load_dictionary(attached(world, tmp_path))
     record = reference(tiny.load_tiny(world / "subject"))
     save_pretrained(own, tmp_path / "copy", record, dtype=torch.float32, training={})
-    copy = from_pretrained(tmp_path / "copy")
+    copy = load_dictionary(tmp_path / "copy")
     assert identity(copy) == identity(own)
     assert shelf_of(copy).tables.features.equals(shelf_of(own).tables.features)
     assert {"sequence", "positions", "values"} < set(shelf_of(copy).tables.examples.columns)
@@ -176,7 +176,7 @@ def test_the_shelf_travels_with_its_dictionary_and_not_with_a_changed_one(world,
     with pytest.raises(DictionaryError, match="about another dictionary"):
         shelf_of(own)
     save_pretrained(own, tmp_path / "changed", record, dtype=torch.float32, training={})
-    assert shelf_of(from_pretrained(tmp_path / "changed")).tables.features.is_empty()
+    assert shelf_of(load_dictionary(tmp_path / "changed")).tables.features.is_empty()
 
 
 @pytest.mark.parametrize("damage", ["json", "format", "parquet"])

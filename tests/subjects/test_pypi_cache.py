@@ -16,7 +16,7 @@ import torch
 import tiny
 from isotrace.base.errors import SubjectError
 from isotrace.subjects.sources import conversion, published, pypi
-from isotrace.subjects.sources.published import SAPIENS, find
+from isotrace.subjects.sources.published import find
 from isotrace.subjects.sources.source import resolve
 from isotrace.subjects.subject import load_subject
 
@@ -131,7 +131,7 @@ def test_offline(fake_index):
 
 
 def test_another_file_under_the_same_name(fake_index):
-    wheel = SAPIENS
+    wheel = find("sapiens/vh").wheel
     with zipfile.ZipFile(fake_index / wheel.file, "w") as archive:
         information = "sapiens-1.0.2.dist-info"
         archive.writestr(f"{information}/METADATA", "Metadata-Version: 2.1\nName: sapiens\nVersion: 1.0.2\n")

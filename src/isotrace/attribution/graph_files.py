@@ -24,6 +24,7 @@ from torch import Tensor
 from isotrace.attribution.graph import AttributionGraph
 from isotrace.attribution.influence import Pruned
 from isotrace.base.errors import InputError, RunError
+from isotrace.base.files import write_whole
 from isotrace.base.identity import identity
 from isotrace.base.settings import STRICT
 from isotrace.dictionaries.dictionary import Dictionary
@@ -144,10 +145,7 @@ def save_graph(
 ) -> None:
     """Raises RunError as `graph_tensors`, and if the disk refuses."""
     tensors, header = graph_tensors(graph, pruned, origin, saved)
-    try:
-        Path(path).write_bytes(save(tensors, {KEY: header}))
-    except OSError as error:
-        raise RunError(f"cannot write {path} ({error.strerror}): free space or choose another place.") from None
+    write_whole(Path(path), save(tensors, {KEY: header}))
 
 
 def load_graph(path: str | Path, *, subject: Subject | None = None, dictionary: Dictionary | None = None) -> SavedGraph:

@@ -12,7 +12,6 @@ from isotrace.dictionaries.config import DictionaryFile, SubjectReference
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary, read_record, save_dictionary
 from isotrace.dictionaries.shelf import TABLES, put, read_part
-from isotrace.subjects.subject import Subject
 
 FILES = ("*.json", "weights.safetensors", "*.parquet", "README.md")  # the shelf's among them: `*` goes into folders
 
@@ -36,14 +35,6 @@ def save_pretrained(
                 put(part, folder, own, found)
     (folder / "README.md").write_text(card(read_record(folder)))
     return folder
-
-
-def from_pretrained(source: str | Path, subject: Subject | None = None) -> Dictionary:
-    """The dictionary at a folder, `bundled:NAME`, `hf:org/name` or `hf:org/name@revision`, checked on loading.
-
-    With `subject`, also checks that it belongs to it. Raises DictionaryError.
-    """
-    return load_dictionary(source, subject)
 
 
 def push_to_hub(folder: str | Path, name: str, *, private: bool, message: str = "Add dictionary") -> str:
@@ -97,8 +88,8 @@ def card(record: DictionaryFile) -> str:
         "weights": f"{record.weights_dtype}, sha256 `{record.weights_sha256}`",
     }
     table = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
-    use = ["```python", "from isotrace.dictionaries.hub import from_pretrained", ""]
-    use += ['dictionary = from_pretrained("hf:ORG/NAME")', "```"]
+    use = ["```python", "import isotrace", ""]
+    use += ['dictionary = isotrace.load_dictionary("hf:ORG/NAME")', "```"]
     title = [f"# {config.architecture} for {subject.source}", ""]
     how = ["Loading checks the weights, their fingerprint and, if given, the subject. How it was trained is in "]
     how[0] += "`dictionary.json` under `training`."

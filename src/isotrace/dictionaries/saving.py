@@ -179,7 +179,3 @@ def require_whole_mlp(config: DictionaryConfig, subject: Subject) -> None:
             f"{', '.join(map(str, config.layers))}{' with a skip path' if config.skip else ''}: a circuit needs a "
             f"transcoder or crosslayer from mlp_in to mlp_out of all {subject.n_layers} layers."
         )
-
-
-def config_of(source: str | Path) -> DictionaryConfig:
-    return read_record(dictionary_folder(source)).config

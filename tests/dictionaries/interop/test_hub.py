@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants
 
 from isotrace.base.errors import DictionaryError
-from isotrace.dictionaries.hub import card, from_pretrained, push_to_hub, save_pretrained
+from isotrace.dictionaries.hub import card, push_to_hub, save_pretrained
 from isotrace.dictionaries.saving import load_dictionary, read_record
 
 DICTIONARY = Path(__file__).parents[2] / "data" / "interop" / "reverse" / "dictionaries" / "sae_topk"
@@ -91,14 +91,14 @@ def test_saved_with_a_card_and_loaded_again(tmp_path):
     record = read_record(DICTIONARY)
     dictionary = load_dictionary(DICTIONARY)
     save_pretrained(dictionary, tmp_path, record.subject, dtype=torch.float32, training={"tokens": 1})
-    again = from_pretrained(tmp_path)
+    again = load_dictionary(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), dictionary.parameters(), strict=True))
     text = (tmp_path / "README.md").read_text()
     assert text == card(read_record(tmp_path))
     assert "library_name: isotrace" in text
     assert record.subject.weights_sha256 in text
     with pytest.raises(DictionaryError, match="is no dictionary"):
-        from_pretrained(tmp_path / "nothing")
+        load_dictionary(tmp_path / "nothing")
 
 
 def test_pushed_and_loaded_from_the_hub_and_then_without_it(hub, tmp_path, monkeypatch):
@@ -113,13 +113,13 @@ def test_pushed_and_loaded_from_the_hub_and_then_without_it(hub, tmp_path, monke
     (folder / "notes.txt").write_text("private")
     assert push_to_hub(folder, "org/name", private=True).endswith(COMMIT)
     assert set(hub.files) == {"README.md", "dictionary.json", "weights.safetensors"}
-    pulled = from_pretrained("hf:org/name")
+    pulled = load_dictionary("hf:org/name")
     assert all(torch.equal(a, b) for a, b in zip(pulled.parameters(), dictionary.parameters(), strict=True))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.files.clear()
-    assert from_pretrained("hf:org/name").fingerprint() == dictionary.fingerprint()
+    assert load_dictionary("hf:org/name").fingerprint() == dictionary.fingerprint()
     with pytest.raises(DictionaryError, match="cannot get 'org/other' from the hub"):
-        from_pretrained("hf:org/other")
+        load_dictionary("hf:org/other")
     with pytest.raises(DictionaryError, match="cannot push to 'org/name'"):
         push_to_hub(folder, "org/name", private=True)
     (folder / "weights.safetensors").write_bytes(b"")

