@@ -1,11 +1,11 @@
 """Training curves as one SVG: loss, FVE, L0 and dead share over tokens, one line per dictionary."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
+from isotrace.report.figures import COLOURS, GREY, path, picture, scale, text
+
 PANELS = ("loss", "FVE", "L0", "dead features, %")
-COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7e22ce", "#b91c1c", "#0f766e", "#a16207", "#475569")
 WIDTH, HEIGHT, POINTS = 300, 150, 200
 
 
@@ -25,14 +25,9 @@ def training_curves(records: Sequence[dict[str, Any]]) -> str:
         parts.append(f'<g transform="translate({x} {y})">{_panel(title, points)}</g>')
     for i, name in enumerate(lines):
         x, y = 60 + (i % 3) * 220, 18 + 18 * (i // 3)
-        colour = COLOURS[i % len(COLOURS)]
-        parts.append(f'<path d="M{x} {y - 4}h22" stroke="{colour}" stroke-width="3"/>')
-        parts.append(f'<text x="{x + 28}" y="{y}">{escape(name)}</text>')
-    width, height = 2 * WIDTH + 160, top + 2 * (HEIGHT + 62)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        f'font-size="12" fill="#1f2933"><rect width="{width}" height="{height}" fill="#fff"/>{"".join(parts)}</svg>\n'
-    )
+        parts.append(path([(x, y - 4), (x + 22, y - 4)], COLOURS[i % len(COLOURS)], 'stroke-width="3"'))
+        parts.append(text(x + 28, y, name, "start", size=12))
+    return picture(2 * WIDTH + 160, top + 2 * (HEIGHT + 62), "training", parts)
 
 
 def _values(record: dict[str, Any]) -> tuple[float, ...]:
@@ -52,15 +47,13 @@ def _panel(title: str, lines: dict[str, list[tuple[float, float]]]) -> str:
     values = sorted(y for points in lines.values() for _, y in points)
     last = max(x for points in lines.values() for x, _ in points)
     low, high = values[0], values[int(0.98 * (len(values) - 1))] if title == "loss" else values[-1]
-    span = (high - low) or 1.0
-    parts = [f'<path d="M0 0V{HEIGHT}H{WIDTH}" fill="none" stroke="#9aa5b1"/>']
+    across, down = scale(0, last, 0, WIDTH), scale(low, high, HEIGHT, 0)
+    parts = [path([(0, 0), (0, HEIGHT), (WIDTH, HEIGHT)], GREY)]
     for number, points in enumerate(lines.values()):
-        places = [(WIDTH * x / last, HEIGHT * (1 - min(1.0, (y - low) / span))) for x, y in points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        colour = COLOURS[number % len(COLOURS)]
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-    parts.append(f'<text x="0" y="-8" font-weight="bold">{title}</text>')
-    for y, text in ((10, f"{high:.3g}"), (HEIGHT, f"{low:.3g}")):
-        parts.append(f'<text x="-6" y="{y}" text-anchor="end">{text}</text>')
-    parts.append(f'<text x="{WIDTH}" y="{HEIGHT + 16}" text-anchor="end">{last:,.0f} tokens</text>')
+        places = [(across(x), down(min(high, y))) for x, y in points]
+        parts.append(path(places, COLOURS[number % len(COLOURS)], 'stroke-width="1.5"'))
+    parts.append(f'<g font-weight="bold">{text(0, -8, title, "start", size=12)}</g>')
+    for y, value in ((10, high), (HEIGHT, low)):
+        parts.append(text(-6, y, f"{value:.3g}", "end", size=12))
+    parts.append(text(WIDTH, HEIGHT + 16, f"{last:,.0f} tokens", "end", size=12))
     return "".join(parts)

@@ -8,19 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
-from xml.sax.saxutils import escape
 
 import polars as pl
 
 from isotrace.base.result import Result
 from isotrace.base.runs import Run, to_jsonable
 from isotrace.evaluation.comparison import Comparison
+from isotrace.report.figures import COLOURS, GREY, GRID, INK, log_ticks, path, picture, scale, text, ticks
 from isotrace.report.page import render_page
 
 WIDTH, HEIGHT = 480, 400
 LEFT, RIGHT, TOP, BOTTOM = 54, 466, 34, 352
-INK, GREY, GRID = "#1d2733", "#6b7683", "#e6eaee"
-COLOURS = ("#1f609f", "#b3560a", "#1b7837", "#762a83", "#b2182b", "#01665e")
 FONT, EM = 14, 0.56  # pixels; mean width of a character of the sans-serif fonts used
 Box = tuple[float, float, float, float]
 ROLES = {
@@ -117,30 +115,26 @@ def scatter(points: Sequence[Point], *, x: str, y: str) -> str:
     side to the right of it. The y axis holds all that is no control; a control far below is an arrow at the lower
     edge, its value beside its name."""
     shown = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y) and point.x > 0]
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="scatter" '
-        f'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="{FONT}" fill="{INK}">',
-        f"<title>{escape(y)} over {escape(x)}</title>",
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
-    ]
+    title, parts = f"{y} over {x}", []
     if not shown:
-        return "".join([*parts, _text(WIDTH / 2, HEIGHT / 2, "no finite value to plot", "middle"), "</svg>\n"])
+        return picture(
+            WIDTH, HEIGHT, title, [text(WIDTH / 2, HEIGHT / 2, "no finite value to plot", "middle")], "scatter"
+        )
     xs = [point.x for point in shown]
     log = max(xs) > 10 * min(xs)
     low_x, high_x = _x_range(xs, log)
     low, high = _y_range(shown)
-    turn = math.log10 if log else float
-    across = lambda v: LEFT + (turn(v) - turn(low_x)) / (turn(high_x) - turn(low_x)) * (RIGHT - LEFT)  # noqa: E731
-    down = lambda v: BOTTOM - (v - low) / (high - low) * (BOTTOM - TOP)  # noqa: E731
-    for value in _ticks(low, high):
-        parts.append(f'<path d="M{LEFT} {down(value):.1f}H{RIGHT}" stroke="{GRID}"/>')
-        parts.append(_text(LEFT - 8, down(value) + 5, f"{value:.3f}".rstrip("0").rstrip("."), "end"))
-    for value in _log_ticks(low_x, high_x) if log else _ticks(low_x, high_x):
-        parts.append(f'<path d="M{across(value):.1f} {BOTTOM}v5" stroke="{INK}"/>')
-        parts.append(_text(across(value), BOTTOM + 20, f"{value:g}", "middle"))
-    parts.append(f'<path d="M{LEFT} {BOTTOM}H{RIGHT}" stroke="{INK}"/>')
-    parts.append(_text((LEFT + RIGHT) / 2, HEIGHT - 10, x, "middle"))
-    parts.append(_text(8, 18, f"{y}: ● free-running, 95 % CI   ○ teacher-forced", "start"))
+    across = scale(low_x, high_x, LEFT, RIGHT, math.log10 if log else float)
+    down = scale(low, high, BOTTOM, TOP)
+    for value in ticks(low, high, 5):
+        parts.append(path([(LEFT, down(value)), (RIGHT, down(value))], GRID))
+        parts.append(text(LEFT - 8, down(value) + 5, f"{value:.3f}".rstrip("0").rstrip("."), "end"))
+    for value in log_ticks(low_x, high_x) if log else ticks(low_x, high_x, 5):
+        parts.append(path([(across(value), BOTTOM), (across(value), BOTTOM + 5)], INK))
+        parts.append(text(across(value), BOTTOM + 20, f"{value:g}", "middle"))
+    parts.append(path([(LEFT, BOTTOM), (RIGHT, BOTTOM)], INK))
+    parts.append(text((LEFT + RIGHT) / 2, HEIGHT - 10, x, "middle"))
+    parts.append(text(8, 18, f"{y}: ● free-running, 95 % CI   ○ teacher-forced", "start"))
     labels: list[tuple[Point, float, float]] = []
     taken: list[Box] = []
     trained, controls = ([point for point in shown if point.control == kind] for kind in (False, True))
@@ -169,9 +163,9 @@ def scatter(points: Sequence[Point], *, x: str, y: str) -> str:
         taken.append((place - 6, down(point.y) - 6, place + 6, down(point.y) + 6))
     ranked = [*(one for one in labels if not one[0].control), *(one for one in labels[::-1] if one[0].control)]
     for point, place, height in ranked:
-        text = f"{point.label} {point.y:.2f}".replace("-", "−") if point.y < low else point.label
-        parts += _label(text, place, height, taken, GREY if point.control else INK)
-    return "".join([*parts, "</svg>\n"])
+        words = f"{point.label} {point.y:.2f}".replace("-", "−") if point.y < low else point.label
+        parts += _label(words, place, height, taken, GREY if point.control else INK)
+    return picture(WIDTH, HEIGHT, title, parts, "scatter")
 
 
 def _x_range(xs: Sequence[float], log: bool) -> tuple[float, float]:
@@ -191,20 +185,6 @@ def _y_range(points: Sequence[Point]) -> tuple[float, float]:
     return low - 0.2 * span, high + 0.15 * span
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round values between low and high."""
-    raw = (high - low) / 5
-    power = 10 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw)
-    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    values = [m * 10.0**p for p in powers for m in ((1, 2, 5) if high < 200 * low else (1,))]
-    return [value for value in values if low <= value <= high]
-
-
 def _marker(x: float, y: float, r: float, shape: int) -> str:
     """Path of a circle, square, diamond or triangle of about the same area."""
     if shape == 0:
@@ -217,10 +197,10 @@ def _marker(x: float, y: float, r: float, shape: int) -> str:
     return "M" + "L".join(f"{x + r * a:.1f} {y + r * b:.1f}" for a, b in corners) + "z"
 
 
-def _label(text: str, x: float, y: float, taken: list[Box], colour: str) -> list[str]:
+def _label(words: str, x: float, y: float, taken: list[Box], colour: str) -> list[str]:
     """The label beside its point, moved up or down with a leader line until it covers nothing."""
-    text = text if len(text) <= 30 else f"{text[:29]}…"
-    width = EM * FONT * len(text)
+    words = words if len(words) <= 30 else f"{words[:29]}…"
+    width = EM * FONT * len(words)
     places = [(side, shift) for shift in (0, -16, 16, -32, 32, -48, 48, -64, 64, 80, -80) for side in (1, -1)]
     for side, shift in places:
         start = x + 13 if side > 0 else x - 13 - width
@@ -232,15 +212,9 @@ def _label(text: str, x: float, y: float, taken: list[Box], colour: str) -> list
         side, shift, box = 1, 0, (x + 13, y - 9, x + 13 + width, y + 7)
     taken.append(box)
     end = x + 11 * side
-    parts = [f'<path d="M{x + 6 * side:.1f} {y:.1f}L{end:.1f} {y + shift:.1f}" stroke="{GREY}" fill="none"/>'] * bool(
-        shift
-    )
-    return [*parts, _text(x + 13 * side, y + shift + 5, text, "start" if side > 0 else "end", colour)]
+    parts = [path([(x + 6 * side, y), (end, y + shift)], GREY)] if shift else []
+    return [*parts, text(x + 13 * side, y + shift + 5, words, "start" if side > 0 else "end", colour)]
 
 
 def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _text(x: float, y: float, text: str, anchor: str, colour: str = INK) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
