@@ -56,7 +56,7 @@ def test_groups_are_dealt_out_whole_and_parts_are_ordered(rotary):
 
 def test_batches_hold_everything_once_padded(rotary):
     data = task(rotary)
-    made = data.batches("report", 60, rotary.pad_id)
+    made = data.batches("report", 60, rotary)
     assert len(made) > 3
     assert np.concatenate([numbers for numbers, _ in made]).tolist() == list(range(len(data.parts["report"])))
     for numbers, batch in made:

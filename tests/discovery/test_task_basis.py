@@ -165,7 +165,7 @@ def regression(subject, seed=0):
 def surrogate(basis, data, readout, final_of):
     examples, total, at = data.parts["discover"], 0.0, 0
     share = readout.coefficients(examples)
-    for rows, batch in data.batches("discover", 10_000, basis.subject.pad_id):
+    for rows, batch in data.batches("discover", 10_000, basis.subject):
         outputs = readout.outputs([examples[i] for i in rows], batch, final_of(batch)).double()
         total += float((outputs * torch.from_numpy(share[at : at + len(rows)])).sum())
         at += len(rows)
@@ -175,7 +175,7 @@ def surrogate(basis, data, readout, final_of):
 def test_shares_of_integrated_gradients_add_up(basis, monkeypatch):
     """Σ scores = S(all parts) − S(no part), in the limit of many steps."""
     data, readout = regression(basis.subject)
-    statistics = basis.statistics(b for _, b in data.batches("discover", 10_000, basis.subject.pad_id))
+    statistics = basis.statistics(b for _, b in data.batches("discover", 10_000, basis.subject))
     monkeypatch.setattr(ranking, "STEPS", 40)
     scores = rank("eap_ig", basis, readout, data, statistics)
     ends = [
@@ -190,7 +190,7 @@ def test_ranking_is_the_method_on_the_mediator(basis, name):
     """Summed over sequences and tokens; batches of the ranking hold padding, the method's do not."""
     data, readout = regression(basis.subject)
     examples = data.parts["discover"]
-    statistics = basis.statistics(b for _, b in data.batches("discover", 10_000, basis.subject.pad_id))
+    statistics = basis.statistics(b for _, b in data.batches("discover", 10_000, basis.subject))
     found = rank(name, basis, readout, data, statistics)
     share = torch.from_numpy(readout.coefficients(examples)).float()
     reference = tuple(m[:, None] for m in statistics.mean)
@@ -208,7 +208,7 @@ def test_ranking_is_the_method_on_the_mediator(basis, name):
 def test_neurons_are_ranked_alike_by_both_ways(rotary):
     data, readout = regression(rotary)
     one, other = Basis(rotary, Neurons((0, 1, 2))), Basis(rotary, Neurons())
-    batches = [b for _, b in data.batches("discover", 10_000, rotary.pad_id)]
+    batches = [b for _, b in data.batches("discover", 10_000, rotary)]
     found = [rank("attribution_patching", b, readout, data, b.statistics(batches)) for b in (one, other)]
     assert tiny.relative(*found) < 1e-4
     exact = rank("activation_patching", other, readout, data, other.statistics(batches))

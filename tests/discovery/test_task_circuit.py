@@ -403,7 +403,7 @@ def test_mutation_effects_by_hand(folders, name):
         Example(i, text, subject.tokenize([text]).ids[0].numpy(), text, float(i), tuple(p for p, _, _ in s), s)
         for i, (text, s) in enumerate(zip(texts, swaps, strict=True))
     ]
-    ((_, batch),) = batches(examples, 1_000, subject.pad_id)
+    ((_, batch),) = batches(examples, 1_000, subject)
     readout = Readout(subject, "mutation", "spearman")
     found = readout.outputs(examples, batch, subject.hidden(batch.ids, batch.mask))
     for row, example in zip(found, examples, strict=True):

@@ -24,7 +24,7 @@ def planted(subject):
     data = tiny_tasks.plain_task(subject, TEXTS, [0.3, -1.0, 2.0, 0.1])
     weight = torch.randn(subject.d_model, 1, generator=torch.Generator().manual_seed(3))
     readout = Readout(subject, "regression", "spearman", weight, torch.zeros(1))
-    return subject, data, readout, data.batches("report", 4_096, subject.pad_id)[0][1]
+    return subject, data, readout, data.batches("report", 4_096, subject)[0][1]
 
 
 @pytest.mark.parametrize("mediator", [Heads(), MLPs()], ids=lambda m: m.name)
@@ -46,7 +46,7 @@ def test_every_method_for_nodes_ranks_heads_or_says_why_not(planted, name):
     subject, data, readout, batch = planted
     basis = Basis(subject, Heads())
     statistics = basis.statistics([batch])
-    batches = data.batches("discover", 4_096, subject.pad_id)
+    batches = data.batches("discover", 4_096, subject)
     problem = Problem(subject, Heads(), batches[0][1], lambda _, final: final.sum((1, 2)), statistics.mean)
     if METHODS[name].refuse(problem):
         with pytest.raises(SubjectError, match="refuses"):
@@ -61,7 +61,7 @@ def test_every_method_for_nodes_ranks_heads_or_says_why_not(planted, name):
 def test_the_exact_ranking_is_the_fall_of_the_surrogate(planted):
     subject, data, readout, _ = planted
     basis = Basis(subject, Heads())
-    batches = data.batches("discover", 4_096, subject.pad_id)
+    batches = data.batches("discover", 4_096, subject)
     statistics = basis.statistics([batch for _, batch in batches])
     scores = rank("activation_patching", basis, readout, data, statistics)
     examples = data.parts["discover"]

@@ -69,7 +69,7 @@ def made_circuit(subject, kind: str, ranking: str = "attribution_patching", **gi
     readout = fit_readout(subject, data, None, 0)
     dictionary = tiny.random_dictionary(subject, **given)
     basis = Basis(subject, Features(dictionary))
-    statistics = basis.statistics(batch for _, batch in data.batches("discover", 512, subject.pad_id))
+    statistics = basis.statistics(batch for _, batch in data.batches("discover", 512, subject))
     scores = rank(ranking, basis, readout, data, statistics)
     chance = readout.chance(readout.labels(data.parts["report"])[0])
     anchors = Anchors(np.ones(3), np.zeros(3), chance, 1e-9)
@@ -163,7 +163,7 @@ def test_contributions_are_what_a_nudge_of_the_writes_does(rotary64):
     example = Example(0, "CCO", ids, "", 1.0)
     keep = tuple(torch.tensor([1, 4, 7]) for _ in basis.sizes)
     (found,) = token_contributions(basis, statistics, keep, readout, [example], np.ones((1, 1)), "attribution_patching")
-    (_, batch), = batches([example], 100, subject.pad_id)  # fmt: skip
+    (_, batch), = batches([example], 100, subject)  # fmt: skip
     active: list = []
     everything = tuple(torch.arange(n) for n in basis.sizes)
     with torch.no_grad(), basis.components.alone(mean).edited(subject, lambda _, a: active.append(a[..., 0]) or a):

@@ -93,8 +93,8 @@ def mask_some(subject: Subject, batch: Batch, rate: float, generator: torch.Gene
         raise SubjectError(
             f"{subject.source} fills no masks: set the masking rate to 0; fidelity at masked tokens it has none."
         )
-    chosen = torch.rand(batch.ids.shape, generator=generator) < rate
-    chosen &= ~subject.is_special[batch.ids]
+    drawn = torch.rand(batch.ids.shape, generator=generator) < rate  # on the CPU, so that devices agree
+    chosen = drawn.to(batch.ids.device) & ~subject.special(batch.ids)
     ids = batch.ids if subject.mask_id is None else batch.ids.masked_fill(chosen, subject.mask_id)
     return batch.with_ids(ids), chosen
 
@@ -131,7 +131,7 @@ def masked_batches(
             current = overall // per_epoch
             epoch = plan.epoch(current)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + overall)
-        batch = corpus.batch(epoch[overall % per_epoch])
+        batch = corpus.batch(epoch[overall % per_epoch]).to(subject.device)
         batch, chosen = mask_some(subject, batch, rate if number % 2 == 0 else 0.0, generator)
         yield number, batch, chosen
         number += 1

@@ -118,7 +118,7 @@ class SubjectStream:
         """`[batch, tokens]` bool."""
         if self.special_tokens:
             return batch.mask
-        return ~self.subject.is_special[batch.ids] | (batch.ids == self.subject.mask_id)
+        return ~self.subject.special(batch.ids) | (batch.ids == self.subject.mask_id)
 
     def _harvest(self, gathered: list[tuple[Batch, Tensor]], count: int, number: int) -> Tensor:
         """Every token is written once, to its place in the shuffled block."""
@@ -134,6 +134,6 @@ class SubjectStream:
                 flat = x.flatten(0, 1)
                 block[index].index_copy_(0, there, flat if rows is None else flat[rows])
 
-            moved = Batch(batch.ids.to(device), batch.mask.to(device), (), ())
+            moved = batch.to(device)
             record(self.subject, moved, self.hookpoints, take)
         return block

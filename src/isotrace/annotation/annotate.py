@@ -227,7 +227,7 @@ def _mean_l0(subject, own, data) -> int:
         if number % 10 == 0:
             found: list[int] = []
             hookpoints = [site.hookpoint for site in own]
-            batch = sources.on_device(subject, batch)
+            batch = batch.to(subject.device)
             record(subject, batch, hookpoints, lambda i, x: found.append(len(own[i].encode(x.flatten(0, 1))[2])))  # noqa: B023
             active, tokens = active + sum(found), tokens + batch.ids.numel() * len(own)
     return max(1, round(active / tokens))

@@ -67,7 +67,7 @@ def ablated(
         plan = Plan((Intervention(components, To(reference), ~where if complement else where),))
         with subject.edited(plan):
             final = subject.hidden(copies.ids, copies.mask)
-        results.append(target.value(subject, copies, final))
+        results.append(target.value(subject, copies, final).cpu())
     return torch.cat(results) if results else torch.zeros(0)
 
 
@@ -80,9 +80,10 @@ def first_order(
     outside = None if kept is None else Intervention(components, To(reference), ~interventions.Nodes.of(kept)).edit
     value = lambda final: target.value(subject, batch, final).sum()  # noqa: E731
     found = activations_and_slopes(subject, components, batch, value, outside)
-    return tuple(
+    changes = (
         ((values - base.to(values)) * slope).sum(-1)[0] for values, slope, base in zip(*found, reference, strict=True)
     )
+    return tuple(change.cpu() for change in changes)
 
 
 @torch.no_grad()
@@ -118,5 +119,5 @@ def ablate_in_frozen(frame: Frame, nodes: Nodes, ablation: Ablation, chunk: int 
 
         expanded = frame.frozen.sources.map(lambda t, part=part: t.expand(len(part), -1, -1))
         final = frame.frozen.replay(expanded, mlp).final
-        results.append((final * frame.gradient).sum((1, 2)) + frame.constant)
+        results.append(((final * frame.gradient).sum((1, 2)) + frame.constant).cpu())
     return torch.cat(results) if results else torch.zeros(0)

@@ -61,7 +61,7 @@ class EdgeRows:
                 edges = self._edges(self.replay.mlp_in[layer], gradient, layer)[: len(part)]
                 constants = (self.constants.mlp_in[layer][0, positions] * read).sum(-1)
                 constants = constants + self.frame.dictionary.b_enc[layer][features]
-                yield edges[:, kept], sums(edges[:, : self.n_slots][:, gone]), constants
+                yield edges[:, kept], sums(edges[:, : self.n_slots][:, gone]), constants.cpu()
 
     def _edges(self, output: Tensor, gradient: Tensor, layer: int) -> Tensor:
         """`[batch_size, n_columns]`: sources below `layer` against the backpropagated gradient."""
@@ -70,7 +70,7 @@ class EdgeRows:
         found = torch.autograd.grad(output, wanted, gradient, retain_graph=True, allow_unused=True)
         grads = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
         on_embeddings, on_mlp = grads[:n_embeddings], grads[n_embeddings:]
-        rows = torch.zeros(len(gradient), self.n_columns)
+        rows = gradient.new_zeros(len(gradient), self.n_columns)
         sources, per_layer = self.frame.frozen.sources, self.n_tokens * self.k
         for source in range(layer):
             reached = [t for t in self.frame.dictionary.config.targets(source) if t < layer]
@@ -83,7 +83,7 @@ class EdgeRows:
         for grad, value in zip(on_embeddings, sources.embeddings, strict=True):
             rows[:, at : at + self.n_tokens] = (grad * value).sum(-1)
             at += self.n_tokens
-        return rows
+        return rows.cpu()
 
 
 def _others(places: Tensor, n: int) -> Tensor:

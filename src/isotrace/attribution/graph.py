@@ -168,7 +168,7 @@ def build_graph(
     """
     patterns = sum(pattern.numel() * pattern.element_size() for pattern in frame.frozen.patterns.values())
     batch_size = batch_size or max(1, min(64, max(4, 4_096 // frame.n_tokens), memory // max(1, patterns)))
-    edges, values = EdgeRows(frame, batch_size), frame.active.values.flatten()
+    edges, values = EdgeRows(frame, batch_size), frame.active.values.flatten().cpu()
     budget, others = min(max_features, int((values > 0).sum())), edges.n_columns - edges.n_slots
     if (budget + others + 1) ** 2 * values.element_size() > memory:
         raise InputError(
@@ -200,7 +200,7 @@ def _assemble(frame: Frame, edges: EdgeRows, known: KnownRows, constants: Tensor
     columns = [known.columns[i] for i in order]
     located = torch.tensor([edges.slot(c) for c in columns], dtype=torch.long).reshape(-1, 3)
     layer, position, slot = located.unbind(1)
-    features = frame.active.indices[layer, position, slot]
+    features = frame.active.indices[layer, position, slot].cpu()
     n_slots, chosen = len(known.slots), known.places(columns)
     n_nodes = len(columns) + edges.n_columns - edges.n_slots + 1
     missing = torch.ones(n_slots, dtype=torch.bool)
@@ -216,7 +216,7 @@ def _assemble(frame: Frame, edges: EdgeRows, known: KnownRows, constants: Tensor
         matrix[rows, : n_nodes - 1] = block[:, kept]
         per_node["unselected"][rows] = block[:, :n_slots][:, missing].double().sum(1) + left_out[:, 1]
         at += len(block)
-    activations = frame.active.values[layer, position, slot]
+    activations = frame.active.values[layer, position, slot].cpu()
     value = float((frame.gradient.double() * frame.frozen.actual.final[0].double()).sum()) + frame.constant
     per_node["pre"][: len(columns)], per_node["pre"][-1] = activations.double(), value
     per_node["constant"][places] = constants.double()

@@ -115,7 +115,7 @@ def similarity(
 ) -> np.ndarray:
     """Steps 1 and 2, `[n, n]` float64, from concepts (None = unknown) and tensors `[n, …]`. A feature that is nowhere
     active in `profiles` has co-activation 0 with every other."""
-    return _combined(config, _fixed_views(config, concepts, read, write), _cosine(profiles.double().numpy()))
+    return _combined(config, _fixed_views(config, concepts, read, write), _cosine(profiles.double().cpu().numpy()))
 
 
 def group(similarities: np.ndarray, threshold: float) -> np.ndarray:
@@ -145,7 +145,7 @@ def find_supernodes(
     if not keys:
         return empty
     views = _fixed_views(config, concepts, *vectors(dictionary, keys))
-    data = profiles.double().numpy()
+    data = profiles.double().cpu().numpy()
     labels = group(_combined(config, views, _cosine(data)), config.threshold)
     stability = _stability(config, views, data, labels) if min(data.shape) > 1 else None
     groups = []
@@ -206,7 +206,7 @@ def _fixed_views(
     known = (text != "")[:, None] & (text != "")
     total = config.concept * (known & (text[:, None] == text)).astype(float)
     for weight, rows in ((config.read, read), (config.write, write)):
-        total = total + weight * _cosine(rows.double().numpy())
+        total = total + weight * _cosine(rows.double().cpu().numpy())
     return total, config.concept * known + config.read + config.write
 
 

@@ -229,7 +229,7 @@ def ablation_effects(frame: Frame, graph: AttributionGraph, effects: Tensor, abl
     `effects` are the total effects of removing it altogether."""
     layer, _, feature = graph.feature_nodes.unbind(1)
     activation = graph.activations.double()
-    base = torch.stack(feature_values(frame.dictionary, ablation))[layer, feature, 0].double()
+    base = torch.stack(feature_values(frame.dictionary, ablation))[layer, feature, 0].double().cpu()
     return effects[: graph.n_features] * (activation - base) / activation
 
 
@@ -246,14 +246,14 @@ def matched_controls(
     members = {tuple(row) for row in circuit.tolist()}
     pools = []
     for layer in range(n_layers):
-        position, slot = torch.nonzero(frame.active.values[layer] > 0, as_tuple=True)
-        feature = frame.active.indices[layer, position, slot]
+        position, slot = torch.nonzero(frame.active.values[layer].cpu() > 0, as_tuple=True)
+        feature = frame.active.indices[layer, position, slot].cpu()
         outside = [i for i, (p, f) in enumerate(zip(position.tolist(), feature.tolist(), strict=True))
                    if (layer, p, f) not in members]  # fmt: skip
         nodes = torch.stack([torch.full_like(position, layer), position, feature], 1)
         wanted = int((circuit[:, 0] == layer).sum())
         pools.append(nodes[outside] if len(outside) >= wanted else nodes)
-    logs = log_frequency(density.numpy())
+    logs = log_frequency(density.cpu().numpy())
     frequencies = [logs[layer, pool[:, 2].numpy()] for layer, pool in enumerate(pools)]
     layers, own = circuit[:, 0].tolist(), logs[circuit[:, 0].numpy(), circuit[:, 2].numpy()]
     controls = []

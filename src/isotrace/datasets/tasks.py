@@ -56,12 +56,12 @@ class TaskData:
     parts: dict[str, tuple[Example, ...]]
     rejects: pl.DataFrame
 
-    def batches(self, part: str, tokens: int, pad_id: int) -> list[tuple[np.ndarray, Batch]]:
-        """(numbers of the examples, padded batch of about `tokens` tokens)."""
-        return batches(self.parts[part], tokens, pad_id)
+    def batches(self, part: str, tokens: int, subject: Subject) -> list[tuple[np.ndarray, Batch]]:
+        """(numbers of the examples, padded batch of about `tokens` tokens where the subject is)."""
+        return batches(self.parts[part], tokens, subject)
 
 
-def batches(examples: Sequence[Example], tokens: int, pad_id: int) -> list[tuple[np.ndarray, Batch]]:
+def batches(examples: Sequence[Example], tokens: int, subject: Subject) -> list[tuple[np.ndarray, Batch]]:
     """As `TaskData.batches`; `examples` should be in order of length, so that little is padding."""
     made, start = [], 0
     while start < len(examples):
@@ -69,11 +69,11 @@ def batches(examples: Sequence[Example], tokens: int, pad_id: int) -> list[tuple
         while stop < len(examples) and len(examples[stop].ids) * (stop + 1 - start) <= tokens:
             stop += 1
         rows = examples[start:stop]
-        ids = torch.full((len(rows), max(len(e.ids) for e in rows)), pad_id)
+        ids = torch.full((len(rows), max(len(e.ids) for e in rows)), subject.pad_id)
         for i, example in enumerate(rows):
             ids[i, : len(example.ids)] = torch.from_numpy(example.ids)
         mask = torch.arange(ids.shape[1])[None] < torch.tensor([len(e.ids) for e in rows])[:, None]
-        made.append((np.arange(start, stop), Batch(ids, mask, tuple(e.text for e in rows), ())))
+        made.append((np.arange(start, stop), Batch(ids, mask, tuple(e.text for e in rows), ()).to(subject.device)))
         start = stop
     return made
 

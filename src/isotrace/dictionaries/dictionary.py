@@ -58,7 +58,7 @@ class Dictionary(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Unit-norm random encoders; decoders start at zero, so that the first steps fit them alone."""
         for weight in self.W_enc:
-            weight.data = torch.randn(weight.T.shape, generator=generator).T
+            weight.data.copy_(torch.randn(weight.T.shape, generator=generator).T)
             weight.data /= weight.data.norm(dim=0, keepdim=True)
         for weight in [*self.W_dec, *self.W_skip]:
             nn.init.zeros_(weight)

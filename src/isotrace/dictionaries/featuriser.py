@@ -110,7 +110,7 @@ class Featuriser(TransformerMixin, BaseEstimator):
         for (places, batch), found in zip(
             batches, active_features(subject, dictionary, [batch for _, batch in batches]), strict=True
         ):
-            special = subject.is_special.to(batch.ids.device)[batch.ids].cpu().numpy()
+            special = subject.special(batch.ids).cpu().numpy()
             found = found[~special[found["sequence"], found["position"]]]
             slots = np.searchsorted(config.layers, found["layer"])
             columns = slots * config.n_features + found["feature"]

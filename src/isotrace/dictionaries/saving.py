@@ -59,7 +59,7 @@ def save_dictionary(
 
     Raises DictionaryError for a weight that is not finite, or not in `dtype`.
     """
-    rounded = {k: v.to(dtype).contiguous() for k, v in dictionary.state_dict().items()}
+    rounded = {k: v.to("cpu", dtype).contiguous() for k, v in dictionary.state_dict().items()}
     copy = type(dictionary)(dictionary.config)
     copy.load_state_dict({k: v.float() for k, v in rounded.items()})
     for name, value in rounded.items():

@@ -117,15 +117,15 @@ def illusion(
             effects[part].append(both[0] - patched)
             means = [((x @ basis[:, 0]) * mask).sum(1) / mask.sum(1) for x in (own_x, other_x)]
             along[part].append(torch.stack([((delta @ basis) ** 2).sum((1, 2)), *means], 1))
-    gap = torch.cat(difference).double().numpy()
+    gap = torch.cat(difference).double().cpu().numpy()
     if len(gap) < 3:
         raise InputError(f"{len(gap)} pairs of inputs bear no interval: give three or more.")
     weights = group_weights([str(i) for i in range(len(gap))], n_bootstrap, (seed, 3))
-    sums = {part: weights @ (torch.cat(effects[part]).double().numpy() * np.sign(gap)) for part in PARTS}
-    total, slopes = weights @ np.abs(gap), weights @ torch.cat(moved).double().numpy()
+    sums = {part: weights @ (torch.cat(effects[part]).double().cpu().numpy() * np.sign(gap)) for part in PARTS}
+    total, slopes = weights @ np.abs(gap), weights @ torch.cat(moved).double().cpu().numpy()
     tokens = float(torch.cat(n_tokens).sum())
-    found = {part: torch.cat(along[part]).double().numpy() for part in PARTS}
-    by_input = torch.stack([torch.cat(values[0::2]), torch.cat(values[1::2])]).double().numpy().ravel()
+    found = {part: torch.cat(along[part]).double().cpu().numpy() for part in PARTS}
+    by_input = torch.stack([torch.cat(values[0::2]), torch.cat(values[1::2])]).double().cpu().numpy().ravel()
     one = v.shape[1] == 1
     return Illusion(
         site, space.shape[1], len(v), float((read**2).sum() / v.shape[1]),
@@ -206,10 +206,10 @@ def feature_illusions(
             sums[layer].append(torch.cat([torch.stack(parts, 2).flatten(2), count[..., None]], -1))
     table = []
     for layer in layers:
-        found = torch.cat(sums[layer]).numpy()  # [sequences, parts, targets · 7 + 1]
+        found = torch.cat(sums[layer]).cpu().numpy()  # [sequences, parts, targets · 7 + 1]
         names = [str(i) for i in range(len(found))] if groups is None else list(groups)
         weights = group_weights(names, n_bootstrap, (seed, 3))
-        norms = (rows[layer] ** 2).sum(-1).double().numpy()
+        norms = (rows[layer] ** 2).sum(-1).double().cpu().numpy()
         for place, feature in enumerate(keep[layer].tolist()):
             by_target = found[:, place, :-1].reshape(len(found), -1, 7)
             (slope, *ci), (own, *own_ci) = _slopes(by_target, norms[place], weights)

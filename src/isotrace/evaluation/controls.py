@@ -53,7 +53,8 @@ class Sample:
         batches, count = [], 0
         for number, rows in enumerate(Plan(corpus.lengths, 4_096, seed).epoch(0)):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            batches.append(mask_some(subject, corpus.batch(rows), mask_rate, generator)[0])
+            whole = corpus.batch(rows).to(subject.device)
+            batches.append(mask_some(subject, whole, mask_rate, generator)[0])
             count += batches[-1].ids.numel()
             if count >= FITTING_TOKENS:
                 break
@@ -144,9 +145,9 @@ def ridge(active: SparseActivations, y: Tensor, n_features: int) -> tuple[Tensor
     `[tokens, k]`; the bias is not penalised."""
     n = len(y)
     rows = np.repeat(np.arange(n), active.values.shape[1])
-    values, columns = (t.double().flatten().numpy() for t in (active.values, active.indices))
+    values, columns = (t.double().flatten().cpu().numpy() for t in (active.values, active.indices))
     a = scipy.sparse.csr_array((values, (rows, columns.astype(np.int64))), shape=(n, n_features))
-    target = y.double().numpy()
+    target = y.double().cpu().numpy()
     mean_a, mean_y = np.asarray(a.mean(0)).ravel(), target.mean(0)
     gram = (a.T @ a).toarray()
     strength = RIDGE * max(float(np.trace(gram)) / n_features, np.finfo(np.float64).tiny / RIDGE)
@@ -210,4 +211,4 @@ def _empty(
         subject, name, layers=layers, hookpoint_in=reads, hookpoint_out=writes, d_in=d_in, d_out=d_out,
         n_features=n, k=min(k, n),
     )  # fmt: skip
-    return ARCHITECTURES[name](config).eval().requires_grad_(False)
+    return ARCHITECTURES[name](config).eval().requires_grad_(False).to(subject.device)

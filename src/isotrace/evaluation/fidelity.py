@@ -118,12 +118,12 @@ def measure(
     tallies = [_Tally(dictionary, means.get(tuple(dictionary.config.writes))) for dictionary in dictionaries]
     for number, rows in enumerate(progress(Plan(corpus.lengths, BATCH_TOKENS, seed).epoch(0))):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        whole = corpus.batch(rows)
+        whole = corpus.batch(rows).to(subject.device)
         batch, chosen = mask_some(subject, whole, mask_rate, generator)
         output = subject.run(batch, capture=sites, logits=False)
         masked = _Masked(subject, chosen, whole.ids[chosen])
         clean = masked.logits(output.final)
-        shared = {"n": chosen.sum(1).double()} | masked.scores("clean", clean, None)
+        shared = {"n": chosen.sum(1).double().cpu()} | masked.scores("clean", clean, None)
         ablated: dict[tuple[str, ...], dict[str, Tensor]] = {}
         for tally in tallies:
             config, writes = tally.dictionary.config, tuple(tally.dictionary.config.writes)
@@ -164,8 +164,8 @@ class _Masked:
             found[f"{name}_agree"] = best == clean.argmax(-1)
             found[f"{name}_kl"] = (clean.exp() * (clean - logits)).sum(-1)
         empty = torch.zeros(len(self.chosen), dtype=torch.float64)
-        sequence = self.chosen.nonzero()[:, 0]
-        return {key: empty.index_add(0, sequence, value.double()) for key, value in found.items()}
+        sequence = self.chosen.nonzero()[:, 0].cpu()
+        return {key: empty.index_add(0, sequence, value.double().cpu()) for key, value in found.items()}
 
 
 class _Tally:
@@ -184,18 +184,18 @@ class _Tally:
             self.sums.setdefault(key, []).append(value)
         x, y, dictionary = x.flatten(1, 2), y.flatten(1, 2), self.dictionary
         active = [dictionary.encode(layer, tokens) for layer, tokens in enumerate(x)]
-        self.residual += (y - dictionary.written(active, x)).square().sum((1, 2))
-        self.total += (y - self.mean_out[:, None]).square().sum((1, 2))
+        self.residual += (y - dictionary.written(active, x)).square().sum((1, 2)).cpu()
+        self.total += (y - self.mean_out[:, None]).square().sum((1, 2)).cpu()
         for layer, sparse in enumerate(active):
             indices = sparse.indices[sparse.values > 0].long()
-            self.fired[layer] += torch.bincount(indices, minlength=dictionary.config.n_features)
+            self.fired[layer] += torch.bincount(indices, minlength=dictionary.config.n_features).cpu()
         self.n_tokens += x.shape[1]
 
     def measured(self, name: str) -> Measured:
         sums = {key: torch.cat(values).numpy() for key, values in self.sums.items()}
         if bad := [key for key, values in sums.items() if not np.isfinite(values).all()]:
             raise RunError(f"{name}: {bad[0]} is not finite: get the dictionary again, or train it again.")
-        norms = self.dictionary.decoder_norms().numpy()
+        norms = self.dictionary.decoder_norms().cpu().numpy()
         return Measured(sums, self.residual.numpy(), self.total.numpy(), self.fired.numpy(), norms, self.n_tokens)
 
 
@@ -266,7 +266,7 @@ def mean_activations(
     """Mean activation `[n_hookpoints, d]` over about `tokens` tokens of the corpus."""
     total, count = torch.zeros(()), 0
     for rows in Plan(corpus.lengths, BATCH_TOKENS, seed).epoch(0):
-        captured = subject.run(corpus.batch(rows), capture=hookpoints, logits=False).captured
+        captured = subject.run(corpus.batch(rows).to(subject.device), capture=hookpoints, logits=False).captured
         total = total + torch.stack([captured[site].sum((0, 1)) for site in hookpoints])
         count += corpus.lengths[rows].sum()
         if count >= tokens:

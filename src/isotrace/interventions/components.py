@@ -250,7 +250,7 @@ def register(kind: Kind) -> Kind:
 @torch.no_grad()
 def mean_values(subject: Subject, components: Components, batches: list[Batch]) -> Values:
     """Mean activation over the real tokens of `batches`, `[components, width]` per layer: the usual reference."""
-    totals = [torch.zeros(size) for size in components.sizes(subject)]
+    totals = zero_values(subject, components)
     for batch in batches:
         for total, values in zip(totals, components.record(subject, batch)[0], strict=True):
             total += values[batch.mask].sum(0)
@@ -259,4 +259,4 @@ def mean_values(subject: Subject, components: Components, batches: list[Batch]) 
 
 
 def zero_values(subject: Subject, components: Components) -> Values:
-    return tuple(torch.zeros(size) for size in components.sizes(subject))
+    return tuple(torch.zeros(size, device=subject.device) for size in components.sizes(subject))

@@ -57,7 +57,7 @@ def pool(subject: Subject, batch: Batch, final: Tensor) -> Tensor:
 
 def pooling_weights(subject: Subject, batch: Batch) -> Tensor:
     """`[batch, tokens]`, each row summing to one. Raises InputError for a row of special tokens only."""
-    special = subject.is_special[batch.ids]
+    special = subject.special(batch.ids)
     if subject.mask_id is not None:
         special &= batch.ids != subject.mask_id
     real = (batch.mask & ~special).float()

@@ -33,6 +33,9 @@ class Batch:
     def with_ids(self, ids: Tensor) -> "Batch":
         return Batch(ids, self.mask, self.sequences, self.offsets)
 
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.ids.to(device), self.mask.to(device), self.sequences, self.offsets)
+
 
 @dataclass(frozen=True)
 class Output:
@@ -101,6 +104,10 @@ class Subject:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def special(self, ids: Tensor) -> Tensor:
+        """Which of `ids`, of any shape and on any device, are special tokens; bool."""
+        return self.is_special.to(ids.device)[ids]
 
     def module(self, path: str, layer: int | None = None) -> nn.Module:
         """The module at a path of the family's entry. Raises AttributeError where there is none."""
@@ -206,7 +213,7 @@ class Subject:
         for i, (row, *_) in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
         mask = torch.arange(width)[None] < torch.tensor([len(r) for r, *_ in rows])[:, None]
-        return Batch(ids.to(self.device), mask.to(self.device), tuple(sequences), tuple(o for _, o, _ in rows))
+        return Batch(ids, mask, tuple(sequences), tuple(o for _, o, _ in rows)).to(self.device)
 
     def tokens(self, ids: Tensor) -> list[str]:
         return [*self.tokenizer.convert_ids_to_tokens(ids.tolist())]

@@ -97,14 +97,14 @@ def _probe(text: str, subject: Subject, batch: Batch) -> Target:
 def _token(text: str, subject: Subject, batch: Batch) -> Target:
     kind, _, rest = text.partition(":")
     where, _, tokens = rest.partition(":")
-    ordinary = (~subject.is_special[batch.ids[0]] & batch.mask[0]).nonzero()[:, 0].tolist()
+    ordinary = (~subject.special(batch.ids[0]) & batch.mask[0]).nonzero()[:, 0].tolist()
     allowed = [p for p in ordinary if p > 0 or subject.objective != "causal"]
     choice = f"positions {allowed[0]} to {allowed[-1]}" if allowed else "no position to predict"
     if not where.lstrip("-").isdigit() or not 0 <= int(where) < int(batch.mask[0].sum()):
         raise InputError(f"position {where!r} is out of range: this input has {choice}.")
     position = int(where)
     place = subject.reading_position(position)
-    if bool(subject.is_special[batch.ids[0, position]]):
+    if bool(subject.special(batch.ids[0, position])):
         name = subject.tokens(batch.ids[0, position : position + 1])[0]
         raise InputError(f"position {position} is {name}: pick another, this input has {choice}.")
     true = subject.tokens(batch.ids[0, position : position + 1])[0]

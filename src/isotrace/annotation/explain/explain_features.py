@@ -113,7 +113,7 @@ def _activations(
                     place = np.searchsorted(wanted[site.layer], columns[keep])
                     parts[site.layer].append((values[keep], rows[keep] + start, place))
 
-        moved = Batch(batch.ids.to(subject.device), batch.mask.to(subject.device), (), ())
+        moved = batch.to(subject.device)
         record(subject, moved, hookpoints, take)
     found = {}
     for layer, collected in parts.items():

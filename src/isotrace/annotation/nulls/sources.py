@@ -87,12 +87,12 @@ def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: i
         def take(i: int, x: Tensor) -> None:
             totals[i] += x.flatten(0, 1).sum(0).cpu()
 
-        record(subject, on_device(subject, batch), config.reads, take)
+        record(subject, batch.to(subject.device), config.reads, take)
         count += batch.ids.numel()
         if count > 20_000:
             break
-    made = random_directions(subject, dictionary, totals / max(count, 1), config.n_features, k, seed)
-    return made.to(subject.device)
+    means = (totals / max(count, 1)).to(subject.device)
+    return random_directions(subject, dictionary, means, config.n_features, k, seed)
 
 
 def untrained_subject(subject: Subject, seed: int) -> Subject:
@@ -134,7 +134,7 @@ def harvest(
                         rows, columns, values = site.encode(x.flatten(0, 1))
                         into[site.key].append((rows + start, columns.astype(np.int32), values))
 
-            record(subject, on_device(subject, batch), hookpoints, take)
+            record(subject, batch.to(subject.device), hookpoints, take)
             start += batch.ids.numel()
         arrays = {}
         for site in sites:
@@ -190,7 +190,3 @@ def feature_activations(
     return found[
         :, [config.layers.index(layer) * config.n_features + feature for layer, feature in features]
     ].T.toarray()
-
-
-def on_device(subject: Subject, batch: Batch) -> Batch:
-    return Batch(batch.ids.to(subject.device), batch.mask.to(subject.device), (), ())

@@ -116,6 +116,6 @@ class Basis:
                 one = real.shape[-1] == 1
                 fired[layer] += (real[..., 0] > 0 if one else real.norm(dim=-1) > 0).sum(0).to(fired[layer])
             count += int(batch.mask.sum())
-        means = ((total / count).float() for total in sums)
+        means = ((total / count).float().to(self.subject.device) for total in sums)
         means = tuple(mean[:, 0] if mean.shape[1] == 1 else mean for mean in means)
         return Statistics(means, tuple((f / count).float() for f in fired))

@@ -50,8 +50,8 @@ def token_contributions(
     """
     base = basis.writers.base(basis.subject, statistics.mean)
     writes = [basis.writers.rows(basis.subject, layer, kept) for layer, kept in enumerate(keep)]
-    shares, at, found = torch.from_numpy(coefficients).float(), 0, []
-    for rows, batch in progress(batches(examples, BATCH_TOKENS, basis.subject.pad_id)):
+    shares, at, found = torch.from_numpy(coefficients).float().to(basis.subject.device), 0, []
+    for rows, batch in progress(batches(examples, BATCH_TOKENS, basis.subject)):
         chosen = [examples[i] for i in rows]
         n = sum(np.size(e.y) for e in chosen)
         share, at = shares[at : at + n], at + n
@@ -62,7 +62,7 @@ def token_contributions(
         for layer, kept in enumerate(keep):
             slope = torch.cat([slopes[t] for t in basis.writers.targets(layer)], -1)
             change = active[layer][..., kept] - statistics.mean[layer][kept]
-            total += ((change @ writes[layer]) * slope).sum(-1)
+            total += ((change @ writes[layer]) * slope).sum(-1).cpu()
         found += [total[i, : len(e.ids)].numpy() for i, e in enumerate(chosen)]
     return found
 
@@ -121,9 +121,9 @@ def predictions(
 ) -> list[np.ndarray]:
     """Per example float64 `[rows, outputs]` of the readout on final hidden states that `run` gives."""
     found: list[np.ndarray] = []
-    for rows, batch in progress(batches(examples, BATCH_TOKENS, readout.subject.pad_id), "report sequences"):
+    for rows, batch in progress(batches(examples, BATCH_TOKENS, readout.subject), "report sequences"):
         chosen = [examples[i] for i in rows]
-        outputs = readout.outputs(chosen, batch, run(batch)).double().numpy()
+        outputs = readout.outputs(chosen, batch, run(batch)).double().cpu().numpy()
         found += np.split(outputs, np.cumsum([np.size(e.y) for e in chosen])[:-1])
     return found
 

@@ -74,8 +74,8 @@ def _discovery(
 ) -> Iterator[tuple[list[Example], Batch, Tensor]]:
     """(examples, batch, coefficients `[n, outputs]` of the surrogate on it) of the discovery part."""
     examples = data.parts["discover"]
-    coefficients, at = torch.from_numpy(readout.coefficients(examples)).float(), 0
-    for rows, batch in progress(data.batches("discover", BATCH_TOKENS, readout.subject.pad_id)):
+    coefficients, at = torch.from_numpy(readout.coefficients(examples)).float().to(readout.subject.device), 0
+    for rows, batch in progress(data.batches("discover", BATCH_TOKENS, readout.subject)):
         chosen = [examples[i] for i in rows]
         n = sum(np.size(e.y) for e in chosen)
         yield chosen, batch, coefficients[at : at + n]
@@ -190,11 +190,11 @@ def _accumulate(
         a = values[batch.mask]
         slope = torch.cat([real[t] for t in basis.writers.targets(layer)], -1)  # [tokens, n_targets · d_out]
         if float((a != 0).float().mean()) < 0.2:
-            product = torch.from_numpy(scipy.sparse.csr_array(a.numpy()).T @ slope.numpy())
+            product = torch.from_numpy(scipy.sparse.csr_array(a.cpu().numpy()).T @ slope.cpu().numpy()).to(a.device)
         else:
             product = a.T @ slope
         product = product - statistics.mean[layer][:, None] * slope.sum(0)
-        totals[layer] += (product * basis.writers.rows(basis.subject, layer, slice(None))).sum(1).double()
+        totals[layer] += (product * basis.writers.rows(basis.subject, layer, slice(None))).sum(1).double().cpu()
 
 
 def _by_method(
@@ -211,10 +211,10 @@ def _by_method(
         def metric(copies: Batch, final: Tensor, share=share, of=of, chosen_ones=chosen_ones) -> Tensor:
             times = len(final) // len(chosen_ones)
             outputs = readout.outputs(chosen_ones * times, copies, final)
-            sequence = torch.cat([of + k * len(chosen_ones) for k in range(times)])
+            sequence = torch.cat([of + k * len(chosen_ones) for k in range(times)]).to(final.device)
             return final.new_zeros(len(final)).index_add(0, sequence, (outputs * share.repeat(times, 1)).sum(1))
 
         problem = Problem(basis.subject, basis.components, batch, metric, basis.means(statistics))
         for total, scores in zip(totals, chosen(problem, **settings).over_positions(), strict=True):
-            total += scores.sum(0).double()
+            total += scores.sum(0).double().cpu()
     return torch.cat(totals)

@@ -70,17 +70,17 @@ class Readout:
         places = torch.tensor([self.subject.reading_position(int(p)) for p in place])
         logits = self.subject.head(final[row, places])
         if self.kind == "masked":
-            true = torch.tensor([int(e.y) for e in examples])
+            true = torch.tensor([int(e.y) for e in examples], device=logits.device)
             contrast = logits.gather(1, true[:, None]) - logits.mean(1, keepdim=True)
             return torch.cat([(logits.argmax(1, keepdim=True) == true[:, None]).float(), contrast], 1)
-        before, after = torch.tensor([(b, a) for e in examples for _, b, a in e.swaps]).T
+        before, after = torch.tensor([(b, a) for e in examples for _, b, a in e.swaps], device=logits.device).T
         change = logits.gather(1, after[:, None]) - logits.gather(1, before[:, None])
-        return change.new_zeros(len(examples), 1).index_add(0, row, change)
+        return change.new_zeros(len(examples), 1).index_add(0, row.to(change.device), change)
 
     def _probe(self) -> tuple[Tensor, Tensor]:
         assert self.weight is not None
         assert self.bias is not None
-        return self.weight, self.bias
+        return self.weight.to(self.subject.device), self.bias.to(self.subject.device)
 
     def labels(self, examples: Sequence[Example]) -> tuple[np.ndarray, list[str]]:
         """(y `[n]`, group of each) of the rows of `outputs` over all examples, in order."""
@@ -112,7 +112,7 @@ def fit_readout(subject: Subject, data: TaskData, metric: str | None, seed: int)
         commonest = min(multimode(float(e.y) for e in data.parts["fit"])) if data.kind == "masked" else None
         return Readout(subject, data.kind, metric, commonest=commonest)
     x, y, groups = [], [], []
-    for rows, batch in data.batches("fit", BATCH_TOKENS, subject.pad_id):
+    for rows, batch in data.batches("fit", BATCH_TOKENS, subject):
         examples = [data.parts["fit"][i] for i in rows]
         with fast_kernels(subject):
             final = subject.hidden(batch.ids, batch.mask)
@@ -122,7 +122,7 @@ def fit_readout(subject: Subject, data: TaskData, metric: str | None, seed: int)
             x.append(pool(subject, batch, final))
         y += [np.concatenate([np.atleast_1d(e.y) for e in examples])]
         groups += [e.group for e in examples for _ in np.atleast_1d(e.y)]
-    weight, bias = _fit(torch.cat(x).double().numpy(), np.concatenate(y), np.asarray(groups), data.kind, seed)
+    weight, bias = _fit(torch.cat(x).double().cpu().numpy(), np.concatenate(y), np.asarray(groups), data.kind, seed)
     return Readout(subject, data.kind, metric, weight, bias)
 
 

@@ -61,9 +61,9 @@ class Judge:
     def predictions(self, run: Callable[[Batch], Tensor], tokens: int = BATCH_TOKENS) -> np.ndarray:
         """`[n, outputs]` from `run(batch)`, which gives final hidden states of batches of about `tokens` tokens."""
         found = []
-        for rows, batch in batches(self.examples, tokens, self.readout.subject.pad_id):
+        for rows, batch in batches(self.examples, tokens, self.readout.subject):
             found.append(self.readout.outputs([self.examples[i] for i in rows], batch, run(batch)))
-        return torch.cat(found).double().numpy()
+        return torch.cat(found).double().cpu().numpy()
 
     def draws(self, predicted: np.ndarray) -> np.ndarray:
         """The metric `[1 + n_draws]`; a prediction that is not finite makes it NaN."""

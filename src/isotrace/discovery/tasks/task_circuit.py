@@ -193,7 +193,7 @@ def _found(
 def _illusions(basis: Basis, data: TaskData, keep: Keep, config: TaskConfig) -> list[dict[str, Any]]:
     examples = data.parts["discover"]
     examples = examples[:: -(-len(examples) // ILLUSION_SEQUENCES)]
-    made = batches(examples, BATCH_TOKENS, basis.subject.pad_id)
+    made = batches(examples, BATCH_TOKENS, basis.subject)
     groups = [e.group for e in examples]
     return feature_illusions(
         basis, keep, [batch for _, batch in made], groups=groups, n_bootstrap=config.n_bootstrap, seed=config.seed
@@ -257,14 +257,14 @@ class _Ranker:
 
         def measured(which: str) -> np.ndarray:
             if not made:
-                batched = data.batches("discover", BATCH_TOKENS, self.basis.subject.pad_id)
+                batched = data.batches("discover", BATCH_TOKENS, self.basis.subject)
                 made.append(self.basis.statistics(batch for _, batch in batched))
-            return torch.cat(getattr(made[0], which)).numpy()
+            return torch.cat(getattr(made[0], which)).cpu().numpy()
 
         mean, density = (
             torch.from_numpy(self.memo(f"{which} {self.role}", partial(measured, which))).split(self.basis.sizes)
             for which in ("mean", "density")
         )
-        found = Statistics(tuple(mean), tuple(density))
+        found = Statistics(tuple(part.to(self.basis.subject.device) for part in mean), tuple(density))
         empty = judge.circuit(self.basis, self.basis.split(torch.zeros(0, dtype=torch.long)), found, "free_running")
         return Ranked(self.basis, found, self.scores(data, found), Anchors(whole, empty, judge.chance, noise))
