@@ -1,9 +1,9 @@
 """A device that is not there, on a machine without one: tensors that say they lie on it, and compute on the CPU.
 
-As on a GPU, an operation on tensors of two devices raises, but for 0-dimensional tensors of the CPU and for indices on the
-CPU into a tensor of the device; NumPy takes none; what makes a tensor puts it where it is told, which is the CPU when it is
-told nothing. So a whole command runs, its numbers must equal those of the CPU, and a tensor made in the wrong place is
-found.
+As on a GPU, an operation on tensors of two devices raises, but for 0-dimensional tensors of the CPU and for indices on
+the CPU into a tensor of the device; NumPy takes none; what makes a tensor puts it where it is told, which is the CPU
+when it is told nothing. So a whole command runs, its numbers must equal those of the CPU, and a tensor made in the
+wrong place is found.
 """
 
 from collections.abc import Iterator
@@ -79,7 +79,9 @@ def run(func, args, kwargs):
         if not isinstance(of[0], Pretended) and func in INDEXED:
             raise RuntimeError(f"indices on {DEVICE} into a tensor of the CPU ({func})")
         if strays := [x for x in of if not isinstance(x, Pretended) and x.dim()]:
-            raise RuntimeError(f"expected all tensors on {DEVICE}, found one of the CPU {tuple(strays[0].shape)} ({func})")
+            raise RuntimeError(
+                f"expected all tensors on {DEVICE}, found one of the CPU {tuple(strays[0].shape)} ({func})"
+            )
     if func is aten._fused_sdp_choice.default:
         return 0  # in plain mathematics
     stays = bool(here) if func is not aten.copy_.default else isinstance(args[0], Pretended)
@@ -108,13 +110,16 @@ class _Mode(TorchDispatchMode):
 
 
 class _Functions(TorchFunctionMode):
-    """PyTorch copies the content of a new tensor to its device where no dispatch mode sees it."""
+    """PyTorch copies the content of a new tensor to its device where no dispatch mode sees it, and squeezes the result
+    of a linear map of one vector in place, which the tensor around it would not know."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)
+        if func is torch.nn.functional.linear and args[0].dim() == 1 and isinstance(args[0], Pretended):
+            return func(args[0][None], *args[1:], **kwargs)[0]
         return func(*args, **kwargs)
 
 

@@ -1,23 +1,26 @@
-"""Every verb runs where its subject is: on a device that is pretended, with the numbers of the CPU; on a GPU where one is."""
+"""Every verb and method runs where its subject is, with the numbers of the CPU: on a pretended device, and on a GPU."""
+
+from contextlib import nullcontext
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import isotrace
-import pretended
 import tiny
 import tiny_tasks
 from isotrace.activations.harvest import mask_some
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
-from isotrace.interventions import Add, Heads, Intervention, Neurons, Plan, Scale, Select, Set, To
+from isotrace.discovery.methods import METHODS, Problem
+from isotrace.interventions import Add, Edges, Heads, Intervention, Neurons, Plan, Scale, Select, Set, To
 from isotrace.subjects.subject import load_subject
+from pretended import NAME, pretending
 
 ROWS = [text for text, _ in tiny_tasks.molecules()[:24]]
 
 
-@pytest.fixture(scope="module", params=["bert", "esm-token-dropout", "bart"])
+@pytest.fixture(scope="module")
 def world(request, tmp_path_factory):
     """(folder of a subject, folder of its dictionary)."""
     root = tmp_path_factory.mktemp(request.param)
@@ -79,13 +82,33 @@ def annotate(subject, dictionary, place):
     return isotrace.annotate(subject, dictionary, ROWS, **own).to_dict() | {"seconds": None}
 
 
-def circuit(subject, dictionary, place):
+def circuit(subject, dictionary, place, **given):
     table = tiny_tasks.rows().rename({"label": "bromine"}).drop("index", "name")
-    own = {"sizes": (2, 20), "controls": 2, "bootstrap": 20, "drawn": 1, "limit": 20}
-    return isotrace.circuit(subject, dictionary, table, label="bromine", **own).to_dict()
+    own = {"label": "bromine", "sizes": (2, 20), "controls": 2, "bootstrap": 20, "drawn": 1, "limit": 12}
+    return isotrace.circuit(subject, dictionary, table, **own | given).to_dict()
 
 
-VERBS = (features, featuriser, evaluate, intervene, generate, harvest, train, trace, annotate, circuit)
+def circuit_of_heads(subject, dictionary, place):
+    return circuit(subject, dictionary, place, mediator="head", ranking="attribution_patching", sizes=(2, 4))
+
+
+def methods(subject, dictionary, place):
+    """Every method that ranks nodes or edges, and that takes this subject."""
+    batch, corrupt = subject.tokenize(["CCO"]), subject.tokenize(["OCN"])
+    at = subject.reading_position(2)
+    metric = lambda _, final: subject.head(final[:, at])[:, 5] - subject.head(final[:, at]).mean(-1)  # noqa: E731
+    found = {}
+    for name, method in METHODS.items():
+        problem = Problem.interchange(subject, Edges() if method.ranks == "edge" else Heads(), batch, corrupt, metric)
+        if method.refuse(problem) is None:
+            scores = method(problem)
+            found[name] = [v.tolist() for v in scores.values] if method.ranks == "node" else scores.values.tolist()
+    assert found
+    return found
+
+
+VERBS = (features, featuriser, evaluate, intervene, generate, harvest, train, trace, annotate, circuit,
+         circuit_of_heads, methods)  # fmt: skip
 
 
 def found_on(world, verb, place, device="cpu"):
@@ -113,9 +136,16 @@ def alike(found, expected):
         assert found == expected
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
-def test_a_verb_runs_where_the_subject_is(world, verb, tmp_path):
+HERE = [NAME, *(["cuda"] if torch.cuda.is_available() else [])]
+CASES = [("bert", verb) for verb in VERBS] + [
+    ("bart", verb) for verb in (features, evaluate, intervene, generate, trace)
+]
+
+
+@pytest.mark.parametrize("device", [pytest.param(name, marks=[pytest.mark.gpu] * (name == "cuda")) for name in HERE])
+@pytest.mark.parametrize(("world", "verb"), CASES, ids=[f"{a}-{b.__name__}" for a, b in CASES], indirect=["world"])
+def test_a_verb_runs_where_the_subject_is(world, verb, device, tmp_path):
     expected = found_on(world, verb, tmp_path / "cpu")
-    with pretended.pretending() as device:
-        found = found_on(world, verb, tmp_path / "there", str(device))
+    with pretending() if device == NAME else nullcontext():
+        found = found_on(world, verb, tmp_path / "there", device)
     alike(found, expected)

@@ -114,8 +114,8 @@ class OnSubject(Request):
     """bundled:molm, pypi:rxnfp/bert_pretrained, hf:org/name or a folder."""
     domain: str | None = None
     """What tokens stand for, where the subject does not say."""
-    device: str = Field(default="cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """cpu, cuda, cuda:1 or auto (a GPU where there is one)."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto (a GPU where there is one), cpu, cuda or cuda:1."""
 
 
 class Seeded(Request):

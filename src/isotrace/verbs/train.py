@@ -11,8 +11,6 @@ from isotrace.verbs.request import COMMAS, REPEATED, Answer, Column, Data, Float
 
 
 class TrainRequest(OnSubject):
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    """auto (a GPU where there is one), cpu, cuda or cuda:1."""
     data: Data = None
     architecture: str
     """sae, transcoder, skip_transcoder or crosslayer."""

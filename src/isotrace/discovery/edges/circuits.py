@@ -40,7 +40,8 @@ def mixed_values(problem: Problem, sources: Tensor, rows: Tensor) -> Tensor:
         values = values.unflatten(0, (copies, size))
         source = chosen[copy, component]
         reference = problem.reference[layer].expand(size, width, *sizes[layer]).permute(2, 0, 1, 3)[component]
-        taken = torch.where((source < 0)[:, None, None, None], reference, values[source, :, :, component])
+        missing = (source < 0)[:, None, None, None].to(values.device)
+        taken = torch.where(missing, reference, values[source, :, :, component])
         values = values.clone()
         values[copy, :, :, component] = taken
         return values.flatten(0, 1)
@@ -101,4 +102,4 @@ def kept(problem: Problem, keep: Tensor) -> Tensor:
         count += len(found)
     if sources:
         results.append(mixed_values(problem, torch.cat(sources), torch.tensor(rows)))
-    return torch.cat(results) if results else torch.zeros(0, len(problem.batch.ids))
+    return torch.cat(results) if results else problem.reference[0].new_zeros(0, len(problem.batch.ids))
