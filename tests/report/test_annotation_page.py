@@ -158,7 +158,7 @@ def test_the_closest_sequence_is_shown_with_its_strongest_features(saved, subjec
     [
         ([SEQUENCES[0], SEQUENCES[3]], STRUCTURE, "no chain of 1pga.pdb"),
         ([SEQUENCES[0], GB1[:12] + SEQUENCES[3]], STRUCTURE, "the closest, A, agrees in"),
-        (SEQUENCES, STRUCTURE.with_name("missing.pdb"), "missing.pdb cannot be read"),
+        (SEQUENCES, STRUCTURE.with_name("missing.pdb"), "missing.pdb does not exist"),
     ],
     ids=["nothing in common", "a part in common", "no file"],
 )

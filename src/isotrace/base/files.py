@@ -1,5 +1,6 @@
 """Files that are whole or absent, gzip that fits in memory, and folders that one process has at a time."""
 
+import csv
 import gzip
 import io
 import json
@@ -9,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,15 +88,25 @@ def _holder(lock: Path) -> str:
         return "another process"
 
 
-def unzipped(raw: bytes, name: str) -> bytes:
-    """What the gzip file `name`, read as `raw`, holds. Raises InputError where that is too much to be meant, OSError
-    where it is damaged. A few kilobytes can stand for gigabytes."""
-    limit = max(ALWAYS_BYTES, MOST_TIMES * len(raw))
+def shipped_rows(package: str, name: str) -> list[dict[str, str]]:
+    """The rows of the CSV file `name` that ships in `package`."""
+    return list(csv.DictReader((files(package) / name).read_text(encoding="utf-8").splitlines()))
+
+
+def read_whole(path: Path) -> bytes:
+    """The content of a file, unpacked where its name ends in .gz. Raises InputError where it cannot be read, and where
+    it unpacks to more than can be meant: a few kilobytes can stand for gigabytes."""
     try:
+        raw = path.read_bytes()
+        if not path.name.lower().endswith(".gz"):
+            return raw
+        limit = max(ALWAYS_BYTES, MOST_TIMES * len(raw))
         with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
             found = file.read(limit + 1)
-    except (EOFError, zlib.error) as error:
-        raise OSError(str(error)) from None
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the path.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}): check the file.") from None
     if len(found) > limit:
-        raise InputError(f"{name} unpacks to more than {limit:,} bytes: if that is meant, give it unpacked.")
+        raise InputError(f"{path} unpacks to more than {limit:,} bytes: if that is meant, give it unpacked.")
     return found

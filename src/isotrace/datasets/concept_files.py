@@ -20,7 +20,7 @@ import polars as pl
 from rdkit import Chem, rdBase
 
 from isotrace.base.errors import InputError
-from isotrace.base.files import unzipped
+from isotrace.base.files import read_whole
 from isotrace.datasets.label_cells import LabelColumn, Record, data_cells, labelling
 from isotrace.datasets.parsing import NAME_COLUMNS, SEQUENCE_COLUMNS
 from isotrace.domains.domain import Concept, Domain, Labels, Reading
@@ -99,14 +99,9 @@ def _load(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if not name.endswith((".csv", ".tsv")):
         raise InputError(f"{path} is no concept file: rename it to end in .csv or .tsv (or .csv.gz, .tsv.gz).")
     try:
-        data = path.read_bytes()
-        text = (unzipped(data, str(path)) if path.name.lower().endswith(".gz") else data).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: check the path.") from None
+        text = read_whole(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8: save it as UTF-8.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}): check the file.") from None
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if name.endswith(".tsv") else ",", strict=True)
     head: list[str] = []
     rows = []

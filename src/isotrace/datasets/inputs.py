@@ -15,7 +15,7 @@ import polars as pl
 from rdkit import Chem
 
 from isotrace.base.errors import InputError
-from isotrace.base.files import unzipped
+from isotrace.base.files import read_whole
 from isotrace.datasets.parsing import Reject, Table, columns, delimited, fasta, lines, sdf, values
 
 FORMATS = {
@@ -123,15 +123,7 @@ def _file(path: Path, column: str | None) -> Table:
     form = _format(path)
     if form is None:
         raise InputError(f"{path} is of no known kind: rename it to end in one of {', '.join(FORMATS)}.")
-    try:
-        data = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            data = unzipped(data, str(path))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: check the path.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}): check the file.") from None
-    return _parse(form, data, column, str(path))
+    return _parse(form, read_whole(path), column, str(path))
 
 
 def _parse(form: str, data: bytes, column: str | None, label: str) -> Table:

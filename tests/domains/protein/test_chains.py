@@ -175,5 +175,5 @@ def test_files_that_cannot_be_used(tmp_path, name, text, message):
 def test_another_protein_is_refused_with_its_identity(tmp_path):
     with pytest.raises(InputError, match=r"no chain of 1pga.pdb matches.*the closest, A, agrees in \d+%"):
         match_chains(read_structure(DATA / "1pga.pdb"), "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYN")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="does not exist"):
         read_structure(tmp_path / "missing.pdb")

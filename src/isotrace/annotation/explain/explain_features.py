@@ -14,7 +14,7 @@ from isotrace.annotation.nulls.sources import BATCH_TOKENS, dictionary_sites
 from isotrace.base.errors import InputError
 from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.subjects.subject import Batch, Subject
+from isotrace.subjects.subject import Subject
 
 THINGS = {
     "molecule": "molecules, written as SMILES",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from isotrace.base.errors import InputError
-from isotrace.base.files import unzipped
+from isotrace.base.files import read_whole
 
 if TYPE_CHECKING:
     import gemmi
@@ -71,9 +71,8 @@ def read_structure(path: Path) -> Structure:
     if (kind := FORMATS.get(Path(name).suffix.lower())) is None:
         raise InputError(f"{path} is no structure file: give {', '.join(FORMATS)}, each also gzipped.")
     try:
-        raw = path.read_bytes()
-        text = (unzipped(raw, str(path)) if path.name.endswith(".gz") else raw).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_whole(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read: {error}.") from None
     try:
         chains = _chains(_pdb(text) if kind == "pdb" else _cif(text))

@@ -18,25 +18,15 @@ from torch import Tensor
 
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.interop import sites
-from isotrace.dictionaries.interop.foreign import (
-    Foreign,
-    Hints,
-    Layer,
-    assemble,
-    get,
-    layers_of,
-    read_mapping,
-    read_safetensors,
-    write_files,
-)
+from isotrace.dictionaries.interop import files, sites
+from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, layers_of
 
 CONFIG = "config.yaml"
 SET, CLT = "transcoder_set", "cross_layer_transcoder"
 
 
 def declares(path: Path) -> bool:
-    return (path / CONFIG).is_file() and read_mapping(path / CONFIG).get("model_kind") in (SET, CLT)
+    return (path / CONFIG).is_file() and files.mapping(path / CONFIG).get("model_kind") in (SET, CLT)
 
 
 def read(paths: Sequence[Path], hints: Hints) -> Foreign:
@@ -44,12 +34,12 @@ def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     path = paths[0]
     if len(paths) > 1 or not declares(path):
         raise DictionaryError(f"{path} has no {CONFIG} with a model_kind: give one circuit-tracer folder.")
-    config = read_mapping(path / CONFIG)
+    config = files.mapping(path / CONFIG)
     notes: list[str] = []
     if config["model_kind"] == CLT:
         layers = _crosslayer(path)
     else:
-        layers = [_transcoder(read_safetensors(file), config, notes) for file in _files(path, config)]
+        layers = [_transcoder(files.safetensors(file), config, notes) for file in _files(path, config)]
     for layer in layers:
         if layer.threshold is not None and (layer.threshold < 0).any():
             raise DictionaryError("a threshold is negative: h · [h > θ] without ReLU has no equal here.")
@@ -102,7 +92,7 @@ def _transcoder(state: dict[str, Tensor], config: dict[str, Any], notes: list[st
 def _crosslayer(path: Path) -> list[Layer]:
     encoders, layers = _numbered(path, "W_enc"), []
     for i, file in enumerate(encoders):
-        state = read_safetensors(file) | read_safetensors(path / f"W_dec_{i}.safetensors")
+        state = files.safetensors(file) | files.safetensors(path / f"W_dec_{i}.safetensors")
         weight = get(state, f"W_enc_{i}", None, None)
         n, d = weight.shape
         threshold = get(state, f"threshold_{i}", n) if f"threshold_{i}" in state else None
@@ -135,7 +125,7 @@ def write(dictionary: Dictionary, folder: Path, source: str) -> list[str]:
         "feature_output_hook": sites.to_lens(config.hookpoint_out),
         "scan": source,
     }
-    files: dict[str, dict[str, Tensor]] = {}
+    weights: dict[str, dict[str, Tensor]] = {}
     for s, layer in enumerate(layers_of(dictionary)):
         end = f"_{s}" if crosslayer else ""
         state = {f"W_enc{end}": layer.W_enc.T, f"b_enc{end}": layer.b_enc, f"b_dec{end}": layer.b_dec}
@@ -147,12 +137,12 @@ def write(dictionary: Dictionary, folder: Path, source: str) -> list[str]:
             blocks = [layer.W_dec.unflatten(1, (-1, config.d_out))]
             beyond = config.n_layers - s - len(config.targets(s))
             blocks.append(torch.zeros(config.n_features, beyond, config.d_out))
-            files[f"W_dec_{s}.safetensors"] = {f"W_dec_{s}": torch.cat(blocks, 1)}
-            files[f"W_enc_{s}.safetensors"] = state
+            weights[f"W_dec_{s}.safetensors"] = {f"W_dec_{s}": torch.cat(blocks, 1)}
+            weights[f"W_enc_{s}.safetensors"] = state
         else:
             state |= {"W_dec": layer.W_dec} | ({} if layer.W_skip is None else {"W_skip": layer.W_skip.T})
-            files[f"layer_{s}.safetensors"] = state
-    write_files(folder, {CONFIG: about}, files)
+            weights[f"layer_{s}.safetensors"] = state
+    files.write(folder, {CONFIG: about}, weights)
     if config.activation == "batchtopk":
         notes.append(f"batchtopk became jumprelu with its learned threshold: k {config.k} is lost")
     if crosslayer and config.window < config.n_layers:

@@ -17,18 +17,8 @@ from torch import Tensor
 
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.interop import sites
-from isotrace.dictionaries.interop.foreign import (
-    Foreign,
-    Hints,
-    Layer,
-    assemble,
-    get,
-    layers_of,
-    read_mapping,
-    read_safetensors,
-    write_files,
-)
+from isotrace.dictionaries.interop import files, sites
+from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, layers_of
 from isotrace.dictionaries.interop.formats import sparsify
 
 CONFIG, WEIGHTS = sparsify.CONFIG, sparsify.WEIGHTS
@@ -36,7 +26,7 @@ REFUSED = {"coalesce_topk": "none", "per_source_tied": False, "secondary_target_
 
 
 def declares(path: Path) -> bool:
-    return any("n_targets" in read_mapping(folder / CONFIG) for folder in sparsify.folders(path))
+    return any("n_targets" in files.mapping(folder / CONFIG) for folder in sparsify.folders(path))
 
 
 def read(paths: Sequence[Path], hints: Hints) -> Foreign:
@@ -44,7 +34,7 @@ def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     found = [folder for path in paths for folder in sparsify.folders(path)]
     if not found:
         raise DictionaryError(f"{paths[0]} holds no {CONFIG} with {WEIGHTS}: give a clt-training run folder.")
-    coders = [(read_mapping(f / CONFIG), read_safetensors(f / WEIGHTS), f.resolve().name) for f in found]
+    coders = [(files.mapping(f / CONFIG), files.safetensors(f / WEIGHTS), f.resolve().name) for f in found]
     transcode = bool(coders[0][0].get("transcode"))
     named = [sparsify.site(name, transcode) for _, _, name in coders]
     numbers = hints.layers or sites.numbers([n[0] for n in named])
@@ -145,5 +135,5 @@ def write(dictionary: Dictionary, folder: Path, source: str) -> list[str]:
             state[f"post_enc{end}"] = torch.zeros(config.n_features)
             if layer.W_skip is not None:
                 state[f"W_skip{end}"] = layer.W_skip.T if t == 0 else torch.zeros_like(layer.W_skip)
-        write_files(folder / sparsify.hookpoint_folder(dictionary, s), {CONFIG: cfg}, {WEIGHTS: state})
+        files.write(folder / sparsify.hookpoint_folder(dictionary, s), {CONFIG: cfg}, {WEIGHTS: state})
     return ["the nested sizes are lost"] if config.prefixes else []

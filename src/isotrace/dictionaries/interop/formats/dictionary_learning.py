@@ -21,20 +21,8 @@ from torch import Tensor
 
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.interop import sites
-from isotrace.dictionaries.interop.foreign import (
-    Foreign,
-    Hints,
-    Layer,
-    assemble,
-    gated,
-    get,
-    layers_of,
-    read_mapping,
-    read_torch,
-    ungated,
-    write_files,
-)
+from isotrace.dictionaries.interop import files, sites
+from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, gated, get, layers_of, ungated
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 FOLDED = "the decoder bias, subtracted before the encoder, was folded into b_enc"
@@ -46,18 +34,19 @@ def folders(path: Path) -> list[Path]:
 
 
 def declares(path: Path) -> bool:
-    return any("dict_class" in read_mapping(folder / CONFIG).get("trainer", {}) for folder in folders(path))
+    return any("dict_class" in files.mapping(folder / CONFIG).get("trainer", {}) for folder in folders(path))
 
 
 def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     """Several folders of the same kind and shape become one dictionary over several layers. Raises DictionaryError."""
     found = [folder for path in paths for folder in folders(path)]
-    trainers = [read_mapping(folder / CONFIG).get("trainer", {}) for folder in found]
+    trainers = [files.mapping(folder / CONFIG).get("trainer", {}) for folder in found]
     if not found or not all("dict_class" in trainer for trainer in trainers):
         raise DictionaryError(f"{paths[0]} holds no {CONFIG} with a dict_class and {WEIGHTS}: give a trainer's folder.")
     notes: list[str] = []
     layers = [
-        layer(t["dict_class"], read_torch(f / WEIGHTS), t.get("k"), notes) for t, f in zip(trainers, found, strict=True)
+        layer(t["dict_class"], files.pickled(f / WEIGHTS), t.get("k"), notes)
+        for t, f in zip(trainers, found, strict=True)
     ]
     named = [sites.split(t.get("submodule_name")) for t in trainers]
     numbers = sites.numbers(
@@ -112,7 +101,7 @@ def write(dictionary: Dictionary, folder: Path, source: str) -> list[str]:
         trainer |= {"dict_size": config.n_features, "layer": config.layers[s], "lm_name": source}
         trainer |= {"submodule_name": config.reads[s]} | ({"k": config.k} if config.k else {})
         place = folder if config.n_layers == 1 else folder / config.reads[s]
-        write_files(place, {CONFIG: {"trainer": trainer, "buffer": {}}}, {WEIGHTS: state})
+        files.write(place, {CONFIG: {"trainer": trainer, "buffer": {}}}, {WEIGHTS: state})
     return ["the nested sizes are lost"] if config.prefixes and config.activation != "batchtopk" else []
 
 

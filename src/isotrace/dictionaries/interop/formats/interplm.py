@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from isotrace.base.errors import DictionaryError
-from isotrace.dictionaries.interop import sites
-from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, read_torch
+from isotrace.dictionaries.interop import files, sites
+from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get
 from isotrace.dictionaries.interop.formats import dictionary_learning
 
 PUBLISHED = ("ae_normalized.pt", "ae_unnormalized.pt")
@@ -30,10 +30,10 @@ def declares(path: Path) -> bool:
 
 def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     """Files, or folders with one. Several of the same shape become one dictionary. Raises DictionaryError."""
-    files = [path if path.is_file() else _file(path) for path in paths]
+    given = [path if path.is_file() else _file(path) for path in paths]
     notes: list[str] = []
-    layers = [_layer(read_torch(file), notes) for file in files]
-    matches = [re.fullmatch(r"layer_(\d+)", file.resolve().parent.name, re.ASCII) for file in files]
+    layers = [_layer(files.pickled(file), notes) for file in given]
+    matches = [re.fullmatch(r"layer_(\d+)", file.resolve().parent.name, re.ASCII) for file in given]
     # hidden_states[0] is the embedding, so layer_{n} is what block n − 1 puts out
     numbers = sites.numbers([int(m[1]) - 1 if m and int(m[1]) > 0 else None for m in matches])
     if hints.n_layers is not None and hints.n_layers - 1 in (hints.layers or numbers or ()):

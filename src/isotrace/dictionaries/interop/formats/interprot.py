@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from isotrace.base.errors import DictionaryError
-from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, read_weights
+from isotrace.dictionaries.interop import files
+from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get
 
 PREFIX = "sae_model."
 KEYS = {"w_enc", "w_dec", "b_enc", "b_pre"}
@@ -20,7 +21,7 @@ KEYS = {"w_enc", "w_dec", "b_enc", "b_pre"}
 def declares(path: Path) -> bool:
     if not path.is_file() or path.suffix not in (".safetensors", ".ckpt", ".pt"):
         return False
-    content = read_weights(path)
+    content = files.weights(path)
     return {name.removeprefix(PREFIX) for name in content.get("state_dict", content)} >= KEYS
 
 
@@ -28,7 +29,7 @@ def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     """Files of the same shape become one dictionary. Raises DictionaryError."""
     layers = []
     for path in paths:
-        content = read_weights(path)
+        content = files.weights(path)
         state = {name.removeprefix(PREFIX): value for name, value in content.get("state_dict", content).items()}
         k = hints.k or getattr(content.get("hyper_parameters", {}).get("args"), "k", None)
         if k is None:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from isotrace.base.errors import DictionaryError
-from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, read_weights
+from isotrace.dictionaries.interop import files
+from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get
 
 SITES = ("layers.{}.mlp_in", "layers.{}.mlp_out")
 NORMALISED_DEPTH = 6
@@ -27,7 +28,7 @@ NORMALISED_DEPTH = 6
 def declares(path: Path) -> bool:
     if not path.is_file() or path.suffix not in (".safetensors", ".ckpt", ".pt"):
         return False
-    content = read_weights(path)
+    content = files.weights(path)
     return any(name in content.get("state_dict", content) for name in ("clt.b_pre.0", "plt.b_pre.0"))
 
 
@@ -35,7 +36,7 @@ def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     """One checkpoint. Raises DictionaryError."""
     if len(paths) > 1:
         raise DictionaryError("a ProtoMech checkpoint holds all layers: give one file.")
-    content = read_weights(paths[0])
+    content = files.weights(paths[0])
     whole: dict[str, Tensor] = content.get("state_dict", content)
     crosslayer = "clt.b_pre.0" in whole
     prefix = "clt." if crosslayer else "plt."

@@ -16,20 +16,8 @@ from typing import Any
 
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.interop import sites
-from isotrace.dictionaries.interop.foreign import (
-    Foreign,
-    Hints,
-    Layer,
-    assemble,
-    gated,
-    get,
-    layers_of,
-    read_mapping,
-    read_safetensors,
-    ungated,
-    write_files,
-)
+from isotrace.dictionaries.interop import files, sites
+from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, gated, get, layers_of, ungated
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 AUTOENCODERS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
@@ -52,7 +40,7 @@ def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     found = [folder for path in paths for folder in folders(path)]
     if not found:
         raise DictionaryError(f"{paths[0]} holds no {CONFIG} with {WEIGHTS}: give an SAELens folder.")
-    configs = [read_mapping(folder / CONFIG) for folder in found]
+    configs = [files.mapping(folder / CONFIG) for folder in found]
     notes: list[str] = []
     layers = [_layer(c, folder, notes) for c, folder in zip(configs, found, strict=True)]
     metadata = [c | (c.get("metadata") or {}) for c in configs]
@@ -82,7 +70,7 @@ def _layer(config: dict[str, Any], folder: Path, notes: list[str]) -> Layer:
     elif old != "relu" and activation != "topk":
         raise DictionaryError(f"activation {old!r} of {folder} has no equal here: it cannot be represented.")
     transcoder = name in TRANSCODERS
-    state = read_safetensors(folder / WEIGHTS)
+    state = files.safetensors(folder / WEIGHTS)
     W_enc = get(state, "W_enc", None, None)
     d, n = W_enc.shape
     W_dec = get(state, "W_dec", n, config["d_out"] if transcoder and "d_out" in config else None)
@@ -114,7 +102,7 @@ def _normalised(layer: Layer, config: dict[str, Any], folder: Path, transcoder: 
         return replace(layer, token_normalization="standardize")
     scaler = folder / "activation_scaler.json"
     if how == "expected_average_only_in" and not transcoder and scaler.is_file():
-        scale = read_mapping(scaler).get("scaling_factor")
+        scale = files.mapping(scaler).get("scaling_factor")
         if isinstance(scale, int | float) and scale > 0:
             notes.append(f"the activation scale {scale:g} of {scaler.name} was folded into the weights")
             return replace(layer, W_enc=layer.W_enc * scale, W_dec=layer.W_dec / scale, b_dec=layer.b_dec / scale)
@@ -156,7 +144,7 @@ def write(dictionary: Dictionary, folder: Path, source: str) -> list[str]:
         if kind == "topk":
             cfg |= {"k": config.k, "rescale_acts_by_decoder_norm": False}
         place = folder if config.n_layers == 1 else folder / config.reads[s]
-        write_files(place, {CONFIG: cfg}, {WEIGHTS: state})
+        files.write(place, {CONFIG: cfg}, {WEIGHTS: state})
     if config.activation == "batchtopk":
         notes.append(f"batchtopk became jumprelu with its learned threshold, as SAELens saves it: k {config.k} is lost")
     if config.prefixes:

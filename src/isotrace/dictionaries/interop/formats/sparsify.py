@@ -14,18 +14,8 @@ from typing import Any
 
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.interop import sites
-from isotrace.dictionaries.interop.foreign import (
-    Foreign,
-    Hints,
-    Layer,
-    assemble,
-    get,
-    layers_of,
-    read_mapping,
-    read_safetensors,
-    write_files,
-)
+from isotrace.dictionaries.interop import files, sites
+from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, layers_of
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
@@ -37,7 +27,7 @@ def folders(path: Path) -> list[Path]:
 
 
 def declares(path: Path) -> bool:
-    return any("n_targets" not in read_mapping(folder / CONFIG) for folder in folders(path))
+    return any("n_targets" not in files.mapping(folder / CONFIG) for folder in folders(path))
 
 
 def site(name: str, transcode: bool) -> tuple[int | None, str | None, str | None]:
@@ -65,14 +55,14 @@ def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     found = [folder for path in paths for folder in folders(path)]
     if not found:
         raise DictionaryError(f"{paths[0]} holds no {CONFIG} with {WEIGHTS}: give a sparsify folder.")
-    configs = [read_mapping(folder / CONFIG) for folder in found]
+    configs = [files.mapping(folder / CONFIG) for folder in found]
     kinds = {bool(c.get("transcode")) for c in configs}
     if len(kinds) > 1:
         raise DictionaryError("autoencoders and transcoders cannot be one dictionary: convert them apart.")
     transcode = kinds.pop()
     notes = [] if transcode else ["b_dec, subtracted before the encoder, was folded into b_enc"]
     named = [site(folder.resolve().name, transcode) for folder in found]
-    layers = [_layer(c, read_safetensors(folder / WEIGHTS)) for c, folder in zip(configs, found, strict=True)]
+    layers = [_layer(c, files.safetensors(folder / WEIGHTS)) for c, folder in zip(configs, found, strict=True)]
     hookpoints = sites.agree([n[1] for n in named]), sites.agree([n[2] for n in named])
     return assemble(layers, sites.numbers([n[0] for n in named]), hookpoints, hints, notes, autoencoder=not transcode)
 
@@ -103,7 +93,7 @@ def write(dictionary: Dictionary, folder: Path, source: str) -> list[str]:
         state |= {"W_dec": layer.W_dec, "b_dec": layer.b_dec}
         if layer.W_skip is not None:
             state["W_skip"] = layer.W_skip.T
-        write_files(folder / hookpoint_folder(dictionary, s), {CONFIG: settings(dictionary)}, {WEIGHTS: state})
+        files.write(folder / hookpoint_folder(dictionary, s), {CONFIG: settings(dictionary)}, {WEIGHTS: state})
     return ["the nested sizes are lost"] if config.prefixes else []
 
 

@@ -7,10 +7,9 @@ name of radius r exactly if r rounds of neighbourhood refinement, as in Morgan f
 doi 10.1021/ci100050t), on these labels leave them alike. Hydrogens written as atoms are counted, not walked to.
 """
 
-import csv
-from importlib.resources import files
-
 from rdkit import Chem
+
+from isotrace.base.files import shipped_rows
 
 _BOND = {
     Chem.BondType.SINGLE: "-",
@@ -43,8 +42,8 @@ def environments(mol: Chem.Mol) -> list[tuple[str, str]]:
 
 def known_environments() -> dict[str, int]:
     """Radius of every environment that is a concept: environments.csv, which scripts/build_concepts.py writes."""
-    text = (files("isotrace.domains.molecule.vocabulary") / "environments.csv").read_text(encoding="utf-8")
-    return {row["environment"]: int(row["radius"]) for row in csv.DictReader(text.splitlines())}
+    rows = shipped_rows("isotrace.domains.molecule.vocabulary", "environments.csv")
+    return {row["environment"]: int(row["radius"]) for row in rows}
 
 
 def _decoration(atom: Chem.Atom) -> str:

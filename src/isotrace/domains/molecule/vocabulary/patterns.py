@@ -1,14 +1,13 @@
 """SMARTS libraries: functional groups and structural alerts, matched with a fingerprint screen in front."""
 
-import csv
 from collections.abc import Iterable
 from functools import cache
-from importlib.resources import files
 
 import numpy as np
 from rdkit import Chem, DataStructs, rdBase
 
 from isotrace.base.errors import InputError
+from isotrace.base.files import shipped_rows
 
 _BITS = 2048
 # RDKit's own limit of 1,000, symmetric copies counted, would silently leave some out in a large molecule.
@@ -53,18 +52,18 @@ def atoms_matching(query: Chem.Mol, mol: Chem.Mol) -> list[tuple[int, ...]]:
 
 @cache
 def functional_groups() -> Patterns:
-    return Patterns((row["name"], row["smarts"]) for row in _rows("functional_groups.csv"))
+    return _shipped("functional_groups.csv")
 
 
 @cache
 def structural_alerts() -> Patterns:
     """Of alerts.csv, which scripts/build_concepts.py writes; its origin and licences are in alerts.md."""
-    return Patterns((row["name"], row["smarts"]) for row in _rows("alerts.csv"))
+    return _shipped("alerts.csv")
 
 
-def _rows(name: str) -> list[dict[str, str]]:
-    text = (files("isotrace.domains.molecule.vocabulary") / name).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+def _shipped(name: str) -> Patterns:
+    rows = shipped_rows("isotrace.domains.molecule.vocabulary", name)
+    return Patterns((row["name"], row["smarts"]) for row in rows)
 
 
 def _fingerprint(mol: Chem.Mol) -> np.ndarray:

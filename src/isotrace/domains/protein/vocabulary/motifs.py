@@ -5,13 +5,12 @@ each may carry `(n)` or `(n,m)`; `<` before the first element and `>` after the 
 `[G>]` means the residue or the end. A full stop at the end is ignored.
 """
 
-import csv
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib.resources import files
 
 from isotrace.base.errors import InputError
+from isotrace.base.files import shipped_rows
 
 _ELEMENT = re.compile(r"(?:(x)|([A-Z])|\[([A-Z]+)(>?)\]|\{([A-Z]+)\})(?:\((\d+)(?:,(\d+))?\))?")
 
@@ -62,5 +61,5 @@ def _elements(pattern: str) -> Iterator[str]:
 
 def known_motifs() -> dict[str, str]:
     """Name → PROSITE pattern, of motifs.csv, where the publication of each is named."""
-    text = (files("isotrace.domains.protein.vocabulary") / "motifs.csv").read_text(encoding="utf-8")
-    return {row["name"]: row["pattern"] for row in csv.DictReader(text.splitlines())}
+    rows = shipped_rows("isotrace.domains.protein.vocabulary", "motifs.csv")
+    return {row["name"]: row["pattern"] for row in rows}

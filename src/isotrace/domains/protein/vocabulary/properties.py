@@ -4,17 +4,17 @@ A number that needs every residue known (mass, charge, hydropathy) is NaN where 
 value: X, B and Z always, U and O except for the mass.
 """
 
-import csv
 import math
 from collections import Counter
-from importlib.resources import files
 
 import numpy as np
 
+from isotrace.base.files import shipped_rows
+
 
 def _scale(column: str) -> dict[str, float]:
-    text = (files("isotrace.domains.protein.vocabulary") / "scales.csv").read_text(encoding="utf-8")
-    return {row["letter"]: float(row[column]) for row in csv.DictReader(text.splitlines()) if row[column]}
+    rows = shipped_rows("isotrace.domains.protein.vocabulary", "scales.csv")
+    return {row["letter"]: float(row[column]) for row in rows if row[column]}
 
 
 # Mean mass of the residue (amino acid less water) in dalton, as ExPASy computes with (Gasteiger et al. 2005).
