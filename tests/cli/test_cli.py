@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import polars as pl
@@ -22,10 +23,12 @@ from isotrace.dictionaries.saving import dictionary_folder, reference, save_dict
 from isotrace.subjects.sources.source import assets
 from isotrace.subjects.subject import load_subject
 from isotrace.verbs.corpus import domain_check, read_corpus, usable
+from isotrace.verbs.trace import TraceRequest
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
-SMALL = ("--max-features", "20", "--controls", "2", "--spellings", "0")  # where a trace is needed, whichever
-QUICK = ("--max-features", "120", "--controls", "20", "--spellings", "2")
+# where a trace is needed, whichever
+SMALL = ("--max-features", "20", "--nodes", "4", "--controls", "2", "--spellings", "0")
+QUICK = ("--max-features", "60", "--nodes", "8", "--controls", "20", "--spellings", "2")
 BUNDLED = ("bundled:molm", "bundled:molm-clt")
 
 
@@ -224,6 +227,8 @@ def test_the_run_folder_holds_what_the_docs_promise(isotrace, tmp_path):
 
 def test_the_demo_writes_a_page_for_every_trace_and_one_that_lists_them(isotrace, tmp_path, monkeypatch):
     monkeypatch.setattr("isotrace.verbs.demo.DRUGS", (("ethanol", "CCO", 2),))
+    quick = partial(TraceRequest, max_features=20, nodes=4, controls=2, spellings=0)
+    monkeypatch.setattr("isotrace.verbs.trace.TraceRequest", quick)
     code, printed, _ = isotrace("demo", "--out", tmp_path / "demo", "--json")
     assert code == 0
     found = json.loads(printed)

@@ -83,7 +83,7 @@ def determinism() -> str:
     from isotrace.base.runs import dumps
     from isotrace.verbs.tracing import Tracer
 
-    config = TraceConfig(max_features=200, n_nodes=16, n_controls=4, n_spellings=2)
+    config = TraceConfig(max_features=50, n_nodes=4, n_controls=2, n_spellings=1)
     tracer = Tracer("bundled:molm", "bundled:molm-clt")
     first, second = (dumps(tracer.trace("CCOC(=O)c1ccncc1", "mask:3", config).to_dict()) for _ in range(2))
     if first != second:
