@@ -13,21 +13,12 @@ from torch import Tensor, nn
 
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.registry import RULES
-from isotrace.dictionaries.sparsity.rule import (
-    Encoded,
-    Rule,
-    RuleSettings,
-    SparseActivations,
-    decoder_norms,
-    dense_preactivations,
-)
+from isotrace.dictionaries.sparsity.rule import Penalised, RuleSettings, SparseActivations
 
 
 @RULES.named("gated")
-class Gated(Rule):
+class Gated(Penalised):
     """`gate_bias` (β) and `gate_scale` (r), both `[n_layers, F]`."""
-
-    needs_k = False
 
     def __init__(self, config: DictionaryConfig) -> None:
         super().__init__(config)
@@ -41,9 +32,7 @@ class Gated(Rule):
     def encode(self, layer: int, h: Tensor) -> SparseActivations:
         return SparseActivations.of(h.relu() * (self.gate(layer, h) > 0))
 
-    def encode_training(self, dictionary, layer: int, x: Tensor, settings: RuleSettings) -> Encoded:
-        h = dense_preactivations(dictionary, layer, x, settings.dtype)
+    def activate(self, layer: int, h: Tensor, norms: Tensor, settings: RuleSettings) -> tuple[Tensor, Tensor, Tensor]:
         gate = self.gate(layer, h)
         opened = gate.relu()
-        penalty = (opened * decoder_norms(dictionary, layer)).sum(1).mean()
-        return Encoded(h.relu() * (gate > 0), h.detach(), penalty, opened)
+        return h.relu() * (gate > 0), opened * norms, opened

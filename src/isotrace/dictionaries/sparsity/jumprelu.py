@@ -9,14 +9,7 @@ from torch import Tensor, nn
 
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.registry import RULES
-from isotrace.dictionaries.sparsity.rule import (
-    Encoded,
-    Rule,
-    RuleSettings,
-    SparseActivations,
-    decoder_norms,
-    dense_preactivations,
-)
+from isotrace.dictionaries.sparsity.rule import Penalised, RuleSettings, SparseActivations
 
 INITIAL = 0.5  # pre-activations of normalised inputs and unit-norm encoders have unit variance
 
@@ -38,10 +31,8 @@ class Jump(torch.autograd.Function):
 
 
 @RULES.named("jumprelu")
-class JumpReLU(Rule):
+class JumpReLU(Penalised):
     """`threshold [n_layers, F]`."""
-
-    needs_k = False
 
     def __init__(self, config: DictionaryConfig) -> None:
         super().__init__(config)
@@ -50,8 +41,6 @@ class JumpReLU(Rule):
     def encode(self, layer: int, h: Tensor) -> SparseActivations:
         return SparseActivations.of(h.relu() * (h > self.threshold[layer]))
 
-    def encode_training(self, dictionary, layer: int, x: Tensor, settings: RuleSettings) -> Encoded:
-        h = dense_preactivations(dictionary, layer, x, settings.dtype)
+    def activate(self, layer: int, h: Tensor, norms: Tensor, settings: RuleSettings) -> tuple[Tensor, Tensor, None]:
         active = Jump.apply(h, self.threshold[layer], settings.bandwidth)
-        weighted = settings.tanh_scale * decoder_norms(dictionary, layer) * active
-        return Encoded(active, h.detach(), weighted.tanh().sum(1).mean())
+        return active, (settings.tanh_scale * norms * active).tanh(), None

@@ -3,25 +3,14 @@
 from torch import Tensor
 
 from isotrace.dictionaries.registry import RULES
-from isotrace.dictionaries.sparsity.rule import (
-    Encoded,
-    Rule,
-    RuleSettings,
-    SparseActivations,
-    decoder_norms,
-    dense_preactivations,
-)
+from isotrace.dictionaries.sparsity.rule import Penalised, RuleSettings, SparseActivations
 
 
 @RULES.named("relu")
-class ReLU(Rule):
-    needs_k = False
-
+class ReLU(Penalised):
     def encode(self, layer: int, h: Tensor) -> SparseActivations:
         return SparseActivations.of(h.relu())
 
-    def encode_training(self, dictionary, layer: int, x: Tensor, settings: RuleSettings) -> Encoded:
-        h = dense_preactivations(dictionary, layer, x, settings.dtype)
+    def activate(self, layer: int, h: Tensor, norms: Tensor, settings: RuleSettings) -> tuple[Tensor, Tensor, None]:
         active = h.relu()
-        penalty = (active * decoder_norms(dictionary, layer)).sum(1).mean()
-        return Encoded(active, h.detach(), penalty)
+        return active, active * norms, None

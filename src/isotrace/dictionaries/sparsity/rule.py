@@ -94,14 +94,23 @@ class Rule(nn.Module):
         raise NotImplementedError
 
 
-def dense_preactivations(dictionary: "Dictionary", layer: int, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """h `[tokens, F]` with gradient, the product taken in `dtype`, returned in x's dtype."""
-    product = x.to(dtype) @ dictionary.W_enc[layer].to(dtype)
-    return product.to(x.dtype) + dictionary.b_enc[layer]
+class Penalised(Rule):
+    """A rule without k, trained on all pre-activations under a penalty."""
 
+    needs_k = False
 
-def decoder_norms(dictionary: "Dictionary", layer: int) -> Tensor:
-    """`[F]`, with gradient: a penalty on activation × norm cannot be dodged by scaling the decoder up. The norm
-    of a zero row has gradient zero."""
-    squares = dictionary.W_dec[layer].square().sum(1)
-    return torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
+    def encode_training(self, dictionary: "Dictionary", layer: int, x: Tensor, settings: RuleSettings) -> Encoded:
+        product = x.to(settings.dtype) @ dictionary.W_enc[layer].to(settings.dtype)
+        h = product.to(x.dtype) + dictionary.b_enc[layer]
+        # a penalty on activation × norm cannot be dodged by scaling the decoder up; a zero row has gradient zero
+        squares = dictionary.W_dec[layer].square().sum(1)
+        norms = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
+        active, charged, gate = self.activate(layer, h, norms, settings)
+        return Encoded(active, h.detach(), charged.sum(1).mean(), gate)
+
+    def activate(
+        self, layer: int, h: Tensor, norms: Tensor, settings: RuleSettings
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(activations, what each adds to the penalty, `Encoded.gate`), differentiable, from h and all else `[tokens,
+        F]` and the norms of decoder rows `[F]`."""
+        raise NotImplementedError
