@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from isotrace.base.errors import InputError
+from isotrace.base.runs import to_jsonable
 from isotrace.domains.molecule.drawing import colour
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -44,7 +45,7 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     Numbers that are not finite become null and read "–". Raises InputError when an edge names an absent node or
     two nodes share an id, KeyError when a part is missing.
     """
-    page = finite(payload)
+    page = to_jsonable(payload)
     tokens, nodes = page["tokens"], page["nodes"]
     for name, diverging in (("score", False), ("signed", True)):
         scale = page[f"{name}_scale"] = max((abs(t[name] or 0.0) for t in tokens), default=0.0)
@@ -67,10 +68,18 @@ def render_index(payload: Mapping[str, Any]) -> str:
     `payload` holds title, subject, dictionary, created, summary, fidelity, entries (name, smiles, svg, and pages
     with their headline numbers) and rejects (input, reason). Links are the entries' `href` as given: relative.
     """
-    return render_page("index.html.j2", finite(payload), script="", data=None)
+    return render_page("index.html.j2", to_jsonable(payload), script="", data=None)
 
 
 def render_page(template: str, page: dict[str, Any], *, script: str, data: Markup | None) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"'sha256-{digest}'" if script else "'none'"
+    css = Markup(template_text("report.css"))
+    return rendered(template, page | {"css": css, "script": Markup(script), "script_policy": policy, "data": data})
+
+
+def rendered(template: str, values: dict[str, Any]) -> str:
+    """A page, or a part of one."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -79,11 +88,7 @@ def render_page(template: str, page: dict[str, Any], *, script: str, data: Marku
         lstrip_blocks=True,
     )
     environment.filters |= {"num": number, "pct": percent, "ci": interval, "svg": Markup}
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"'sha256-{digest}'" if script else "'none'"
-    return environment.get_template(template).render(
-        page, css=Markup(template_text("report.css")), script=Markup(script), script_policy=policy, data=data
-    )
+    return environment.get_template(template).render(values)
 
 
 def number(value: Any) -> str:
@@ -111,15 +116,6 @@ def interval(bounds: Sequence[float | None] | None) -> str:
     return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else ""
 
 
-def finite(value: Any) -> Any:
-    """Copy of nested containers with NaN and infinities replaced by None: JSON has no word for them."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _colour_examples(examples: list[dict[str, Any]]) -> None:
     """Adds its colour to every token of a feature's examples, on one scale over all of them."""
     scale = max((activation or 0.0 for e in examples for _, activation in e["tokens"]), default=0.0)
@@ -139,7 +135,7 @@ def _indexed(edges: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> list[l
 
 
 def in_script(data: Any) -> Markup:
-    """JSON that may stand inside a script element. Raises ValueError for NaN and infinities, see `finite`."""
+    """JSON that may stand inside a script element. Raises ValueError for NaN and infinities, see `to_jsonable`."""
     # "<" could close the script element; no other character matters to the HTML parser inside it.
     return Markup(json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 

@@ -6,8 +6,9 @@ from typing import Any
 from markupsafe import Markup
 
 from isotrace.base.errors import InputError
+from isotrace.base.runs import to_jsonable
 from isotrace.report.atlas.atlas_payload import PICTURES_PER_BLOCK, AtlasTables, blocks
-from isotrace.report.page import finite, in_script, render_page, template_text
+from isotrace.report.page import in_script, render_page, template_text
 
 __all__ = ["AtlasTables", "atlas_page"]
 
@@ -50,7 +51,7 @@ def atlas_page(
     Raises InputError when tables contradict each other (an example of an absent feature, a position beyond the
     tokens of its picture) and for a summary without a part.
     """
-    summary = finite(summary)
+    summary = to_jsonable(summary)
     found = summary.get("sources", {})
     missing = [name for name in _SUMMARY if name not in summary] + ["sources.dictionary"] * ("dictionary" not in found)
     if missing:
@@ -59,7 +60,7 @@ def atlas_page(
     packed = blocks(tables, names, pictures)
     data = {
         "sources": [{"key": name, "name": SOURCES.get(name, name)} | _UNKNOWN | found[name] for name in names],
-        "coverage": finite(tables.coverage.to_dicts()),
+        "coverage": to_jsonable(tables.coverage.to_dicts()),
         "n_token_concepts": summary["n_token_concepts"],
         "pictures_per_block": PICTURES_PER_BLOCK,
     }

@@ -5,14 +5,12 @@ Drawn by 3Dmol.js (Rego and Koes 2015), bundled. A page that shows several struc
 `isotraceStructures.mount(element)`.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from isotrace.base.errors import InputError
@@ -20,9 +18,8 @@ from isotrace.domains.domain import Reading
 from isotrace.domains.protein.domain import residue_weights
 from isotrace.domains.protein.sequence import residues
 from isotrace.domains.protein.structure import Match, Structure, match_chains, read_structure
-from isotrace.report.page import render_page
+from isotrace.report.page import in_script, render_page, rendered, template_text
 
-_HERE = Path(__file__).parents[1]
 # What a viewer draws; remarks and anisotropic factors are most of many files.
 _DRAWN = ("ATOM  ", "HETATM", "TER", "MODEL", "ENDMDL", "HELIX", "SHEET", "SSBOND", "CONECT", "CRYST1", "END")
 
@@ -63,17 +60,10 @@ def structure_data(structure: Path, reading: Reading, tracks: Mapping[str, Seque
 
 def structure_view(data: Mapping[str, Any]) -> Fragment:
     """The view of what `structure_data` gave."""
-    # "<" could close the script element that carries the data.
-    text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     tracks = [track["name"] for track in data["tracks"]]
-    html = environment.get_template("structure_part.html.j2").render(
-        name=data["name"], tracks=tracks, notes=data["notes"], data=Markup(text)
-    )
-    script = "\n".join((_read("vendor/3Dmol-min.js"), _read("templates/dom.js"), _read("templates/structure.js")))
-    return Fragment(html, _read("templates/structure.css"), script)
+    shown = {"name": data["name"], "tracks": tracks, "notes": data["notes"], "data": in_script(data)}
+    script = "\n".join(map(template_text, ("../vendor/3Dmol-min.js", "dom.js", "structure.js")))
+    return Fragment(rendered("structure_part.html.j2", shown), template_text("structure.css"), script)
 
 
 def structure_page(data: Mapping[str, Any], *, title: str, lead: str = "", back: str | None = None) -> str:
@@ -108,7 +98,3 @@ def _drawn(structure: Structure) -> str:
     if structure.format == "cif":
         return structure.text
     return "".join(f"{line}\n" for line in structure.text.splitlines() if line.startswith(_DRAWN))
-
-
-def _read(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")

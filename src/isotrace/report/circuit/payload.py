@@ -9,7 +9,7 @@ import polars as pl
 from isotrace.base.runs import to_jsonable
 from isotrace.domains.domain import domain_of
 from isotrace.report.circuit.figures import NOUNS, curve_svg, falls_svg, layers_svg
-from isotrace.report.page import finite, interval, number, percent, render_page
+from isotrace.report.page import interval, number, percent, render_page
 
 SHOWN_PARTS = 200
 NAMES = ("layer", "feature")  # columns whose numbers name something
@@ -56,9 +56,9 @@ def render_circuit(
             (f"{fall['neurons']['n']:,} neurons", fall["neurons"]["fall"], fall["neurons"]["ci"]),
         ]),
         "chosen_rows": chosen_rows(page, noun),
-        "parts": finite(parts.head(SHOWN_PARTS).to_dicts()),
+        "parts": to_jsonable(parts.head(SHOWN_PARTS).to_dicts()),
         "annotated": "label" in parts.columns and bool(parts["label"].ne("not annotated").any()),
-        "drawings": finite([_drawn(row, view) for row in view["examples"]]),
+        "drawings": to_jsonable([_drawn(row, view) for row in view["examples"]]),
         "explained": EXPLAINED[kind].format(second="".join(task["classes"][-1:]), element=view["element"]),
         "picked": PICKED[{"regression": "rank", "mutation": "rank", "residue": "residue"}.get(task["kind"], "hit")],
         "tables": {key: _table(page[key]) for key in ("overlap", "illusion") if page.get(key)},
