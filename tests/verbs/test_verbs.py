@@ -3,6 +3,7 @@
 import inspect
 import json
 import pickle
+from dataclasses import fields
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,8 @@ from typer.testing import CliRunner
 import isotrace
 import tiny
 import tiny_tasks
+from isotrace.annotation.annotate import AnnotationConfig
+from isotrace.attribution.trace import TraceConfig
 from isotrace.base.errors import InputError
 from isotrace.base.result import Result
 from isotrace.base.runs import dumps, read_manifest
@@ -25,7 +28,11 @@ from isotrace.cli import app
 from isotrace.cli.command import command
 from isotrace.dictionaries.featuriser import Featuriser
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
+from isotrace.discovery.tasks.task_circuit import TaskConfig
+from isotrace.verbs.annotate import AnnotateRequest
+from isotrace.verbs.circuit import CircuitRequest
 from isotrace.verbs.request import OnSubject, shell
+from isotrace.verbs.trace import TraceRequest
 
 COMMANDS = {info.name: info.callback for info in app.registered_commands}
 ROWS = [*tiny.MOLECULES, "C?C"]
@@ -267,3 +274,19 @@ def test_the_featuriser_is_a_transformer(world):
         clone(named).set_params(pool="sum").fit(ROWS[:-1])
     with pytest.raises(InputError, match="C\\?C"):
         named.transform(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("request_of", "needed", "config", "changed"),
+    [
+        (TraceRequest, {"target": "mask:1"}, TraceConfig, {"nodes": 7, "ablation": "zero", "seed": 3}),
+        (AnnotateRequest, {}, AnnotationConfig, {"permutations": 99, "effects": False}),
+        (CircuitRequest, {"label": "y"}, TaskConfig, {"bootstrap": 40, "sizes": (2, 3)}),
+    ],
+)
+def test_settings_are_what_was_asked_for_and_else_their_defaults(request_of, needed, config, changed):
+    given = {"subject": "s", "dictionary": "d", "data": "CCO"} | needed
+    names = {field.name.removeprefix("n_"): field.name for field in fields(config)}
+    assert request_of(**given).settings(config) == config()
+    asked = request_of(**given, **changed).settings(config)
+    assert asked == config(**{names[name]: value for name, value in changed.items()})

@@ -25,6 +25,8 @@ SUBJECT, DICTIONARY = "bundled:molm", "bundled:molm-clt"
 TARGETS = ("probe:bbb", "mask")
 SIZES = {True: (6, 24, 3), False: (60, 48, 20)}
 """quick → molecules, largest number of thresholds, shuffles whose faithfulness is measured."""
+DEGREES = ("percolation_degree", "percolation_degree_null", "break_degree", "break_degree_null")
+OTHERS = ("giant_at_break", "peak_susceptibility", "peak_susceptibility_null", "faithfulness")
 
 
 @study("network", "Percolation of circuits beside their faithfulness, with shuffled weights as null")
@@ -141,21 +143,12 @@ def curve(smiles: str, kind: str, view: NetworkView) -> list[dict[str, Any]]:
 def summarised(kind: str, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     """Means over circuits with bootstrap intervals; points are compared as ratios of mean degrees within a circuit."""
     found: dict[str, Any] = {"target": kind, "circuits": len(rows), "broken": 0}
-    pairs = {
-        "percolation_degree": lambda r: r["percolation_degree"],
-        "percolation_degree_null": lambda r: r["percolation_degree_null"],
-        "break_degree": lambda r: r["break_degree"],
-        "break_degree_null": lambda r: r["break_degree_null"],
-        "giant_at_break": lambda r: r["giant_at_break"],
-        "peak_susceptibility": lambda r: r["peak_susceptibility"],
-        "peak_susceptibility_null": lambda r: r["peak_susceptibility_null"],
-        "faithfulness": lambda r: r["faithfulness"],
-        "log10_break_over_percolation": lambda r: _log_ratio(r["break_degree"], r["percolation_degree"]),
-        "log10_break_over_null": lambda r: _log_ratio(r["break_degree"], r["break_degree_null"]),
-    }
+    columns = {name: [r[name] for r in rows] for name in (*DEGREES, *OTHERS)}
+    for name, other in (("percolation", "percolation_degree"), ("null", "break_degree_null")):
+        columns[f"log10_break_over_{name}"] = [_log_ratio(r["break_degree"], r[other]) for r in rows]
     found["broken"] = sum(r["break_degree"] is not None for r in rows)
-    for name, of in pairs.items():
-        values = np.array([v for v in map(of, rows) if v is not None])
+    for name, column in columns.items():
+        values = np.array([v for v in column if v is not None])
         found[name] = float(values.mean()) if len(values) else float("nan")
         found[f"{name}_ci"] = list(mean_interval(values, seed))
     return found

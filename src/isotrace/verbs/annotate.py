@@ -70,11 +70,7 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
     from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, run_of, subject_of
 
     seed = request.seed
-    config = AnnotationConfig(
-        sources=request.sources, n_permutations=request.permutations, n_bootstrap=request.bootstrap,
-        min_positive=request.min_positive, untrained_tokens=request.untrained_tokens, spellings=request.spellings,
-        effects=request.effects, seed=seed,
-    )  # fmt: skip
+    config = request.settings(AnnotationConfig)
     if request.explain is not None and not request.explain_model:
         raise InputError("--explain needs --explain-model: name a model of that endpoint.")
     if request.out is None and (request.attach or request.explain is not None):

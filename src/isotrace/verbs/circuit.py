@@ -57,10 +57,7 @@ def circuit(request: CircuitRequest, progress: Progress) -> "CircuitResult":
     from isotrace.report.circuit.result import circuit_result
     from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, run_of, subject_of
 
-    config = TaskConfig(
-        request.mediator, request.ranking, request.sizes, request.metric, n_controls=request.controls,
-        n_bootstrap=request.bootstrap, seed=request.seed,
-    )  # fmt: skip
+    config = request.settings(TaskConfig)
     subject = subject_of(request)
     domain = domain_of_subject(subject)
     dictionary = dictionary_of(request.dictionary, subject)

@@ -6,7 +6,7 @@ A field that takes a subject, a dictionary or data takes a name (`bundled:molm`,
 
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -105,6 +105,11 @@ class Request(BaseModel):
             else:
                 options += [word for text in texts for word in (option(name, field), text)]
         return shlex.join([*words, *options])
+
+    def settings(self, kind: type[T]) -> T:
+        """The dataclass `kind` from the fields it shares with the request: its `n_controls` is `controls` here."""
+        shared = {field.name: field.name.removeprefix("n_") for field in fields(cast(Any, kind))}
+        return kind(**{name: getattr(self, own) for name, own in shared.items() if own in type(self).model_fields})
 
 
 class OnSubject(Request):

@@ -103,11 +103,7 @@ def traced(
     """One row, as `read_inputs` has it, traced and saved in `place`, if any."""
     from isotrace.attribution.trace import TraceConfig
 
-    config = TraceConfig(
-        max_features=request.max_features, tolerance=request.tolerance, node_threshold=request.node_threshold,
-        edge_threshold=request.edge_threshold, ablation=request.ablation, n_nodes=request.nodes,
-        n_controls=request.controls, n_spellings=request.spellings, seed=request.seed,
-    )  # fmt: skip
+    config = request.settings(TraceConfig)
     groups = earlier_groups(tracer, request.supernodes, place, request.command)
     atoms = row.get("original")
     kept = {"name": row["name"], "supernodes": groups, "atoms": None if atoms is None else tuple(atoms)}
