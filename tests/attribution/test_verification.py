@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import tiny
+from isotrace.attribution import verification
 from isotrace.attribution.ablation import ablated, feature_values, first_order
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import prune, total_effects
 from isotrace.attribution.verification import (
     CircuitEffects,
+    choose_circuit,
     circuit_effects,
     halved,
     matched_controls,
@@ -168,6 +170,28 @@ def test_halving_keeps_what_moves_the_target_most(subject64, kind):
     (dropped,) = members[3] - members[2]
     effects = torch.stack(first_order(*parts, nodes)).abs()
     assert float(effects[dropped]) == min(float(effects[tuple(n)]) for n in nodes.tolist())
+
+
+@pytest.mark.parametrize(
+    ("distances", "chosen"),
+    [
+        ((0.04, 0.3, -0.08, 0.02), 2),  # the first is near by luck: the second, which holds it, is not
+        ((-0.09, 0.09, -0.09, 0.09), 0),
+        ((0.3, -0.15, 0.4, 0.2), 1),  # none is near from there on: the nearest
+        ((0.05, -0.04, 0.08, 0.3), 1),
+    ],
+)
+def test_the_size_is_the_smallest_from_which_on_all_are_near(rotary, monkeypatch, distances, chosen):
+    """Of sets that move the target to known distances from the model's, as shares of what all features do."""
+    framing, graph, target = traced(rotary)
+    full = float(target.value(rotary, framing.batch, framing.frozen.actual.final))
+    told = torch.tensor([full - 7, *(full + 7 * d for d in distances)])
+    monkeypatch.setattr(verification, "ablated", lambda *given, complement: told if complement else None)
+    shares = (0.5, 0.1, 1.0, 0.2)
+    found = choose_circuit(rotary, framing, target, graph.feature_nodes, shares=shares, tolerance=0.1, ablation="zero")
+    assert found.sizes == tuple(round(graph.n_active * s) for s in sorted(shares))
+    assert len(found.circuit) == found.sizes[chosen]
+    assert found.values == pytest.approx(told[1:].numpy())
 
 
 @pytest.mark.parametrize("kept", [False, True])

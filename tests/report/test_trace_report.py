@@ -2,9 +2,11 @@
 
 import json
 import pickle
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
+import polars as pl
 import pytest
 from rdkit import Chem
 
@@ -14,7 +16,7 @@ from isotrace.attribution.trace import TraceConfig
 from isotrace.base.errors import InputError, RunError
 from isotrace.base.result import Result
 from isotrace.base.runs import read_manifest
-from isotrace.report.trace.index import claims, page_row
+from isotrace.report.trace.index import Traces, claims, page_row
 from isotrace.report.trace.trace import TraceResult
 from isotrace.verbs.tracing import Tracer
 
@@ -191,15 +193,42 @@ def test_hydrogens_that_smiles_drop_are_refused(tracer):
         tracer.trace(Chem.AddHs(Chem.MolFromSmiles("CCO")), "probe:bbb", QUICK)
 
 
-def test_the_index_claims_what_holds_by_distance():
-    def row(error, empty, control, neurons, reason):
-        circuit = {"n_features": 9, "full": 1.0, "empty": 1.0 + empty, "error": error, "reason": reason}
-        circuit |= {"control": {"error_mean": control}, "neurons": {"error": neurons}}
-        target = {"name": "t", "value": 1.0, "description": ""}
-        return page_row({"target": target, "circuit": circuit, "warnings": []}, "x.html")
+def planted(text, target, error=0.1, empty=2.0, neurons: float | None = 0.2, reason=None):
+    """What a trace says, every number another."""
+    control = {"error_mean": 3.0, "removed_mean": 4.0, "error_ci": [2.5, 3.5], "spread": 0.7, "n": 8}
+    circuit = {"n_features": 9, "full": 1.0, "empty": 1.0 + empty, "value": 1.0 - error, "error": error, "removed": 6.0}
+    circuit |= {"control": control, "neurons": {"n": 9, "value": 5.0, "error": neurons}}
+    circuit |= {"reproduces": reason is None, "reason": reason}
+    graph, about = {"replacement_score": 0.6, "completeness_score": 0.8}, {"unit": "1", "description": f"of {target}"}
+    return {"input": text, "name": None, "target": {"name": target, "value": 1.5} | about, "circuit": circuit,
+            "graph": graph, "warnings": ["one", "two"]}  # fmt: skip
 
-    rows = [row(0.1, 2, 3, 0.2, None), row(0.1, 2, 3, 0.05, None), row(5.0, 2, 3, None, "chance does as much")]
-    assert [r["empty_error"] for r in rows] == [2, 2, 2]
+
+def test_the_index_claims_what_holds_by_distance():
+    said = [planted("C", "t"), planted("C", "t", neurons=0.05), planted("C", "t", 5.0, neurons=None, reason="chance")]
+    rows = [page_row(one, "x.html") for one in said]
+    assert rows[0] == {"href": "x.html", "target": "t", "value": 1.5, "description": "of t", "n_features": 9,
+                       "error": 0.1, "empty_error": 2.0, "control_error": 3.0, "neuron_error": 0.2, "reason": None,
+                       "warnings": 2}  # fmt: skip
     reproduced, neurons = claims(rows)
     assert reproduced.startswith("In 2 of 3 a circuit reproduces")
     assert neurons == "In 1 of 2 it comes nearer to the model than as many neurons."
+
+
+def test_the_index_has_a_card_for_every_molecule_and_a_row_for_every_trace():
+    def result(summary):
+        return SimpleNamespace(summary=summary, to_dict=lambda: dict(summary), _repr_html_=lambda: summary["input"])
+
+    found = [(4, result(planted("CO", "t"))), (4, result(planted("CO", "u", 0.3))), (7, result(planted("CN", "t")))]
+    source = {"subject": "s", "dictionary": "d", "fidelity": None}
+    made = Traces.of("Two", source, found, ["a", None, "b"], pl.DataFrame())  # pyright: ignore[reportArgumentType]
+    shown = [(e["smiles"], e["svg"], [(p["target"], p["href"]) for p in e["pages"]]) for e in made.view["entries"]]
+    assert shown == [("CO", "CO", [("t", "../a/report.html"), ("u", None)]),
+                     ("CN", "CN", [("t", "../b/report.html")])]  # fmt: skip
+    assert [t["index"] for t in made.summary["traces"]] == [4, 4, 7]
+    assert made.to_frame().to_dicts()[1] == {
+        "index": 4, "input": "CO", "name": None, "value": 1.5, "n_features": 9, "full": 1.0, "empty": 3.0, "error": 0.3,
+        "removed": 6.0, "reproduces": True, "reason": None, "circuit_value": 0.7, "control_error": 3.0,
+        "neuron_error": 0.2, "replacement_score": 0.6, "warnings": 2,
+    }  # fmt: skip
+    assert "3 predictions of 2 molecules" in made.page()

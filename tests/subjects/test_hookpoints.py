@@ -8,7 +8,16 @@ import torch
 import plain_models
 import tiny
 from isotrace.base.errors import SubjectError
-from isotrace.subjects.dispatch import forwards_replaced, hookpoints_edited
+from isotrace.subjects.dispatch import (
+    Site,
+    forwards_replaced,
+    hookpoints_edited,
+    mlps_computed_by,
+    overlaid,
+    patterns_recorded,
+    patterns_set,
+)
+from isotrace.subjects.fast import fast_kernels
 
 pytestmark = pytest.mark.every_family
 KINDS = plain_models.KINDS
@@ -116,3 +125,65 @@ def test_an_unknown_hookpoint_lists_the_kinds(rotary, name):
         hookpoints_edited(rotary, {name: lambda x: x}),
     ):
         pass
+
+
+def test_contexts_around_one_module_compose():
+    """The inner one meets what the outer one has made of it; what computes it anew hides what was made of its output,
+    and, where it reads nothing, of its input."""
+    module = torch.nn.Identity()
+    site = lambda **given: overlaid([(module, Site(**given))])  # noqa: E731
+    triple, more = (lambda _, args: (3 * args[0],)), (lambda _, args: (args[0] + 1,))
+    double, less = (lambda _, args, out: 2 * out), (lambda _, args, out: out - 1)
+    plus = lambda x: x + 10  # noqa: E731
+    cases = [
+        (site(before=(triple,)), site(before=(more,)), 7),
+        (site(after=(double,)), site(after=(less,)), 3),
+        (site(before=(triple,)), site(forward=plus), 16),
+        (site(before=(triple,)), site(forward=lambda x: x + 10, fresh=True), 12),
+        (site(after=(double,)), site(forward=plus), 12),
+        (site(forward=plus), site(after=(double,)), 24),
+        (site(forward=plus), site(before=(triple,)), 16),
+        (site(forward=plus), site(forward=lambda x: x + 20), 22),
+    ]
+    for outer, inner, expected in cases:
+        with outer, inner:
+            assert int(module(torch.tensor(2))) == expected
+
+
+def test_what_computes_a_module_goes_before_a_faster_way_to():
+    module, x = torch.nn.Linear(2, 2), torch.zeros(1, 2)
+    fast = lambda: overlaid([(module, Site(kernel=lambda x: x + 5))])  # noqa: E731
+    given = lambda: forwards_replaced({module: lambda x: x + 1})  # noqa: E731
+    with fast():
+        assert module(x).tolist() == [[5, 5]]
+    for first, second in ((fast, given), (given, fast)):
+        with first(), second():
+            assert module(x).tolist() == [[1, 1]]
+    assert torch.equal(module(x), module.bias[None])
+
+
+@torch.no_grad()
+def test_faster_kernels_step_aside(subject, batch):
+    """Whichever context is the outer one: a pattern that is read or set, or an MLP that something else computes, gives
+    with faster kernels what it gives without."""
+
+    def uniform(module, own, rows):
+        return torch.full_like(own(), 1 / own().shape[-1])
+
+    changes = [lambda: patterns_set(subject, uniform), lambda: mlps_computed_by(subject, lambda layer, x: 2 * x)]
+    clean = subject.hidden(batch.ids, batch.mask)[batch.mask]
+    for change in changes:
+        with change():
+            expected = subject.hidden(batch.ids, batch.mask)[batch.mask]
+        assert tiny.relative(clean, expected) > 1e-3
+        for first, second in ((change(), fast_kernels(subject)), (fast_kernels(subject), change())):
+            with first, second:
+                found = subject.hidden(batch.ids, batch.mask)[batch.mask]
+            assert tiny.relative(found, expected) < 1e-5
+    with patterns_recorded(subject) as own:
+        subject.hidden(batch.ids, batch.mask)
+    with fast_kernels(subject), patterns_recorded(subject) as seen:
+        found = subject.hidden(batch.ids, batch.mask)[batch.mask]
+    assert tiny.relative(found, clean) < 1e-5
+    assert seen.keys() == own.keys()
+    assert all(tiny.relative(pattern, own[module]) < 1e-5 for module, pattern in seen.items())

@@ -3,12 +3,14 @@
 import inspect
 import json
 import pickle
+import shlex
 from dataclasses import fields
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+import typer
 from rdkit import Chem
 from scipy import sparse
 from sklearn.base import clone
@@ -213,6 +215,33 @@ def test_wrong_parameters_say_which_are_right(world):
         isotrace.evaluate(world[0], world[1], ROWS, seed=-1)
     with pytest.raises(InputError, match="--device is for a subject that is loaded here"):
         isotrace.features(tiny.load_tiny(world[0]), world[1], ROWS, device="cpu")
+
+
+ASKED = [
+    isotrace.trace.request(subject="a folder/s", dictionary="bundled:molm-clt", data="C/C=C/O", target="mask:2:[nH]",
+                           tolerance=0.25, ablation="zero", out="runs/it's", overwrite=True, device="cuda:1"),
+    isotrace.evaluate.request(subject="s", dictionary=("one", "the other"), data="-", controls=False, seed=3),
+    isotrace.annotate.request(subject="s", dictionary="d", data="x.csv", effects=False, label=("a b", "c"),
+                              concepts=("one.csv", "two.csv"), sources=("neurons", "random")),
+    isotrace.circuit.request(subject="s", dictionary="d", data="x.csv", label="y", sizes=(2, 20), against=("r",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=lambda asked: asked.verb())
+def test_the_command_of_a_request_asks_the_same(asked):
+    """As a manifest has it, and as it is typed again; what is as ever is not said."""
+    answered = []
+    recording = lambda request, progress: answered.append(request)  # noqa: E731
+    recording.request = type(asked)
+    typed = typer.Typer()
+    typed.command()(command(recording, lambda *_: None))
+    tool, name, *words = shlex.split(asked.command)
+    result = CliRunner().invoke(typed, words)
+    assert result.exit_code == 0, result.output
+    assert (tool, name, answered) == ("isotrace", asked.verb(), [asked])
+    said = {word for word in words if word.startswith("--")}
+    fields = type(asked).model_fields
+    assert len(said) == sum(not shell(f).place and getattr(asked, n) != f.default for n, f in fields.items())
 
 
 @pytest.mark.parametrize("name", [name for name, run in COMMANDS.items() if run.__module__ == command.__module__])
