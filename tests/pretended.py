@@ -1,9 +1,9 @@
 """A device that is not there, on a machine without one: tensors that say they lie on it, and compute on the CPU.
 
 As on a GPU, an operation on tensors of two devices raises, but for 0-dimensional tensors of the CPU and for indices on
-the CPU into a tensor of the device; NumPy takes none; what makes a tensor puts it where it is told, which is the CPU
-when it is told nothing. So a whole command runs, its numbers must equal those of the CPU, and a tensor made in the
-wrong place is found.
+the CPU into a tensor of the device; a generator draws only where it is; NumPy takes none; what makes a tensor puts it
+where it is told, which is the CPU when it is told nothing. So a whole command runs, its numbers must equal those of the
+CPU, and a tensor made in the wrong place is found.
 """
 
 from collections.abc import Iterator
@@ -28,6 +28,7 @@ aten = torch.ops.aten
 MOVES = {aten._to_copy.default, aten.copy_.default}
 INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default,
            aten._unsafe_index.Tensor, aten._unsafe_index_put.default}  # fmt: skip
+JOINED = {aten.cat.default, aten.stack.default}
 
 
 class Pretended(torch.Tensor):
@@ -74,11 +75,15 @@ def run(func, args, kwargs):
     tensors = [x for x in flat if isinstance(x, torch.Tensor)]
     here = [x for x in tensors if isinstance(x, Pretended)]
     device = kwargs.get("device")
+    drawn = here or (device is not None and torch.device(device).type == NAME)
+    if drawn and any(isinstance(x, torch.Generator) and x.device.type == "cpu" for x in flat):
+        raise RuntimeError(f"expected a generator of {DEVICE}, found one of the CPU ({func})")
     if here and func not in MOVES:
-        of = [args[0]] if func in INDEXED else tensors  # indices may lie on the CPU
+        # indices may lie on the CPU, but not what is written there
+        of = [x for x in (args[0], *args[2:3]) if isinstance(x, torch.Tensor)] if func in INDEXED else tensors
         if not isinstance(of[0], Pretended) and func in INDEXED:
             raise RuntimeError(f"indices on {DEVICE} into a tensor of the CPU ({func})")
-        if strays := [x for x in of if not isinstance(x, Pretended) and x.dim()]:
+        if strays := [x for x in of if not isinstance(x, Pretended) and (x.dim() or func in JOINED)]:
             raise RuntimeError(
                 f"expected all tensors on {DEVICE}, found one of the CPU {tuple(strays[0].shape)} ({func})"
             )

@@ -149,3 +149,34 @@ def test_a_verb_runs_where_the_subject_is(world, verb, device, tmp_path):
     with pretending() if device == NAME else nullcontext():
         found = found_on(world, verb, tmp_path / "there", device)
     alike(found, expected)
+
+
+INDEX, TABLE, DRAW = torch.tensor([0, 2]), torch.ones(3, 4), torch.Generator().manual_seed(0)
+REFUSED = {
+    "two devices": lambda x: x + TABLE,
+    "one number of the device into a vector of the CPU": lambda x: TABLE.add_(x[0, 0]),
+    "indices of the device": lambda x: TABLE[INDEX.to(x.device)],
+    "selection by indices of the CPU": lambda x: x.index_select(0, INDEX),
+    "values of the CPU written by index": lambda x: x.index_put_((INDEX,), TABLE[:2]),
+    "one number of the CPU beside one of the device": lambda x: torch.stack([x[0, 0], torch.tensor(1.0)]),
+    "a generator of the CPU, where told": lambda x: torch.rand(3, generator=DRAW, device=x.device),
+    "a generator of the CPU, in place": lambda x: x.uniform_(generator=DRAW),
+    "NumPy": lambda x: x.numpy(),
+}
+TAKEN = {
+    "one number of the CPU": lambda x: x + torch.tensor(2.0),
+    "indices of the CPU": lambda x: x[INDEX],
+    "a copy": lambda x: x[:2].copy_(TABLE[:2]),
+}
+
+
+@pytest.mark.parametrize("device", [pytest.param(name, marks=[pytest.mark.gpu] * (name == "cuda")) for name in HERE])
+@pytest.mark.parametrize("name", [*REFUSED, *TAKEN])
+def test_the_pretended_device_takes_what_a_gpu_takes(name, device):
+    with pretending() if device == NAME else nullcontext():
+        there = TABLE.to(device)
+        if name in REFUSED:
+            with pytest.raises((RuntimeError, TypeError)):
+                REFUSED[name](there)
+        else:
+            assert TAKEN[name](there).device.type == device

@@ -306,7 +306,7 @@ def load_subject(source: str | Path, *, domain: str | None = None, device: str =
     """Load `bundled:molm`, `hf:org/name`, or a folder in the Hugging Face layout.
 
     `domain` says what a token stands for (`molecule`); bundled subjects say it themselves. `device`: cpu, cuda,
-    cuda:1 or auto (a GPU where there is one); only training has been made to run on a GPU so far.
+    cuda:1 or auto (a GPU where there is one).
     Raises SubjectError, see `source.resolve` and `loading.load_model`.
     """
     files = resolve(str(source), domain)
