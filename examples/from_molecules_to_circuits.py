@@ -18,7 +18,7 @@ from isotrace.interventions import Intervention, Scale, Select, Set
 
 table = pl.read_csv(str(files("isotrace") / "assets" / "tasks" / "esol.csv.gz")).sample(160, seed=0)
 table = table.rename({"measured_log_solubility_mol_per_l": "solubility"})
-subject = isotrace.load_subject("bundled:molm")
+subject = isotrace.load_subject("bundled:molm", device="auto")
 dictionary = isotrace.load_dictionary("bundled:molm-clt", subject)
 
 # %% [markdown]
