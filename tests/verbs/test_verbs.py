@@ -27,7 +27,7 @@ from isotrace.base.errors import InputError
 from isotrace.base.result import Result
 from isotrace.base.runs import dumps, read_manifest
 from isotrace.cli import app
-from isotrace.cli.command import command
+from isotrace.cli.command import command_of
 from isotrace.dictionaries.featuriser import Featuriser
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
 from isotrace.discovery.tasks.task_circuit import TaskConfig
@@ -234,7 +234,7 @@ def test_the_command_of_a_request_asks_the_same(asked):
     recording = lambda request, progress: answered.append(request)  # noqa: E731
     recording.request = type(asked)
     typed = typer.Typer()
-    typed.command()(command(recording, lambda *_: None))
+    typed.command()(command_of(recording, lambda *_: None))
     tool, name, *words = shlex.split(asked.command)
     result = CliRunner().invoke(typed, words)
     assert result.exit_code == 0, result.output
@@ -244,7 +244,7 @@ def test_the_command_of_a_request_asks_the_same(asked):
     assert len(said) == sum(not shell(f).place and getattr(asked, n) != f.default for n, f in fields.items())
 
 
-@pytest.mark.parametrize("name", [name for name, run in COMMANDS.items() if run.__module__ == command.__module__])
+@pytest.mark.parametrize("name", [name for name, run in COMMANDS.items() if run.__module__ == command_of.__module__])
 def test_the_help_holds_every_field(name, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     printed = " ".join(CliRunner().invoke(app, [name, "--help"], terminal_width=400).stdout.split())

@@ -10,17 +10,16 @@ when what such a file holds is computed differently.
 """
 
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import sparse
 
 from isotrace.activations.harvest import Corpus, record
 from isotrace.annotation.cards import describe
+from isotrace.annotation.cards.describe import Loader
 from isotrace.annotation.combine import combine
 from isotrace.annotation.nulls import sources
 from isotrace.annotation.sequences import annotate_sequences
@@ -28,6 +27,7 @@ from isotrace.annotation.site import Sides, SiteResult, examine
 from isotrace.annotation.summary import COLUMNS, concepts_of, coverage_of, source_summary, warnings_of
 from isotrace.base.errors import InputError
 from isotrace.base.identity import identity
+from isotrace.base.progress import Progress
 from isotrace.base.work import Work, claimed, remove
 from isotrace.datasets.annotated import Data, untestable
 from isotrace.dictionaries.dictionary import Dictionary
@@ -37,7 +37,6 @@ from isotrace.training.config import TrainingConfig
 from isotrace.training.loop import train_dictionary
 
 CACHE = 1
-Progress = Callable[[Iterable, str], Iterable]
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,6 @@ class Annotation:
     coverage: pl.DataFrame
     rejects: pl.DataFrame
     summary: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return self.summary
-
-    def to_frame(self) -> pl.DataFrame:
-        """One row per feature."""
-        return self.features
 
 
 def annotate(
@@ -180,9 +172,6 @@ def _annotate(subject, dictionary, data, work: Work, config, name_of, untrained,
     summary["warnings"] = warnings_of(summary)
     concepts = concepts_of(data, reasons)
     return Annotation(features, associations, examples, data.sequences(), concepts, coverage, data.rejects, summary)
-
-
-Loader = Callable[[], sparse.csr_matrix]
 
 
 def _sites(subject, dictionary, data, config, untrained, work, progress) -> dict[str, dict[int, Loader]]:

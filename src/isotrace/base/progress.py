@@ -2,8 +2,11 @@
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+"""(items, what is done to them) → the same items, shown as they are taken."""
 
 
 def progress(items: Iterable[Any], label: str) -> Iterable[Any]:

@@ -4,8 +4,7 @@ from typing import Any
 
 import typer
 
-from isotrace.cli.command import command as command_of
-from isotrace.cli.command import show_problems, show_table
+from isotrace.cli.command import command_of, show_problems, show_table
 from isotrace.verbs.annotate import AnnotateRequest, annotate
 
 COLUMNS = ("concepts with a feature at q < 0.05", "F1 ≥ 0.5 [95 % CI]", "F1 ≥ 0.8 [95 % CI]", "features alive")

@@ -4,8 +4,7 @@ from typing import Any
 
 import typer
 
-from isotrace.cli.command import command as command_of
-from isotrace.cli.command import show_problems, show_table
+from isotrace.cli.command import command_of, show_problems, show_table
 from isotrace.verbs.circuit import CircuitRequest, circuit
 
 COLUMNS = ("features", "share", "free-running [95 % CI]", "random", "neurons", "teacher-forced")

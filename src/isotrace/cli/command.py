@@ -21,7 +21,7 @@ Show = Callable[[dict[str, Any], Any], None]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
-def command(verb: Callable[..., Any], show: Show, *, saves: bool = False) -> Callable[..., None]:
+def command_of(verb: Callable[..., Any], show: Show, *, saves: bool = False) -> Callable[..., None]:
     """What Typer makes a command of. `saves`: what is not printed as JSON goes to a folder of its own if no --out was
     given."""
     kind: type[Request] = verb.request  # pyright: ignore[reportFunctionMemberAccess]

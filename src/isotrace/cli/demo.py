@@ -6,8 +6,7 @@ from typing import Any
 
 import typer
 
-from isotrace.cli.command import command as command_of
-from isotrace.cli.command import show_table
+from isotrace.cli.command import command_of, show_table
 from isotrace.verbs.demo import DemoRequest, demo
 
 COLUMNS = ("molecule", "target", "value", "features", "circuit", "all ablated", "random", "neurons", "top atoms")

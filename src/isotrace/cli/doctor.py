@@ -4,7 +4,7 @@ from typing import Any
 
 import typer
 
-from isotrace.cli.command import command as command_of
+from isotrace.cli.command import command_of
 from isotrace.verbs.doctor import DoctorRequest, doctor
 
 

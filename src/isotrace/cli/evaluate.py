@@ -5,8 +5,7 @@ from typing import Any
 
 import typer
 
-from isotrace.cli.command import command as command_of
-from isotrace.cli.command import show_problems, show_table
+from isotrace.cli.command import command_of, show_problems, show_table
 from isotrace.verbs.evaluate import EvaluateRequest, evaluate
 
 COLUMNS = ("", "L0", "loss recovered [95 % CI]", "teacher-forced", "− first", "top-1", "KL", "FVE", "dead")

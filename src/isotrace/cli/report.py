@@ -2,7 +2,7 @@
 
 import typer
 
-from isotrace.cli.command import command as command_of
+from isotrace.cli.command import command_of
 from isotrace.verbs.report import report
 
 command = command_of(report, lambda summary, _: typer.echo(summary["report"]))

@@ -5,8 +5,7 @@ from typing import Any
 
 import typer
 
-from isotrace.cli.command import command as command_of
-from isotrace.cli.command import show_table
+from isotrace.cli.command import command_of, show_table
 from isotrace.verbs.subjects import SubjectsRequest, subjects
 
 COLUMNS = ("source", "architecture", "layers × d_model", "domain", "licence", "MB", "cached", "about")

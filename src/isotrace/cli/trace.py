@@ -6,8 +6,7 @@ from typing import Any
 
 import typer
 
-from isotrace.cli.command import command as command_of
-from isotrace.cli.command import show_problems
+from isotrace.cli.command import command_of, show_problems
 from isotrace.verbs.trace import TraceRequest, trace
 
 

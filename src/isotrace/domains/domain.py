@@ -3,12 +3,15 @@
 A domain is an object with the methods of `Domain`, registered in `DOMAINS`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from isotrace.base.errors import InputError
 from isotrace.base.registry import Registry
 
 
@@ -130,6 +133,15 @@ class Domain(Protocol):
     def picture(self, reading: Reading) -> dict[str, Any]:
         """The same drawing as data for the report's own script; see docs/atlas.md for its two kinds."""
         ...
+
+
+@cache
+def regular_expression(pattern: str) -> re.Pattern[str]:
+    """Compiled. Raises InputError where it cannot be."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{pattern!r} is no regular expression: {error}.") from None
 
 
 DOMAINS: Registry[Domain] = Registry(

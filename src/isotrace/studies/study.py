@@ -4,7 +4,7 @@ Each has quick settings, made for two cores and a few minutes, and full ones. A 
 has the same keys, and numbers that have an interval bring it as `NAME_ci`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,10 +12,8 @@ from typing import Any
 
 import polars as pl
 
+from isotrace.base.progress import Progress
 from isotrace.base.registry import Registry
-
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-"""(items, what is done to them) → the same items, with a progress bar."""
 
 
 @dataclass(frozen=True)

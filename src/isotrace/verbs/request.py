@@ -16,13 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from pydantic_core import core_schema
 
 from isotrace.base.errors import InputError
+from isotrace.base.progress import Progress
 from isotrace.base.settings import Seed
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-"""(items, what is done to them) → the same items, shown as they are taken."""
 Loaded = Annotated[Any, WithJsonSchema({"type": "string"})]
 """A name, or what it stands for."""
 Data = Annotated[

@@ -11,12 +11,13 @@ from isotrace.annotation.cards.effects import logit_effects
 from isotrace.annotation.cards.examples import collect, summaries
 from isotrace.annotation.nulls.sources import dictionary_sites, encoded
 from isotrace.annotation.scores.structure_stats import morans_i, stability
+from isotrace.base.progress import Progress
 from isotrace.datasets.annotated import Data, read
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.subjects.subject import Subject
 
 if TYPE_CHECKING:
-    from isotrace.annotation.annotate import AnnotationConfig, Progress
+    from isotrace.annotation.annotate import AnnotationConfig
 
 UNEXPLAINED = "unexplained"
 LABEL_F1, LABEL_AUROC, ALPHA = 0.5, 0.8, 0.05
@@ -31,7 +32,7 @@ def features(
     token: pl.DataFrame,
     sequence: pl.DataFrame,
     config: "AnnotationConfig",
-    progress: "Progress",
+    progress: Progress,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(features, examples) as docs/annotate.md lists them; `token` and `sequence` are the dictionary's pairs."""
     numbers = {concept.name: i for i, concept in enumerate(data.table.token_concepts)}

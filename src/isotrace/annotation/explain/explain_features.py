@@ -1,7 +1,5 @@
 """Which features of an annotated dictionary are put to a language model, and with what; `explain` does the asking."""
 
-from collections.abc import Callable, Iterable
-
 import numpy as np
 import polars as pl
 from scipy import sparse
@@ -12,6 +10,7 @@ from isotrace.annotation.explain.chat import Chat
 from isotrace.annotation.explain.labels import explain, make_task
 from isotrace.annotation.nulls.sources import BATCH_TOKENS, dictionary_sites
 from isotrace.base.errors import InputError
+from isotrace.base.progress import Progress
 from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.subjects.subject import Subject
@@ -39,7 +38,7 @@ def explain_features(
     *,
     n_features: int,
     seed: int,
-    progress: Callable[[Iterable, str], Iterable] = lambda items, _: items,
+    progress: Progress = lambda items, _: items,
 ) -> pl.DataFrame:
     """One row per feature asked about: `layer`, `feature`; `explanation`, the sentence if it passed detection, else
     null; `text`, the sentence whether or not; `balanced_accuracy`, `ci_low`, `ci_high`, `p`, `q`, `n_items` of
@@ -97,7 +96,7 @@ def _activations(
     subject: Subject,
     dictionary: Dictionary,
     wanted: dict[int, np.ndarray],
-    progress: Callable[[Iterable, str], Iterable],
+    progress: Progress,
 ) -> dict[int, sparse.csc_matrix]:
     """CSC `[tokens, features wanted]` by layer."""
     sites = [site for site in dictionary_sites("dictionary", dictionary) if site.layer in wanted]

@@ -9,7 +9,7 @@
 Activations go to disk in chunks, one file each, so that a run that was stopped goes on behind the last chunk.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from scipy import sparse
 from torch import Tensor
 
 from isotrace.activations.harvest import record
+from isotrace.base.progress import Progress
 from isotrace.base.work import Work
 from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
@@ -111,7 +112,7 @@ def harvest(
     data: Data,
     work: Work,
     label: str,
-    progress: Callable[[Iterable, str], Iterable] = lambda items, _: items,
+    progress: Progress = lambda items, _: items,
 ) -> None:
     """Write the activations at `sites` of all sequences as `{label}-00000.npz` …; chunks already there are kept."""
     chunks: list[list[Batch]] = [[]]

@@ -10,11 +10,12 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from isotrace.base.progress import Progress
 from isotrace.datasets.tasks import Example, TaskData, batches
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
 from isotrace.discovery.tasks.ranking import BATCH_TOKENS, at_point
 from isotrace.discovery.tasks.readout import Readout
-from isotrace.discovery.tasks.task_circuit import Progress, TaskCircuit
+from isotrace.discovery.tasks.task_circuit import TaskCircuit
 from isotrace.domains.domain import Domain, Reading
 from isotrace.interventions.components import Writers
 from isotrace.stats.metrics import auroc

@@ -9,7 +9,6 @@
 6. describe   layers, parts, warnings
 """
 
-from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.base.identity import identity
+from isotrace.base.progress import Progress
 from isotrace.base.work import Memo, claimed
 from isotrace.datasets.tasks import PARTS, TaskData, batches
 from isotrace.dictionaries.dictionary import Dictionary
@@ -43,7 +43,6 @@ from isotrace.interventions.components import Writers
 from isotrace.stats.bootstrap import interval
 from isotrace.subjects.subject import Subject
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 ROLES = ("features", "neurons")
 ILLUSIONS, ILLUSION_SEQUENCES = 30, 200  # parts that are checked, and the discovery sequences it is done on
 PLAIN: dict[str, type[Components]] = {kind.name: kind for kind in (Neurons, Heads, Attentions, MLPs)}

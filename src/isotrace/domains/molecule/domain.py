@@ -1,15 +1,13 @@
 """The molecule domain: sequences are SMILES, elements are atoms."""
 
-import re
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from rdkit import Chem
 
 from isotrace.base.errors import InputError
-from isotrace.domains.domain import Concept, Labels, Reading, Spelling
+from isotrace.domains.domain import Concept, Labels, Reading, Spelling, regular_expression
 from isotrace.domains.molecule.sketch import draw_sketch, picture_of, sketch
 from isotrace.domains.molecule.spelling import spellings
 from isotrace.domains.molecule.tokens import parse, token_map
@@ -74,29 +72,16 @@ def matches(kind: str, pattern: str, reading: Reading, mol: Chem.Mol, domain: st
     """`Domain.match` of a domain whose elements are the atoms of `mol`."""
     if kind == "smarts":
         writers = atom_tokens(reading.units)
-        found = atoms_matching(_smarts(pattern), mol)
+        found = atoms_matching(compiled(pattern), mol)
         # Two matches may differ in atoms and yet be written by the same tokens.
         return list(dict.fromkeys(tokens_of(atoms, writers) for atoms in found))
     if kind == "regex":
-        spans = [m.span() for m in _regex(pattern).finditer(reading.text)]
+        spans = [m.span() for m in regular_expression(pattern).finditer(reading.text)]
         covering = [
             tuple(i for i, u in enumerate(reading.units) if u.start < end and start < u.end) for start, end in spans
         ]
         return list(dict.fromkeys(tokens for tokens in covering if tokens))
     raise InputError(f"the {domain} domain knows no patterns of kind {kind!r}: give one of {', '.join(KINDS)}.")
-
-
-@cache
-def _smarts(pattern: str) -> Chem.Mol:
-    return compiled(pattern)
-
-
-@cache
-def _regex(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"{pattern!r} is no regular expression: {error}.") from None
 
 
 MOLECULE = Molecule()

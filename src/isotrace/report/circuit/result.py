@@ -1,19 +1,20 @@
 """A task circuit as people meet it: plain data, tables, pictures, and one page that opens offline."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from typing import Any
 
 import polars as pl
 
+from isotrace.base.progress import Progress
 from isotrace.base.result import Result
 from isotrace.base.runs import Run, to_jsonable
 from isotrace.datasets.tasks import PARTS
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.discovery.tasks.examples import example_rows
-from isotrace.discovery.tasks.task_circuit import Progress, TaskCircuit
+from isotrace.discovery.tasks.task_circuit import TaskCircuit
 from isotrace.domains.domain import Domain
 from isotrace.report.circuit.figures import curve_svg, layers_svg
 from isotrace.report.circuit.payload import render_circuit, sentences
@@ -66,7 +67,7 @@ def circuit_result(
     data, n = found.data, found.summary["necessity"]["n"]
     view = {
         "subject": subject.source, "dictionary": dictionary, "domain": domain.name, "element": domain.element,
-        "config": asdict(found.config), "groups": {part: _n_groups(data.parts[part]) for part in PARTS},
+        "config": asdict(found.config), "groups": {part: len({e.group for e in data.parts[part]}) for part in PARTS},
         "classes": [
             {"name": name} | {part: sum(int(e.y) == i for e in data.parts[part]) for part in PARTS}
             for i, name in enumerate(data.classes)
@@ -77,10 +78,6 @@ def circuit_result(
     parts = named_parts(found, n, names)
     tables = {"sweep": sweep_frame(found.summary["sweep"]), "parts": parts, "rejects": data.rejects}
     return CircuitResult(summary, to_jsonable(view), tables)
-
-
-def _n_groups(examples: Iterable[Any]) -> int:
-    return len({example.group for example in examples})
 
 
 def sweep_frame(sweep: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

@@ -127,15 +127,9 @@ class Record:
             "n_features": len(traced.circuit),
             "fraction_of_features": len(traced.circuit) / traced.graph.n_active,
             "ablation": traced.config.ablation,
-            "full": found.full,
-            "empty": found.empty,
-            "value": found.value,
-            "error": found.error,
-            "removed": found.removed,
+            **{name: getattr(found, name) for name in ("full", "empty", "value", "error", "removed")},
             "reproduces": found.reason is None,
-            "reason": found.reason,
-            "kept": found.kept,
-            "lost": found.lost,
+            **{name: getattr(found, name) for name in ("reason", "kept", "lost")},
             "sizes": [
                 {"n": n, "value": value, "error": abs(value - found.full)}
                 for n, value in zip(choice.sizes, choice.values.tolist(), strict=True)

@@ -36,6 +36,7 @@ class Patterns:
         ]
 
 
+@cache
 def compiled(smarts: str) -> Chem.Mol:
     """Raises InputError for a SMARTS that RDKit cannot compile."""
     with rdBase.BlockLogs():

@@ -11,6 +11,7 @@ from functools import cache
 
 from isotrace.base.errors import InputError
 from isotrace.base.files import shipped_rows
+from isotrace.domains.domain import regular_expression
 
 _ELEMENT = re.compile(r"(?:(x)|([A-Z])|\[([A-Z]+)(>?)\]|\{([A-Z]+)\})(?:\((\d+)(?:,(\d+))?\))?")
 
@@ -23,20 +24,15 @@ def matches(kind: str, pattern: str, sequence: str) -> list[range]:
     """
     if kind not in ("regex", "prosite"):
         raise InputError(f"a protein has no {kind!r} patterns: give regex or prosite.")
-    compiled = _compile(kind, pattern)
+    compiled = _prosite(pattern) if kind == "prosite" else regular_expression(pattern)
     group = 1 if kind == "prosite" else 0
     return [range(*found.span(group)) for found in compiled.finditer(sequence) if found.end(group) > found.start(group)]
 
 
 @cache
-def _compile(kind: str, pattern: str) -> re.Pattern[str]:
-    if kind == "prosite":
-        # A look-ahead consumes nothing, which is what lets matches overlap.
-        return re.compile(f"(?=({''.join(_elements(pattern))}))")
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"{pattern!r} is no regular expression: {error}.") from None
+def _prosite(pattern: str) -> re.Pattern[str]:
+    # A look-ahead consumes nothing, which is what lets matches overlap.
+    return re.compile(f"(?=({''.join(_elements(pattern))}))")
 
 
 def _elements(pattern: str) -> Iterator[str]:
