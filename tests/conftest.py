@@ -6,8 +6,17 @@ import pytest
 import torch
 
 import tiny
+from isotrace.discovery.tasks import choice
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_halvings():
+    """Circuits of tasks are halved twice, which is as many ways as five are to a test, in half the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "HALVINGS", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

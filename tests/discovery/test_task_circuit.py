@@ -18,8 +18,8 @@ from isotrace.base.runs import dumps
 from isotrace.datasets.tasks import Example, batches
 from isotrace.dictionaries.features import Features
 from isotrace.discovery.method import METHODS
-from isotrace.discovery.tasks import ranking, task_circuit
-from isotrace.discovery.tasks.choice import HALVINGS, first_from, halves
+from isotrace.discovery.tasks import choice, ranking, task_circuit
+from isotrace.discovery.tasks.choice import first_from, halves
 from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, STRENGTHS, Readout, fit_readout
 from isotrace.discovery.tasks.summary import in_hindsight
@@ -154,7 +154,7 @@ def test_the_choice_by_hand(fitted, found, data):
         sizes = [len(half.judge.examples) for half in (one, other)]
         assert abs(sizes[0] - sizes[1]) <= max(Counter(e.group for e in data.parts["discover"]).values())
         ways.add(frozenset((frozenset(ranked), frozenset(judged))))
-    assert len(ways) == len(halved) / 2 == HALVINGS
+    assert len(ways) == len(halved) / 2 == choice.HALVINGS
     rows = []
     for half in halved:
         scores = rank("attribution_patching", basis, readout, half.data, statistics)
