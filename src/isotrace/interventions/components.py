@@ -253,7 +253,7 @@ def mean_values(subject: Subject, components: Components, batches: list[Batch]) 
     totals = zero_values(subject, components)
     for batch in batches:
         for total, values in zip(totals, components.record(subject, batch)[0], strict=True):
-            total += values[batch.mask].sum(0)
+            total += values.expand(len(batch.mask), -1, -1, -1)[batch.mask].sum(0)  # looked up once: one row
     count = sum(int(batch.mask.sum()) for batch in batches)
     return tuple(total / count for total in totals)
 
