@@ -194,6 +194,23 @@ def test_the_size_is_the_smallest_from_which_on_all_are_near(rotary, monkeypatch
     assert found.values == pytest.approx(told[1:].numpy())
 
 
+def test_effects_are_taken_anew_in_every_round(rotary, monkeypatch):
+    """Of 40 candidates the last look strongest, of those the first, then the last again."""
+    rounds = []
+
+    def told(*given):
+        rounds.append(len(given[-1]))
+        strength = torch.arange(40.0) if len(rounds) % 2 else -1.0 / torch.arange(1, 41)
+        return (strength[None],)
+
+    monkeypatch.setattr(verification, "first_order", told)
+    nodes = torch.tensor([[0, 0, i] for i in range(40)])
+    three, eight = halved(rotary, Neurons(), (), None, None, nodes, [3, 8])  # pyright: ignore[reportArgumentType]
+    assert rounds == [40, 20, 10, 8, 4]
+    assert sorted(eight[:, 2].tolist()) == [*range(22, 30)]
+    assert sorted(three[:, 2].tolist()) == [23, 24, 25]
+
+
 @pytest.mark.parametrize("kept", [False, True])
 def test_first_order_effects_are_derivatives(subject64, kept):
     framing, graph, target = traced(subject64, "probe", window=2)

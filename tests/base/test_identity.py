@@ -16,11 +16,18 @@ class Point:
     y: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Vector:
+    x: float
+    y: tuple[int, ...]
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         (1, True), (1, 1.0), (1, "1"), ("ab", ["a", "b"]), (["ab", "c"], ["a", "bc"]), ([1, [2]], [[1], 2]), (None, 0),
         ({"a": 1}, {"a": 2}), ({"a": 1}, {"b": 1}), ({"a": None}, {}), (Point(1.0, (1,)), Point(1.0, (1, 1))),
+        (Point(1.0, (1,)), Vector(1.0, (1,))),
         (np.zeros(4), np.zeros((2, 2))), (np.zeros(2, np.float32), np.zeros(1, np.float64)),
         (torch.zeros(2), torch.zeros(2, 1)), (torch.zeros(2), torch.zeros(2, dtype=torch.int32)),
         (np.asarray(["ab", "c"]), np.asarray(["a", "bc"])), (b"a", "a"),
@@ -48,6 +55,7 @@ def test_files_count_by_content_and_inner_name(tmp_path):
     assert identity(tmp_path / "one") == identity(tmp_path / "two")
     (tmp_path / "two" / "a.txt").rename(tmp_path / "two" / "b.txt")
     assert identity(tmp_path / "one") != identity(tmp_path / "two")
+    assert identity(tmp_path / "one" / "a.txt") == identity(tmp_path / "two" / "b.txt")
     with pytest.raises(FileNotFoundError):
         identity(tmp_path / "three")
 

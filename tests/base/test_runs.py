@@ -21,8 +21,8 @@ from isotrace.base.identity import sha256_file
 from isotrace.base.runs import dumps, open_run, read_manifest, to_jsonable
 
 
-def start(path, *, command="isotrace trace CCO", seed=3, inputs=None, overwrite=False):
-    return open_run(path, command=command, seed=seed, inputs=inputs or {}, overwrite=overwrite)
+def start(path, *, command="isotrace trace CCO", seed=3, inputs=None, overwrite=False, resume=False):
+    return open_run(path, command=command, seed=seed, inputs=inputs or {}, overwrite=overwrite, resume=resume)
 
 
 def files(path: Path) -> set[str]:
@@ -152,6 +152,27 @@ def test_a_failure_is_recorded_and_goes_on(tmp_path):
     manifest = read_manifest(tmp_path)
     assert (manifest["status"], manifest["error"]) == ("failed", "ZeroDivisionError: no")
     assert list(manifest["files"]) == ["a.txt"]
+    assert manifest["wall_seconds"] >= 0
+
+
+def test_what_others_write_is_expected_and_then_adopted(tmp_path):
+    with start(tmp_path) as run:
+        run.expect("a.bin", "b.bin")
+        assert read_manifest(tmp_path)["files"] == {"a.bin": None, "b.bin": None}
+        (tmp_path / "a.bin").write_bytes(b"abc")
+        run.adopt("a.bin", "b.bin")
+    assert read_manifest(tmp_path)["files"] == {"a.bin": sha256_file(tmp_path / "a.bin")}
+
+
+def test_a_run_that_goes_on_keeps_what_it_has(tmp_path):
+    with start(tmp_path) as run:
+        run.text("a.txt", "a")
+    with start(tmp_path, resume=True) as run:
+        assert files(tmp_path) >= {"a.txt"}
+        run.text("b.txt", "b")
+    assert read_manifest(tmp_path)["files"].keys() == {"a.txt", "b.txt"}
+    with pytest.raises(RunError, match="no run folder"), start(tmp_path / "other", resume=True):
+        pytest.fail("there was nothing to go on with")
 
 
 def test_a_full_disk_leaves_the_old_file_whole(tmp_path):

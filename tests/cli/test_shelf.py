@@ -141,6 +141,23 @@ def test_those_of_another_dictionary_are_refused(isotrace, world, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_of_an_evaluation_of_several_each_finds_its_own(world):
+    entries = json.loads((world / "fidelity" / "evaluation.json").read_text())["dictionaries"]
+    for name, entry in zip(("own", "other"), entries, strict=True):
+        dictionary = load_dictionary(world / name)
+        found = shelf_of(dictionary, fidelity=world / "fidelity").fidelity
+        assert found["dictionary_id"] == entry["dictionary_id"] == identity(dictionary)
+
+
+def test_examples_are_those_on_which_a_feature_fires(world):
+    examples = shelf_of(load_dictionary(world / "own"), names=world / "names").tables.examples
+    assert examples["positions"].list.len().min() > 0
+    rows = pl.read_parquet(world / "names" / "examples.parquet").filter(pl.col("positions").list.len() > 0)
+    texts = dict(pl.read_parquet(world / "names" / "sequences.parquet", columns=["index", "sequence"]).iter_rows())
+    expected = {(r["layer"], r["feature"], texts[r["index"]], tuple(r["positions"])) for r in rows.to_dicts()}
+    assert expected == {(r["layer"], r["feature"], r["sequence"], tuple(r["positions"])) for r in examples.to_dicts()}
+
+
 def attached(world, folder):
     """A copy of the dictionary with its names on its shelf."""
     from isotrace.dictionaries.shelf import attach

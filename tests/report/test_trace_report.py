@@ -205,14 +205,15 @@ def planted(text, target, error=0.1, empty=2.0, neurons: float | None = 0.2, rea
 
 
 def test_the_index_claims_what_holds_by_distance():
-    said = [planted("C", "t"), planted("C", "t", neurons=0.05), planted("C", "t", 5.0, neurons=None, reason="chance")]
+    said = [planted("C", "t", neurons=near) for near in (0.2, 0.3, 0.05)]
+    said.append(planted("C", "t", 5.0, neurons=None, reason="chance"))
     rows = [page_row(one, "x.html") for one in said]
     assert rows[0] == {"href": "x.html", "target": "t", "value": 1.5, "description": "of t", "n_features": 9,
                        "error": 0.1, "empty_error": 2.0, "control_error": 3.0, "neuron_error": 0.2, "reason": None,
                        "warnings": 2}  # fmt: skip
     reproduced, neurons = claims(rows)
-    assert reproduced.startswith("In 2 of 3 a circuit reproduces")
-    assert neurons == "In 1 of 2 it comes nearer to the model than as many neurons."
+    assert reproduced.startswith("In 3 of 4 a circuit reproduces")
+    assert neurons == "In 2 of 3 it comes nearer to the model than as many neurons."
 
 
 def test_the_index_has_a_card_for_every_molecule_and_a_row_for_every_trace():
