@@ -198,9 +198,7 @@ def to_jsonable(obj: Any) -> Any:
         return int(obj)
     if isinstance(obj, float):
         return float(obj) if math.isfinite(obj) else None
-    if isinstance(obj, np.generic | np.ndarray):
-        return to_jsonable(obj.tolist())
-    if isinstance(obj, torch.Tensor):
+    if isinstance(obj, np.generic | np.ndarray | torch.Tensor):
         return to_jsonable(obj.tolist())
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         return {field.name: to_jsonable(getattr(obj, field.name)) for field in dataclasses.fields(obj)}

@@ -40,7 +40,7 @@ def pool(activations: sparse.csr_matrix, sequence_ptr: np.ndarray, how: str) -> 
         raise InputError(f"pooling {how!r} is not known: give max or mean.")
     if len(activations.data) and activations.data.min() < 0:
         raise InputError("an activation is negative: give what is left of it above zero.")
-    lengths, n_features = np.diff(sequence_ptr), _shape(activations)[1]
+    lengths, n_features = np.diff(sequence_ptr), activations.get_shape()[1]
     ends = activations.indptr[sequence_ptr]
     blocks, start = [], 0
     while start < len(lengths):
@@ -102,8 +102,10 @@ class Block:
 
 
 def blocks(pooled: sparse.csr_matrix, numbers: np.ndarray, concepts: Sequence[Concept]) -> Iterator[Block]:
-    if numbers.shape != (_shape(pooled)[0], len(concepts)):
-        raise InputError(f"numbers {numbers.shape} must be [{_shape(pooled)[0]} sequences, {len(concepts)} concepts].")
+    if numbers.shape != (pooled.get_shape()[0], len(concepts)):
+        raise InputError(
+            f"numbers {numbers.shape} must be [{pooled.get_shape()[0]} sequences, {len(concepts)} concepts]."
+        )
     groups: dict[tuple[str, bytes], list[int]] = {}
     for i, concept in enumerate(concepts):
         if concept.kind == "class" and not np.isin(numbers[~np.isnan(numbers[:, i]), i], (0, 1)).all():
@@ -131,7 +133,7 @@ def blocks(pooled: sparse.csr_matrix, numbers: np.ndarray, concepts: Sequence[Co
 def _ranks(pooled: sparse.csc_matrix) -> tuple[sparse.csc_matrix, np.ndarray]:
     """Twice the mid-ranks within each column less that of the zeros, and bool `[F]`: the column is constant."""
     pooled.eliminate_zeros()
-    n, n_features = _shape(pooled)
+    n, n_features = pooled.get_shape()
     sizes = np.diff(pooled.indptr)
     column = np.repeat(np.arange(n_features), sizes)
     order = np.lexsort((pooled.data, column))
@@ -159,7 +161,7 @@ def effects(pooled: sparse.csr_matrix, numbers: np.ndarray, concepts: Sequence[C
     numbers: float64 `[sequences, concepts]` as in `ConceptTable.numbers`. InputError if shapes disagree or a class
     holds another number than 0, 1 and NaN.
     """
-    out = np.full((_shape(pooled)[1], len(concepts)), np.nan)
+    out = np.full((pooled.get_shape()[1], len(concepts)), np.nan)
     for block in blocks(pooled, numbers, concepts):
         products = block.ranks.T @ block.numbers
         mean = block.numbers.mean(0)
@@ -211,7 +213,7 @@ def null_maxima(
     """
     out = np.full((n_permutations, len(concepts)), np.nan)
     for block in blocks(pooled, numbers, concepts):
-        (n, n_features), width = _shape(block.ranks), len(block.concepts)
+        (n, n_features), width = block.ranks.get_shape(), len(block.concepts)
         largest = abs(block.ranks).sum(axis=0).max() * np.abs(block.numbers).max() if n_features else 0
         kind = np.dtype(np.float32 if largest <= 2**24 else np.float64)
         rows = max(1, min(n_features, memory // (4 * n * kind.itemsize)))
@@ -267,7 +269,3 @@ def _shuffle(known: np.ndarray, strata: np.ndarray, seed: int, index: int) -> np
     """int64 `[K]`: whose number each known sequence is given by permutation `index`, which (seed, index) decide."""
     key = np.random.default_rng([seed, index]).random(len(strata))
     return donors(strata[known], key[known])
-
-
-def _shape(matrix: sparse.csr_matrix | sparse.csc_matrix) -> tuple[int, int]:
-    return matrix.get_shape()

@@ -64,7 +64,7 @@ def morans_i(
 
     elements[s]: `Reading.elements`; bonds[s]: `Domain.bonds`, each pair once. Sequences without a bond are left out.
     """
-    n_features = _shape(activations)[1]
+    n_features = activations.get_shape()[1]
     quadratic, squares, mean, variance = np.zeros((4, n_features))
     n_elements = n_weights = 0
     used = [s for s, pairs in enumerate(bonds) if len(pairs)]
@@ -135,7 +135,7 @@ def stability(
         first, *rest = encode([reading.text, *(spelling.text for spelling, _ in others)])
         before = _fires(first, reading, range(n), n)
         if not compared:
-            fired, again, expected = np.zeros((3, _shape(first)[1]))
+            fired, again, expected = np.zeros((3, first.get_shape()[1]))
         total = _sum(before)
         for (spelling, other), activations in zip(others, rest, strict=True):
             after = _fires(activations, other, spelling.original, n)
@@ -152,7 +152,7 @@ def _fires(activations: sparse.csr_matrix, reading: Reading, original: Sequence[
     x = _on_elements(activations, [(0, reading.elements)], np.asarray([0, reading.n_elements]))
     x.eliminate_zeros()
     rows = np.asarray(original)[np.repeat(np.arange(reading.n_elements), np.diff(x.indptr))]
-    return sparse.csr_matrix((np.ones(len(rows)), (rows, x.indices)), shape=(n, _shape(x)[1]))
+    return sparse.csr_matrix((np.ones(len(rows)), (rows, x.indices)), shape=(n, x.get_shape()[1]))
 
 
 def _on_elements(
@@ -167,7 +167,7 @@ def _on_elements(
         for element in of
     ]
     tokens, rows = np.asarray(links, dtype=np.int64).reshape(-1, 2).T
-    chosen, n_features = activations[tokens], _shape(activations)[1]
+    chosen, n_features = activations[tokens], activations.get_shape()[1]
     key = np.repeat(rows, np.diff(chosen.indptr)) * n_features + chosen.indices
     order = np.argsort(key, kind="stable")
     first = np.flatnonzero(np.diff(key[order], prepend=-1))
@@ -201,7 +201,3 @@ def _share(total: np.ndarray, number: np.ndarray) -> np.ndarray:
 
 def _sum(matrix: sparse.csr_matrix) -> np.ndarray:
     return np.asarray(matrix.sum(axis=0)).ravel()
-
-
-def _shape(matrix: sparse.csr_matrix) -> tuple[int, int]:
-    return matrix.get_shape()

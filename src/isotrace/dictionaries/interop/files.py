@@ -16,6 +16,14 @@ from torch import Tensor
 from isotrace.base.errors import DictionaryError, RunError
 
 
+def folders(config: str, weights: str, *paths: Path) -> list[Path]:
+    """Folders with files of both names: those given, or those in them."""
+    found: list[Path] = []
+    for path in paths:
+        found += [path] if (path / weights).is_file() else sorted(p.parent for p in path.glob(f"*/{weights}"))
+    return [folder for folder in found if (folder / config).is_file()]
+
+
 def safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)

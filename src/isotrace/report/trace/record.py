@@ -180,36 +180,29 @@ class Record:
 
     def pushes(self, nodes: list[int]) -> list[dict[str, Any]]:
         """Feature nodes with `effect`: by how much the graph says the target falls where one is ablated."""
-        traced, found = self.traced, []
-        for node in nodes:
-            layer, position, feature = traced.graph.feature_nodes[node].tolist()
-            named = {"label": self.tables.label(self.rows.get((layer, feature), {}))}
-            place = {"layer": layer, "feature": feature, "position": position, "token": traced.tokens[position]}
-            found.append(place | named | {"effect": float(traced.predicted[node])})
-        return found
+        return [self._named(node) | {"effect": float(self.traced.predicted[node])} for node in nodes]
+
+    def _named(self, node: int) -> dict[str, Any]:
+        """Where a feature node is, and the feature's label."""
+        layer, position, feature = self.traced.graph.feature_nodes[node].tolist()
+        place = {"layer": layer, "feature": feature, "position": position, "token": self.traced.tokens[position]}
+        return place | {"label": self.tables.label(self.rows.get((layer, feature), {}))}
 
     @cached_property
     def features(self) -> list[dict[str, Any]]:
         """Feature nodes of the circuit, most influential first."""
         traced = self.traced
         order = traced.circuit[traced.pruned.influence[traced.circuit].argsort(descending=True)].tolist()
-        located = [tuple(row) for row in traced.graph.feature_nodes[order].tolist()]
+        numbers = {
+            "influence": traced.pruned.influence,
+            "effect": traced.effects,
+            "activation": traced.graph.activations,
+        }
         found = []
-        for node, (layer, position, feature) in zip(order, located, strict=True):
-            row = self.rows.get((layer, feature), {})
-            found.append(
-                {
-                    "layer": layer,
-                    "feature": feature,
-                    "position": position,
-                    "token": traced.tokens[position],
-                    "label": self.tables.label(row),
-                    "f1": row.get("f1"),
-                    "influence": float(traced.pruned.influence[node]),
-                    "effect": float(traced.effects[node]),
-                    "activation": float(traced.graph.activations[node]),
-                }
-            )
+        for node in order:
+            row = self._named(node)
+            f1 = self.rows.get((row["layer"], row["feature"]), {}).get("f1")
+            found.append(row | {"f1": f1} | {name: float(values[node]) for name, values in numbers.items()})
         return found
 
     @cached_property

@@ -26,12 +26,12 @@ REFUSED = {"coalesce_topk": "none", "per_source_tied": False, "secondary_target_
 
 
 def declares(path: Path) -> bool:
-    return any("n_targets" in files.mapping(folder / CONFIG) for folder in sparsify.folders(path))
+    return any("n_targets" in files.mapping(folder / CONFIG) for folder in files.folders(CONFIG, WEIGHTS, path))
 
 
 def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     """A run folder becomes one dictionary. Raises DictionaryError."""
-    found = [folder for path in paths for folder in sparsify.folders(path)]
+    found = files.folders(CONFIG, WEIGHTS, *paths)
     if not found:
         raise DictionaryError(f"{paths[0]} holds no {CONFIG} with {WEIGHTS}: give a clt-training run folder.")
     coders = [(files.mapping(f / CONFIG), files.safetensors(f / WEIGHTS), f.resolve().name) for f in found]

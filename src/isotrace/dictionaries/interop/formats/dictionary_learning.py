@@ -28,18 +28,16 @@ CONFIG, WEIGHTS = "config.json", "ae.pt"
 FOLDED = "the decoder bias, subtracted before the encoder, was folded into b_enc"
 
 
-def folders(path: Path) -> list[Path]:
-    found = [path] if (path / WEIGHTS).is_file() else sorted(p.parent for p in path.glob(f"*/{WEIGHTS}"))
-    return [folder for folder in found if (folder / CONFIG).is_file()]
-
-
 def declares(path: Path) -> bool:
-    return any("dict_class" in files.mapping(folder / CONFIG).get("trainer", {}) for folder in folders(path))
+    return any(
+        "dict_class" in files.mapping(folder / CONFIG).get("trainer", {})
+        for folder in files.folders(CONFIG, WEIGHTS, path)
+    )
 
 
 def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     """Several folders of the same kind and shape become one dictionary over several layers. Raises DictionaryError."""
-    found = [folder for path in paths for folder in folders(path)]
+    found = files.folders(CONFIG, WEIGHTS, *paths)
     trainers = [files.mapping(folder / CONFIG).get("trainer", {}) for folder in found]
     if not found or not all("dict_class" in trainer for trainer in trainers):
         raise DictionaryError(f"{paths[0]} holds no {CONFIG} with a dict_class and {WEIGHTS}: give a trainer's folder.")

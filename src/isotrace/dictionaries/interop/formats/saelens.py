@@ -29,15 +29,9 @@ TRANSCODERS = {
 }
 
 
-def folders(path: Path) -> list[Path]:
-    """Folders with one SAE: the one given, or those in it."""
-    found = [path] if (path / WEIGHTS).is_file() else sorted(p.parent for p in path.glob(f"*/{WEIGHTS}"))
-    return [folder for folder in found if (folder / CONFIG).is_file()]
-
-
 def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     """Several folders of the same shape become one dictionary over several layers. Raises DictionaryError."""
-    found = [folder for path in paths for folder in folders(path)]
+    found = files.folders(CONFIG, WEIGHTS, *paths)
     if not found:
         raise DictionaryError(f"{paths[0]} holds no {CONFIG} with {WEIGHTS}: give an SAELens folder.")
     configs = [files.mapping(folder / CONFIG) for folder in found]
@@ -158,4 +152,4 @@ def _hook(site: str, layer: int) -> str:
 
 
 def declares(path: Path) -> bool:
-    return bool(folders(path))
+    return bool(files.folders(CONFIG, WEIGHTS, path))

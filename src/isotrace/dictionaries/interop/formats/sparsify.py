@@ -20,14 +20,8 @@ from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assembl
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
 
-def folders(path: Path) -> list[Path]:
-    """Folders of one hookpoint: the one given, or those in it."""
-    found = [path] if (path / WEIGHTS).is_file() else sorted(p.parent for p in path.glob(f"*/{WEIGHTS}"))
-    return [folder for folder in found if (folder / CONFIG).is_file()]
-
-
 def declares(path: Path) -> bool:
-    return any("n_targets" not in files.mapping(folder / CONFIG) for folder in folders(path))
+    return any("n_targets" not in files.mapping(folder / CONFIG) for folder in files.folders(CONFIG, WEIGHTS, path))
 
 
 def site(name: str, transcode: bool) -> tuple[int | None, str | None, str | None]:
@@ -52,7 +46,7 @@ def hookpoint_folder(dictionary: Dictionary, s: int) -> str:
 
 def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     """A run folder, or folders of hookpoints of the same kind, become one dictionary. Raises DictionaryError."""
-    found = [folder for path in paths for folder in folders(path)]
+    found = files.folders(CONFIG, WEIGHTS, *paths)
     if not found:
         raise DictionaryError(f"{paths[0]} holds no {CONFIG} with {WEIGHTS}: give a sparsify folder.")
     configs = [files.mapping(folder / CONFIG) for folder in found]
