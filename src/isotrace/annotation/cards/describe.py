@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from isotrace.annotation.cards.effects import logit_effects
+from isotrace.annotation.cards.effects import SCHEMA, logit_effects
 from isotrace.annotation.cards.examples import collect, summaries
 from isotrace.annotation.nulls.sources import dictionary_sites, encoded
 from isotrace.annotation.scores.structure_stats import morans_i, stability
@@ -62,15 +62,12 @@ def features(
     table = table.with_columns(reason=_reason()).join(
         _stability(subject, dictionary, data, config, progress), on=["layer", "feature"], how="left"
     )
+    effect = pl.DataFrame(schema=SCHEMA)
     if config.effects and subject.has_head:
         effect = logit_effects(
             subject, dictionary, data, shown, progress=lambda i: progress(i, "effects on the output")
         )
-        table = table.join(effect, on=["layer", "feature"], how="left")
-    else:
-        empty = {"promoted": pl.List(pl.String), "promoted_by": pl.List(pl.Float32)}
-        empty |= {"suppressed": pl.List(pl.String), "suppressed_by": pl.List(pl.Float32)}
-        table = table.with_columns(pl.lit(None, dtype=kind).alias(name) for name, kind in empty.items())
+    table = table.join(effect, on=["layer", "feature"], how="left")
     return table.with_columns(pl.lit(None, dtype=pl.String).alias("explanation")), shown
 
 
