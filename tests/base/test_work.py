@@ -138,9 +138,12 @@ def test_work_of_another_key_or_version_is_not_used(tmp_path, monkeypatch):
         assert "a.npz" not in names(tmp_path)
 
 
-def test_a_memo_of_another_version_is_not_used(tmp_path, monkeypatch):
+def test_a_memo_of_another_version_or_of_other_things_is_not_used(tmp_path, monkeypatch):
     with claimed(tmp_path) as work:
         Memo(work, "d")("a", lambda: np.zeros(1))
+        assert Memo(work, "d")("a", lambda: np.ones(1)).tolist() == [0]
+        assert Memo(work, "e")("a", lambda: np.ones(1)).tolist() == [1]
+        assert Memo(work, "d")("b", lambda: np.ones(1)).tolist() == [1]
         monkeypatch.setattr(room, "__version__", "another")
         assert Memo(work, "d")("a", lambda: np.ones(1)).tolist() == [1]
 

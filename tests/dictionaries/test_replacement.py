@@ -8,9 +8,10 @@ import torch
 import tiny
 from isotrace.activations.harvest import Corpus, activations
 from isotrace.dictionaries.build import build, configure
+from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
 from isotrace.evaluation.fidelity import MODES, evaluate, mean_activations
-from isotrace.interventions import Apply, Intervention, MLPs, Plan, Select
+from isotrace.interventions import Apply, Intervention, MLPs, Plan, Scale, Select, Set
 
 SITES = ("mlp_in", "mlp_out", "resid_pre", "resid_post")
 MOLECULES = ["CC(=O)N", "OCCN"]
@@ -154,3 +155,17 @@ def test_ablation_is_of_what_the_dictionary_writes_only(rotary64):
     edited = rotary64.run(batch, plan=Plan((Intervention(MLPs(), Apply(lambda n, _: mean[place[n]]), Select((0, 2))),)))
     hidden = ablated_hidden(rotary64, dictionary, batch, mean)
     torch.testing.assert_close(hidden, edited.final, rtol=1e-11, atol=1e-11)
+
+
+@torch.no_grad()
+def test_where_one_layer_is_edited_the_features_of_the_others_still_speak(subject):
+    alone, batch = Features(tiny.random_dictionary(subject), errors="drop"), subject.tokenize(["CCO", "C"])
+
+    def second(layer, values):
+        return torch.zeros_like(values) if layer == 1 else values
+
+    edits = (Intervention(alone, Set(0.0), Select(layers=(1,))), Intervention(alone, Apply(second)))
+    one, other = (subject.run(batch, plan=Plan.of(edit)).final[batch.mask] for edit in edits)
+    torch.testing.assert_close(one, other)
+    whole = subject.run(batch, plan=Plan.of(Intervention(alone, Scale(1.0)))).final[batch.mask]
+    assert tiny.relative(one, whole) > 1e-3

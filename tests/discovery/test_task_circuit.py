@@ -1,7 +1,8 @@
 """A task decided by a planted motif: the whole search against its parts done by hand, stopped and taken up again."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from isotrace.datasets.tasks import Example, batches
 from isotrace.dictionaries.features import Features
 from isotrace.discovery.method import METHODS
 from isotrace.discovery.tasks import choice, ranking, task_circuit
-from isotrace.discovery.tasks.choice import first_from, halves
+from isotrace.discovery.tasks.choice import choose, first_from, halves, kept_there
 from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, STRENGTHS, Readout, fit_readout
 from isotrace.discovery.tasks.summary import in_hindsight
@@ -168,6 +169,38 @@ def test_the_choice_by_hand(fitted, found, data):
     assert [row["n"] for row in sweep] == [*QUICK["sizes"]]
     assert [row["features"] for row in sweep] == pytest.approx([value / span for value in kept])
     assert found.summary["choice"]["n_groups"] == [len({e.group for e in half.judge.examples}) for half in halved]
+
+
+def test_no_more_parts_are_chosen_than_there_are():
+    @dataclass(frozen=True)
+    class Known:
+        basis: SimpleNamespace
+        scores: float
+
+        def best(self, judge, n, way):
+            """The metric of the first n, and of its draws."""
+            return [1.0 if n >= 50 else self.scores]
+
+    judge = SimpleNamespace(chance=0.5, examples=[SimpleNamespace(group="a")])
+    halved = [SimpleNamespace(judge=judge, span=0.5, noise=0.0)] * 2
+    rankings = {name: (Known(SimpleNamespace(n=n), 0.0), [0.6, 0.7]) for name, n in (("many", 90), ("few", 7))}
+    found = choose([5, 50], halved, rankings, lambda items, _: items)  # pyright: ignore[reportArgumentType]
+    assert (found["many"]["79"], found["few"]["79"]) == (50, 7)
+    assert [row["few"] for row in found["sweep"]] == pytest.approx([0.3, 1])
+    assert found["n_groups"] == [1, 1]
+
+
+def test_the_share_kept_is_one_over_all_halves():
+    def half(span, noise=0.0):
+        return SimpleNamespace(judge=SimpleNamespace(chance=0.5), span=span, noise=noise)
+
+    def kept(*given):
+        return kept_there([h for h, _ in given], [value for _, value in given])  # pyright: ignore[reportArgumentType]
+
+    assert kept((half(0.2), 0.6), (half(0.4), 0.9)) == pytest.approx(0.5 / 0.6)
+    assert kept((half(-0.1), 0.4), (half(0.4), 0.8)) == pytest.approx(0.2 / 0.3)
+    assert np.isnan(kept((half(-0.3), 0.4), (half(0.1), 0.6))), "the subject is below chance"
+    assert np.isnan(kept((half(0.02, 0.02), 0.52), (half(0.02, 0.03), 0.52))), "nor is rounding a share"
 
 
 def test_the_rows_chosen_are_those_of_the_sweep(found):
