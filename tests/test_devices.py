@@ -1,15 +1,20 @@
 """Every verb and method runs where its subject is, with the numbers of the CPU: on a pretended device, and on a GPU."""
 
 from contextlib import nullcontext
+from math import isfinite
 
+import numpy as np
 import pytest
 import torch
+from numpy.linalg import norm
 from safetensors.torch import load_file
 
 import isotrace
 import tiny
 import tiny_tasks
 from isotrace.activations.harvest import mask_some
+from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.identity import identity
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
 from isotrace.discovery.methods import METHODS, Problem
@@ -24,14 +29,15 @@ ROWS = [text for text, _ in tiny_tasks.molecules()[:24]]
 def world(request, tmp_path_factory):
     """(folder of a subject, folder of its dictionary)."""
     root = tmp_path_factory.mktemp(request.param)
-    made = tiny.fit(tiny.tiny_model(request.param), ROWS, 30)
+    made = tiny.tiny_model(request.param)
+    made = made if request.param.startswith("t5") else tiny.fit(made, ROWS, 30)  # which has no inputs for its decoder
     subject = tiny.load_tiny(tiny.save_subject(made, root / "subject"))
     save_dictionary(tiny.random_dictionary(subject), root / "clt", reference(subject), dtype=torch.float32, training={})
     return root
 
 
 def features(subject, dictionary, place):
-    return isotrace.features(subject, dictionary, ROWS).to_frame().drop("activation").to_dicts()
+    return isotrace.features(subject, dictionary, ROWS).to_frame().to_dicts()
 
 
 def featuriser(subject, dictionary, place):
@@ -180,3 +186,85 @@ def test_the_pretended_device_takes_what_a_gpu_takes(name, device):
                 REFUSED[name](there)
         else:
             assert TAKEN[name](there).device.type == device
+
+
+def numbers(found):
+    """Every finite float of a result, in its order."""
+    if isinstance(found, dict):
+        return [x for value in found.values() for x in numbers(value)]
+    if isinstance(found, list | tuple):
+        return [x for value in found for x in numbers(value)]
+    if hasattr(found, "ravel"):
+        return numbers(found.ravel().tolist())
+    return [found] if isinstance(found, float) and isfinite(found) else []
+
+
+def in_digits(world, verb, place, dtype):
+    subject = load_subject(world / "subject", domain="molecule", dtype=dtype)
+    return verb(subject, load_dictionary(world / "clt", subject), place)
+
+
+@pytest.mark.parametrize("world", tiny.VARIANTS, indirect=True)
+def test_a_subject_of_fewer_digits_is_near_that_of_float32(world, tmp_path):
+    """What is read, and what an edit leaves: both float32 to the reader, rounded where they flow on."""
+    found, expected = (isolated(world, dtype) for dtype in ("bfloat16", "float32"))
+    for name in expected:
+        assert found[name].dtype == torch.float32
+        assert 0 < (found[name] - expected[name]).norm() < 0.1 * expected[name].norm()
+
+
+def isolated(world, dtype):
+    subject = load_subject(world / "subject", domain="molecule", dtype=dtype)
+    assert {p.dtype for p in subject.model.parameters()} == {getattr(torch, dtype)}
+    dictionary, batch = load_dictionary(world / "clt", subject), subject.tokenize(ROWS[:3])
+    plain = subject.run(batch, capture=["layers.1.mlp_in", "layers.1.resid_post"])
+    plan = Plan.of(Intervention(Features(dictionary), Set(2.0), Select(layers=(1,), index=(2,))))
+    twice = Plan.of(plan, Intervention(Features(dictionary), Scale(2.0), Select(layers=(1,), index=(2,))))
+    found = {"final": plain.final, "logits": plain.logits, **plain.captured}
+    for name, one in (("set", plan), ("set, then doubled", twice)):
+        found[name] = subject.run(batch, plan=one).final
+    with subject.edited(plan):  # the inner of two contexts finds the features as the outer has left them
+        found["nested"] = subject.run(batch, plan=Plan.of(twice.interventions[1])).final
+    assert torch.equal(found["nested"], found["set, then doubled"])
+    return found
+
+
+def losses(subject, dictionary, place):
+    """The shares of what ablation costs say nothing here: it costs these subjects next to nothing."""
+    found = isotrace.evaluate(subject, dictionary, ROWS, bootstrap=20)
+    return [
+        one["free_running"]["cross_entropy"] for one in (*found.to_dict()["dictionaries"], *found.to_dict()["controls"])
+    ]
+
+
+@pytest.mark.parametrize("world", ["bert"], indirect=True)
+@pytest.mark.parametrize("verb", [features, featuriser, losses, intervene, harvest, train])
+def test_a_verb_runs_in_fewer_digits(world, verb, tmp_path):
+    found, expected = (numbers(in_digits(world, verb, tmp_path / dtype, dtype)) for dtype in ("bfloat16", "float32"))
+    assert found != expected
+    if verb not in (features, train):  # a rounded subject may choose other features, and what is learnt from it differs
+        assert norm(np.subtract(found, expected)) < 0.1 * norm(expected)
+
+
+@pytest.mark.parametrize("world", ["bert", "bart"], indirect=True)
+def test_what_is_written_in_fewer_digits_has_as_many_tokens(world, tmp_path):
+    found, expected = (in_digits(world, generate, tmp_path, dtype) for dtype in ("bfloat16", "float32"))
+    assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize("world", ["bert"], indirect=True)
+@pytest.mark.parametrize("verb", [trace, annotate, circuit, methods])
+def test_what_must_add_up_refuses_fewer_digits(world, verb, tmp_path):
+    with pytest.raises(SubjectError, match=r"needs a subject in float32, .* is loaded in torch\.bfloat16"):
+        in_digits(world, verb, tmp_path, "bfloat16")
+
+
+@pytest.mark.parametrize("world", ["bert"], indirect=True)
+def test_digits_are_asked_for_by_name_and_told_apart(world):
+    rounded = load_subject(world / "subject", domain="molecule", dtype="bfloat16")
+    names = {"domain": "molecule", "device": "cpu", "subject_dtype": "bfloat16"}
+    asked = isotrace.features(world / "subject", world / "clt", ROWS, **names)
+    assert asked.to_frame().equals(isotrace.features(rounded, world / "clt", ROWS).to_frame())
+    assert identity(rounded) != identity(load_subject(world / "subject", domain="molecule"))
+    with pytest.raises(InputError, match="--subject-dtype is for a subject that is loaded here"):
+        isotrace.features(rounded, world / "clt", ROWS, subject_dtype="bfloat16")

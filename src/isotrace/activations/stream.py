@@ -125,7 +125,8 @@ class SubjectStream:
         device = self.subject.device
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number * self.world_size + self.rank)
         places = torch.randperm(count, generator=generator).to(device)
-        block = torch.empty(len(self.hookpoints), count, self.d, dtype=self.subject.model.dtype, device=device)
+        dtype = torch.promote_types(self.subject.model.dtype, torch.float32)
+        block = torch.empty(len(self.hookpoints), count, self.d, dtype=dtype, device=device)
         for batch, kept in gathered:
             there, places = places[: int(kept.sum())], places[int(kept.sum()) :]
             rows = None if bool(kept.all()) else kept.flatten().nonzero().squeeze(1).to(device)

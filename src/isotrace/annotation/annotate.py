@@ -103,6 +103,7 @@ def annotate(
     """`name_of`: the dictionary's source, for the summary. `untrained`: a re-initialised subject and its dictionary,
     instead of training one here. `work`: a folder for what is computed on the way, of nothing else; what was written
     there is removed at the end. Raises InputError if no concept can be tested, RunError as `claimed`."""
+    subject.require_float32("an annotation")
     with claimed(work, _key(subject, dictionary, data, config, untrained)) as folder:
         found = _annotate(subject, dictionary, data, folder, config, name_of, untrained, progress)
         remove(work)

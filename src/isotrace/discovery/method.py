@@ -35,6 +35,9 @@ class Problem:
     reference: Values
     corrupt: Batch | None = None
 
+    def __post_init__(self) -> None:
+        self.subject.require_float32("a method that ranks")
+
     @classmethod
     @torch.no_grad()
     def interchange(

@@ -144,5 +144,5 @@ class Embeddings(Components):
                 shaped = output if output.dim() == 3 else output[None]
                 return flowing(edit, layer, shaped, sizes[layer]).view_as(output)
 
-            sites.append((embedding.module, Site(after=(leave,))))
+            sites.append((embedding.module, Site(after=(leave,), narrow=subject.narrow)))
         return overlaid(sites)

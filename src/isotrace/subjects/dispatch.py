@@ -18,6 +18,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -40,7 +41,8 @@ Around = Callable[..., tuple[Tensor, Tensor | None]]
 @dataclass(frozen=True)
 class Site:
     """What happens at one module. `fresh`: the `forward` does not read its arguments, so that what outer contexts
-    make of them is not called either."""
+    make of them is not called either. `narrow`: the dtype of a subject below float32; edits see float32, and what they
+    leave is rounded to it behind the last of them."""
 
     before: tuple[Before, ...] = ()
     forward: Callable[..., Any] | None = None
@@ -49,6 +51,7 @@ class Site:
     attention: tuple[Around, ...] = ()
     fused: AttentionFunction | None = None
     fresh: bool = False
+    narrow: torch.dtype | None = None
 
     def under(self, inner: "Site") -> "Site":
         return Site(
@@ -58,6 +61,7 @@ class Site:
             inner.after if inner.forward else self.after + inner.after,
             self.attention + inner.attention,
             inner.fused or self.fused,
+            narrow=inner.narrow or self.narrow,
         )
 
 
@@ -77,14 +81,26 @@ class Dispatched:
         site = _SITES.get().get(module)
         if site is None:
             return type(module).forward(module, *args, **kwargs) if self.own is None else self.own(*args, **kwargs)
+        args = _as(args, torch.float32 if site.before and site.narrow else None)
         for edit in site.before:
             args = edit(module, args) or args
+        args = _as(args, site.narrow)
         compute = site.forward or site.kernel or self.own or partial(type(module).forward, module)
         output = compute(*args, **kwargs)
+        output = _as(output, torch.float32 if site.after and site.narrow else None)
         for change in site.after:
             new = change(module, args, output)
             output = output if new is None else new
-        return output
+        return _as(output, site.narrow)
+
+
+def _as(given: Any, dtype: torch.dtype | None) -> Any:
+    """A tensor, or the first of several, in `dtype`, where it holds floats; None = as it is."""
+    if dtype is None or given is None or (isinstance(given, tuple) and not given):
+        return given
+    if isinstance(given, tuple):
+        return (_as(given[0], dtype), *given[1:])
+    return given.to(dtype) if given.is_floating_point() else given
 
 
 def install(modules: Iterable[nn.Module]) -> None:
@@ -150,14 +166,14 @@ def hookpoints_edited(subject: "Subject", edits: Mapping[str, Callable[[Tensor],
         module, side = subject.hookpoint(name)
         if side == "input":
             enter = lambda _, args, function=function: (function(args[0]), *args[1:])  # noqa: E731
-            sites.append((module, Site(before=(enter,))))
+            sites.append((module, Site(before=(enter,), narrow=subject.narrow)))
         else:
 
             def leave(_, args, output, function=function):
                 # some blocks return more than the stream
                 return (function(output[0]), *output[1:]) if isinstance(output, tuple) else function(output)
 
-            sites.append((module, Site(after=(leave,))))
+            sites.append((module, Site(after=(leave,), narrow=subject.narrow)))
     return overlaid(sites)
 
 

@@ -56,6 +56,7 @@ class FrozenSubject:
     def __init__(self, subject: Subject, batch: Batch) -> None:
         if len(batch.ids) != 1 or not bool(batch.mask.all()):
             raise ValueError("a subject is linearised on one unpadded sequence at a time")
+        subject.require_float32("a trace")
         self.subject, self.ids, self.mask = subject, batch.ids, batch.mask
         self.patterns: dict[nn.Module, Tensor] = {}
         self.sigma: dict[nn.Module, Tensor] = {}

@@ -36,18 +36,22 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_model(files: SubjectFiles, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, bool]:
-    """(model in float32, tokenizer, whether it has a language-model head) from a folder.
+def load_model(
+    files: SubjectFiles, device: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, bool]:
+    """(model, tokenizer, whether it has a language-model head) from a folder.
 
     `architectures` in the config says whether there is a head: without it, or where it names a class transformers
     does not have, there must be one. Raises SubjectError for an architecture without a family, a model that its
     family cannot handle exactly, damaged files, missing or non-finite weights and a tokenizer without offsets.
     """
     with quiet():
-        return _load(files, device)
+        return _load(files, device, dtype)
 
 
-def _load(files: SubjectFiles, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, bool]:
+def _load(
+    files: SubjectFiles, device: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, bool]:
     source = files.source
     with _explained(source):
         config = AutoConfig.from_pretrained(files.folder)
@@ -61,7 +65,7 @@ def _load(files: SubjectFiles, device: str) -> tuple[PreTrainedModel, PreTrained
     with _explained(source):
         implementation = ATTENTION if family.pattern == "function" else "eager"
         model, info = head_class.from_pretrained(
-            files.folder, dtype=torch.float32, attn_implementation=implementation, output_loading_info=True
+            files.folder, dtype=dtype, attn_implementation=implementation, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(files.folder)
     missing = sorted(k for k in info["missing_keys"] if not any(o in k for o in family.optional_weights))

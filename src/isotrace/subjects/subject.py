@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ class Changes(Protocol):
 
 
 class Subject:
-    """A language model under study. Weights are float32, in eval mode and never trained here.
+    """A language model under study. Weights are in eval mode and never trained here.
 
     `objective` is what its head predicts, see `Family`; `has_head` is False for a model without a language-model
     head, whose logits are None. Layers count the encoder's blocks, then the decoder's. `mask_id` is None for a
@@ -105,6 +105,17 @@ class Subject:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def narrow(self) -> torch.dtype | None:
+        """The dtype of the weights where it holds fewer digits than float32: it computes in it then, see `Site`."""
+        dtype = next(self.model.parameters()).dtype
+        return dtype if dtype in (torch.bfloat16, torch.float16) else None
+
+    def require_float32(self, what: str) -> None:
+        """Raises SubjectError for a subject in another precision, in which the parts of `what` do not add up."""
+        if self.narrow:
+            raise SubjectError(f"{what} needs a subject in float32, {self.source} is loaded in {self.narrow}.")
+
     def special(self, ids: Tensor) -> Tensor:
         """Which of `ids`, of any shape and on any device, are special tokens; bool."""
         return self.is_special.to(ids.device)[ids]
@@ -133,7 +144,8 @@ class Subject:
         last = self.mlp(layer)[1]
         weight, bias = cast(Tensor, last.weight), cast("Tensor | None", getattr(last, "bias", None))
         # transformers' Conv1D holds the transpose of what nn.Linear does
-        return (weight.T if isinstance(last, nn.Linear) else weight), bias
+        weight = weight.T if isinstance(last, nn.Linear) else weight
+        return (weight, bias) if not self.narrow else (weight.float(), bias if bias is None else bias.float())
 
     def n_heads(self, layer: int) -> int:
         """Self-attention heads of a layer."""
@@ -251,7 +263,12 @@ class Subject:
         return position
 
     def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Final hidden state `[batch, tokens, d_model]` float32, differentiable inside replaced forwards."""
+        """Final hidden state `[batch, tokens, d_model]`, differentiable inside replaced forwards; float32, also of a
+        subject in fewer digits."""
+        final = self._hidden(ids, mask)
+        return final.float() if self.narrow else final
+
+    def _hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
         base, given = cast(Any, self.model.base_model), {"input_ids": ids, "attention_mask": mask.long()}
         if self.objective == "masked":
             return base(**given).last_hidden_state
@@ -267,7 +284,8 @@ class Subject:
         """Logits `[..., vocabulary]` of final hidden states `[..., d_model]`. Raises SubjectError without a head."""
         if not self.has_head:
             raise SubjectError(f"{self.source} has no language-model head: it has hidden states, but no logits.")
-        return self.family.logits(self.model, final) if self.family.logits else self.module(self.family.head)(final)
+        compute = partial(self.family.logits, self.model) if self.family.logits else self.module(self.family.head)
+        return compute(final.to(self.narrow)).float() if self.narrow else compute(final)
 
     @torch.no_grad()
     def run(
@@ -302,13 +320,17 @@ class Subject:
         return plan.applied(self)
 
 
-def load_subject(source: str | Path, *, domain: str | None = None, device: str = "cpu") -> Subject:
+def load_subject(
+    source: str | Path, *, domain: str | None = None, device: str = "cpu",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> Subject:  # fmt: skip
     """Load `bundled:molm`, `hf:org/name`, or a folder in the Hugging Face layout.
 
     `domain` says what a token stands for (`molecule`); bundled subjects say it themselves. `device`: cpu, cuda,
-    cuda:1 or auto (a GPU where there is one).
+    cuda:1 or auto (a GPU where there is one). `dtype`: what it computes in; in bfloat16 its
+    numbers are those of a rounded model, edits and results are float32, and trace, circuit and annotate refuse it.
     Raises SubjectError, see `source.resolve` and `loading.load_model`.
     """
     files = resolve(str(source), domain)
-    model, tokenizer, has_head = load_model(files, device)
+    model, tokenizer, has_head = load_model(files, device, getattr(torch, dtype))
     return Subject(model, tokenizer, files, has_head)

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 
 def subject_of(request: "OnSubject") -> Subject:
-    """Raises InputError for a device or domain that is given beside a loaded subject, which has its own."""
+    """Raises InputError for a device, domain or dtype that is given beside a loaded subject, which has its own."""
     if not isinstance(request.subject, Subject):
-        return load_subject(request.subject, domain=request.domain, device=request.device)
-    for name in ("device", "domain"):
+        place, dtype = request.device, request.subject_dtype
+        return load_subject(request.subject, domain=request.domain, device=place, dtype=dtype)
+    for name in ("device", "domain", "subject_dtype"):
         if getattr(request, name) != type(request).model_fields[name].default:
+            name = name.replace("_", "-")
             raise InputError(f"--{name} is for a subject that is loaded here: give it to load_subject.")
     return request.subject
 

@@ -120,6 +120,8 @@ class OnSubject(Request):
     """What tokens stand for, where the subject does not say."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """auto (a GPU where there is one), cpu, cuda or cuda:1."""
+    subject_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the subject computes in; trace, circuit and annotate need float32."""
 
 
 class Seeded(Request):

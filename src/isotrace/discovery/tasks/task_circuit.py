@@ -117,6 +117,7 @@ def find_circuit(
 ) -> TaskCircuit:  # fmt: skip
     """`work`: a folder where what was measured is kept, so that a killed run goes on. Raises InputError for more
     features than there are and for a subject no better than chance on the report part, RunError as `claimed`."""
+    subject.require_float32("a circuit")
     bases = (_parts(subject, dictionary, config), Basis(subject, Neurons(dictionary.config.layers)))
     sizes = sizes_on_grid(bases[0].n, config.sizes)
     check_ranking(config.ranking, bases[0])
