@@ -19,6 +19,7 @@ from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
 from isotrace.discovery.methods import METHODS, Problem
 from isotrace.interventions import Add, Edges, Heads, Intervention, Neurons, Plan, Scale, Select, Set, To
+from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.subject import load_subject
 from pretended import NAME, pretending
 
@@ -268,3 +269,14 @@ def test_digits_are_asked_for_by_name_and_told_apart(world):
     assert identity(rounded) != identity(load_subject(world / "subject", domain="molecule"))
     with pytest.raises(InputError, match="--subject-dtype is for a subject that is loaded here"):
         isotrace.features(rounded, world / "clt", ROWS, subject_dtype="bfloat16")
+
+
+@pytest.mark.parametrize("world", ["bert"], indirect=True)
+@pytest.mark.parametrize("site", ["layers.1.mlp_in", "layers.1.resid_post"])
+def test_an_edit_reads_what_the_one_before_it_left_before_it_is_rounded(world, site):
+    subject, left, seen = load_subject(world / "subject", domain="molecule", dtype="bfloat16"), [], []
+    before, after = (lambda x: left.append(x * 1.001) or left[0]), (lambda x: seen.append(x) or x)
+    with hookpoints_edited(subject, {site: before}), hookpoints_edited(subject, {site: after}):
+        subject.run(subject.tokenize(ROWS[:2]))
+    assert torch.equal(seen[0], left[0])
+    assert not torch.equal(left[0], left[0].bfloat16().float())
