@@ -6,6 +6,7 @@ import torch
 
 import tiny
 from isotrace.annotation.nulls import sources
+from isotrace.subjects.subject import Batch
 
 
 def test_random_directions_fire_at_chance(rotary, monkeypatch):
@@ -20,7 +21,8 @@ def test_random_directions_fire_at_chance(rotary, monkeypatch):
             take(i, x[i])
 
     monkeypatch.setattr(sources, "record", planted)
-    batch = SimpleNamespace(ids=torch.zeros(1, 4_000, dtype=torch.int64), mask=torch.ones(1, 4_000, dtype=torch.bool))
+    ids = torch.zeros(1, 4_000, dtype=torch.int64)
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), ("x",), ((),))
     data = SimpleNamespace(batches=lambda tokens: [(0, batch)])
     made = sources.random_dictionary(rotary, dictionary, data, k, seed=0)  # pyright: ignore[reportArgumentType]
     chance = k / 64

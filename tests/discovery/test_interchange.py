@@ -117,6 +117,9 @@ class Toy(Components):
 class ToySubject:
     source = "toy"
 
+    def require_float32(self, what):
+        """It computes in float64."""
+
     def hidden(self, ids, mask):
         first = self.edit(0, ids.double()[..., None, None].repeat(1, 1, 2, 1))
         second = self.edit(1, first[..., :1, :])
