@@ -233,3 +233,16 @@ def test_the_index_has_a_card_for_every_molecule_and_a_row_for_every_trace():
         "neuron_error": 0.2, "replacement_score": 0.6, "warnings": 2,
     }  # fmt: skip
     assert "3 predictions of 2 molecules" in made.page()
+
+
+def test_results_are_equal_by_all_that_they_hold(tmp_path):
+    source = {"subject": "s", "dictionary": "d", "fidelity": None}
+    one = Traces.of("None", source, [], [], pl.DataFrame({"index": [0], "input": ["C?"], "reason": ["no SMILES"]}))
+    assert one == Traces(one.summary, one.view, one.tables)
+    assert one != Traces(one.summary, one.view | {"title": "Other"}, one.tables)
+    assert one != Traces(one.summary | {"subject": "other"}, one.view, one.tables)
+    assert one != TraceResult(one.summary, one.view, one.tables)
+    one.save(tmp_path / "run")
+    assert Traces.load(tmp_path / "run") == one
+    with pytest.raises(RunError, match="of the kind traces, not TraceResult"):
+        TraceResult.load(tmp_path / "run")
