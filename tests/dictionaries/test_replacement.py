@@ -11,7 +11,7 @@ from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
 from isotrace.evaluation.fidelity import MODES, evaluate, mean_activations
-from isotrace.interventions import Apply, Intervention, MLPs, Plan, Scale, Select, Set
+from isotrace.interventions import Add, Apply, Intervention, MLPInputs, MLPs, Plan, Scale, Select, Set
 
 SITES = ("mlp_in", "mlp_out", "resid_pre", "resid_post")
 MOLECULES = ["CC(=O)N", "OCCN"]
@@ -169,3 +169,21 @@ def test_where_one_layer_is_edited_the_features_of_the_others_still_speak(subjec
     torch.testing.assert_close(one, other)
     whole = subject.run(batch, plan=Plan.of(Intervention(alone, Scale(1.0)))).final[batch.mask]
     assert tiny.relative(one, whole) > 1e-3
+
+
+@torch.no_grad()
+def test_features_are_encoded_anew_where_what_they_read_was_changed(subject):
+    """An outer context silences them, one between moves what they read: the inner one meets those of what flows."""
+    features, batch, seen = Features(tiny.random_dictionary(subject)), subject.tokenize(["CCO", "C"]), {}
+
+    def see(layer, values):
+        seen[layer] = values[..., 0]
+        return values
+
+    moved = Intervention(MLPInputs(), Add(0.5))
+    plan = Plan.of(Intervention(features, Set(0.0)), moved, Intervention(features, Apply(see)))
+    read = subject.run(batch, plan=plan, capture=["layers.0.mlp_in"]).captured["layers.0.mlp_in"]
+    assert bool(seen[0].any())
+    torch.testing.assert_close(seen[0], features.encode(0, read))
+    subject.run(batch, plan=Plan.of(Intervention(features, Set(0.0)), Intervention(features, Apply(see))))
+    assert not seen[0].any(), "nothing was moved: the inner one meets what the outer one has made"
