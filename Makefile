@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 
 # Two processes, unless PROCESSES says otherwise; a file's tests stay together, with what they share.
 PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed-test
 	$(PYTEST) -m "not card"

@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -30,6 +31,15 @@ def folders(tmp_path_factory):
 def _loaded(folders):
     """[float32, float64] subjects by variant: loading is the slow part, and no test writes to them."""
     return {v: (tiny.load_tiny(f), tiny.in_float64(tiny.load_tiny(f))) for v, f in folders.items()}
+
+
+# Few tests but long ones: begun first, so that no process is left alone with one at the end.
+LONG = ("test_threads.py", "test_examples.py", "test_devices.py", "test_docs.py", "test_cli.py", "test_task_circuit.py")
+
+
+def pytest_collection_modifyitems(items):
+    count = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONG, -count[item.path]))
 
 
 def pytest_generate_tests(metafunc):

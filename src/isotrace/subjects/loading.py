@@ -36,6 +36,21 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers says nothing but errors inside the block, and what it said before behind it."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@quiet()
 def load_model(
     files: SubjectFiles, device: str, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, bool]:
@@ -45,13 +60,6 @@ def load_model(
     does not have, there must be one. Raises SubjectError for an architecture without a family, a model that its
     family cannot handle exactly, damaged files, missing or non-finite weights and a tokenizer without offsets.
     """
-    with quiet():
-        return _load(files, device, dtype)
-
-
-def _load(
-    files: SubjectFiles, device: str, dtype: torch.dtype
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, bool]:
     source = files.source
     with _explained(source):
         config = AutoConfig.from_pretrained(files.folder)
@@ -92,20 +100,6 @@ def _head_class(config: Any, family: Family) -> tuple[Any, bool]:
     named = (config.architectures or [None])[0]
     has_head = named is None or named in heads or not hasattr(transformers, named)
     return getattr(transformers, auto if has_head else "AutoModel"), has_head
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers says nothing but errors inside the block, and what it said before behind it."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 @contextmanager
