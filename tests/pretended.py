@@ -17,6 +17,14 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 
 class Backend(_DummyBackendModule):
+    """What PyTorch asks of every device from now on, in tests too that do not know of this one."""
+
+    def get_rng_state(self, device: object = None) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: torch.Tensor, device: object = None) -> None:
+        torch.set_rng_state(state)
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 

@@ -292,5 +292,5 @@ SUBJECTS: dict[str, Callable[[Path, int, int], Planted]] = {
 
 
 def planted_subjects(folder: Path, n: int, seed: int) -> list[Planted]:
-    with torch.random.fork_rng():  # transformers draws weights before they are overwritten
+    with torch.random.fork_rng(devices=[]):  # transformers draws weights before they are overwritten
         return [make(folder, n, seed) for make in SUBJECTS.values()]
