@@ -32,7 +32,6 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
     from isotrace.datasets.inputs import rejects_frame
     from isotrace.domains.molecule import token_map
     from isotrace.report.trace.index import Traces
-    from isotrace.verbs.loading import opener_of
     from isotrace.verbs.trace import TraceRequest, traced
     from isotrace.verbs.tracing import Tracer
 
@@ -55,8 +54,7 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
             seed=request.seed,
             out=place,
         )
-        opened = opener_of(asked, tracer.subject, tracer.dictionary)
-        found.append((index, traced(asked, tracer, {"sequence": smiles, "name": name}, place, opened)))
+        found.append((index, traced(asked, tracer, {"sequence": smiles, "name": name}, place)))
     result = Traces.of("Why did the model say so? Six drugs, traced", tracer.about, found, folders, rejects_frame(()))
     arguments = {"command": request.command, "seed": request.seed, "inputs": {}, "overwrite": False}
     with open_run(request.out / "summary", **arguments) as run:

@@ -1,9 +1,7 @@
 """From names to the objects behind them, and back to what a manifest says of them."""
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,23 +56,19 @@ def named(value: Any, column: str | None = None) -> Path | str:
     return f"{what}, sha256 {identity(content)[:16]}"
 
 
-def opener_of(
-    request: "OnDictionary", subject: Subject, *dictionaries: Dictionary, **inputs: Path
-) -> Callable[[Path], AbstractContextManager[Run]]:
-    """What opens folders for what is asked; `inputs` are the files it depends on beside the usual."""
+def run_of(
+    request: "OnDictionary", out: Path | None, subject: Subject, *dictionaries: Dictionary, **inputs: Path
+) -> AbstractContextManager[Run | None]:
+    """The folder `out`, opened for what is asked, None where nothing is to be saved; `inputs` are the files it depends
+    on beside the usual. Raises as `open_run` does."""
+    if out is None:
+        return nullcontext()
     given = request.dictionary if isinstance(request.dictionary, tuple) else None
     known = {"subject": Source.of(subject.source, subject), "data": named(request.data, request.column), **inputs}
     for n, (source, one) in enumerate(zip(given or (request.dictionary,), dictionaries, strict=True), start=1):
         known[f"dictionary {n}" if given else "dictionary"] = Source.of(label(source), one)
     seed = getattr(request, "seed", 0)
-    return partial(open_run, command=request.command, seed=seed, inputs=known, overwrite=request.overwrite)
-
-
-def run_of(
-    request: "OnDictionary", out: Path | None, subject: Subject, *dictionaries: Dictionary, **inputs: Path
-) -> AbstractContextManager[Run | None]:
-    """The folder `out`, see `opener_of`; None where nothing is to be saved. Raises as `open_run` does."""
-    return nullcontext() if out is None else opener_of(request, subject, *dictionaries, **inputs)(out)
+    return open_run(out, command=request.command, seed=seed, inputs=known, overwrite=request.overwrite)
 
 
 def label(source: Any) -> str:

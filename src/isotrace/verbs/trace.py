@@ -1,8 +1,7 @@
 """Why did the subject say so?"""
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +12,6 @@ from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded
 
 if TYPE_CHECKING:
     from isotrace.attribution.supernodes import Supernodes
-    from isotrace.base.runs import Run
     from isotrace.report.trace.index import Traces
     from isotrace.report.trace.trace import TraceResult
     from isotrace.verbs.tracing import Tracer
@@ -61,26 +59,27 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":
     from isotrace.base.progress import slug
     from isotrace.datasets.inputs import read_inputs, rejects_frame
     from isotrace.report.trace.index import Traces
-    from isotrace.verbs.loading import label, opener_of, subject_of
+    from isotrace.verbs.loading import label, run_of, subject_of
     from isotrace.verbs.tracing import Tracer
 
     rows, rejects = read_inputs(request.data, column=request.column)
     refused = rejects.rows()
     given = request.data
-    single = isinstance(given, str | Chem.Mol) and not (isinstance(given, str) and os.path.isfile(given))
-    if single and rows.height + rejects.height == 1 and refused:
+    text = isinstance(given, str | Chem.Mol) and not (isinstance(given, str) and os.path.isfile(given))
+    single = text and rows.height + rejects.height == 1
+    if single and refused:
         raise InputError(f"{refused[0][2]}: give a SMILES or a file.")
     tracer = Tracer(subject_of(request), request.dictionary, names=request.names, fidelity=request.fidelity)
-    opened = opener_of(request, tracer.subject, tracer.dictionary)
-    if single and rows.height + rejects.height == 1:
-        return traced(request, tracer, rows.row(0, named=True), request.out, opened)
+    if single:
+        return traced(request, tracer, rows.row(0, named=True), request.out)
     found, folders = [], []
-    with nullcontext() if request.out is None else opened(request.out / "summary") as run:
+    summary = request.out and request.out / "summary"
+    with run_of(request, summary, tracer.subject, tracer.dictionary) as run:
         for row in progress(rows.to_dicts(), "tracing"):
             folder = slug(f"{row['index']:05d} {row['name'] or ''}")
             try:
                 place = request.out and request.out / folder
-                found.append((row["index"], traced(request, tracer, row, place, opened)))
+                found.append((row["index"], traced(request, tracer, row, place)))
                 folders.append(request.out and folder)
             except InputError as error:
                 refused.append((row["index"], row["sequence"], str(error)))
@@ -93,25 +92,19 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":
     return result
 
 
-def traced(
-    request: TraceRequest,
-    tracer: "Tracer",
-    row: Mapping[str, Any],
-    place: Path | None,
-    opened: "Callable[[Path], AbstractContextManager[Run]]",
-) -> "TraceResult":
+def traced(request: TraceRequest, tracer: "Tracer", row: Mapping[str, Any], place: Path | None) -> "TraceResult":
     """One row, as `read_inputs` has it, traced and saved in `place`, if any."""
     from isotrace.attribution.trace import TraceConfig
+    from isotrace.verbs.loading import run_of
 
     config = request.settings(TraceConfig)
     groups = earlier_groups(tracer, request.supernodes, place, request.command)
     atoms = row.get("original")
     kept = {"name": row["name"], "supernodes": groups, "atoms": None if atoms is None else tuple(atoms)}
-    if place is None:
-        return tracer.trace(row["sequence"], request.target, config, **kept)
-    with opened(place) as run:
+    with run_of(request, place, tracer.subject, tracer.dictionary) as run:
         result = tracer.trace(row["sequence"], request.target, config, **kept)
-        result.write(run)
+        if run is not None:
+            result.write(run)
     return result
 
 

@@ -125,7 +125,7 @@ def screen(problems: Iterable[Problem], name: str, **settings) -> Screening:
         effects.append(torch.cat(scores.over_positions(), 1).detach().double().cpu())
     if not effects:
         raise InputError("nothing to screen: give at least one problem.")
-    return Screening(nodes, torch.cat(effects).cpu().numpy())
+    return Screening(nodes, torch.cat(effects).numpy())
 
 
 def interchange_screening(problems: Sequence[Problem], *, minimum: int = MIN_PAIRS) -> Screening:
