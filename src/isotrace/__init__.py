@@ -1,7 +1,10 @@
 """isotrace: follow one prediction of a scientific language model through its features, back to its atoms."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from isotrace.base.moved import Moved
 
 if TYPE_CHECKING:
     from isotrace.dictionaries.featuriser import Featuriser
@@ -36,6 +39,8 @@ __all__ = [
     "trace",
     "train",
 ]
+
+sys.meta_path.insert(0, Moved())
 
 _LAZY = {
     "Featuriser": "isotrace.dictionaries.featuriser",
