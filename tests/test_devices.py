@@ -1,6 +1,8 @@
 """Every verb and method runs where its subject is, with the numbers of the CPU: on a pretended device, and on a GPU."""
 
+import json
 from contextlib import nullcontext
+from dataclasses import asdict
 from math import isfinite
 
 import numpy as np
@@ -21,7 +23,6 @@ from isotrace.discovery.methods import METHODS, Problem
 from isotrace.interventions import Add, Edges, Heads, Intervention, Neurons, Plan, Scale, Select, Set, To
 from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.subject import load_subject
-from pretended import NAME, pretending
 
 ROWS = [text for text, _ in tiny_tasks.molecules()[:24]]
 
@@ -80,8 +81,11 @@ def train(subject, dictionary, place):
 
 
 def trace(subject, dictionary, place):
-    found = isotrace.trace(subject, dictionary, ROWS[0], "mask:3", max_features=30, nodes=6, controls=2, spellings=2)
-    return found.to_dict()
+    own = {"max_features": 30, "nodes": 6, "controls": 2, "spellings": 2}
+    probe = place.parent / "probe.json"
+    probe.write_text(json.dumps(asdict(tiny.random_probe(subject))))
+    targets = "mask:3", f"probe:{probe}"
+    return [isotrace.trace(subject, dictionary, ROWS[0], target, **own).to_dict() for target in targets]
 
 
 def annotate(subject, dictionary, place):
@@ -143,18 +147,23 @@ def alike(found, expected):
         assert found == expected
 
 
-HERE = [NAME, *(["cuda"] if torch.cuda.is_available() else [])]
+if torch.cuda.is_available():  # a second device in one process is what PyTorch's autograd cannot have
+    NAME, pretending = "cuda", nullcontext
+else:
+    from pretended import NAME, pretending
+
+on_gpu = pytest.mark.gpu if NAME == "cuda" else lambda test: test
 CASES = [("bert", verb) for verb in VERBS] + [
     ("bart", verb) for verb in (features, evaluate, intervene, generate, trace)
 ]
 
 
-@pytest.mark.parametrize("device", [pytest.param(name, marks=[pytest.mark.gpu] * (name == "cuda")) for name in HERE])
+@on_gpu
 @pytest.mark.parametrize(("world", "verb"), CASES, ids=[f"{a}-{b.__name__}" for a, b in CASES], indirect=["world"])
-def test_a_verb_runs_where_the_subject_is(world, verb, device, tmp_path):
+def test_a_verb_runs_where_the_subject_is(world, verb, tmp_path):
     expected = found_on(world, verb, tmp_path / "cpu")
-    with pretending() if device == NAME else nullcontext():
-        found = found_on(world, verb, tmp_path / "there", device)
+    with pretending():
+        found = found_on(world, verb, tmp_path / "there", NAME)
     alike(found, expected)
 
 
@@ -177,16 +186,16 @@ TAKEN = {
 }
 
 
-@pytest.mark.parametrize("device", [pytest.param(name, marks=[pytest.mark.gpu] * (name == "cuda")) for name in HERE])
+@on_gpu
 @pytest.mark.parametrize("name", [*REFUSED, *TAKEN])
-def test_the_pretended_device_takes_what_a_gpu_takes(name, device):
-    with pretending() if device == NAME else nullcontext():
-        there = TABLE.to(device)
+def test_the_pretended_device_takes_what_a_gpu_takes(name):
+    with pretending():
+        there = TABLE.to(NAME)
         if name in REFUSED:
             with pytest.raises((RuntimeError, TypeError)):
                 REFUSED[name](there)
         else:
-            assert TAKEN[name](there).device.type == device
+            assert TAKEN[name](there).device.type == NAME
 
 
 def numbers(found):

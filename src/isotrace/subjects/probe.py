@@ -43,7 +43,7 @@ class Probe:
     def value(self, pooled: Tensor) -> Tensor:
         """`[...]` from pooled hidden states `[..., d_model]`."""
         vector, constant = self.read_vector()
-        return pooled @ vector + constant
+        return pooled @ vector.to(pooled) + constant
 
 
 def pool(subject: Subject, batch: Batch, final: Tensor) -> Tensor:
