@@ -249,3 +249,13 @@ def test_json_keeps_the_order_of_keys_and_refuses_what_has_no_form():
     for obj in (b"bytes", 1j, object(), pl.DataFrame(), Point, {1.5: 0}, {None: 0}):
         with pytest.raises(TypeError):
             to_jsonable(obj)
+
+
+def test_names_that_are_no_utf_8_are_written_and_read_back(tmp_path):
+    name = os.fsdecode(b"caf\xe9.smi")
+    with start(tmp_path, command=f"isotrace trace {name}", inputs={"data": name}) as run:
+        run.json("x", {"file": name})
+        run.text("page.html", name)
+    assert read_manifest(tmp_path)["command"].endswith(name)
+    assert json.loads((tmp_path / "x.json").read_text()) == {"file": name}
+    assert (tmp_path / "page.html").read_text() == r"caf\udce9.smi"

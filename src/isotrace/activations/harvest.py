@@ -9,6 +9,7 @@ from torch import Tensor
 
 from isotrace.activations.corpus import Corpus, Plan
 from isotrace.base.errors import SubjectError
+from isotrace.base.settings import child_seed
 from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
@@ -130,7 +131,7 @@ def masked_batches(
         if overall // per_epoch != current:
             current = overall // per_epoch
             epoch = plan.epoch(current)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + overall)
+        generator = torch.Generator().manual_seed(child_seed(seed, overall))
         batch = corpus.batch(epoch[overall % per_epoch]).to(subject.device)
         batch, chosen = mask_some(subject, batch, rate if number % 2 == 0 else 0.0, generator)
         yield number, batch, chosen

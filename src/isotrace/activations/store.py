@@ -25,6 +25,7 @@ from isotrace.activations.stream import Block, SubjectStream
 from isotrace.base.errors import RunError
 from isotrace.base.files import LOCK, locked, write_whole
 from isotrace.base.identity import identity, sha256_file
+from isotrace.base.settings import child_seed
 
 ROWS = 16_384  # rows of a shard looked at together when it is checked
 
@@ -186,7 +187,7 @@ class StoreStream:
 
     def _read(self, pieces: list[tuple[Shard, int, int]], number: int) -> Tensor:
         count = sum(end - first for _, first, end in pieces)
-        places = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + number))
+        places = torch.randperm(count, generator=torch.Generator().manual_seed(child_seed(self.seed, number)))
         block = torch.empty(len(self.hookpoints), count, self.d)
         for shard, first, end in pieces:
             there, places = places[: end - first], places[end - first :]

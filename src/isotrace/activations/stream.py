@@ -15,6 +15,7 @@ from torch import Tensor
 from isotrace.activations.harvest import Corpus, masked_batches, record, width
 from isotrace.base.errors import RunError
 from isotrace.base.identity import identity
+from isotrace.base.settings import child_seed
 from isotrace.subjects.subject import Batch, Subject
 
 
@@ -123,7 +124,8 @@ class SubjectStream:
     def _harvest(self, gathered: list[tuple[Batch, Tensor]], count: int, number: int) -> Tensor:
         """Every token is written once, to its place in the shuffled block."""
         device = self.subject.device
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number * self.world_size + self.rank)
+        overall = number * self.world_size + self.rank
+        generator = torch.Generator().manual_seed(child_seed(self.seed, overall))
         places = torch.randperm(count, generator=generator).to(device)
         dtype = torch.promote_types(self.subject.model.dtype, torch.float32)
         block = torch.empty(len(self.hookpoints), count, self.d, dtype=dtype, device=device)

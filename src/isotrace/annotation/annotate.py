@@ -28,6 +28,7 @@ from isotrace.annotation.summary import COLUMNS, concepts_of, coverage_of, sourc
 from isotrace.base.errors import InputError
 from isotrace.base.identity import identity
 from isotrace.base.progress import Progress
+from isotrace.base.settings import checked_seed
 from isotrace.base.work import Work, claimed, remove
 from isotrace.datasets.annotated import Data, untestable
 from isotrace.dictionaries.dictionary import Dictionary
@@ -69,6 +70,7 @@ class AnnotationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        checked_seed(self.seed)
         if unknown := [name for name in self.sources if name not in sources.NAMES]:
             raise InputError(f"no source {unknown[0]!r}: give some of {', '.join(sources.NAMES)}.")
         if "dictionary" not in self.sources:

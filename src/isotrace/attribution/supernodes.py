@@ -30,7 +30,7 @@ from torch import Tensor
 from isotrace.attribution.graph import Frame
 from isotrace.base.errors import InputError
 from isotrace.base.identity import identity
-from isotrace.base.settings import STRICT
+from isotrace.base.settings import STRICT, Seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.stats.bootstrap import interval
 
@@ -50,7 +50,7 @@ class SupernodeConfig:
     write: NonNegativeFloat = 0.5
     coactivation: NonNegativeFloat = 1.0
     n_resamples: Annotated[int, Field(ge=2)] = 20
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, config=STRICT)

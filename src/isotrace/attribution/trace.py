@@ -33,6 +33,7 @@ from isotrace.attribution.verification import (
     node_effects,
 )
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.settings import checked_seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.domains.molecule import TokenUnit, parse, token_map
@@ -66,6 +67,9 @@ class TraceConfig:
     n_spellings: int = 5
     spelling_features: int = 250
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        checked_seed(self.seed)
 
 
 @dataclass(frozen=True)

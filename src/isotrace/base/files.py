@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,17 +30,22 @@ def write_whole(target: Path, content: bytes | Callable[[IO[bytes]], Any]) -> Pa
     """Write bytes, or what `content` writes to an open file, beside `target`, and rename it there. Makes the folder.
 
     One process writes a target at a time (see `locked`), so that the name beside it is fixed, and what a killed one
-    left there goes with the next write. Raises RunError if the disk refuses; what stood at `target` then still stands.
+    left there goes with the next write. Others may read it as the umask says. Raises RunError if the disk refuses; what
+    stood at `target` then still stands.
     """
     temporary = target.with_name(TEMPORARY.replace("*", target.name))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
         with temporary.open("wb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if callable(content):
                 content(file)
             else:
                 file.write(content)
-            file.flush()
+        # safetensors renames a file of its own, which nobody else may read, to the name it is given
+        temporary.chmod(mode)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch turns a full disk into a RuntimeError

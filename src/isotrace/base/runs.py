@@ -73,8 +73,9 @@ class Run:
         return self.bytes(_suffixed(name, ".safetensors"), save(owned, dict(header) if header else None))
 
     def text(self, name: str, text: str) -> Path:
-        """`text` as UTF-8 in the file `name`, given with its suffix (`report.html`, `molecule.svg`)."""
-        return self.bytes(name, text.encode())
+        """`text` as UTF-8 in the file `name`, given with its suffix (`report.html`, `molecule.svg`). What stands for
+        bytes of a file name that are no UTF-8 is escaped."""
+        return self.bytes(name, text.encode(errors="backslashreplace"))
 
     def json(self, name: str, obj: Any) -> Path:
         """`obj` through `to_jsonable` in `{name}.json`."""
@@ -216,8 +217,9 @@ def to_jsonable(obj: Any) -> Any:
 
 
 def dumps(obj: Any, *, indent: int | None = None) -> str:
-    """JSON text of `to_jsonable(obj)`, keys in the order given, no NaN."""
-    return json.dumps(to_jsonable(obj), indent=indent, ensure_ascii=False, allow_nan=False)
+    """JSON text of `to_jsonable(obj)`, keys in the order given, no NaN; what UTF-8 does not write is escaped."""
+    text = json.dumps(to_jsonable(obj), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _key(key: Any) -> str:
@@ -268,7 +270,7 @@ def _describe(name: str, value: Path | str | Source) -> dict[str, str]:
     if isinstance(value, Source):
         return {"value": value.name, "identity": value.identity}
     if isinstance(value, str):
-        return {"value": value, "sha256": hashlib.sha256(value.encode()).hexdigest()}
+        return {"value": value, "sha256": hashlib.sha256(os.fsencode(value)).hexdigest()}
     try:
         return {"path": str(value), "sha256": identity(value) if value.is_dir() else sha256_file(value)}
     except OSError as error:

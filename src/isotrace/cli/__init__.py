@@ -1,51 +1,71 @@
 """The command line: one thin file per command. Results go to stdout, progress and errors to stderr."""
 
+import io
 import os
+import signal
 import sys
-from importlib import import_module
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import typer
-
-from isotrace import __version__
 from isotrace.base.errors import IsotraceError
-from isotrace.base.registry import load_plugin
-
-COMMANDS = (
-    *("trace", "train", "evaluate", "annotate", "circuit", "features"),
-    *("reproduce", "harvest", "convert", "demo", "doctor", "report", "subjects"),
-)
-app = typer.Typer(
-    name="isotrace",
-    help="Follow one prediction of a scientific language model through its features, back to its atoms.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for name in COMMANDS:
-    app.command(name)(import_module(f"isotrace.cli.{name}").command)
 
 
-@app.callback(invoke_without_command=True)
-def options(
-    plugin: list[str] = typer.Option([], help="Module or .py file that registers things of yours; repeatable."),
-    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
-) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
-    for name in plugin:
-        load_plugin(name)
+class Stopped(BaseException):
+    """Ctrl-C, or a request to end. No KeyboardInterrupt, which Typer would take without a word."""
+
+    way_on = "the same command starts again"
 
 
 def main() -> None:
     """Entry point: an error a user can act on is one line on stderr and an exit code (docs/runs.md)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a result that was computed is printed, whatever the terminal knows
+        sys.stdout.reconfigure(errors="replace")
     try:
-        app()
+        with _stoppable():
+            from isotrace.cli.commands import app  # which takes a second, in which one may have changed one's mind
+
+            app()
     except IsotraceError as error:
-        typer.echo(f"error: {error}", err=True)
+        _say(f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("error: stopped; what was finished is kept.", err=True)
+    except Stopped as stopped:
+        _say(f"stopped; what was finished is kept: {stopped.way_on}.")
         sys.exit(130)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise Stopped here, once: the next one ends the process as it does elsewhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: Any) -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        raise Stopped(signal.Signals(number).name)
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(line: str) -> None:
+    print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module 'isotrace.cli' has no attribute {name!r}")
+    from isotrace.cli.commands import app
+
+    return app

@@ -1,5 +1,7 @@
 """A command from a verb: the fields of its request are the arguments and options, their docstrings the help."""
 
+import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -11,6 +13,8 @@ from annotated_types import Ge, Le
 
 from isotrace.base.errors import RunError
 from isotrace.base.progress import progress, slug
+from isotrace.base.settings import LARGEST_SEED
+from isotrace.cli import Stopped
 from isotrace.verbs.request import Request, shell
 
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 Show = Callable[[dict[str, Any], Any], None]
 """Prints a summary, as `--json` has it, for the eye; the second is the request."""
+NAMES = {int: "INTEGER", float: "FLOAT"}
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
@@ -33,12 +38,16 @@ def command_of(verb: Callable[..., Any], show: Show, *, saves: bool = False) -> 
         request = kind(**{name: value for name, value in given.items() if value is not None and value != []})
         if saves and not as_json and given["out"] is None:
             request = request.model_copy(update={"out": own_folder(request)})
-        answer = verb(request, progress=progress)
+        try:
+            answer = verb(request, progress=progress)
+        except Stopped as stopped:
+            stopped.way_on = request.way_on
+            raise
         if answer is None:  # another process of this run reports
             return
         summary = answer.to_dict()
         if as_json:
-            typer.echo(dumps(summary))
+            typer.echo(printable(dumps(summary)))
         else:
             show(summary, request)
         if failure := getattr(answer, "failure", None):
@@ -52,6 +61,15 @@ def command_of(verb: Callable[..., Any], show: Show, *, saves: bool = False) -> 
     run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     run.__doc__ = (verb.__doc__ or "").partition("\n\n")[0]
     return run
+
+
+def printable(text: str) -> str:
+    """JSON in ASCII where stdout cannot encode all of it: a character that is replaced would be another value."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text))
+    return text
 
 
 def own_folder(request: Any) -> Path:
@@ -71,15 +89,16 @@ def _parameter(name: str, field: "FieldInfo") -> Parameter:
         kind, choices = str, get_args(kind)
     else:
         kind = _plain(kind)
-    limits: dict[str, Any] = {"min": None, "max": None}
-    for one in field.metadata:
-        limits |= {"min": one.ge} if isinstance(one, Ge) else {"max": one.le} if isinstance(one, Le) else {}
     default: Any = Parameter.empty if field.is_required() else field.default
     if isinstance(default, tuple):
         default = ",".join(map(str, default)) if how.commas else None
-    shown: dict[str, Any] = {"help": field.description, **limits}
+    shown: dict[str, Any] = {"help": field.description}
+    limits = [f">={one.ge}" for one in field.metadata if isinstance(one, Ge)]
+    limits += [f"<={one.le}" for one in field.metadata if isinstance(one, Le) and one.le != LARGEST_SEED]
     if choices:
         shown["metavar"] = "|".join(map(str, choices))
+    elif limits and kind in (int, float):  # the request refuses others, in one line
+        shown["metavar"] = " ".join((NAMES[kind], *limits))
     if default is None:
         kind = kind | None
     if how.place:

@@ -28,7 +28,7 @@ from isotrace.subjects.subject import Batch, Subject
 Kind = Literal["class", "regression", "residue", "masked", "mutation"]
 PARTS, SHARES = ("fit", "discover", "report"), (0.5, 0.25, 0.25)
 MAX_CLASSES = 20
-_MUTATION = re.compile(r"([A-Z])(\d+)([A-Z])")
+_MUTATION = re.compile(r"([A-Z])([0-9]{1,9})([A-Z])")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ def prepare(
 
 
 def _natural(text: str) -> tuple[int, float, str]:
-    return (0, float(text), text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else (1, 0.0, text)
+    return (0, float(text), text) if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) else (1, 0.0, text)
 
 
 def _example(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 
 from isotrace.base.errors import DictionaryError
 from isotrace.base.files import write_whole
+from isotrace.base.settings import expanded
 from isotrace.dictionaries.config import FORMAT, FORMAT_VERSION, DictionaryConfig, DictionaryFile, SubjectReference
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import ARCHITECTURES
@@ -93,7 +94,7 @@ def dictionary_folder(source: str | Path) -> Path:
 
         folder = hub_folder(name)
     else:
-        folder = Path(source)
+        folder = Path(expanded(str(source)))
     if not (folder / "dictionary.json").is_file():
         raise DictionaryError(
             f"{str(source)!r} is no dictionary: give bundled:molm-clt, hf:org/name or a folder with dictionary.json."

@@ -10,6 +10,7 @@ import polars as pl
 from isotrace.activations.harvest import Corpus
 from isotrace.base.errors import DictionaryError, InputError
 from isotrace.base.identity import identity
+from isotrace.base.settings import checked_seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.evaluation.controls import Sample, make_controls
 from isotrace.evaluation.fidelity import (
@@ -87,6 +88,7 @@ def compare(
     Sequences the subject cannot read are left out. Raises SubjectError for a subject that fills no masks, InputError
     if either side is empty or nothing is masked.
     """
+    checked_seed(seed)
     require_masks(subject)
     if not dictionaries:
         raise DictionaryError("there is no dictionary to evaluate: name at least one.")

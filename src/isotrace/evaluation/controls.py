@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from isotrace.activations.harvest import Corpus, Plan, mask_some, record
+from isotrace.base.settings import child_seed
 from isotrace.dictionaries.build import configure
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import ARCHITECTURES
@@ -52,7 +53,7 @@ class Sample:
         """Batches of `corpus` until they hold FITTING_TOKENS tokens, or all of it."""
         batches, count = [], 0
         for number, rows in enumerate(Plan(corpus.lengths, 4_096, seed).epoch(0)):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+            generator = torch.Generator().manual_seed(child_seed(seed, number))
             whole = corpus.batch(rows).to(subject.device)
             batches.append(mask_some(subject, whole, mask_rate, generator)[0])
             count += batches[-1].ids.numel()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from isotrace.activations.harvest import Corpus, Plan, mask_some
 from isotrace.base.errors import InputError, RunError, SubjectError
+from isotrace.base.settings import child_seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
 from isotrace.stats.bootstrap import bootstrap_weights, interval
@@ -117,7 +118,7 @@ def measure(
     }
     tallies = [_Tally(dictionary, means.get(tuple(dictionary.config.writes))) for dictionary in dictionaries]
     for number, rows in enumerate(progress(Plan(corpus.lengths, BATCH_TOKENS, seed).epoch(0))):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        generator = torch.Generator().manual_seed(child_seed(seed, number))
         whole = corpus.batch(rows).to(subject.device)
         batch, chosen = mask_some(subject, whole, mask_rate, generator)
         output = subject.run(batch, capture=sites, logits=False)

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from isotrace.base.errors import InputError
+from isotrace.base.files import write_whole
 from isotrace.base.identity import identity
 from isotrace.interventions.components import COMPONENTS, Components
 from isotrace.interventions.what import Add, Apply, Clamp, Scale, Set, To, What
@@ -101,10 +102,9 @@ class Plan:
         """Write plan.json and, where there are tensors, tensors.safetensors. Raises InputError for functions."""
         folder, tensors = Path(folder), {}
         record = self._encoded(tensors)
-        folder.mkdir(parents=True, exist_ok=True)
         if tensors:
-            save_file(tensors, folder / "tensors.safetensors")
-        (folder / "plan.json").write_text(json.dumps(record, indent=2) + "\n")
+            write_whole(folder / "tensors.safetensors", save(tensors))
+        write_whole(folder / "plan.json", (json.dumps(record, indent=2) + "\n").encode())
         return folder
 
     @classmethod

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from isotrace.base.settings import expanded
 from isotrace.discovery.methods import Problem
 from isotrace.discovery.methods.interchange import MIN_PAIRS, Screening, equal_length_pairs, screen
 from isotrace.interventions import Heads, Values, mean_values
@@ -163,7 +164,7 @@ def _references(subject: Subject, setting: Setting, sizes: Sizes) -> dict[str, l
     """Reactions of any length with the maps attention is compared with."""
     rows = {MODEL_MAPS: _bundled(setting)}
     if folder := os.environ.get("ISOTRACE_DATA"):
-        patent = patent_maps(Path(folder))
+        patent = patent_maps(Path(expanded(folder)))
         rows[PATENT_MAPS] = [patent[i] for i in np.random.default_rng(setting.seed).permutation(len(patent))]
     longest, n = subject.max_tokens, sizes.n_maps
     return {

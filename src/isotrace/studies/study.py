@@ -14,6 +14,7 @@ import polars as pl
 
 from isotrace.base.progress import Progress
 from isotrace.base.registry import Registry
+from isotrace.base.settings import checked_seed
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Setting:
     seed: int
     progress: Progress
     dictionaries: dict[str, str]
+
+    def __post_init__(self) -> None:
+        checked_seed(self.seed)
 
 
 @dataclass(frozen=True)

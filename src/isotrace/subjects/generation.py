@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.settings import checked_seed
 
 if TYPE_CHECKING:
     from isotrace.subjects.subject import Batch, Subject
@@ -32,6 +33,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        checked_seed(self.seed)
         if not self.temperature >= 0 or not 0 < self.top_p <= 1 or self.max_new < 1:
             raise InputError(f"{self} cannot be sampled: temperature ≥ 0, 0 < top_p ≤ 1 and max_new ≥ 1.")
 

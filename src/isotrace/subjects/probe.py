@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from isotrace.base.errors import InputError, SubjectError
-from isotrace.base.settings import STRICT
+from isotrace.base.settings import STRICT, expanded
 from isotrace.subjects.subject import Batch, Subject
 
 
@@ -71,7 +71,7 @@ def load_probe(subject: Subject, name: str) -> Probe:
 
     Raises InputError if there is none, SubjectError if it belongs to other weights or is damaged.
     """
-    path = Path(name) if name.endswith(".json") else subject.files.folder / "probes" / f"{name}.json"
+    path = Path(expanded(name)) if name.endswith(".json") else subject.files.folder / "probes" / f"{name}.json"
     if not path.is_file():
         known = sorted(p.stem for p in (subject.files.folder / "probes").glob("*.json"))
         raise InputError(f"no probe {name!r} for {subject.source}: it has {', '.join(known) or 'none'}.")

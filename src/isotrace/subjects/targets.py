@@ -18,6 +18,7 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.base.registry import Registry
+from isotrace.base.settings import whole_number
 from isotrace.subjects.frozen import FrozenSubject
 from isotrace.subjects.probe import Probe, load_probe, pool, pooling_weights
 from isotrace.subjects.subject import Batch, Subject
@@ -100,9 +101,9 @@ def _token(text: str, subject: Subject, batch: Batch) -> Target:
     ordinary = (~subject.special(batch.ids[0]) & batch.mask[0]).nonzero()[:, 0].tolist()
     allowed = [p for p in ordinary if p > 0 or subject.objective != "causal"]
     choice = f"positions {allowed[0]} to {allowed[-1]}" if allowed else "no position to predict"
-    if not where.lstrip("-").isdigit() or not 0 <= int(where) < int(batch.mask[0].sum()):
+    position = whole_number(where)
+    if position is None or not 0 <= position < int(batch.mask[0].sum()):
         raise InputError(f"position {where!r} is out of range: this input has {choice}.")
-    position = int(where)
     place = subject.reading_position(position)
     if bool(subject.special(batch.ids[0, position])):
         name = subject.tokens(batch.ids[0, position : position + 1])[0]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 class AnnotateRequest(OnDictionary, Seeded):
+    way_on = "the same command goes on from there"
     out: Path | None = None
     """Run folder; left out, the command takes one in runs/, and with --json or in Python nothing is saved."""
     concepts: Annotated[tuple[Path, ...], REPEATED] = ()
@@ -109,7 +110,8 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
             from isotrace.annotation.explain.chat import Chat
             from isotrace.annotation.explain.explain_features import explain_features
 
-            cache = run.path.with_name(f"{run.path.name}.answers.jsonl")
+            place = run.path.resolve()  # "." has no name
+            cache = place.with_name(f"{place.name}.answers.jsonl")
             chat = Chat(request.explain, request.explain_model or "", cache=cache, key_variable=request.explain_key)
             explained = explain_features(
                 annotation.features, annotation.associations, prepared, subject, dictionary, chat,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 class CircuitRequest(OnDictionary, Seeded):
+    way_on = "the same command goes on from there"
     label: str
     """Column of labels: classes, numbers, or 0/1 strings per residue."""
     out: Path | None = None

@@ -37,6 +37,7 @@ class ConvertRequest(Request):
 @verb(ConvertRequest)
 def convert(request: ConvertRequest, progress: Progress) -> "Conversion":
     """Convert a dictionary between formats; say what was folded, dropped or assumed, and check the result."""
+    from isotrace.base.settings import expanded
     from isotrace.dictionaries.interop import Hints
     from isotrace.dictionaries.interop.converting import convert as converted
     from isotrace.subjects.subject import Subject, load_subject
@@ -45,7 +46,8 @@ def convert(request: ConvertRequest, progress: Progress) -> "Conversion":
     subject = request.subject
     if subject is not None and not isinstance(subject, Subject):
         subject = load_subject(subject, device="cpu")
+    sources = [expanded(one) for one in request.source]
     return converted(
-        request.source, request.to, request.out, source_format=request.source_format, hints=hints, subject=subject,
+        sources, request.to, request.out, source_format=request.source_format, hints=hints, subject=subject,
         dtype=request.dtype,
     )  # fmt: skip

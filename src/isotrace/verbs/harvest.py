@@ -9,6 +9,7 @@ from isotrace.verbs.request import COMMAS, Answer, Column, Data, Floats, OnSubje
 
 
 class HarvestRequest(OnSubject, Seeded):
+    way_on = "the same command goes on from there"
     data: Data
     tokens: int = Field(ge=1)
     """Tokens to write."""

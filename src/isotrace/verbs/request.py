@@ -5,19 +5,19 @@ A field that takes a subject, a dictionary or data takes a name (`bundled:molm`,
 """
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
-from pydantic_core import core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 from isotrace.base.errors import InputError
 from isotrace.base.progress import Progress
-from isotrace.base.settings import Seed
+from isotrace.base.settings import Seed, expanded, whole_number
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -49,12 +49,17 @@ class Shell:
         """One value stands for a tuple of it."""
         if not any(get_origin(part) is tuple for part in (source, *get_args(source))):
             return handler(source)
-        return core_schema.no_info_before_validator_function(self._several, handler(source))
+        several = partial(self._several, int in _parts(source))
+        return core_schema.no_info_before_validator_function(several, handler(source))
 
-    def _several(self, value: Any) -> Any:
+    def _several(self, whole: bool, value: Any) -> Any:
         if self.commas and isinstance(value, str):
-            return tuple(part.strip() for part in value.split(","))
-        return value if value is None or isinstance(value, list | tuple) else (value,)
+            value = tuple(part.strip() for part in value.split(","))
+        value = value if value is None or isinstance(value, list | tuple) else (value,)
+        # pydantic would read 1_0 and 1.0 too
+        if whole and any(isinstance(one, str) and whole_number(one) is None for one in value or ()):
+            raise PydanticCustomError("int_parsing", "give whole numbers")
+        return value
 
 
 PLACE, COMMAS, REPEATED = Shell(place=True), Shell(commas=True), Shell()
@@ -64,10 +69,13 @@ class Request(BaseModel):
     """Raises InputError for a value that a field does not take."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    way_on: ClassVar[str] = "the same command starts again"
+    """What goes on with a command that was stopped."""
 
     def __init__(self, **values: Any) -> None:
+        fields = type(self).model_fields
         try:
-            super().__init__(**values)
+            super().__init__(**{name: _at_home(value, fields.get(name)) for name, value in values.items()})
         except ValidationError as error:
             raise InputError(self._fault(error.errors()[0])) from None
 
@@ -118,7 +126,7 @@ class OnSubject(Request):
     """bundled:molm, pypi:rxnfp/bert_pretrained, hf:org/name or a folder."""
     domain: str | None = None
     """What tokens stand for, where the subject does not say."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$")
     """auto (a GPU where there is one), cpu, cuda or cuda:1."""
     subject_dtype: Literal["float32", "bfloat16"] = "float32"
     """What the subject computes in; trace, circuit and annotate need float32."""
@@ -145,6 +153,24 @@ class OnDictionary(OnSubject, InFolder):
 
 def shell(field: "FieldInfo") -> Shell:
     return next((one for one in field.metadata if isinstance(one, Shell)), Shell())
+
+
+def _at_home(value: Any, field: "FieldInfo | None") -> Any:
+    """A `~` in front of a place means a home folder, as it does to a shell, which does not see all of them."""
+    kinds = set(map(str, _parts(field.annotation))) if field else set()
+    if not kinds & {str(Path), str(Any)}:
+        return value
+    if isinstance(value, str | Path):
+        return type(value)(expanded(str(value)))
+    if isinstance(value, tuple | list) and str(tuple) in kinds:
+        return tuple(_at_home(one, field) for one in value)
+    return value
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    yield get_origin(kind) or kind
+    for part in get_args(kind)[: 1 if get_origin(kind) is Annotated else None]:
+        yield from _parts(part)
 
 
 def option(name: str, field: "FieldInfo") -> str:

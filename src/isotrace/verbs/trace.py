@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 class TraceRequest(OnDictionary, Seeded):
+    way_on = "the same command goes on from there"
     data: Annotated[Loaded, PLACE]
     """A SMILES, a file of many (CSV, .smi, SDF, …), or - for stdin; in Python also molecules, a list, a table."""
     target: str

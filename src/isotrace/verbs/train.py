@@ -11,6 +11,7 @@ from isotrace.verbs.request import COMMAS, REPEATED, Answer, Column, Data, Float
 
 
 class TrainRequest(OnSubject):
+    way_on = "the same command with --resume goes on from the last checkpoint"
     data: Data = None
     architecture: str
     """sae, transcoder, skip_transcoder or crosslayer."""
@@ -62,6 +63,8 @@ def train(request: TrainRequest, progress: Progress) -> Answer | None:
 
     if (request.data is None) == (request.store is None):
         raise InputError("give --data with sequences, or --store with harvested activations.")
+    if request.data == "-":
+        raise InputError("training reads its sequences again when it is resumed: save standard input in a file.")
     settings = read_settings(request.config)
     given = {"n_features": request.features} | {n: getattr(request, n) for n in ("k", "activation", "window", "layers")}
     settings["dictionary"] |= {name: value for name, value in given.items() if value is not None}

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from isotrace.base.errors import InputError, RunError
+from isotrace.base.settings import whole_number
 
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0
@@ -115,7 +116,8 @@ class Chat:
                     asked = error.headers.get("Retry-After", "")
                 if error.code not in RETRIED:
                     raise RunError(f"{self.url} {fault}; {self._advice(error.code)}") from None
-                wait = float(asked) if asked.isdigit() else wait
+                seconds = whole_number(asked)
+                wait = wait if seconds is None else max(0, seconds)
             except (URLError, HTTPException, OSError) as error:
                 fault = f"cannot be reached ({getattr(error, 'reason', error)})"
             if attempt < self.retries:

@@ -4,16 +4,18 @@ import json
 import pickle
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml  # a dependency of huggingface-hub and of transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from isotrace.base.errors import DictionaryError, RunError
+from isotrace.base.errors import DictionaryError
+from isotrace.base.files import write_whole
 
 
 def folders(config: str, weights: str, *paths: Path) -> list[Path]:
@@ -65,19 +67,15 @@ def mapping(path: Path) -> dict[str, Any]:
 
 def write(folder: Path, mappings: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
     """JSON and YAML files, and weights as `.safetensors` or `.pt`, into `folder`. Raises RunError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in mappings.items():
-            text = json.dumps(content, indent=2) if name.endswith("json") else yaml.safe_dump(content, sort_keys=False)
-            (folder / name).write_text(text.rstrip("\n") + "\n")
-        for name, state in tensors.items():
-            owned = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
-            if name.endswith(".pt"):
-                torch.save(owned, folder / name)
-            else:
-                save_file(owned, folder / name)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"cannot write {folder} ({_line(error)}): free space or choose another --out.") from error
+    for name, content in mappings.items():
+        text = json.dumps(content, indent=2) if name.endswith("json") else yaml.safe_dump(content, sort_keys=False)
+        write_whole(folder / name, (text.rstrip("\n") + "\n").encode())
+    for name, state in tensors.items():
+        owned = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+        if name.endswith(".pt"):
+            write_whole(folder / name, partial(torch.save, owned))
+        else:
+            write_whole(folder / name, save(owned))
 
 
 def _line(error: BaseException) -> str:

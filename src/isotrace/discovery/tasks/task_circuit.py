@@ -23,6 +23,7 @@ from torch import Tensor
 from isotrace.base.errors import InputError
 from isotrace.base.identity import identity
 from isotrace.base.progress import Progress
+from isotrace.base.settings import checked_seed
 from isotrace.base.work import Memo, claimed
 from isotrace.datasets.tasks import PARTS, TaskData, batches
 from isotrace.dictionaries.dictionary import Dictionary
@@ -65,6 +66,9 @@ class TaskConfig:
     n_controls: int = 20
     n_bootstrap: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        checked_seed(self.seed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from isotrace.base.files import write_whole
 from isotrace.subjects.sources.published import Published
 from isotrace.subjects.sources.source import write_record
 
@@ -77,7 +78,8 @@ def convert(subject: Published, wheel: Path, folder: Path) -> None:
     first = config["pad_token_id"] + 1 if subject.layout == "fairseq" else 0  # fairseq counts positions from there
     tokenizer = build_tokenizer(index, PATTERNS[subject.tokens], special, config["max_position_embeddings"] - first)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    state = {k: v.contiguous() for k, v in weights.items()}
+    write_whole(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
     tokenizer.save_pretrained(folder)
     write_record(folder, subject.domain)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from isotrace.base.errors import SubjectError
+from isotrace.base.settings import expanded
 from isotrace.subjects.sources.conversion import convert
 from isotrace.subjects.sources.published import Published, Wheel, find
 
@@ -27,8 +28,13 @@ LAYOUT = 1  # raised when conversion writes other files than before, so that old
 
 
 def cache_folder() -> Path:
-    chosen = os.environ.get("ISOTRACE_CACHE")
-    return Path(chosen) if chosen else user_cache_path("isotrace", appauthor=False)
+    """Raises SubjectError for a user without a home, who has to name one."""
+    if chosen := os.environ.get("ISOTRACE_CACHE"):
+        return Path(expanded(chosen))
+    try:
+        return user_cache_path("isotrace", appauthor=False)
+    except RuntimeError:
+        raise SubjectError("this user has no home folder for a cache: set ISOTRACE_CACHE to a folder.") from None
 
 
 def converted_folder(subject: Published) -> Path:
@@ -38,7 +44,10 @@ def converted_folder(subject: Published) -> Path:
 
 
 def is_cached(subject: Published) -> bool:
-    return (converted_folder(subject) / "subject.json").is_file()
+    try:
+        return (converted_folder(subject) / "subject.json").is_file()
+    except (SubjectError, OSError):
+        return False
 
 
 def obtain(name: str) -> Path:

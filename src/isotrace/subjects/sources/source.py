@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from isotrace.base.errors import SubjectError
+from isotrace.base.settings import expanded
 
 BUNDLED = ("molm",)
 # Weights as safetensors only, configs, and what tokenizers are made of: tokenizer.json, vocab.json, vocab.txt and
@@ -42,7 +43,7 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
 
         folder = obtain(name)
     else:
-        folder = Path(source)
+        folder = Path(expanded(source))
     if not (folder / "config.json").is_file():
         raise SubjectError(
             f"{source!r} is no subject: name one that `isotrace subjects` lists, hf:org/name or a folder in its layout."

@@ -13,7 +13,7 @@ from isotrace.base.errors import InputError
 from isotrace.base.files import shipped_rows
 from isotrace.domains.domain import regular_expression
 
-_ELEMENT = re.compile(r"(?:(x)|([A-Z])|\[([A-Z]+)(>?)\]|\{([A-Z]+)\})(?:\((\d+)(?:,(\d+))?\))?")
+_ELEMENT = re.compile(r"(?:(x)|([A-Z])|\[([A-Z]+)(>?)\]|\{([A-Z]+)\})(?:\(([0-9]{1,9})(?:,([0-9]{1,9}))?\))?")
 
 
 def matches(kind: str, pattern: str, sequence: str) -> list[range]:
