@@ -344,22 +344,29 @@ def test_a_byte_tokenizer_is_read_by_every_command(isotrace, byte_subject, tmp_p
     sequences, refused = usable(subject, str(data), None, None)
     assert (sequences, refused.rows()) == (tiny.MOLECULES, rejects.rows())
     common = (byte_subject, "--data", data, "--domain", "molecule", "--tokens", "64")
-    (tmp_path / "c.toml").write_text("[training]\nbatch_tokens = 32\n[stream]\nmask_rate = 0.0\n")
+    (tmp_path / "c.toml").write_text("[training]\nbatch_tokens = 32\n")
     options = ("--config", tmp_path / "c.toml", "--architecture", "transcoder", "--features", "8", "--k", "2")
     assert isotrace("train", *common, *options, "--out", tmp_path / "trained")[0] == 0
-    code, out, err = isotrace("harvest", *common, "--mask-rate", "0", "--out", tmp_path / "store", "--json")
-    assert code == 0, err
-    assert json.loads(out)["tokens"] == 64
+    for rate in ((), ("--mask-rate", "0")):
+        code, out, err = isotrace("harvest", *common, *rate, "--out", tmp_path / f"store{len(rate)}", "--json")
+        assert code == 0, err
+        assert json.loads(out)["tokens"] == 64
+    code, _, err = isotrace("harvest", *common, "--mask-rate", "0.1", "--out", tmp_path / "store", "--json")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "fills no masks: leave the masking rate out" in err
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "no head"])
-def test_fidelity_needs_a_subject_that_fills_masks(isotrace, folders, tmp_path, kind):
-    from transformers import BertModel
+@pytest.mark.parametrize("kind", ["no head", "no mask token"])
+def test_fidelity_needs_a_subject_that_predicts(isotrace, tmp_path, kind):
+    from transformers import BertForMaskedLM, BertModel
 
-    if kind == "no head":
-        BertModel(tiny.tiny_model("bert").config).save_pretrained(tmp_path / "bert")
-        tiny.tokenizer().save_pretrained(tmp_path / "bert")
-    subject = tiny.load_tiny(folders["gpt2"] if kind == "gpt2" else tmp_path / "bert")
+    model = BertModel if kind == "no head" else BertForMaskedLM
+    model(tiny.tiny_model("bert").config).save_pretrained(tmp_path / "bert")
+    tokenizer = tiny.tokenizer()
+    if kind == "no mask token":
+        tokenizer.mask_token = None
+    tokenizer.save_pretrained(tmp_path / "bert")
+    subject = tiny.load_tiny(tmp_path / "bert")
     given = {"dtype": torch.float32, "training": {}}
     save_dictionary(tiny.random_dictionary(subject), tmp_path / "features", reference(subject), **given)
     (tmp_path / "many.smi").write_text("\n".join(tiny.MOLECULES))
@@ -367,5 +374,5 @@ def test_fidelity_needs_a_subject_that_fills_masks(isotrace, folders, tmp_path, 
     for controls in ((), ("--no-controls",)):
         code, _, err = isotrace("evaluate", *arguments, *controls)
         assert code == 3
-        assert ("fills no masks" if kind == "gpt2" else "has no language-model head") in err
+        assert ("has no mask token" if kind == "no mask token" else "has no language-model head") in err
         assert err.count("\n") == 1

@@ -164,3 +164,23 @@ def test_what_cannot_be_used_says_so(isotrace, world, tmp_path):
     single.write_text("smiles\nCCO\n")
     with pytest.raises(InputError, match="too few to fit controls"):
         isotrace(subject, clt, "--data", single)
+
+
+def test_a_causal_subject_needs_no_masking_rate(isotrace, folders, tmp_path):
+    """Next tokens, controls alike, in the table, in JSON and on the page; a run of before is still read."""
+    subject = tiny.load_tiny(folders["gpt2"])
+    save_dictionary(
+        tiny.random_dictionary(subject), tmp_path / "d", reference(subject), dtype=torch.float32, training={}
+    )
+    (tmp_path / "many.smi").write_text("\n".join(tiny.MOLECULES * 2))
+    given = (folders["gpt2"], tmp_path / "d", "--data", tmp_path / "many.smi", "--domain", "molecule", "--bootstrap", 20)
+    found = json.loads(isotrace(*given, "--json").out)
+    assert (found["objective"], found["mask_rate"], found["n_masked"]) == ("causal", 0, 0)
+    assert found["n_predicted"] == found["n_tokens"] - found["n_sequences"] > 0
+    assert [one["reason"] for one in found["controls"]] == [None] * 4
+    assert f"{found['n_predicted']} next tokens" in isotrace(*given, "--out", tmp_path / "run").out
+    page = (tmp_path / "run/report.html").read_text()
+    assert "next-token loss" in page
+    assert "mask" not in page.partition("</style>")[2]
+    with pytest.raises(SubjectError, match="leave the masking rate out"):
+        isotrace(*given, "--mask-rate", 0.2)

@@ -35,13 +35,13 @@ def plain(relu_subject, pair):
 def test_numbers_are_those_of_each_dictionary_alone(relu_subject, pair, plain):
     for entry in plain.dictionaries:
         alone = evaluate(relu_subject, pair[entry["name"]], SEQUENCES, **OPTIONS)
-        shared = set(alone) - {"clean", "n_sequences", "n_tokens", "n_masked"}
+        shared = set(alone) - {"clean", "n_sequences", "n_tokens", "n_predicted"}
         assert {key: entry[key] for key in shared} == {key: alone[key] for key in shared}
         assert plain.clean == alone["clean"]
-        assert (plain.n_sequences, plain.n_tokens, plain.n_masked) == (
+        assert (plain.n_sequences, plain.n_tokens, plain.n_predicted) == (
             len(SEQUENCES),
             alone["n_tokens"],
-            alone["n_masked"],
+            alone["n_predicted"],
         )
 
 

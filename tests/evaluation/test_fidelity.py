@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+import plain_models
 import tiny
 from isotrace.activations.corpus import Plan as Batches
 from isotrace.activations.harvest import Corpus, mask_some, mlp_activations
+from isotrace.base.errors import SubjectError
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
 from isotrace.evaluation.fidelity import MODES, evaluate, mean_activations
 from isotrace.interventions import Apply, Intervention, MLPs, Plan
@@ -86,7 +88,7 @@ def test_numbers_are_those_of_a_plain_loop(relu_subject):
             torch.nn.functional.kl_div(logs["free_running"], logs["clean"], log_target=True, reduction="sum")
         )
         n += int(chosen.sum())
-    assert found["n_masked"] == n > 3
+    assert found["n_predicted"] == n > 3
     assert found["n_sequences"] == 3
     assert found["free_running"]["kl"] == pytest.approx(divergence / n, rel=1e-4)
     for mode in MODES:
@@ -117,3 +119,55 @@ def test_teacher_forcing_reads_the_clean_stream(relu_subject):
     for mode, inputs in (("teacher_forced", None), ("free_running", list(x))):
         with pytest.raises(ValueError, match="teacher_forced needs clean activations"):
             replaced_hidden(relu_subject, dictionary, batch, mode, inputs)
+
+
+@pytest.mark.parametrize("causal", ["gpt2", "llama"])
+def test_a_causal_subject_is_measured_at_every_next_token(_loaded, folders, causal):
+    """As transformers' own loss says, with the dictionary, or the mean, in place of every MLP of the plain model."""
+    subject = _loaded[causal][0]
+    dictionary = tiny.random_dictionary(subject, window=1)
+    found = evaluate(subject, dictionary, SEQUENCES[:6], n_bootstrap=20)
+    mean = mean_activations(subject, Corpus.of(subject, SEQUENCES[:6]), dictionary.config.writes, 0)
+    model, losses = plain_models.plain(causal, folders[causal]), {}
+    mlps = [block.mlp for block, *_ in plain_models.blocks(causal, model)]
+
+    def features(layer):
+        def replace(module, args, output):
+            active = dictionary.encode(layer, args[0]).dense(12)
+            return dictionary.decode(layer, {layer: active}, args[0])
+
+        return replace
+
+    ways = {
+        "clean": lambda layer: lambda *_: None,
+        "ablated": lambda layer: lambda module, args, output: mean[layer].expand_as(output),
+        "free_running": features,
+    }
+    for name, way in ways.items():
+        handles = [mlp.register_forward_hook(way(layer)) for layer, mlp in enumerate(mlps)]
+        total, n = 0.0, 0
+        for text in SEQUENCES[:6]:
+            ids = subject.tokenize([text]).ids
+            with torch.no_grad():
+                total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+            n += ids.shape[1] - 1
+        losses[name] = total / n
+        for handle in handles:
+            handle.remove()
+    assert found["n_predicted"] == n
+    for name, loss in losses.items():
+        assert found[name]["cross_entropy"] == pytest.approx(loss, rel=1e-4), name
+    assert len({round(loss, 3) for loss in losses.values()}) == 3
+    recovered = (losses["ablated"] - losses["free_running"]) / (losses["ablated"] - losses["clean"])
+    assert found["free_running"]["loss_recovered"] == pytest.approx(recovered, rel=1e-2)
+
+
+def test_padding_is_not_predicted(_loaded):
+    """Sequences of unequal length count as they do apart."""
+    subject = _loaded["gpt2"][0]
+    dictionary = tiny.random_dictionary(subject)
+    texts = ["CCO", "c1cc[nH]c1C", "CC"]
+    lengths = [int(subject.tokenize([text]).mask.sum()) for text in texts]
+    assert evaluate(subject, dictionary, texts, n_bootstrap=20)["n_predicted"] == sum(lengths) - 3
+    with pytest.raises(SubjectError, match="fills no masks: leave the masking rate out"):
+        evaluate(subject, dictionary, texts, mask_rate=0.2)

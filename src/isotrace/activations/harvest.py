@@ -14,7 +14,11 @@ from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 
-__all__ = ["Corpus", "Plan", "activations", "mask_some", "masked_batches", "mlp_activations", "record", "width"]
+__all__ = [
+    "Corpus", "Plan", "activations", "mask_rate_of", "mask_some", "masked_batches", "mlp_activations", "record", "width",
+]  # fmt: skip
+MASK_RATE = 0.15
+"""The usual share of masked tokens, where the subject fills masks."""
 
 
 class _Done(Exception):  # noqa: N818
@@ -85,15 +89,24 @@ def record(subject: Subject, batch: Batch, hookpoints: Sequence[str], take: Call
         raise SubjectError(f"{subject.source} never computed {min(left)}: its family names the wrong module there.")
 
 
+def mask_rate_of(subject: Subject, asked: float | None) -> float:
+    """The share of tokens to mask: what is `asked` for, or the usual one, which is 0 for a subject that fills no masks.
+
+    Raises SubjectError for a rate above 0 on such a subject.
+    """
+    if asked is None:
+        return 0.0 if subject.mask_id is None else MASK_RATE
+    if asked > 0 and subject.mask_id is None:
+        raise SubjectError(f"{subject.source} fills no masks: leave the masking rate out, or set it to 0.")
+    return asked
+
+
 def mask_some(subject: Subject, batch: Batch, rate: float, generator: torch.Generator) -> tuple[Batch, Tensor]:
     """Replace tokens by the mask token, each with probability `rate`, specials never: (batch, chosen bool).
 
-    Raises SubjectError for a rate above 0 on a subject that fills no masks.
+    Raises SubjectError as `mask_rate_of`.
     """
-    if rate > 0 and subject.mask_id is None:
-        raise SubjectError(
-            f"{subject.source} fills no masks: set the masking rate to 0; fidelity at masked tokens it has none."
-        )
+    rate = mask_rate_of(subject, rate)
     drawn = torch.rand(batch.ids.shape, generator=generator) < rate  # on the CPU, so that devices agree
     chosen = drawn.to(batch.ids.device) & ~subject.special(batch.ids)
     ids = batch.ids if subject.mask_id is None else batch.ids.masked_fill(chosen, subject.mask_id)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isotrace.activations.harvest import Corpus, masked_batches, record, width
+from isotrace.activations.harvest import Corpus, mask_rate_of, masked_batches, record, width
 from isotrace.base.errors import RunError
 from isotrace.base.identity import identity
 from isotrace.base.settings import child_seed
@@ -51,11 +51,12 @@ class SubjectStream:
 
     block_tokens: a block holds at least this many tokens, and less than one batch more.
     batch_tokens: tokens per pass of the subject, see `Plan`.
-    mask_rate: share of the tokens masked in every second batch.
+    mask_rate: share of the tokens masked in every second batch; None: see `mask_rate_of`.
     special_tokens: whether begin, end and their like are kept; mask tokens always are.
     rank, world_size: of `world_size` streams that differ in `rank` alone, each takes its share of the batches.
 
-    Raises RunError where nothing is left to harvest, SubjectError as `width` does.
+    Raises RunError where nothing is left to harvest, SubjectError as `width` and
+    `mask_rate_of` do.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class SubjectStream:
         *,
         block_tokens: int,
         batch_tokens: int,
-        mask_rate: float,
+        mask_rate: float | None,
         seed: int,
         special_tokens: bool,
         rank: int = 0,
@@ -83,7 +84,8 @@ class SubjectStream:
             tuple(hookpoints),
             width(subject, hookpoints),
         )
-        self.block_tokens, self.batch_tokens, self.mask_rate, self.seed = block_tokens, batch_tokens, mask_rate, seed
+        self.block_tokens, self.batch_tokens, self.seed = block_tokens, batch_tokens, seed
+        self.mask_rate = mask_rate_of(subject, mask_rate)
         self.special_tokens, self.rank, self.world_size = special_tokens, rank, world_size
 
     def describe(self) -> dict[str, Any]:

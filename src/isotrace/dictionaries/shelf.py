@@ -27,7 +27,7 @@ ABOUT, FORMAT_VERSION = "about", 1
 TABLES = {"names": ("features", "examples"), "fidelity": (), "card": ()}
 RESULTS = {"names": "annotation", "fidelity": "evaluation"}
 """Which result a part comes from, and the command's name for it."""
-SHARED = ("seed", "mask_rate", "n_bootstrap", "n_sequences", "n_tokens", "n_masked", "clean")
+SHARED = ("seed", "mask_rate", "n_bootstrap", "n_sequences", "n_tokens", "n_predicted", "n_masked", "clean")
 Key = tuple[int, int]
 """(layer, feature)."""
 

@@ -1,4 +1,4 @@
-"""Several dictionaries and their controls on the same masked sequences: one table, paired differences, Pareto set."""
+"""Several dictionaries and their controls on the same sequences, with the same masks: one table, paired differences, Pareto set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from isotrace.activations.harvest import Corpus
+from isotrace.activations.harvest import Corpus, mask_rate_of
 from isotrace.base.errors import DictionaryError, InputError
 from isotrace.base.identity import identity
 from isotrace.base.settings import checked_seed
@@ -19,7 +19,7 @@ from isotrace.evaluation.fidelity import (
     Progress,
     measure,
     noted_interval,
-    require_masks,
+    require_predictions,
     summarise,
 )
 from isotrace.stats.bootstrap import bootstrap_weights
@@ -29,7 +29,7 @@ from isotrace.subjects.subject import Subject
 
 FITTING_SHARE = 4  # every fourth sequence, by its hash, is for fitting controls
 CONFIG = ("architecture", "activation", "k", "window", "n_features", "layers", "hookpoint_in", "hookpoint_out")
-SHARED = ("clean", "n_sequences", "n_tokens", "n_masked")
+SHARED = ("clean", "n_sequences", "n_tokens", "n_predicted")
 SCORES = ("loss_recovered", "top1_agreement", "kl", "cross_entropy")
 
 
@@ -46,11 +46,13 @@ class Comparison:
 
     subject: str
     subject_id: str
+    objective: str
     seed: int
     mask_rate: float
     n_bootstrap: int
     n_sequences: int
     n_tokens: int
+    n_predicted: int
     n_masked: int
     fitting: dict[str, int] | None
     clean: dict[str, float]
@@ -75,21 +77,22 @@ def compare(
     dictionaries: Mapping[str, Dictionary],
     sequences: Sequence[str],
     *,
-    mask_rate: float = 0.15,
+    mask_rate: float | None = None,
     seed: int = 0,
     n_bootstrap: int = 500,
     controls: bool = True,
     progress: Progress = iter,
 ) -> Comparison:
-    """Evaluate named dictionaries, and controls of the first, on `sequences`, each masked once at `mask_rate`.
+    """Evaluate named dictionaries, and controls of the first, on `sequences`, as `fidelity.evaluate` does one.
 
     With `controls`, about a quarter of the sequences is set apart to fit them on: those whose SHA-256 says so, so
     that a sequence that occurs twice never stands on both sides, and neither order nor other rows matter.
-    Sequences the subject cannot read are left out. Raises SubjectError for a subject that fills no masks, InputError
-    if either side is empty or nothing is masked.
+    Sequences the subject cannot read are left out. Raises SubjectError and InputError as `measure`, InputError
+    also if either side is empty.
     """
     checked_seed(seed)
-    require_masks(subject)
+    require_predictions(subject)
+    mask_rate = mask_rate_of(subject, mask_rate)
     if not dictionaries:
         raise DictionaryError("there is no dictionary to evaluate: name at least one.")
     first = next(iter(dictionaries.values()))
@@ -117,8 +120,10 @@ def compare(
     return Comparison(
         subject=subject.source,
         subject_id=identity(subject),
+        objective=subject.objective,
         seed=seed,
         mask_rate=mask_rate,
+        n_masked=scores[0]["n_predicted"] if subject.objective != "causal" else 0,
         n_bootstrap=n_bootstrap,
         fitting={"n_sequences": sample.n_sequences, "n_tokens": sample.n_tokens} if sample else None,
         **{key: scores[0][key] for key in SHARED},

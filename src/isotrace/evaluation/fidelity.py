@@ -1,6 +1,7 @@
 """How faithful the replacement model is on held-out sequences (METHODS §3).
 
-Cross-entropy is taken on masked positions only, since a masked language model copies the others.
+Cross-entropy is that of what the subject predicts: of masked tokens, since a masked language model copies the others;
+of a causal one every next token, the end token too.
 loss recovered = (CE_ablated − CE_replaced) / (CE_ablated − CE_clean), ablated = everything the dictionary writes at
 its mean.
 Nothing is clipped: a replacement worse than ablation is negative, and what is undefined is NaN with a note.
@@ -14,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isotrace.activations.harvest import Corpus, Plan, mask_some
+from isotrace.activations.harvest import Corpus, Plan, mask_rate_of, mask_some
 from isotrace.base.errors import InputError, RunError, SubjectError
 from isotrace.base.settings import child_seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
 from isotrace.stats.bootstrap import bootstrap_weights, interval
 from isotrace.stats.share import share
-from isotrace.subjects.subject import Subject
+from isotrace.subjects.subject import Batch, Subject
 
 MODES = ("free_running", "teacher_forced")
 BATCH_TOKENS = 4_096
@@ -33,10 +34,10 @@ Progress = Callable[[list[Any]], Iterable[Any]]
 class Measured:
     """One dictionary on one set of sequences.
 
-    sums: per sequence `[n_sequences]` float64, over its masked positions: `n`, then cross-entropy (nats), hits of the
+    sums: per sequence `[n_sequences]` float64, over its predicted tokens: `n`, then cross-entropy (nats), hits of the
         truth, agreement and KL with the clean subject under `clean`, `ablated` and both modes.
     residual, total: squared error and variance `[n_layers]` of what is written. fired: tokens on which each feature
-        is active `[n_layers, F]`. norms: of decoder rows `[n_layers, F]`. n_tokens: all tokens, masked or not.
+        is active `[n_layers, F]`. norms: of decoder rows `[n_layers, F]`. n_tokens: all tokens, predicted or not.
     """
 
     sums: dict[str, np.ndarray]
@@ -62,12 +63,13 @@ def evaluate(
     dictionary: Dictionary,
     sequences: Sequence[str],
     *,
-    mask_rate: float = 0.15,
+    mask_rate: float | None = None,
     seed: int = 0,
     n_bootstrap: int = 500,
 ) -> dict[str, Any]:
-    """Fidelity of `dictionary` on `sequences`, each masked once at `mask_rate`. What it writes is replaced; other
-    layers and sites stay the subject's own.
+    """Fidelity of `dictionary` on `sequences`, each masked once at `mask_rate`, see `mask_rate_of`; a causal subject
+    predicts every next token of theirs. What the dictionary writes is replaced; other layers and sites stay the
+    subject's own.
 
     Returns `free_running` and `teacher_forced` {loss_recovered, ci, note, top1_agreement, kl, cross_entropy},
     `clean` and `ablated` {cross_entropy, top1}, `fve [n_layers]`, `l0` (per token and layer), `dead_fraction`
@@ -79,17 +81,17 @@ def evaluate(
     return summarise(measured, bootstrap_weights(len(corpus.ids), n_bootstrap, seed))
 
 
-def require_masks(subject: Subject) -> None:
-    """Raises SubjectError unless the subject predicts masked tokens, which is where fidelity is measured."""
+def require_predictions(subject: Subject) -> None:
+    """Raises SubjectError unless the subject predicts tokens, which is where fidelity is measured."""
     if not subject.has_head:
         raise SubjectError(
             f"{subject.source} has no language-model head, so no cross-entropy: fidelity is measured on predictions "
-            "of masked tokens; evaluate on the same model with its head."
+            "of tokens; evaluate on the same model with its head."
         )
-    if subject.mask_id is None:
+    if subject.mask_id is None and subject.objective != "causal":
         raise SubjectError(
-            f"{subject.source} fills no masks, and fidelity is measured at masked tokens: evaluate dictionaries of "
-            "masked or denoising subjects whose tokenizer has a mask token."
+            f"the tokenizer of {subject.source} has no mask token, and its fidelity is measured at masked tokens: give "
+            "it one."
         )
 
 
@@ -100,16 +102,18 @@ def measure(
     corpus: Corpus,
     *,
     names: Sequence[str],
-    mask_rate: float,
+    mask_rate: float | None,
     seed: int,
     progress: Progress = iter,
 ) -> list[Measured]:
-    """Every dictionary on the same masked sequences, which the subject reads once for all of them.
+    """Every dictionary on the same sequences with the same masks, which the subject reads once for all of them.
 
-    `names` are for messages, `progress` wraps the list of batches. Raises SubjectError for a subject that fills no
-    masks, InputError if no token is masked, RunError naming the dictionary whose numbers are not finite.
+    `names` are for messages, `progress` wraps the list of batches. Raises SubjectError for a subject that predicts no
+    tokens or a `mask_rate` above 0 where none are masked, InputError if no token is predicted, RunError naming the
+    dictionary whose numbers are not finite.
     """
-    require_masks(subject)
+    require_predictions(subject)
+    rate = mask_rate_of(subject, mask_rate)
     configs = [dictionary.config for dictionary in dictionaries]
     sites = sorted({site for config in configs for site in (*config.reads, *config.writes)})
     means = {
@@ -120,41 +124,42 @@ def measure(
     for number, rows in enumerate(progress(Plan(corpus.lengths, BATCH_TOKENS, seed).epoch(0))):
         generator = torch.Generator().manual_seed(child_seed(seed, number))
         whole = corpus.batch(rows).to(subject.device)
-        batch, chosen = mask_some(subject, whole, mask_rate, generator)
+        batch, asked = _asked(subject, whole, rate, generator)
         output = subject.run(batch, capture=sites, logits=False)
-        masked = _Masked(subject, chosen, whole.ids[chosen])
-        clean = masked.logits(output.final)
-        shared = {"n": chosen.sum(1).double().cpu()} | masked.scores("clean", clean, None)
+        clean = asked.logits(output.final)
+        shared = {"n": asked.places.sum(1).double().cpu()} | asked.scores("clean", clean, None)
         ablated: dict[tuple[str, ...], dict[str, Tensor]] = {}
         for tally in tallies:
             config, writes = tally.dictionary.config, tuple(tally.dictionary.config.writes)
             if writes not in ablated:
                 hidden = ablated_hidden(subject, tally.dictionary, batch, means[writes])
-                ablated[writes] = masked.scores("ablated", masked.logits(hidden), clean)
+                ablated[writes] = asked.scores("ablated", asked.logits(hidden), clean)
             record = shared | ablated[writes]
             reads = [output.captured[site] for site in config.reads]
             for mode in MODES:
                 given = reads if mode == "teacher_forced" else None
                 hidden = replaced_hidden(subject, tally.dictionary, batch, mode, given)
-                record |= masked.scores(mode, masked.logits(hidden), clean)
+                record |= asked.scores(mode, asked.logits(hidden), clean)
             tally.add(record, torch.stack(reads), torch.stack([output.captured[site] for site in config.writes]))
     if not len(corpus.ids) or not sum(float(n.sum()) for n in tallies[0].sums["n"]):
-        raise InputError(f"no token of {len(corpus.ids)} sequences was masked: give more, or raise --mask-rate.")
+        way = "predicted: give sequences of two tokens or more"
+        way = way if subject.objective == "causal" else "masked: give more, or raise --mask-rate"
+        raise InputError(f"no token of {len(corpus.ids)} sequences was {way}.")
     return [tally.measured(name) for name, tally in zip(names, tallies, strict=True)]
 
 
 @dataclass(frozen=True)
-class _Masked:
-    """The masked positions of a batch: `chosen [batch, tokens]` bool and their `truth [n]`. The head is run on them
-    alone, since a vocabulary is wide."""
+class _Asked:
+    """What a batch is asked: the `places [batch, tokens]` bool whose logits predict the tokens `truth [n]`. The head is
+    run on them alone, since a vocabulary is wide."""
 
     subject: Subject
-    chosen: Tensor
+    places: Tensor
     truth: Tensor
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Log-probabilities `[n, vocabulary]` from final hidden states `[batch, tokens, d_model]`."""
-        return self.subject.head(hidden[self.chosen]).log_softmax(-1)
+        return self.subject.head(hidden[self.places]).log_softmax(-1)
 
     def scores(self, name: str, logits: Tensor, clean: Tensor | None) -> dict[str, Tensor]:
         """Sums per sequence `[batch]` float64: cross-entropy in nats, hits; against `clean` also agreement and
@@ -164,9 +169,18 @@ class _Masked:
         if clean is not None:
             found[f"{name}_agree"] = best == clean.argmax(-1)
             found[f"{name}_kl"] = (clean.exp() * (clean - logits)).sum(-1)
-        empty = torch.zeros(len(self.chosen), dtype=torch.float64)
-        sequence = self.chosen.nonzero()[:, 0].cpu()
+        empty = torch.zeros(len(self.places), dtype=torch.float64)
+        sequence = self.places.nonzero()[:, 0].cpu()
         return {key: empty.index_add(0, sequence, value.double().cpu()) for key, value in found.items()}
+
+
+def _asked(subject: Subject, whole: Batch, rate: float, generator: torch.Generator) -> tuple[Batch, _Asked]:
+    """(what the subject reads, what it is asked): tokens masked at `rate`, or, of a causal subject, every next one."""
+    if subject.objective != "causal":
+        batch, chosen = mask_some(subject, whole, rate, generator)
+        return batch, _Asked(subject, chosen, whole.ids[chosen])
+    follows = whole.mask[:, 1:]
+    return whole, _Asked(subject, torch.nn.functional.pad(follows, (0, 1)), whole.ids[:, 1:][follows])
 
 
 class _Tally:
@@ -232,7 +246,7 @@ def summarise(measured: Measured, weights: np.ndarray) -> dict[str, Any]:
         "decoder_norms": _quantiles(measured.norms, {"q05": 0.05, "median": 0.5, "q95": 0.95}),
         "n_sequences": len(every),
         "n_tokens": measured.n_tokens,
-        "n_masked": int(n),
+        "n_predicted": int(n),
     }
 
 

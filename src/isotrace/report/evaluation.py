@@ -66,7 +66,10 @@ class Evaluation(Result):
         entries += [
             entry | {"short": entry["name"], "role": ROLES[entry["name"]]} for entry in self.summary["controls"]
         ]
+        causal = self.summary.get("objective") == "causal"  # runs of before name none, and were of masked tokens
         page = self.summary | {
+            "predicted": self.summary["n_predicted"] if causal else self.summary["n_masked"],
+            "causal": causal,
             "title": "How faithful the dictionaries are" if len(names) > 1 else "How faithful the dictionary is",
             "entries": entries,
             "picture": pareto_svg(self.summary),

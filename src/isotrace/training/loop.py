@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isotrace.activations.harvest import Corpus, masked_batches, mlp_activations
+from isotrace.activations.harvest import Corpus, mask_rate_of, masked_batches, mlp_activations
 from isotrace.activations.stream import ActivationStream, Block, SubjectStream
 from isotrace.base.errors import RunError
 from isotrace.dictionaries.config import DictionaryConfig
@@ -39,7 +39,6 @@ from isotrace.training.world import World
 
 Callback = Callable[[dict[str, Any]], None]
 STATISTICS_TOKENS = 200_000
-MASK_RATE = 0.15  # of fine-tuning
 SHORT_BLOCKS = 8
 
 
@@ -207,7 +206,8 @@ def finetune(subject: Subject, corpus: Corpus, trainer: Trainer, state, save, on
     training, dictionary, world = trainer.job.training, trainer.dictionary, trainer.world
     size = max(1, training.finetune_batch_tokens // world.size)
     stream = masked_batches(
-        subject, corpus, size, MASK_RATE, training.seed + 1, state["batch"], rank=world.rank, world_size=world.size
+        subject, corpus, size, mask_rate_of(subject, None), training.seed + 1, state["batch"], rank=world.rank,
+        world_size=world.size,
     )
     none_dead = torch.zeros_like(trainer.since, dtype=torch.bool)
     autocast = torch.autocast(subject.device.type, torch.bfloat16, enabled=training.dtype == "bfloat16")

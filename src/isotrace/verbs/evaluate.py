@@ -19,8 +19,8 @@ class EvaluateRequest(OnDictionary, Seeded):
     """Run folder; without it only what is printed."""
     limit: int | None = Field(default=None, ge=1)
     """Take only the first usable rows."""
-    mask_rate: float = Field(default=0.15, ge=0.01, le=0.99)
-    """Share of tokens masked."""
+    mask_rate: float | None = Field(default=None, ge=0.01, le=0.99)
+    """Share of tokens masked; usual: 0.15. A causal subject masks none and predicts every next token."""
     bootstrap: int = Field(default=500, ge=20)
     """Draws of sequences for the intervals."""
     controls: bool = True

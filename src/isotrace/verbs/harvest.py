@@ -23,8 +23,8 @@ class HarvestRequest(OnSubject, Seeded):
     """Of the activations written."""
     shard_tokens: int = Field(default=100_000, ge=1)
     """Tokens of a shard."""
-    mask_rate: float = Field(default=0.15, ge=0, le=0.99)
-    """Share masked in every second batch."""
+    mask_rate: float | None = Field(default=None, ge=0, le=0.99)
+    """Share masked in every second batch; usual: 0.15, or 0 for a subject that fills no masks."""
     column: Column = None
 
 
