@@ -74,6 +74,12 @@ def rotary(_loaded):
     return _loaded["esm-rotary"][0]
 
 
+@pytest.fixture(scope="session")
+def causals(_loaded):
+    """The causal subjects in float32, by variant."""
+    return {variant: _loaded[variant][0] for variant in ("gpt2", "llama")}
+
+
 @pytest.fixture
 def rotary64(_loaded, double):
     return _loaded["esm-rotary"][1]

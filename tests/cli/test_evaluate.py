@@ -173,7 +173,8 @@ def test_a_causal_subject_needs_no_masking_rate(isotrace, folders, tmp_path):
         tiny.random_dictionary(subject), tmp_path / "d", reference(subject), dtype=torch.float32, training={}
     )
     (tmp_path / "many.smi").write_text("\n".join(tiny.MOLECULES * 2))
-    given = (folders["gpt2"], tmp_path / "d", "--data", tmp_path / "many.smi", "--domain", "molecule", "--bootstrap", 20)
+    given = (folders["gpt2"], tmp_path / "d", "--data", tmp_path / "many.smi", "--domain", "molecule")
+    given = (*given, "--bootstrap", 20)
     found = json.loads(isotrace(*given, "--json").out)
     assert (found["objective"], found["mask_rate"], found["n_masked"]) == ("causal", 0, 0)
     assert found["n_predicted"] == found["n_tokens"] - found["n_sequences"] > 0

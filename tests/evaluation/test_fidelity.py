@@ -122,9 +122,9 @@ def test_teacher_forcing_reads_the_clean_stream(relu_subject):
 
 
 @pytest.mark.parametrize("causal", ["gpt2", "llama"])
-def test_a_causal_subject_is_measured_at_every_next_token(_loaded, folders, causal):
+def test_a_causal_subject_is_measured_at_every_next_token(causals, folders, causal):
     """As transformers' own loss says, with the dictionary, or the mean, in place of every MLP of the plain model."""
-    subject = _loaded[causal][0]
+    subject = causals[causal]
     dictionary = tiny.random_dictionary(subject, window=1)
     found = evaluate(subject, dictionary, SEQUENCES[:6], n_bootstrap=20)
     mean = mean_activations(subject, Corpus.of(subject, SEQUENCES[:6]), dictionary.config.writes, 0)
@@ -162,9 +162,9 @@ def test_a_causal_subject_is_measured_at_every_next_token(_loaded, folders, caus
     assert found["free_running"]["loss_recovered"] == pytest.approx(recovered, rel=1e-2)
 
 
-def test_padding_is_not_predicted(_loaded):
+def test_padding_is_not_predicted(causals):
     """Sequences of unequal length count as they do apart."""
-    subject = _loaded["gpt2"][0]
+    subject = causals["gpt2"]
     dictionary = tiny.random_dictionary(subject)
     texts = ["CCO", "c1cc[nH]c1C", "CC"]
     lengths = [int(subject.tokenize([text]).mask.sum()) for text in texts]

@@ -48,11 +48,17 @@ def test_a_prediction_does_not_see_its_token(subject, variant, folders):
 
 def test_positions_that_cannot_be_predicted(subject, variant):
     batch = subject.tokenize(["CCO"])
-    with pytest.raises(InputError, match=r"position 4 is <eos>.*positions 1 to 3"):
-        parse_target("mask:4", subject, batch)
-    with pytest.raises(InputError, match=r"'9' is out of range.*positions 1 to 3"):
+    last = 4 if variant in CAUSAL else 3  # a causal subject also predicts what is behind the text
+    with pytest.raises(InputError, match=rf"'9' is out of range.*positions 1 to {last}"):
         parse_target("mask:9", subject, batch)
-    if variant in CAUSAL:
+    for text in ("mask:--1", "mask:²", "mask:"):
+        with pytest.raises(InputError, match=r"out of range|is no target"):
+            parse_target(text, subject, batch)
+    if variant not in CAUSAL:
+        with pytest.raises(InputError, match=r"position 4 is <eos>.*positions 1 to 3"):
+            parse_target("mask:4", subject, batch)
+    else:
+        assert parse_target("mask:4:C", subject, batch).position == 4
         with pytest.raises(InputError, match="nothing stands before position 0"):
             subject.prepare_prediction(batch, 0)
 

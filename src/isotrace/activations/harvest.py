@@ -15,7 +15,8 @@ from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 
 __all__ = [
-    "Corpus", "Plan", "activations", "mask_rate_of", "mask_some", "masked_batches", "mlp_activations", "record", "width",
+    "Corpus", "Plan", "activations", "mask_rate_of", "mask_some", "masked_batches", "mlp_activations", "record",
+    "width",
 ]  # fmt: skip
 MASK_RATE = 0.15
 """The usual share of masked tokens, where the subject fills masks."""

@@ -36,12 +36,12 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.settings import checked_seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
-from isotrace.domains.molecule import TokenUnit, parse, token_map
+from isotrace.domains.molecule import TokenUnit, parse_or_begin, token_map
 from isotrace.domains.molecule.spelling import Spelling, spellings
 from isotrace.interventions.components import Values, zero_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.subjects.subject import Batch, Subject
-from isotrace.subjects.targets import Target, parse_target
+from isotrace.subjects.targets import Target, end_of, parse_target
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class SpellingScores:
 class Traced:
     """Everything computed for one input and target. `circuit`, `supporters`, `opponents` list feature nodes as indices
     of the graph: what reproduces the prediction, and what pushes it from where it is with every feature ablated to
-    where it is, and back, strongest first. Atoms are numbered as in `mol`: as they came in. `neurons` is None where
+    where it is, and back, strongest first. `begun`: why the text is no molecule, where it is the beginning of one, read
+    by a causal subject; else None. Atoms are numbered as in `mol`: as they came in. `neurons` is None where
     nobody knows what a neuron is on average."""
 
     sequence: str
@@ -106,6 +107,7 @@ class Traced:
     circuit: Tensor
     supporters: Tensor
     opponents: Tensor
+    begun: str | None
     choice: Choice
     nodes: NodeEffects
     circuit_effects: CircuitEffects
@@ -135,13 +137,17 @@ def trace(
             f"{subject.source} {found}, and traces support the domain molecule only: give --domain molecule if it "
             "reads SMILES of molecules."
         )
-    mol = parse(sequence)
     sequence = sequence.strip()
+    mol, begun = parse_or_begin(sequence, None if subject.objective == "causal" else subject.source)
     written = Spelling(sequence, atoms or tuple(range(mol.GetNumAtoms())))
     if atoms is not None:
         mol = Chem.RenumberAtoms(mol, np.argsort(atoms).tolist())
     batch = subject.tokenize([sequence])
     goal = parse_target(target, subject, batch)
+    if begun or goal.position == end_of(subject, batch):  # only a causal subject gets here: nothing stands behind
+        end = end_of(subject, batch)
+        spans = tuple(row[:end] for row in batch.offsets)
+        batch = Batch(batch.ids[:, :end], batch.mask[:, :end], batch.sequences, spans)
     prepared = goal.prepare(subject, batch)
     framed = frame(subject, dictionary, prepared, goal)
     graph = build_graph(framed, max_features=config.max_features)
@@ -157,19 +163,14 @@ def trace(
         ablation=config.ablation,
     )
     measured = circuit_effects(
-        subject,
-        framed,
-        goal,
-        choice.circuit,
-        n_controls=config.n_controls,
-        ablation=config.ablation,
-        seed=config.seed,
+        subject, framed, goal, choice.circuit, n_controls=config.n_controls, ablation=config.ablation, seed=config.seed
     )
     effects = total_effects(graph)
     predicted = ablation_effects(framed, graph, effects, config.ablation)
     support = predicted if measured.full >= measured.empty else -predicted
     pruned = prune_to_circuit(graph, choice.circuit, config)
-    units = numbered(token_map(sequence, subject.tokens(batch.ids[0]), batch.offsets[0]), written)
+    tokens = subject.tokens(batch.ids[0])
+    units = numbered(token_map(sequence, tokens, batch.offsets[0], begun=begun is not None), written)
     means = zero_values(subject, Neurons()) if config.ablation == "zero" else neuron_means
     return Traced(
         sequence=sequence,
@@ -188,6 +189,7 @@ def trace(
         circuit=torch.nonzero(pruned.nodes[: graph.n_features])[:, 0],
         supporters=strongest(support, config.node_threshold),
         opponents=strongest(-support, config.node_threshold),
+        begun=begun,
         choice=choice,
         nodes=node_effects(
             subject, framed, graph, pruned, goal, n_nodes=config.n_nodes, ablation=config.ablation, seed=config.seed
@@ -196,7 +198,14 @@ def trace(
         neurons=None if means is None else neuron_effects(subject, framed, goal, means, len(choice.circuit)),
         network=network_view(subject, framed, graph, pruned, goal, ablation=config.ablation, seed=config.seed),
         spellings=spelling_scores(
-            subject, dictionary, written, mol, goal, units, len(choice.circuit) / graph.n_active, config
+            subject,
+            dictionary,
+            written,
+            mol,
+            goal,
+            units,
+            len(choice.circuit) / graph.n_active,
+            replace(config, n_spellings=0) if begun else config,
         ),
         config=config,
     )
@@ -231,9 +240,11 @@ def spelling_scores(
     config: TraceConfig,
 ) -> SpellingScores | None:
     """With circuits of `share` of the active features. None where it is not defined: for a masked token that is no
-    single atom, which other spellings lack."""
+    single atom, which other spellings lack, and for what is behind the end."""
+    if config.n_spellings == 0 or target.position == len(units):
+        return None
     masked = None if target.position is None else units[target.position]
-    if config.n_spellings == 0 or (masked is not None and (masked.kind != "atom" or len(masked.atoms) != 1)):
+    if masked is not None and (masked.kind != "atom" or len(masked.atoms) != 1):
         return None
     kept, values, rows = [], [], []
     for spelling in [written, *spellings(mol, config.n_spellings, config.seed)]:

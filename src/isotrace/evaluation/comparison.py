@@ -1,4 +1,4 @@
-"""Several dictionaries and their controls on the same sequences, with the same masks: one table, paired differences, Pareto set."""
+"""Several dictionaries and their controls on the same sequences and masks: one table, differences, Pareto set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -5,7 +5,8 @@ diff:POS:A:B      logit of A minus logit of B at masked position POS
 probe:NAME        output of a probe (log-odds or the property itself)
 
 A causal subject predicts position POS from what stands before it: nothing is masked, and the logits are read one
-position earlier.
+position earlier. POS may be that behind the last token of the text, whatever a tokenizer adds there: TOKEN is then the
+one that the subject finds most probable, if it is left out.
 
 Positions count the tokens of the input as the subject sees them: with a `<cls>` in front, the first SMILES token is 1.
 """
@@ -93,32 +94,48 @@ def _probe(text: str, subject: Subject, batch: Batch) -> Target:
     return Target("probe", text, probe.description, probe.unit, probe=probe)
 
 
+def end_of(subject: Subject, batch: Batch) -> int | None:
+    """Of a causal subject, the position behind the text of the first sequence: of its end token, if it has one. None of
+    others, which predict none there."""
+    if subject.objective != "causal":
+        return None
+    return int((~subject.special(batch.ids[0]) & batch.mask[0]).nonzero().max()) + 1
+
+
 @TARGETS.named("mask")
 @TARGETS.named("diff")
 def _token(text: str, subject: Subject, batch: Batch) -> Target:
     kind, _, rest = text.partition(":")
     where, _, tokens = rest.partition(":")
-    ordinary = (~subject.special(batch.ids[0]) & batch.mask[0]).nonzero()[:, 0].tolist()
-    allowed = [p for p in ordinary if p > 0 or subject.objective != "causal"]
+    allowed = (~subject.special(batch.ids[0]) & batch.mask[0]).nonzero()[:, 0].tolist()
+    if (end := end_of(subject, batch)) is not None:
+        allowed = [p for p in (*allowed, end) if p > 0]
     choice = f"positions {allowed[0]} to {allowed[-1]}" if allowed else "no position to predict"
     position = whole_number(where)
-    if position is None or not 0 <= position < int(batch.mask[0].sum()):
-        raise InputError(f"position {where!r} is out of range: this input has {choice}.")
+    if position is None or not (0 <= position < int(batch.mask[0].sum()) or position == end):
+        behind = "; what follows the end only a causal subject predicts" if position and end is None else ""
+        raise InputError(f"position {where!r} is out of range: this input has {choice}{behind}.")
     place = subject.reading_position(position)
-    if bool(subject.special(batch.ids[0, position])):
+    if position == end:
+        best = subject.run(batch).logits
+        assert best is not None  # `reading_position` has asked for a head
+        true, stands = subject.tokens(best[0, place].argmax()[None])[0], "nothing stands there yet"
+    elif bool(subject.special(batch.ids[0, position])):
         name = subject.tokens(batch.ids[0, position : position + 1])[0]
         raise InputError(f"position {position} is {name}: pick another, this input has {choice}.")
-    true = subject.tokens(batch.ids[0, position : position + 1])[0]
+    else:
+        true = subject.tokens(batch.ids[0, position : position + 1])[0]
+        stands = f"there stands {true}"
     hidden = place == position
     where = f"at masked position {position}" if hidden else f"for position {position}, read before it"
     if kind == "mask":
         token = tokens or true
-        description = f"logit of {token} minus the mean logit {where} (there stands {true})"
+        description = f"logit of {token} minus the mean logit {where} ({stands})"
         return Target("mask", text, description, "logit", position, subject.token_id(token))
     vocabulary = subject.tokenizer.get_vocab()
     pairs = [(tokens[:i], tokens[i + 1 :]) for i, c in enumerate(tokens) if c == ":"]  # ":" is itself a token
     pair = next(((a, b) for a, b in pairs if a in vocabulary and b in vocabulary), None)
     if pair is None:
         raise InputError(f"{text!r} names no two tokens of {subject.source}: use diff:POS:A:B.")
-    description = f"logit of {pair[0]} minus logit of {pair[1]} {where} (there stands {true})"
+    description = f"logit of {pair[0]} minus logit of {pair[1]} {where} ({stands})"
     return Target("diff", text, description, "logit", position, vocabulary[pair[0]], vocabulary[pair[1]])

@@ -13,8 +13,8 @@ from isotrace.dictionaries.sparsity.rule import RuleSettings
 @dataclass(frozen=True, config=STRICT)
 class StreamConfig:
     """Where the tokens come from. `block_tokens` is the size of the shuffle buffer, `harvest_tokens` that of a pass
-    of the subject, `mask_rate` the share of tokens masked in every second batch (None: 0.15, or 0 for a subject that fills no
-    masks), `special_tokens` whether begin and end tokens are kept."""
+    of the subject, `mask_rate` the share of tokens masked in every second batch (None: see `mask_rate_of`),
+    `special_tokens` whether begin and end tokens are kept."""
 
     block_tokens: PositiveInt = 32_768
     harvest_tokens: PositiveInt = 2_048

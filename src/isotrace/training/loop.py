@@ -206,7 +206,13 @@ def finetune(subject: Subject, corpus: Corpus, trainer: Trainer, state, save, on
     training, dictionary, world = trainer.job.training, trainer.dictionary, trainer.world
     size = max(1, training.finetune_batch_tokens // world.size)
     stream = masked_batches(
-        subject, corpus, size, mask_rate_of(subject, None), training.seed + 1, state["batch"], rank=world.rank,
+        subject,
+        corpus,
+        size,
+        mask_rate_of(subject, None),
+        training.seed + 1,
+        state["batch"],
+        rank=world.rank,
         world_size=world.size,
     )
     none_dead = torch.zeros_like(trainer.since, dtype=torch.bool)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from isotrace.base.errors import InputError
+from isotrace.domains.molecule.drawing import draw_molecule
 from isotrace.domains.molecule.smiles import lex
 from isotrace.domains.molecule.tokenizer import build_tokenizer
-from isotrace.domains.molecule.tokens import bond_of, parse, token_map
+from isotrace.domains.molecule.tokens import begin, bond_of, parse, parse_or_begin, token_map
 
 HARD = (Path(__file__).parents[2] / "data" / "hard_smiles.smi").read_text().split()
 
@@ -170,3 +171,40 @@ def test_parse_says_why_in_one_line_and_rdkit_stays_silent(smiles, reason, capfd
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+WHOLE = (
+    "CC(=O)Oc1ccccc1C(=O)O", "CN1C(=O)CN=C(c2ccccc2)c2cc(Cl)ccc21", "C1=CC=C%10C=1CC%10",
+    "C(=O)([O-])CC%(12)CC%(12).[Na+]",
+    "CC1(C)S[C@@H]2[C@H](NC(=O)Cc3ccccc3)C(=O)N2[C@H]1C(=O)O", "F/C=C/Br", "c1ccc2[nH]c3ccccc3c2c1",
+    "[13CH3:1][N+](C)(C)C",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("smiles", WHOLE)
+def test_every_beginning_of_a_molecule_is_read(smiles):
+    """Its atoms are the first of the molecule, but for one that is still being written."""
+    elements = [atom.GetSymbol() for atom in parse(smiles).GetAtoms()]
+    for end in range(1, len(smiles) + 1):
+        text = smiles[:end]
+        found = [atom.GetSymbol() for atom in begin(text).GetAtoms()]
+        assert found[:-1] == elements[: len(found) - 1], text
+        units = token_map(text, list(text), single(text), begun=True)
+        assert sorted({atom for unit in units for atom in unit.atoms}) == list(range(len(found))), text
+        draw_molecule(begin(text), dict.fromkeys(range(len(found)), 1.0), size=(100, 100), diverging=False)
+
+
+@pytest.mark.parametrize("text", ["C)", "=C", "1", "C(C)(C)(C)(C)C", "C=)C", "(", "[Xx]", "C?", "F(C)C"])
+def test_what_begins_no_molecule_is_refused(text):
+    with pytest.raises(InputError):
+        begin(text)
+
+
+def test_a_molecule_is_no_beginning_and_a_beginning_is_taken_where_one_may_be():
+    mol, why = parse_or_begin("CCO", None)
+    assert (mol.GetNumAtoms(), why) == (3, None)
+    assert "never closed" in parse_or_begin("c1ccc", None)[1]
+    with pytest.raises(InputError, match="only a causal subject takes the beginning of a molecule, molm is none"):
+        parse_or_begin("c1ccc", "molm")
+    with pytest.raises(InputError, match="the SMILES is empty"):
+        parse_or_begin("", None)

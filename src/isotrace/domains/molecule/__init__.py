@@ -1,5 +1,5 @@
 """Molecules written as SMILES: lexing, tokens, atoms, concepts, drawing."""
 
-from isotrace.domains.molecule.tokens import TokenUnit, bond_of, parse, token_map
+from isotrace.domains.molecule.tokens import TokenUnit, begin, bond_of, parse, parse_or_begin, token_map
 
-__all__ = ["TokenUnit", "bond_of", "parse", "token_map"]
+__all__ = ["TokenUnit", "begin", "bond_of", "parse", "parse_or_begin", "token_map"]

@@ -14,13 +14,17 @@ from isotrace.base.errors import InputError
 
 UnitKind = Literal["atom", "bond", "ring", "branch", "dot", "arrow", "special"]
 
-LEXEME = re.compile(
-    r"(?P<atom>\[[^\[\]]+\]|Br|Cl|[BCNOPSFI]|[bcnops]|\*)"
+_BRACKETED = r"\[[^\[\]]+\]"
+_LEXEME = (
+    r"(?P<atom>{}|Br|Cl|[BCNOPSFI]|[bcnops]|\*)"
     r"|(?P<bond>->|<-|[-=#$:/\\~])"
-    r"|(?P<ring>%\d\d|%\(\d+\)|\d)"
+    r"|(?P<ring>%\d\d|%\(\d+\)|\d{})"
     r"|(?P<branch>[()])"
     r"|(?P<dot>\.)"
 )
+LEXEME = re.compile(_LEXEME.format(_BRACKETED, ""))
+BEGUN = re.compile(_LEXEME.format(rf"{_BRACKETED}|\[[^\[\]]*$", r"|%(?:\d?|\(\d*)$"))
+"""With a bracket or a ring's number that the end of the text cuts off."""
 BRACKET = re.compile(
     r"\[(?P<isotope>\d+)?(?P<element>\*|[A-Z][a-z]?|se|as|te|si|[bcnops])"
     r"(?P<chirality>@(?:@|(?:TH|AL|SP|TB|OH)\d+)?)?(?P<hydrogens>H\d*)?"
@@ -46,9 +50,11 @@ class Lexeme:
     depth: int = 0
 
 
-def lex(smiles: str) -> list[Lexeme]:
+def lex(smiles: str, *, begun: bool = False) -> list[Lexeme]:
     """Lexemes of `smiles`, in order, with ring closures and branches paired.
 
+    `begun`: what stands there may go on. Rings and branches then need no end, which leaves them without `partner`, a
+    bond symbol no second atom, which leaves it without `atoms`, and the last bracket, an atom, no closing one.
     Raises InputError at the first character that is no SMILES, at an unclosed ring or branch, and at a
     bond symbol that joins nothing.
     """
@@ -59,14 +65,14 @@ def lex(smiles: str) -> list[Lexeme]:
     previous: int | None = None
     n_atoms = 0
     cursor = 0
-    for match in LEXEME.finditer(smiles):
+    for match in (BEGUN if begun else LEXEME).finditer(smiles):
         if match.start() != cursor:
             break
         cursor = match.end()
         kind, text, span = str(match.lastgroup), match.group(), match.span()
         here = len(items)
         if kind == "atom":
-            if text[0] == "[" and not BRACKET.fullmatch(text):
+            if text[0] == "[" and text[-1] == "]" and not BRACKET.fullmatch(text):
                 raise InputError(f"{text!r} at character {span[0] + 1} is no SMILES atom: check the bracket.")
             atom = n_atoms
             n_atoms += 1
@@ -84,6 +90,8 @@ def lex(smiles: str) -> list[Lexeme]:
                 raise InputError(f"ring digit {text!r} at character {span[0] + 1} follows no atom.")
             label = text.strip("%()")
             label = label.lstrip("0") or "0"
+            if not LEXEME.fullmatch(text):
+                label = text  # cut off: it closes nothing yet
             if label not in open_rings:
                 open_rings[label] = here, pending
                 items.append(Lexeme("ring", text, *span, (previous,), depth=len(branches)))
@@ -109,12 +117,13 @@ def lex(smiles: str) -> list[Lexeme]:
             items.append(Lexeme("dot", text, *span, (), depth=len(branches)))
     if cursor != len(smiles):
         raise InputError(f"character {cursor + 1} ({smiles[cursor]!r}) of {smiles!r} is no SMILES: correct the input.")
-    if open_rings:
+    if open_rings and not begun:
         raise InputError(f"ring closure {next(iter(open_rings))} of {smiles!r} is never closed.")
-    if branches:
+    if branches and not begun:
         raise InputError(f"a branch of {smiles!r} is never closed: check the parentheses.")
-    for item in items:
-        if item.kind == "bond" and len(item.atoms) != 2:
+    going_on = {*pending, *(index for _, before in open_rings.values() for index in before)} if begun else ()
+    for index, item in enumerate(items):
+        if item.kind == "bond" and len(item.atoms) != 2 and index not in going_on:
             raise InputError(f"bond {item.text!r} at character {item.start + 1} of {smiles!r} joins nothing.")
     return items
 

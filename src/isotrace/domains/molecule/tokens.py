@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rdkit import Chem, rdBase
 
 from isotrace.base.errors import InputError
-from isotrace.domains.molecule.smiles import BRACKET, Lexeme, UnitKind, lex
+from isotrace.domains.molecule.smiles import BRACKET, LEXEME, Lexeme, UnitKind, lex
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,10 @@ class TokenUnit:
     depth: int
 
 
-def token_map(smiles: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]]) -> tuple[TokenUnit, ...]:
-    """One `TokenUnit` per token of `smiles`.
+def token_map(
+    smiles: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]], *, begun: bool = False
+) -> tuple[TokenUnit, ...]:
+    """One `TokenUnit` per token of `smiles`, or, where it is `begun`, of the beginning of one, see `lex`.
 
     `offsets` are the `(start, end)` characters of each token. An empty offset marks a special token; a mask token
     has the offset of what it replaced. A piece of a bracket stands for that bracket's atom. A token that spans
@@ -44,7 +46,7 @@ def token_map(smiles: str, tokens: Sequence[str], offsets: Sequence[tuple[int, i
     Raises InputError if `smiles` is no SMILES, if there is not one offset per token, or if the tokens leave out,
     overlap or overrun characters of `smiles`.
     """
-    return map_lexemes(smiles, lex(smiles), tokens, offsets)
+    return map_lexemes(smiles, lex(smiles, begun=begun), tokens, offsets)
 
 
 def map_lexemes(
@@ -101,6 +103,57 @@ def parse(smiles: str) -> Chem.Mol:
             raise InputError(f"{smiles!r} is no molecule: {_reason(smiles)}.")
     if [atom.GetSymbol() for atom in mol.GetAtoms()] != elements:
         raise InputError(f"RDKit reads other atoms from {smiles!r} than are written: spell it as OpenSMILES.")
+    return mol
+
+
+def parse_or_begin(smiles: str, whole: str | None) -> tuple[Chem.Mol, str | None]:
+    """(the molecule, None), or (what a beginning has written of one, why it is no molecule itself).
+
+    `whole`: who reads whole molecules only; None takes beginnings. Raises InputError for a text that is neither, and
+    for a beginning where only whole ones are read.
+    """
+    try:
+        return parse(smiles), None
+    except InputError as error:
+        reason = str(error).rstrip(".")
+        try:
+            mol = begin(smiles)
+        except InputError:
+            raise error from None
+    if whole is not None:
+        raise InputError(f"{reason}; only a causal subject takes the beginning of a molecule, {whole} is none.")
+    return mol, reason
+
+
+def begin(smiles: str) -> Chem.Mol:
+    """What the beginning of a SMILES has written of a molecule, not sanitised: open rings, branches and bonds are left
+    out, and a bracket that is not closed is an atom as far as it says which.
+
+    Raises InputError for a text with which no SMILES begins, or whose atoms have too many bonds already.
+    """
+    kept = []
+    for item in lex(smiles, begun=True):
+        if item.kind == "atom" and item.text[0] == "[" and item.text[-1] != "]":
+            closed = f"{item.text}]"
+            kept.append(closed if BRACKET.fullmatch(closed) else "[*]")
+        elif not (item.kind == "bond" and len(item.atoms) != 2) and not (item.kind == "ring" and item.partner is None):
+            kept.append(item.text)
+    while kept and kept[-1] in "(.":
+        kept.pop()
+    elements = [element(text) for text in kept if LEXEME.fullmatch(text).lastgroup == "atom"]  # pyright: ignore
+    closed = "".join(kept) + ")" * (kept.count("(") - kept.count(")"))
+    params = Chem.SmilesParserParams()
+    params.removeHs = params.sanitize = False
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(closed, params) if elements else None
+        if mol is None or [atom.GetSymbol() for atom in mol.GetAtoms()] != elements:
+            raise InputError(f"no SMILES of a molecule begins with {smiles!r}.")
+        try:
+            mol.UpdatePropertyCache(strict=True)
+        except Chem.MolSanitizeException as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise InputError(f"no SMILES of a molecule begins with {smiles!r}: {reason}.") from None
+    Chem.FastFindRings(mol)
     return mol
 
 

@@ -42,7 +42,8 @@ def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, 
                 "clerp": f"error, layer {layer}, {traced.tokens[position or 0]}",
             }
         elif kind == "target":
-            at = graph.n_tokens - 1 if traced.target.position is None else traced.target.position
+            asked = traced.target.position
+            at = graph.n_tokens - 1 if asked is None else min(asked, graph.n_tokens - 1)  # or behind the last token
             vocabulary_id = 0 if traced.target.positive is None else traced.target.positive
             probability = target_probability(traced)
             entry = {

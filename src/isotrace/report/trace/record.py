@@ -210,6 +210,8 @@ class Record:
         """Plain sentences about what this trace does not show."""
         traced, effects = self.traced, self.traced.circuit_effects
         found, unit, span = [], traced.target.unit, abs(effects.full - effects.empty)
+        if traced.begun:
+            found.append(f"Read as the beginning of a molecule, for it is no whole one: {traced.begun}.")
         if effects.reason is not None:
             found.append(f"No small circuit reproduces this prediction: {effects.reason}.")
         if traced.neurons is not None and abs(traced.neurons.value - effects.full) <= effects.error:
