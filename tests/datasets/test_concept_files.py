@@ -93,7 +93,7 @@ def test_patterns_give_one_instance_per_match(tmp_path):
         (PATTERNS + "a,g,regex,A\na,h,regex,B\n", "'a' is given twice"),
         (PATTERNS, "holds no pattern"),
         ("name,kind,pattern\na,regex,A\n", "line 1 must be name,group,kind,pattern"),
-        ("", "line 1 must be"),
+        ("", "is empty: line 1 must be"),
         ("sequence,smiles,class:a\nA,C,1\n", "hold one column smiles or sequence"),
         ("sequence,paratope\nA,1\n", "line 1: label column 'paratope': write kind:column"),
         ("sequence,label:x\nA,1\n", r"the kind being token \(.*class.*value.*maps"),
@@ -184,10 +184,10 @@ def test_a_missing_token_label_is_a_reject_and_no_negative(tmp_path):
         ("class", "", "class:x is empty in line 3"),
         ("class", "NaN", "class:x is NaN in line 3"),
         ("value", " ", "value:x is empty"),
-        ("value", "nan", "value:x is NaN"),
-        ("value", "inf", "value:x is 'inf', not a finite number"),
-        ("value", "1,5", "value:x is '1,5', not a finite number"),
-        ("value-if-known", "-inf", "not a finite number"),
+        ("value", "nan", "value:x is nan"),
+        ("value", "inf", "value:x is 'inf', which is not finite"),
+        ("value", "1,5", "value:x is '1,5', which is written with a decimal comma: write a point, in line 3"),
+        ("value-if-known", "-inf", "which is not finite"),
     ],
 )
 def test_a_damaged_label_rejects_its_sequence_only(tmp_path, kind, cell, reason):
@@ -242,7 +242,7 @@ def test_columns_of_the_data():
     ("spec", "message"),
     [
         ("token:n", "was read as numbers"),
-        ("class:none", "no column 'none': give one of index"),
+        ("class:none", "no column 'none' for --label: give one of n, list"),
         ("n", "write kind:column"),
         ("class:list", "neither text nor numbers"),
     ],

@@ -29,7 +29,8 @@ def test_kinds_told_from_labels():
     assert kind_of(["0.5", "1"], [3, 2]) == "regression"
     assert kind_of([str(i) for i in range(20)], [3] * 20) == "class"
     assert kind_of([str(i) for i in range(21)], [3] * 21) == "regression"
-    assert kind_of(["1", "2", "x"], [3] * 3) == "class"
+    assert kind_of(["1", "x", "y"], [3] * 3) == "class"
+    assert kind_of(["101", "010", "0"], [3] * 3) == "residue"  # the one that is too short is a reject of its own
 
 
 def test_groups_are_dealt_out_whole_and_parts_are_ordered(rotary):
@@ -86,7 +87,9 @@ def test_named_parts(rotary):
 
 def test_classes_in_their_natural_order(rotary):
     names = ["10", "9", "b", "a", "-1"]
-    data = task(rotary, rows([names[i % 5] for i in range(N)], mine=[str(i) for i in range(N)]), group="mine")
+    data = task(
+        rotary, rows([names[i % 5] for i in range(N)], mine=[str(i) for i in range(N)]), kind="class", group="mine"
+    )
     assert data.classes == ("-1", "9", "10", "a", "b")
     assert {(e.index % 5, e.y) for part in PARTS for e in data.parts[part]} == {(4, 0), (1, 1), (0, 2), (3, 3), (2, 4)}
 
@@ -156,8 +159,10 @@ def test_mutations_are_masked_and_swapped(rotary, peptides):
         ("C9S", "none of this sequence"),
         ("C0S", "none of this sequence"),
         ("c1s", "none of this sequence"),
-        ("", "none of this sequence"),
-        (None, "none of this sequence"),
+        ("", "names no mutation"),
+        ("NA", "names no mutation"),
+        (None, "names no mutation"),
+        ("C1S:C1A", "change residue 1 twice: one residue cannot become two"),
         ("C1Z", "no token of"),
     ],
 )
@@ -187,7 +192,7 @@ def test_rows_that_cannot_be_used(rotary):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"label": "wrong"}, "no column 'wrong' for --label: give one of index, name, sequence, label"),
+        ({"label": "wrong"}, "no column 'wrong' for --label: give one of label"),
         ({"split": "wrong"}, "no column 'wrong' for --split"),
         ({"group": "wrong"}, "no column 'wrong' for --group"),
         ({"mutations": "wrong", "kind": "mutation"}, "no column 'wrong' for --mutations"),

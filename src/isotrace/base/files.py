@@ -1,4 +1,5 @@
-"""Files that are whole or absent, gzip that fits in memory, and folders that one process has at a time."""
+"""Files that are whole or absent, gzip that fits in memory, text that says how it is written, and folders that one
+process has at a time."""
 
 import csv
 import gzip
@@ -6,6 +7,7 @@ import io
 import json
 import os
 import platform
+import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator
@@ -97,6 +99,55 @@ def _holder(lock: Path) -> str:
 def shipped_rows(package: str, name: str) -> list[dict[str, str]]:
     """The rows of the CSV file `name` that ships in `package`."""
     return list(csv.DictReader((files(package) / name).read_text(encoding="utf-8").splitlines()))
+
+
+WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
+_NO_TEXT = (
+    (b"PK\x03\x04", "a workbook or an archive, whatever its name says: export its sheet as CSV, in UTF-8"),
+    (b"\xd0\xcf\x11\xe0", "a workbook, whatever its name says: export its sheet as CSV, in UTF-8"),
+    (b"\x1f\x8b", "compressed by gzip: rename it to end in .gz"),
+    (b"PAR1", "Parquet: rename it to end in .parquet"),
+    (b"%PDF", "a PDF document: give a file of text"),
+    (b"BZh", "compressed by bzip2: unpack it"),
+    (b"\xfd7zXZ", "compressed by xz: unpack it"),
+    (b"\x28\xb5\x2f\xfd", "compressed by Zstandard: unpack it"),
+)
+_MARKS = (  # those of UTF-32 begin with those of UTF-16
+    (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")
+)  # fmt: skip
+
+
+def decoded(data: bytes, label: object) -> str:
+    """The text of a file: UTF-8, or UTF-16 and UTF-32 where a mark says so. Bytes that are no UTF-8 become lone
+    surrogates, by which readers know the damaged rows.
+
+    Raises InputError, with `label` as the file's name, for what is no text in these, and says what it is.
+    """
+    if what := next((what for magic, what in _NO_TEXT if data.startswith(magic)), None):
+        raise InputError(f"{label} is {what}.")
+    if coding := next((coding for mark, coding in _MARKS if data.startswith(mark)), None):
+        try:
+            return data.decode(coding)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{label} is damaged {coding.upper()} ({error.reason}): save it as UTF-8.") from None
+    start = data[:4096]
+    if 8 * start.count(0) > len(start):
+        raise InputError(f"{label} is not UTF-8 but seems to be UTF-16 without a mark: save it as UTF-8.")
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def read_text(path: Path) -> str:
+    """A file as `read_whole` and `decoded` give it. Raises InputError as they do, and where a byte is no UTF-8."""
+    text = decoded(read_whole(path), path)
+    if line := next((n for n, line in enumerate(text.splitlines(), 1) if re.search("[\udc80-\udcff]", line)), None):
+        raise InputError(f"{path} is not UTF-8 (line {line}): save it as UTF-8.")
+    return text
+
+
+def refuse_workbook(path: Path) -> None:
+    """Raises InputError for the name of a spreadsheet, and says what to do instead."""
+    if path.suffix.lower() in WORKBOOKS:
+        raise InputError(f"{path} is a workbook: export the sheet as CSV, in UTF-8, and give that file.")
 
 
 def read_whole(path: Path) -> bytes:

@@ -15,6 +15,7 @@ from isotrace.base.errors import InputError
 from isotrace.datasets.concept_files import ConceptSource
 from isotrace.datasets.concept_table import ConceptTable
 from isotrace.datasets.inputs import rejects_frame
+from isotrace.datasets.reading.cells import column_of, is_missing
 from isotrace.domains.domain import Concept, Domain, Labels, Reading
 from isotrace.stats.splits import deal
 from isotrace.subjects.subject import Batch, Subject
@@ -89,10 +90,7 @@ def prepare(
     names = [concept.name for concept in concepts]
     if twice := [name for place, name in enumerate(names) if name in names[:place]]:
         raise InputError(f"two concepts are called {twice[0]!r}: rename one in its file.")
-    if group_column is not None and group_column not in rows.columns:
-        raise InputError(
-            f"the data have no column {group_column!r} for --group: give one of {', '.join(rows.columns)}."
-        )
+    column = None if group_column is None else column_of(rows, group_column, "--group")
     refused = [] if rejects is None else list(rejects.rows())
     found = []
     for row in progress(rows.iter_rows(named=True)):
@@ -100,8 +98,8 @@ def prepare(
         try:
             ids, reading = read(subject, domain, text)
             labels = [domain.label(reading), *(source.label(row["index"], reading) for source in sources)]
-            group = None if group_column is None else row[group_column]
-            if group_column is not None and group is None:
+            group = None if column is None else row[column]
+            if column is not None and is_missing(group):
                 raise InputError(f"column {group_column!r} holds no group for it: fill it.")
             found.append((row["index"], row["name"], reading, ids, _joined(labels), group))
         except InputError as error:

@@ -8,8 +8,6 @@ A concept file is CSV or TSV; its header says which of two forms it has, and not
 The same declarations name columns of the data: `kind:column` or `kind:column:name`. See docs/annotation-files.md.
 """
 
-import csv
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +18,10 @@ import polars as pl
 from rdkit import Chem, rdBase
 
 from isotrace.base.errors import InputError
-from isotrace.base.files import read_whole
+from isotrace.base.files import read_text, refuse_workbook
 from isotrace.datasets.label_cells import LabelColumn, Record, data_cells, labelling
-from isotrace.datasets.parsing import NAME_COLUMNS, SEQUENCE_COLUMNS
+from isotrace.datasets.reading.cells import NAME_COLUMNS, SEQUENCE_COLUMNS, column_of
+from isotrace.datasets.reading.delimited import table as delimited
 from isotrace.domains.domain import Concept, Domain, Labels, Reading
 
 PATTERN_COLUMNS = ["name", "group", "kind", "pattern"]
@@ -82,9 +81,7 @@ def label_columns(table: pl.DataFrame, specs: Sequence[str], domain: Domain) -> 
     columns = [LabelColumn.parse(spec) for spec in specs]
     cells = []
     for column in columns:
-        if column.column not in table.columns:
-            raise InputError(f"the data have no column {column.column!r}: give one of {', '.join(table.columns)}.")
-        cells.append(data_cells(table[column.column], column))
+        cells.append(data_cells(table[column_of(table, column.column, "--label")], column))
     texts = dict(zip(table["index"].to_list(), table["sequence"].to_list(), strict=True))
     records = [
         Record(f"row {index}", text, [cell[i] for cell in cells]) for i, (index, text) in enumerate(texts.items())
@@ -96,29 +93,28 @@ def label_columns(table: pl.DataFrame, specs: Sequence[str], domain: Domain) -> 
 def _load(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header, and (line number, cells) of every line that is not blank."""
     name = path.name.lower().removesuffix(".gz")
+    refuse_workbook(path)
     if not name.endswith((".csv", ".tsv")):
         raise InputError(f"{path} is no concept file: rename it to end in .csv or .tsv (or .csv.gz, .tsv.gz).")
-    try:
-        text = read_whole(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8: save it as UTF-8.") from None
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if name.endswith(".tsv") else ",", strict=True)
-    head: list[str] = []
+    text = read_text(path)
+    if not text.strip():
+        raise InputError(f"{path} is empty: line 1 must be {','.join(PATTERN_COLUMNS)}, or hold label columns.")
+    head, records = delimited(text, "\t" if name.endswith(".tsv") else ",", _fits, str(path))
     rows = []
-    try:
-        head = [name.strip() for name in next(reader, [])]
-        start = reader.line_num + 1
-        for cells in reader:
-            if cells and len(cells) != len(head):
-                fault = f"{len(cells)} fields instead of {len(head)}: quote cells that hold the separator."
-                raise InputError(f"{path}, line {start}: {fault}")
-            if cells:
-                rows.append((start, cells))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}: check the quotation marks.") from None
+    for line, cells in records:
+        if isinstance(cells, str):
+            raise InputError(f"{path}, line {line}: {cells}: check the quotation marks.")
+        if cells and len(cells) != len(head):
+            fault = f"{len(cells)} fields instead of {len(head)}: quote cells that hold the separator."
+            raise InputError(f"{path}, line {line}: {fault}")
+        if cells:
+            rows.append((line, cells))
     _unique(head, f"line 1 of {path}")
     return head, rows
+
+
+def _fits(head: list[str]) -> bool:
+    return head == PATTERN_COLUMNS or any(name.lower() in SEQUENCE_COLUMNS for name in head)
 
 
 def _unique(names: Sequence[str], where: str) -> None:

@@ -15,8 +15,10 @@ import polars as pl
 from rdkit import Chem
 
 from isotrace.base.errors import InputError
-from isotrace.base.files import read_whole
-from isotrace.datasets.parsing import Reject, Table, columns, delimited, fasta, lines, sdf, values
+from isotrace.base.files import WORKBOOKS, decoded, read_whole, refuse_workbook
+from isotrace.datasets.parsing import columns, delimited, fasta, lines, values
+from isotrace.datasets.reading.cells import is_missing, of_objects
+from isotrace.datasets.reading.sdf import Reject, Table, sdf
 
 FORMATS = {
     ".csv": "csv",
@@ -52,11 +54,15 @@ def read_inputs(source: Any, *, column: str | None = None) -> tuple[pl.DataFrame
     """
     frame, bad = _load(source, column)
     frame = frame.with_columns(pl.col("sequence").str.strip_chars())
-    blank = frame["sequence"].is_null() | (frame["sequence"] == "")
-    bad += [(index, name or "", "the sequence is empty") for index, name in frame.filter(blank)["index", "name"].rows()]
+    absent = pl.Series([is_missing(text) for text in frame["sequence"]], dtype=pl.Boolean)
+    for index, name, text in frame.filter(absent)["index", "name", "sequence"].rows():
+        if text:
+            bad.append((index, text, f"the sequence is {text!r}, which stands for none"))
+        else:
+            bad.append((index, name or "", "the sequence is empty"))
     if not bad and frame.is_empty():
         raise InputError(f"{_label(source)} holds no row: give at least one sequence.")
-    return frame.filter(~blank), rejects_frame(bad)
+    return frame.filter(~absent), rejects_frame(bad)
 
 
 def rejects_frame(records: Iterable[Reject]) -> pl.DataFrame:
@@ -68,7 +74,7 @@ def _load(source: Any, column: str | None) -> Table:
     pandas = type(source).__name__ if type(source).__module__.partition(".")[0] == "pandas" else None
     if isinstance(source, str) and source == "-":
         return _stdin(column)
-    if isinstance(source, Path) or (isinstance(source, str) and (os.path.isfile(source) or _format(Path(source)))):
+    if isinstance(source, Path) or (isinstance(source, str) and (os.path.isfile(source) or _is_file_name(source))):
         return _file(Path(source), column)
     if isinstance(source, pl.DataFrame):
         return columns(source, column, "the table"), []
@@ -94,7 +100,7 @@ def _pandas_frame(frame: Any) -> pl.DataFrame:
     if len(set(names)) < len(names):
         raise InputError("the table has two columns of one name: rename one.")
     cells = (_pandas_cells(frame.iloc[:, i]) for i in range(len(names)))
-    return pl.DataFrame([pl.Series(name, column, strict=False) for name, column in zip(names, cells, strict=True)])
+    return pl.DataFrame([of_objects(name, column) for name, column in zip(names, cells, strict=True)])
 
 
 def _label(source: Any) -> str:
@@ -109,6 +115,10 @@ def _format(path: Path) -> str | None:
     return None if name.endswith(".gz") and found == "parquet" else found
 
 
+def _is_file_name(text: str) -> bool:
+    return _format(Path(text)) is not None or text.lower().endswith(WORKBOOKS)
+
+
 def _stdin(column: str | None) -> Table:
     data = sys.stdin.buffer.read()
     if column is not None:
@@ -120,15 +130,18 @@ def _stdin(column: str | None) -> Table:
 
 
 def _file(path: Path, column: str | None) -> Table:
+    refuse_workbook(path)
     form = _format(path)
     if form is None:
-        raise InputError(f"{path} is of no known kind: rename it to end in one of {', '.join(FORMATS)}.")
+        raise InputError(
+            f"{path} is of no known kind: convert it to one of {', '.join(FORMATS)}, and name it so (all but Parquet "
+            "also with .gz)."
+        )
     return _parse(form, read_whole(path), column, str(path))
 
 
 def _parse(form: str, data: bytes, column: str | None, label: str) -> Table:
-    # Bytes that are no UTF-8 become lone surrogates, by which the parsers know the damaged rows.
-    text = "" if form == "parquet" else data.decode("utf-8-sig", errors="surrogateescape")
+    text = "" if form == "parquet" else decoded(data, label)
     if not (data if form == "parquet" else text.strip()):
         raise InputError(f"{label} is empty: give at least one sequence.")
     if form == "parquet":
@@ -143,4 +156,6 @@ def _parse(form: str, data: bytes, column: str | None, label: str) -> Table:
     if column is not None:
         raise InputError(f"{label} has no columns to choose from: leave out --column {column}.")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return {"lines": lines, "fasta": fasta, "sdf": sdf}[form](text)
+    if form == "lines":
+        return lines(text, label)
+    return fasta(text) if form == "fasta" else sdf(text)

@@ -4,7 +4,6 @@ A sequence whose label is missing, damaged or contradicted by another line is re
 a negative.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,14 +13,15 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from isotrace.base.errors import InputError
+from isotrace.datasets.reading.cells import are_missing, is_missing, why_no_number
 from isotrace.domains.domain import Concept, Domain, Labels, Reading
 
 KINDS = {
     "token": "a string with one character per atom or residue",
     "class": "a category of the sequence",
-    "class-if-known": "the same, an empty cell meaning not known",
+    "class-if-known": "the same, an empty cell or NA meaning not known",
     "value": "a number of the sequence",
-    "value-if-known": "the same, an empty cell meaning not known",
+    "value-if-known": "the same, an empty cell or NA meaning not known",
     "maps": "the atom-mapped reaction",
 }
 MAX_VALUES = 200
@@ -138,9 +138,10 @@ def _rows(columns, records, source: str) -> tuple[dict[str, tuple[Cell, ...]], d
     rows: dict[str, tuple[Cell, ...]] = {}
     first: dict[str, str] = {}
     faults: dict[str, str] = {}
-    for record in records:
+    absent = [_absent(column, records, i, source) for i, column in enumerate(columns)]
+    for k, record in enumerate(records):
         try:
-            row = tuple(_cell(column, cell) for column, cell in zip(columns, record.cells, strict=True))
+            row = tuple(_cell(column, record.cells[i], absent[i][k]) for i, column in enumerate(columns))
         except InputError as error:
             faults.setdefault(record.text, f"{error} in {record.where} of {source}")
             continue
@@ -150,23 +151,31 @@ def _rows(columns, records, source: str) -> tuple[dict[str, tuple[Cell, ...]], d
     return rows, faults
 
 
-def _cell(column: LabelColumn, cell: str | None) -> Cell:
+def _absent(column: LabelColumn, records: Sequence[Record], i: int, source: str) -> list[bool]:
+    """Which cells of column `i` stand for no label. Raises InputError as `are_missing`."""
+    cells = [record.cells[i] for record in records]
+    if column.kind.startswith("class"):
+        return are_missing(cells, f"{column} of {source}")
+    if column.kind == "token":
+        # Blanks are letters in the alphabets of secondary structure, and so are those of NA where two are labelled.
+        own = [cell is not None and len(cell) == len(record.text) for cell, record in zip(cells, records, strict=True)]
+        return [not cell or (is_missing(cell.strip() or "_") and cell != NO_LABEL and not fits) for cell, fits in
+                zip(cells, own, strict=True)]  # fmt: skip
+    return [is_missing(cell) for cell in cells]
+
+
+def _cell(column: LabelColumn, cell: str | None, absent: bool) -> Cell:
     """What a cell says, None for not known. Raises InputError with the reason if it says nothing usable."""
-    # Blanks are letters in the alphabets of secondary structure, so only a token's cell keeps them.
     text = (cell or "") if column.kind == "token" else (cell or "").strip()
-    if not text or text.lower() == "nan":
+    if absent:
         if column.kind.endswith("-if-known"):
             return None
-        raise InputError(f"{column} is {'NaN' if text else 'empty'}")
+        raise InputError(f"{column} is {text or 'empty'}")
     if not column.kind.startswith("value"):
         return text
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{column} is {text!r}, not a finite number,")
-    return number
+    if why := why_no_number(text):
+        raise InputError(f"{column} is {text!r}, which {why},")
+    return float(text)
 
 
 def _values(column: LabelColumn, cells: Sequence[Cell], source: str) -> list[Cell]:

@@ -9,10 +9,9 @@ Parts are disjoint by group (scaffold, cluster: what the domain calls close rela
     mutation    a number per set of mutations (`A24G:K31R`, counted from 1) of the sequence, predicted by the head
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import numpy as np
 import polars as pl
@@ -21,14 +20,14 @@ import torch
 from isotrace.base.errors import InputError
 from isotrace.datasets.annotated import read
 from isotrace.datasets.inputs import rejects_frame
+from isotrace.datasets.mutations import check_numbering, swaps
+from isotrace.datasets.reading.cells import are_missing, column_of, is_missing, number
+from isotrace.datasets.task_labels import Kind, kind_of, natural
 from isotrace.domains.domain import Domain, Reading
 from isotrace.stats.splits import deal
 from isotrace.subjects.subject import Batch, Subject
 
-Kind = Literal["class", "regression", "residue", "masked", "mutation"]
 PARTS, SHARES = ("fit", "discover", "report"), (0.5, 0.25, 0.25)
-MAX_CLASSES = 20
-_MUTATION = re.compile(r"([A-Z])([0-9]{1,9})([A-Z])")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,19 +77,6 @@ def batches(examples: Sequence[Example], tokens: int, subject: Subject) -> list[
     return made
 
 
-def kind_of(values: Sequence[str], lengths: Sequence[int]) -> Kind:
-    """The kind of task that labels stand for, where none was given: residue if every label is as long as its
-    sequence and made of 0 and 1, regression if all are numbers and more than MAX_CLASSES differ or one is no whole
-    number, else class."""
-    if all(len(v) == n and not set(v) - {"0", "1"} for v, n in zip(values, lengths, strict=True)):
-        return "residue"
-    try:
-        numbers = {float(v) for v in values}
-    except ValueError:
-        return "class"
-    return "regression" if len(numbers) > MAX_CLASSES or any(v % 1 for v in numbers) else "class"
-
-
 def prepare(
     subject: Subject,
     domain: Domain,
@@ -114,37 +100,47 @@ def prepare(
     fitted on all there are. Raises InputError for a missing column,
     groups that stand in two parts, a part without examples, and a task of one class or constant labels.
     """
-    for option, column in (("--label", label), ("--split", split), ("--group", group), ("--mutations", mutations)):
-        if column is not None and column not in rows.columns:
-            raise InputError(f"the data have no column {column!r} for {option}: give one of {', '.join(rows.columns)}.")
+    asked = {"--label": label, "--split": split, "--group": group, "--mutations": mutations}
+    of = {option: None if name is None else column_of(rows, name, option) for option, name in asked.items()}
     if kind is not None and kind not in get_args(Kind):
         raise InputError(f"no kind of task {kind!r}: give one of {', '.join(get_args(Kind))}.")
     if (kind == "mutation") != (mutations is not None):
         raise InputError("--task mutation and --mutations COLUMN go together: give both or neither.")
     refused = [] if rejects is None else list(rejects.rows())
     found: list[tuple[dict, np.ndarray, Reading, str]] = []
-    for row in progress(rows.iter_rows(named=True)):
-        text, value = row["sequence"].strip(), row[label]
+    unlabelled = are_missing(rows[column_of(rows, label, "--label")].to_list(), f"column {label!r}")
+    for row, absent in zip(progress(rows.iter_rows(named=True)), unlabelled, strict=True):
+        text = row["sequence"].strip()
+        row = {option: None if column is None else row[column] for option, column in of.items()} | {
+            "index": row["index"]
+        }
+        value = row["--label"]
         try:
-            if value is None or str(value).strip().lower() in ("", "nan"):
-                raise InputError(f"it has no label in column {label!r}")
-            if split is not None and row[split] is None:
-                raise InputError(f"it has no part in column {split!r}")
+            if absent:
+                said = "" if value is None or not str(value).strip() else f", {str(value).strip()!r} stands for none"
+                raise InputError(f"it has no label in column {label!r}{said}")
+            for option, what in (("--split", "part"), ("--group", "group")):
+                if of[option] is not None and is_missing(row[option]):
+                    raise InputError(f"it has no {what} in column {asked[option]!r}")
             ids, reading = read(subject, domain, text)
             found.append((row, ids, reading, str(value).strip()))
         except InputError as error:
             refused.append((row["index"], text, str(error)))
     if not found:
         raise InputError(f"no row can be used{f'; first reason: {refused[0][2]}' if refused else ''}.")
-    kind = kind or kind_of([value for *_, value in found], [reading.n_elements for _, _, reading, _ in found])
-    classes = tuple(sorted({value for *_, value in found}, key=_natural)) if kind == "class" else ()
-    names = domain.groups([r.text for _, _, r, _ in found]) if group is None else [str(f[0][group]) for f in found]
+    if kind is None:
+        lengths, places = [reading.n_elements for _, _, reading, _ in found], [row["index"] for row, *_ in found]
+        kind = kind_of([value for *_, value in found], lengths, places, label)
+    if kind == "mutation":
+        check_numbering((reading.text, row["--mutations"]) for row, _, reading, _ in found)
+    classes = tuple(sorted({value for *_, value in found}, key=natural)) if kind == "class" else ()
+    names = domain.groups([r.text for _, _, r, _ in found]) if group is None else [str(f[0]["--group"]) for f in found]
     examples, given = [], []
     for (row, ids, reading, value), name in zip(found, names, strict=True):
         try:
-            cell = row[mutations] if mutations else None
+            cell = row["--mutations"]
             examples.append(_example(subject, kind, row["index"], ids, reading, name, value, classes, cell))
-            given.append(None if split is None else str(row[split]))
+            given.append(None if split is None else str(row["--split"]).strip())
         except InputError as error:
             refused.append((row["index"], reading.text, str(error)))
     if not examples:
@@ -164,13 +160,9 @@ def prepare(
     return data
 
 
-def _natural(text: str) -> tuple[int, float, str]:
-    return (0, float(text), text) if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) else (1, 0.0, text)
-
-
 def _example(
     subject: Subject, kind: Kind, index: int, ids: np.ndarray, reading: Reading, group: str, value: str,
-    classes: tuple[str, ...], mutations: str | None,
+    classes: tuple[str, ...], mutations: object,
 ) -> Example:  # fmt: skip
     """Raises InputError for a label that does not fit the sequence."""
     if kind == "class":
@@ -182,30 +174,20 @@ def _example(
         y = np.asarray([max(value[e] == "1" for e in part) for _, part in tokens], dtype=float)
         return Example(index, reading.text, ids, group, y, tuple(place for place, _ in tokens))
     try:
-        number = float(value)
-    except ValueError:
-        raise InputError(f"its label {value!r} is no number") from None
-    if not np.isfinite(number):
-        raise InputError(f"its label {value!r} is not finite")
+        size = number(value)
+    except InputError as error:
+        raise InputError(f"its label {error}") from None
     if kind == "regression":
-        return Example(index, reading.text, ids, group, number)
-    token_of = {element: place for place, part in enumerate(reading.elements) for element in part}
+        return Example(index, reading.text, ids, group, size)
     if kind == "masked":
-        if number - 1 not in token_of:
+        token_of = {element: place for place, part in enumerate(reading.elements) for element in part}
+        if size - 1 not in token_of:
             raise InputError(f"it has no element {value}: they count from 1 to {reading.n_elements}")
-        place = token_of[int(number) - 1]
+        place = token_of[int(size) - 1]
         return Example(index, reading.text, masked(subject, ids, [place]), group, float(ids[place]), (place,))
-    swaps = []
-    for part in re.split(r"[:,;\s]+", (mutations or "").strip()):
-        match = _MUTATION.fullmatch(part)
-        if match is None or int(match[2]) - 1 not in token_of:
-            raise InputError(f"mutation {part!r} is none of this sequence: write A24G, counted from 1")
-        place = token_of[int(match[2]) - 1]
-        if subject.token_id(match[1]) != ids[place]:
-            raise InputError(f"mutation {part!r} does not fit: {reading.text[int(match[2]) - 1]} stands there")
-        swaps.append((place, subject.token_id(match[1]), subject.token_id(match[3])))
-    places = tuple(place for place, _, _ in swaps)
-    return Example(index, reading.text, masked(subject, ids, places), group, number, places, tuple(swaps))
+    changes = swaps(subject, ids, reading, mutations)
+    places = tuple(place for place, _, _ in changes)
+    return Example(index, reading.text, masked(subject, ids, places), group, size, places, changes)
 
 
 def masked(subject: Subject, ids: np.ndarray, places: Sequence[int]) -> np.ndarray:
@@ -227,9 +209,13 @@ def _named(given: list[str], examples: Sequence[Example], column: str, seed: int
     seen: dict[str, str] = {}
     leaking = {e.group for e, p in zip(examples, parts, strict=True) if seen.setdefault(e.group, p) != p}
     if leaking:
+        group = min(leaking)
+        of_group = {p: e.index for e, p in zip(examples, parts, strict=True) if e.group == group}
+        one, other = [*of_group.values()][:2]
         raise InputError(
-            f"{len(leaking)} groups of relatives stand in two parts of column {column!r}, such as {min(leaking)!r}: "
-            "leave out --split to have whole groups dealt out, or name the groups your split keeps with --group."
+            f"{len(leaking)} groups of relatives stand in two parts of column {column!r}, such as {group!r} (rows "
+            f"{one} and {other}): leave out --split to have whole groups dealt out, or name the groups your split keeps "
+            "with --group."
         )
     if "discover" not in parts:
         halves = iter(deal([e.group for e, p in zip(examples, parts, strict=True) if p == "fit"], (0.5, 0.5), seed))

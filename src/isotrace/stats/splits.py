@@ -18,7 +18,7 @@ def deal(groups: Sequence[str], shares: Sequence[float], seed: int) -> np.ndarra
     if len(names) < len(shares):
         raise InputError(
             f"{len(shares)} parts need {len(shares)} groups, and the sequences form {len(names)}: give more diverse "
-            "ones, or other groups (--group)."
+            "ones, or name a column of other groups with --group (of variants of one sequence the mutation or site)."
         )
     part, filled = np.zeros(len(names), dtype=np.int64), np.zeros(len(shares))
     for group in np.random.default_rng((seed, 1)).permutation(len(names)):

@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from isotrace.base.errors import InputError
-from isotrace.base.files import read_whole
+from isotrace.base.files import read_text, refuse_workbook
 
 if TYPE_CHECKING:
     import gemmi
 
 FORMATS: dict[str, Literal["pdb", "cif"]] = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif"}
 LEAST_IDENTITY = 0.9
+# Protonation states and bridges, as programs for simulation name them (AMBER, CHARMM, GROMACS).
+STATES = {
+    "HID": "H", "HIE": "H", "HIP": "H", "HIN": "H", "HSD": "H", "HSE": "H", "HSP": "H", "ASH": "D", "GLH": "E",
+    "LYN": "K", "LSN": "K", "LYP": "K", "ARN": "R", "CYX": "C", "CYM": "C", "CYH": "C", "TYM": "Y",
+    "PCA": "Q",  # made of glutamine, which is its parent in the PDB's dictionary
+}  # fmt: skip
 _NUMBER = re.compile(r" *-?\d+|[A-Z][0-9A-Z]{3}|[a-z][0-9a-z]{3}")  # of a residue in a PDB file: decimal or hybrid-36
 
 
@@ -68,12 +74,10 @@ def read_structure(path: Path) -> Structure:
     Raises InputError for another suffix, a file that cannot be read, one without amino acids, or without gemmi.
     """
     name = path.name.removesuffix(".gz")
+    refuse_workbook(path)
     if (kind := FORMATS.get(Path(name).suffix.lower())) is None:
         raise InputError(f"{path} is no structure file: give {', '.join(FORMATS)}, each also gzipped.")
-    try:
-        text = read_whole(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} cannot be read: {error}.") from None
+    text = read_text(path)
     try:
         chains = _chains(_pdb(text) if kind == "pdb" else _cif(text))
     except (ValueError, RuntimeError) as error:  # gemmi's errors are both
@@ -148,37 +152,40 @@ def _chains(structure: "gemmi.Structure") -> tuple[Chain, ...]:
         spans: dict[tuple[int, str], list[gemmi.Residue]] = {}
         for residue in chain:
             number = residue.seqid.num
-            if number is not None and _letter(residue.name):
+            if number is not None and _letter(residue):
                 spans.setdefault((number, residue.seqid.icode.strip()), []).append(residue)
         residues = []
         for (number, insertion), members in spans.items():
             atoms = [atom for member in members for atom in member]
             if any(atom.name == "CA" for atom in atoms):
                 rows = [int(atom.pos.x) for atom in atoms]
-                letter = _letter(members[0].name)
+                letter = _letter(members[0])
                 residues.append(StructureResidue(number, insertion, letter, (min(rows), max(rows))))
         if residues:
             chains.append(Chain(chain.name, tuple(residues)))
     return tuple(chains)
 
 
-def _letter(component: str) -> str:
+def _letter(residue: "gemmi.Residue") -> str:
     """Empty for what is no amino acid; a modified one has the letter of its parent, as its sequence is deposited."""
-    if component == "PCA":  # made of glutamine, which is its parent in the PDB's dictionary
-        return "Q"
-    found = _gemmi().find_tabulated_residue(component)
+    homoserine = residue.name == "HSE" and any(atom.name == "OD" for atom in residue)
+    if residue.name in STATES and not homoserine:
+        return STATES[residue.name]
+    found = _gemmi().find_tabulated_residue(residue.name)
     return found.one_letter_code.strip().upper() if found.is_amino_acid() else ""
 
 
 # What reads these files keeps no row numbers, and nothing here reads coordinates: a row travels as the x of its atom.
 def _pdb(text: str) -> "gemmi.Structure":
     lines = []
-    for line in text.splitlines():
+    for n, line in enumerate(text.splitlines(), 1):
         if line.startswith("ENDMDL"):
             break
         if line.startswith(("ATOM  ", "HETATM")):
             if not _NUMBER.fullmatch(line[22:26]):
-                raise ValueError(f"{line[22:26]!r} is no residue number")
+                raise ValueError(f"{line[22:26]!r} is no residue number (line {n})")
+            if len(line) < 54:
+                raise ValueError(f"line {n} ends before its coordinates")
             lines.append(f"{line[:30]}{len(lines):8d}{line[38:]}\n")
     return _gemmi().read_pdb_string("".join(lines))
 

@@ -1,0 +1,43 @@
+"""What the labels of a task say: which rows have one, and which kind of task they stand for."""
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from isotrace.base.errors import InputError
+from isotrace.datasets.reading.cells import is_almost_number, why_no_number
+
+Kind = Literal["class", "regression", "residue", "masked", "mutation"]
+MAX_CLASSES = 20
+
+
+def kind_of(values: Sequence[str], lengths: Sequence[int], rows: Sequence[int] = (), label: str = "") -> Kind:
+    """The kind of task that labels stand for, where none was given: residue if all are made of 0 and 1 and most are as
+    long as their sequence, regression if all are numbers and more than MAX_CLASSES differ or one is no whole number,
+    else class.
+
+    Raises InputError for a column of numbers with others among them (words, decimal commas, bounds), naming the first
+    and its row; `rows` are their numbers, `label` the column.
+    """
+    long = sum(len(v) == n for v, n in zip(values, lengths, strict=True))
+    if not set().union(*values) - {"0", "1"} and 2 * long > len(values):
+        return "residue"
+    wrong = [(i, v, why) for i, v in enumerate(values) if (why := why_no_number(v))]
+    if not wrong:
+        numbers = {float(v) for v in values}
+        return "regression" if len(numbers) > MAX_CLASSES or any(v % 1 for v in numbers) else "class"
+    if 2 * sum(map(is_almost_number, values)) < len(values):
+        return "class"
+    i, text, why = wrong[0]
+    where = f" in row {rows[i]}" if rows else ""
+    more = f" ({len(wrong) - 1} more rows have such labels)" if len(wrong) > 1 else ""
+    advice = ": correct it or empty the cell" if ":" not in why else ""
+    raise InputError(
+        f"column {label!r} holds numbers, but {text!r}{where} {why}{advice}{more}. If the labels are classes, "
+        "give --task class."
+    )
+
+
+def natural(text: str) -> tuple[int, float, str]:
+    """Sorts classes: numbers by size, then words."""
+    return (0, float(text), text) if re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII) else (1, 0.0, text)
