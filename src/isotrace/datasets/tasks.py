@@ -214,8 +214,8 @@ def _named(given: list[str], examples: Sequence[Example], column: str, seed: int
         one, other = [*of_group.values()][:2]
         raise InputError(
             f"{len(leaking)} groups of relatives stand in two parts of column {column!r}, such as {group!r} (rows "
-            f"{one} and {other}): leave out --split to have whole groups dealt out, or name the groups your split keeps "
-            "with --group."
+            f"{one} and {other}): leave out --split to have whole groups dealt out, or name the groups your split "
+            "keeps with --group."
         )
     if "discover" not in parts:
         halves = iter(deal([e.group for e, p in zip(examples, parts, strict=True) if p == "fit"], (0.5, 0.5), seed))
