@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from isotrace.base.moved import Moved
 
 if TYPE_CHECKING:
+    from isotrace.base.result import load
     from isotrace.dictionaries.featuriser import Featuriser
     from isotrace.dictionaries.hub import push_to_hub, save_pretrained
     from isotrace.dictionaries.saving import load_dictionary
@@ -14,27 +15,36 @@ if TYPE_CHECKING:
     from isotrace.verbs.annotate import annotate
     from isotrace.verbs.circuit import circuit
     from isotrace.verbs.convert import convert
+    from isotrace.verbs.demo import demo
+    from isotrace.verbs.doctor import doctor
     from isotrace.verbs.evaluate import evaluate
     from isotrace.verbs.features import features
     from isotrace.verbs.harvest import harvest
     from isotrace.verbs.intervene import intervene
+    from isotrace.verbs.reproduce import reproduce
     from isotrace.verbs.trace import trace
+    from isotrace.verbs.tracing import Tracer
     from isotrace.verbs.train import train
 
 __version__ = "0.1.0"
 __all__ = [
     "Featuriser",
+    "Tracer",
     "__version__",
     "annotate",
     "circuit",
     "convert",
+    "demo",
+    "doctor",
     "evaluate",
     "features",
     "harvest",
     "intervene",
+    "load",
     "load_dictionary",
     "load_subject",
     "push_to_hub",
+    "reproduce",
     "save_pretrained",
     "trace",
     "train",
@@ -44,16 +54,21 @@ sys.meta_path.insert(0, Moved())
 
 _LAZY = {
     "Featuriser": "isotrace.dictionaries.featuriser",
+    "Tracer": "isotrace.verbs.tracing",
     "annotate": "isotrace.verbs.annotate",
     "circuit": "isotrace.verbs.circuit",
     "convert": "isotrace.verbs.convert",
+    "demo": "isotrace.verbs.demo",
+    "doctor": "isotrace.verbs.doctor",
     "evaluate": "isotrace.verbs.evaluate",
     "features": "isotrace.verbs.features",
     "harvest": "isotrace.verbs.harvest",
     "intervene": "isotrace.verbs.intervene",
+    "load": "isotrace.base.result",
     "load_dictionary": "isotrace.dictionaries.saving",
     "load_subject": "isotrace.subjects.subject",
     "push_to_hub": "isotrace.dictionaries.hub",
+    "reproduce": "isotrace.verbs.reproduce",
     "save_pretrained": "isotrace.dictionaries.hub",
     "trace": "isotrace.verbs.trace",
     "train": "isotrace.verbs.train",
@@ -65,3 +80,8 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'isotrace' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    """What tab completion offers: names that are not imported yet among them."""
+    return [*__all__]

@@ -7,7 +7,7 @@ a saved run finds its class by the kind that is written in it.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from isotrace.base.errors import RunError
+from isotrace.base.progress import shortened
 from isotrace.base.registry import Registry
 from isotrace.base.runs import Run, dumps, open_run, read_manifest
 
@@ -34,7 +35,7 @@ _SHIPPED = {
 RESULTS: "Registry[type[Result]]" = Registry("kind of result", "isotrace.results", _SHIPPED, RunError)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(ABC):
     """`summary`: what `--json` prints. `view`: what the page shows beside it. `tables`, `tensors`: by name.
 
@@ -57,7 +58,18 @@ class Result(ABC):
         """HTML that opens offline; `manifest` is that of the run it stands in."""
 
     @abstractmethod
-    def _repr_html_(self) -> str: ...
+    def _repr_html_(self) -> str:
+        """What a notebook shows, and keeps in its file: some kilobytes."""
+
+    def told(self) -> Iterable[str]:
+        """What `print` says, a line each: the numbers that a reader asks for first."""
+        plain = {name: value for name, value in self.summary.items() if isinstance(value, str | int | float)}
+        yield ", ".join(f"{name} {value}" for name, value in plain.items())
+
+    def __repr__(self) -> str:
+        """At most 1,000 characters, whatever was found."""
+        tables = ", ".join(f"{name} {table.height} × {table.width}" for name, table in self.tables.items())
+        return shortened(f"{type(self).__name__} ({self.kind})", *self.told(), f"tables: {tables or 'none'}")
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self.summary)
@@ -90,8 +102,8 @@ class Result(ABC):
         run.text("report.html", self.page(run.manifest))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a run folder. Raises RunError where `open_run` does."""
-        command = f"{type(self).__name__}.save"
+        """Write a run folder. Raises RunError where `open_run` does, which takes another result for another run."""
+        command = f"{type(self).__name__}.save {self.id[:12]}"
         with open_run(path, command=command, seed=0, inputs={}, overwrite=overwrite) as run:
             self.write(run)
         return Path(path)
@@ -115,3 +127,15 @@ class Result(ABC):
         if not issubclass(found, cls):
             raise RunError(f"{path} holds a result of the kind {kind}, not {cls.__name__}.")
         return found(summary, record["view"], tables, tensors)  # pyright: ignore[reportReturnType]
+
+
+def load(path: str | Path) -> Result:
+    """What a command found, read from the run folder it wrote; of many traces, from the folder that holds them.
+
+    Raises RunError for a folder that holds no result.
+    """
+    folder = Path(path)
+    places = [place for place in (folder, folder / "summary") if (place / "result.json").is_file()]
+    if not places and (folder / "dictionary.json").is_file():
+        raise RunError(f"{path} is a dictionary: isotrace.load_dictionary(folder, subject) reads it.")
+    return Result.load((*places, folder)[0])

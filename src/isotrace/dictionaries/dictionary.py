@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from isotrace.base.errors import DictionaryError
+from isotrace.base.progress import shortened
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.registry import RULES
 from isotrace.dictionaries.sparsity.rule import Rule, SparseActivations
@@ -47,6 +48,15 @@ class Dictionary(nn.Module):
         # statistics of the training stream, needed for mean ablation and for matched controls
         self.mean_activation = nn.Buffer(torch.zeros(config.n_layers, config.n_features))
         self.density = nn.Buffer(torch.zeros(config.n_layers, config.n_features))
+
+    def __repr__(self) -> str:
+        c, place = self.config, "in memory" if self.folder is None else f"from {self.folder}"
+        active = c.activation if c.k is None else f"{c.activation}, k {c.k}"
+        lines = (
+            f"{type(self).__name__}: {c.architecture} ({active}), {place}",
+            f"{c.n_layers} layers of {c.n_features} features, {c.hookpoint_in} → {c.hookpoint_out}",
+        )
+        return shortened(*lines)
 
     @classmethod
     def check(cls, config: DictionaryConfig) -> None:

@@ -10,6 +10,7 @@ import polars as pl
 from isotrace.activations.harvest import Corpus, mask_rate_of
 from isotrace.base.errors import DictionaryError, InputError
 from isotrace.base.identity import identity
+from isotrace.base.progress import shortened
 from isotrace.base.settings import checked_seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.evaluation.controls import Sample, make_controls
@@ -33,7 +34,7 @@ SHARED = ("clean", "n_sequences", "n_tokens", "n_predicted")
 SCORES = ("loss_recovered", "top1_agreement", "kl", "cross_entropy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Numbers of every dictionary and control, as `evaluate` gives them, with name, config, `dictionary_id` (of the
     control itself, where it is one) and `paired`: the differences to the first dictionary.
@@ -60,6 +61,10 @@ class Comparison:
     controls: list[dict[str, Any]]
     pareto: list[str]
     warnings: list[str]
+
+    def __repr__(self) -> str:
+        found = [f"{one['name']}: loss recovered {_headline(one):.3f}, L0 {one['l0']:.1f}" for one in self.dictionaries]
+        return shortened(f"Comparison on {self.n_sequences} sequences, {self.n_predicted} predicted tokens", *found)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

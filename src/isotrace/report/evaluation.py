@@ -4,8 +4,9 @@ The picture is SVG text in which every point is labelled where it stands, legibl
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import PurePath
 from typing import Any
 
@@ -15,7 +16,7 @@ from isotrace.base.result import Result
 from isotrace.base.runs import Run, to_jsonable
 from isotrace.evaluation.comparison import Comparison
 from isotrace.report.figures import COLOURS, GREY, GRID, INK, log_ticks, path, picture, scale, text, ticks
-from isotrace.report.page import render_page
+from isotrace.report.page import interval, number, render_page
 
 WIDTH, HEIGHT = 480, 400
 LEFT, RIGHT, TOP, BOTTOM = 54, 466, 34, 352
@@ -82,8 +83,18 @@ class Evaluation(Result):
         super().write(run)
         run.text("pareto.svg", pareto_svg(self.summary))
 
+    def told(self) -> Iterable[str]:
+        for one in (*self.summary["dictionaries"], *self.summary["controls"]):
+            if one.get("reason") is None:
+                free = one["free_running"]
+                yield (
+                    f"{one['name']}: loss recovered {number(free['loss_recovered'])} {interval(free['ci'])}, "
+                    f"L0 {number(one['l0'])}"
+                )
+
     def _repr_html_(self) -> str:
-        return pareto_svg(self.summary)
+        lines = "".join(f"<p>{escape(line)}</p>" for line in (*self.told(), *self.summary["warnings"]))
+        return f"<div>{pareto_svg(self.summary)}{lines}</div>"
 
 
 def pareto_svg(summary: Mapping[str, Any]) -> str:

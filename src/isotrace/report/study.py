@@ -1,6 +1,6 @@
 """What a study found: its tables, and what the reader must know."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any, ClassVar
 
@@ -23,6 +23,10 @@ class StudyResult(Result):
             flat = [{key: cell(value) for key, value in row.items()} for row in rows]
             frames[title] = pl.DataFrame(flat, infer_schema_length=None)
         return cls({"name": name, "quick": quick, "tables": dict(tables), "notes": list(notes)}, tables=frames)
+
+    def told(self) -> Iterable[str]:
+        yield f"{self.summary['name']}, {'quick' if self.summary['quick'] else 'full'} settings"
+        yield from self.summary["notes"]
 
     def to_frame(self) -> pl.DataFrame:
         """The first table."""

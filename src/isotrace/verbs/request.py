@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from pydantic_core import PydanticCustomError, core_schema
 
 from isotrace.base.errors import InputError
-from isotrace.base.progress import Progress
+from isotrace.base.progress import Progress, shortened
 from isotrace.base.settings import Seed, expanded, whole_number
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _signature(kind: type[Request], places: list[str]) -> Signature:
     return Signature(parameters)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer:
     """What a verb says that leaves its result in a folder: `summary` is what `--json` prints; `failure` what the
     command then ends with, where not all was well."""
@@ -240,3 +240,7 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         return self.summary
+
+    def __repr__(self) -> str:
+        parts = (f"{name}: {value}" for name, value in self.summary.items())
+        return shortened("Answer", *parts)

@@ -63,7 +63,7 @@ def train(request: TrainRequest, progress: Progress) -> Answer | None:
 
     if (request.data is None) == (request.store is None):
         raise InputError("give --data with sequences, or --store with harvested activations.")
-    if request.data == "-":
+    if isinstance(request.data, str) and request.data == "-":
         raise InputError("training reads its sequences again when it is resumed: save standard input in a file.")
     settings = read_settings(request.config)
     given = {"n_features": request.features} | {n: getattr(request, n) for n in ("k", "activation", "window", "layers")}

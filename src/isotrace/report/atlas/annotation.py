@@ -1,13 +1,13 @@
 """The run folder of an annotation: its tables, its summary, the atlas, and features on a protein structure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from markupsafe import Markup
 
 from isotrace.annotation.annotate import Annotation
 from isotrace.base.errors import InputError
@@ -99,10 +99,15 @@ class AnnotationResult(Result):
         if page := self.structure_page():
             run.text(STRUCTURE, page)
 
-    def _repr_html_(self) -> str:
-        named = "{} of {} features of {} named, on {} sequences"
+    def told(self) -> Iterable[str]:
         keys = ("n_labelled", "n_features", "dictionary", "n_sequences")
-        return str(Markup("<p>" + named + "</p>").format(*(self.summary[key] for key in keys)))
+        yield "{} of {} features of {} named, on {} sequences".format(*(self.summary[key] for key in keys))
+        named = self.tables["features"].drop_nulls("label").sort("f1", descending=True, nulls_last=True)
+        for row in named.head(3).iter_rows(named=True):
+            yield f"layer {row['layer']} feature {row['feature']}: {row['label']}, F1 {number(row['f1'])}"
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{escape(line)}</p>" for line in (*self.told(), *self.summary["warnings"]))
 
 
 def features_on_structure(annotation: Annotation, data: Data, path: Path, activations: Activations) -> dict[str, Any]:

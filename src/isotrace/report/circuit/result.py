@@ -1,6 +1,6 @@
 """A task circuit as people meet it: plain data, tables, pictures, and one page that opens offline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from typing import Any
@@ -45,6 +45,9 @@ class CircuitResult(Result):
         super().write(run)
         run.text("curve.svg", curve_svg(self.summary))
         run.text("layers.svg", layers_svg(self.summary["layers"]))
+
+    def told(self) -> Iterable[str]:
+        return sentences(self.summary)
 
     def _repr_html_(self) -> str:
         said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(self.summary))

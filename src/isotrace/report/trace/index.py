@@ -1,6 +1,6 @@
 """Many traces as people meet them: one JSON, a table, and a page that lists them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,10 +10,10 @@ from isotrace.attribution.verification import NEARER
 from isotrace.base.result import Result
 from isotrace.report.page import render_index
 from isotrace.report.trace.payload import fidelity_table
-from isotrace.report.trace.trace import TraceResult
+from isotrace.report.trace.trace import TraceResult, described
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Traces(Result):
     """What `isotrace.trace` found for many inputs. `summary["traces"]` holds what `TraceResult.to_dict` gives, with the
     `index` of its row. `found`: the results themselves, none after `load`: each was saved in a folder of its own.
@@ -68,6 +68,12 @@ class Traces(Result):
                 "fidelity": fidelity_table(self.summary["fidelity"]),
             }
         )
+
+    def told(self) -> Iterable[str]:
+        traces = self.summary["traces"]
+        yield f"{len(traces)} traced, {len(self.summary['rejects'])} rejected"
+        for one in traces[:3]:
+            yield next(iter(described(one)))
 
     def _repr_html_(self) -> str:
         return self.to_frame()._repr_html_()

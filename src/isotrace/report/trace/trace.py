@@ -1,7 +1,8 @@
 """A trace as people meet it: a JSON summary, tables, drawings, and one page that opens offline."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any, ClassVar
 
 import polars as pl
@@ -9,10 +10,10 @@ import polars as pl
 from isotrace.attribution.graph_files import KEY
 from isotrace.base.result import Result
 from isotrace.base.runs import Run
-from isotrace.report.page import render_trace
+from isotrace.report.page import number, percent, render_trace
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TraceResult(Result):
     """What `isotrace.trace` found. `tensors`: the pruned graph, as `attribution.graph_files` keeps it.
 
@@ -60,8 +61,20 @@ class TraceResult(Result):
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
         return render_trace(self.payload(manifest))
 
+    def told(self) -> Iterable[str]:
+        lines = [*described(self.summary)]
+        return [*lines[:3], *lines[4:]]  # without the correlations, which the page explains
+
     def _repr_html_(self) -> str:
-        return self.view["drawing"]
+        """The molecule in the colours of the signed effects, what was asked, and every warning."""
+        said, most = [*described(self.summary)], max((abs(u["signed"] or 0.0) for u in self.units), default=0.0)
+        legend = (
+            "Orange atoms raise the target, blue ones lower it: total effect of their tokens, linearised; full colour "
+            f"is {number(most)} {self.summary['target']['unit']}."
+        )
+        lines = "".join(f"<p>{escape(line)}</p>" for line in (self.summary["target"]["description"], *said[1:]))
+        head = f"<p><b>{escape(said[0])}</b></p>"
+        return f"<div>{head}{self.view['page']['molecule']['signed_svg']}<p>{escape(legend)}</p>{lines}</div>"
 
     def write(self, run: Run) -> None:
         """Also graph.json for viewers, supernodes.json, network.json and two drawings."""
@@ -72,3 +85,29 @@ class TraceResult(Result):
         run.json("network", page["circuit"]["network"])
         run.text("molecule_mass.svg", page["molecule"]["mass_svg"])
         run.text("molecule_signed.svg", page["molecule"]["signed_svg"])
+
+
+def described(summary: Mapping[str, Any]) -> Iterable[str]:
+    """A trace in a few lines of plain text."""
+    target, circuit, checks = summary["target"], summary["circuit"], summary["verification"]
+    control = circuit["control"]
+    yield f"{summary['input']}  {target['name']} = {_fixed(target['value'], 3)} {target['unit']}"
+    neurons = "" if circuit["neurons"]["error"] is None else f", as many neurons {_fixed(circuit['neurons']['error'])}"
+    yield (
+        f"circuit: {circuit['n_features']} features ({circuit['fraction_of_features']:.1%} of the active ones), alone "
+        f"{_fixed(circuit['value'])}: {_fixed(circuit['error'])} from the model (all features ablated "
+        f"{_fixed(abs(circuit['empty'] - circuit['full']))}, random circuits {_fixed(control['error_mean'])}{neurons})"
+    )
+    yield f"without it: {_fixed(circuit['removed'])} (without random circuits {_fixed(control['removed_mean'])})"
+    yield (
+        f"predicted against actual effects: r = {_fixed(checks['pearson_free_running'])} free-running, "
+        f"{_fixed(checks['pearson_frozen'])} frozen; replacement score {_fixed(summary['graph']['replacement_score'])}"
+    )
+    best = sorted(summary["units"], key=lambda u: -(u["score"] or 0.0))[:5]
+    yield "atoms: " + ", ".join(f"{u['symbol']}{u['index']} {percent(u['score'])}" for u in best)
+    for warning in summary["warnings"]:
+        yield f"warning: {warning}"
+
+
+def _fixed(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
