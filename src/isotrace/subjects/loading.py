@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
@@ -18,6 +18,7 @@ from isotrace.base.errors import SubjectError
 from isotrace.subjects.dispatch import ATTENTION
 from isotrace.subjects.families import Family, family_of
 from isotrace.subjects.sources.source import SubjectFiles
+from isotrace.subjects.tokenizers import load_tokenizer
 
 HEADS = {
     "masked": ("AutoModelForMaskedLM", modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
@@ -75,18 +76,27 @@ def load_model(
         model, info = head_class.from_pretrained(
             files.folder, dtype=dtype, attn_implementation=implementation, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(files.folder)
+        tokenizer = load_tokenizer(source, files.folder)
     missing = sorted(k for k in info["missing_keys"] if not any(o in k for o in family.optional_weights))
     if missing:
         headless = "" if not has_head else ", or, if it has no head, name its class without one in architectures"
         raise SubjectError(
             f"{source} lacks {len(missing)} weights, {missing[0]!r} first: save it again in full{headless}."
         )
+    if adapted := sorted(k for k in info["unexpected_keys"] if "lora_" in k):
+        raise SubjectError(
+            f"{source} holds {len(adapted)} weights of an adapter, {adapted[0]!r} first, that the model would leave "
+            "out: merge it (peft: merge_and_unload) and save it again."
+        )
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise SubjectError(f"weight {name!r} of {source} holds NaN or infinity: the file is damaged, get it again.")
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise SubjectError(f"the tokenizer of {source} keeps no offsets: a fast tokenizer is needed.")
+    words, rows = max(tokenizer.get_vocab().values()) + 1, model.get_input_embeddings().weight.shape[0]
+    if words > rows:
+        raise SubjectError(
+            f"the tokenizer of {source} has {words} tokens and the model {rows} embeddings: the two do not belong "
+            "together, or tokens were added without resize_token_embeddings; save both again."
+        )
     model = model.to(device_of(device))
     if family.prepare:
         family.prepare(model)
@@ -107,6 +117,8 @@ def _explained(source: str) -> Iterator[None]:
     """transformers and safetensors raise many kinds of errors; all mean the same to a user."""
     try:
         yield
+    except SubjectError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SubjectError(f"cannot load {source}: {reason}") from error

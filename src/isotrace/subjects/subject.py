@@ -13,11 +13,13 @@ from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import PreTrainedModel
 
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.domains.domain import domain_of
 from isotrace.subjects.dispatch import hookpoints_edited, install
 from isotrace.subjects.families import Family, Side, family_of
 from isotrace.subjects.generation import Generated, Sampling, sampled
 from isotrace.subjects.loading import load_model, settings_of
 from isotrace.subjects.sources.source import SubjectFiles, resolve
+from isotrace.subjects.tokenizers import Spans, fault, spaced, unspaced, wants_spaces, way_out
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Subject:
         self.model, self.tokenizer, self.files = model.eval().requires_grad_(False), tokenizer, files
         self.family: Family = family_of(model.config.model_type)
         self.has_head, self.objective = has_head, self.family.objective
-        self.mask_id: int | None = None if self.objective == "causal" else cast("int | None", tokenizer.mask_token_id)
+        self.mask_id = None if self.objective == "causal" else self._mask_id()
         # padding is masked out, so any token will do where the tokenizer has none for it
         fillers = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.pad_id = cast(int, next(i for i in fillers if i is not None))
@@ -89,6 +91,9 @@ class Subject:
         self.d_model: int = model.config.hidden_size
         self.max_tokens: int = min(tokenizer.model_max_length, self._positions())
         install({*self.attentions, *self.norms.values(), *(e.module for e in self.embeddings), *self._blocks()})
+        element = None if files.domain is None else domain_of(files.domain).element
+        self._case_matters = element == "atom"
+        self._wants_spaces = element == "residue" and wants_spaces(tokenizer)
         special = torch.zeros(len(tokenizer), dtype=torch.bool)
         special[tokenizer.all_special_ids] = True
         self.is_special = special
@@ -96,6 +101,11 @@ class Subject:
     @property
     def source(self) -> str:
         return self.files.source
+
+    def _mask_id(self) -> int | None:
+        named = cast("int | None", self.tokenizer.mask_token_id)
+        filled = self.family.mask and self.tokenizer.get_vocab().get(self.family.mask)
+        return (filled or None) if named is None else named
 
     def content(self) -> Any:
         """What its `identity` is of: config, dtype, weights (as the hash of their files) and tokenizer."""
@@ -197,23 +207,32 @@ class Subject:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         return self.tokenizer.model_max_length if limit is None else limit - first
 
-    def tokenized(self, sequences: Sequence[str]) -> list[tuple[list[int], tuple[tuple[int, int], ...], str | None]]:
-        """Of each sequence: ids, character span of every token, and why the subject cannot take it (None: it can)."""
-        found = self.tokenizer(list(sequences), return_offsets_mapping=True, verbose=False)
-        rows = zip(sequences, found["input_ids"], found["offset_mapping"], strict=True)
-        return [(ids, tuple(map(tuple, spans)), self._refusal(text, ids, spans)) for text, ids, spans in rows]
+    def tokenized(self, sequences: Sequence[str]) -> list[tuple[list[int], Spans, str | None]]:
+        """Of each sequence: ids, character span of every token, and why the subject cannot take it (None: it can).
 
-    def _refusal(self, text: str, ids: list[int], offsets: Sequence[tuple[int, int]]) -> str | None:
+        Residues are handed to a tokenizer of words between blanks; spans are those of the text as given.
+        """
+        laid = [spaced(text) for text in sequences] if self._wants_spaces else None
+        texts = list(sequences) if laid is None else [text for text, _ in laid]
+        found = self.tokenizer(texts, return_offsets_mapping=True, verbose=False)
+        offsets: list[Spans] = [tuple((start, end) for start, end in spans) for spans in found["offset_mapping"]]
+        if laid is not None:
+            offsets = [unspaced(spans, places) for spans, (_, places) in zip(offsets, laid, strict=True)]
+        rows = zip(sequences, found["input_ids"], offsets, strict=True)
+        return [(ids, spans, self._refusal(text, ids, spans)) for text, ids, spans in rows]
+
+    def _refusal(self, text: str, ids: list[int], offsets: Spans) -> str | None:
         if not text.strip():
             return "the input is empty: give a SMILES or sequence."
         # a tokenizer that knows every byte may use the same token to begin a sequence: there it spans nothing
         unk, spans = self.tokenizer.unk_token_id, zip(offsets, ids, strict=True)
         unknown = sorted({repr(text[a:b]) for (a, b), i in spans if i == unk and a < b})
         if unknown:
-            return f"{text!r} holds tokens {self.source} does not know: {', '.join(unknown)}; rewrite or drop it."
+            remedy = way_out(unknown, self.tokenizer)
+            return f"{text!r} holds tokens {self.source} does not know: {', '.join(unknown)}; {remedy}."
         if len(ids) > self.max_tokens:
             return f"{len(ids)} tokens, but {self.source} takes {self.max_tokens}: shorten {text[:40]!r}…."
-        return None
+        return fault(text, ids, offsets, self.tokenizer, self._case_matters)
 
     def tokenize(self, sequences: Sequence[str]) -> Batch:
         """Raises InputError for an empty, too long or unknown-token sequence; the message names the culprit."""

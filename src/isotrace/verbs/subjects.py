@@ -1,5 +1,6 @@
 """Which models can be named, and what one of them is."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from isotrace.verbs.request import PLACE, Answer, Progress, Request, verb
@@ -10,6 +11,8 @@ class SubjectsRequest(Request):
     """Load this one and print its facts: bundled:NAME, pypi:package/model, hf:org/name, folder."""
     domain: str | None = None
     """What its tokens stand for, where it does not say."""
+    remember: bool = False
+    """Write the domain into the folder (subject.json), so that no command need be told it again."""
 
 
 @verb(SubjectsRequest)
@@ -17,7 +20,22 @@ def subjects(request: SubjectsRequest, progress: Progress) -> Answer:
     """List the bundled and published subjects, or load one and print its facts."""
     if request.source is None:
         return Answer({"subjects": listed()})
-    return Answer(facts(request.source, request.domain))
+    found = facts(request.source, request.domain)
+    if request.remember:
+        remember(request.source, request.domain)
+    return Answer(found)
+
+
+def remember(source: str, domain: str | None) -> None:
+    """Raises InputError without a domain, and for a subject whose files are not the user's."""
+    from isotrace.base.errors import InputError
+    from isotrace.subjects.sources.source import write_record
+
+    if domain is None:
+        raise InputError("which domain shall the folder remember? Give --domain with --remember.")
+    if not Path(source).is_dir():
+        raise InputError(f"{source!r} is no folder of yours: --remember writes into a folder.")
+    write_record(Path(source), domain)
 
 
 def listed() -> list[dict[str, Any]]:

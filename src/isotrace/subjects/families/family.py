@@ -75,6 +75,7 @@ class Family:
     `words`, `positions`: the modules whose outputs are the embeddings, of the encoder first; a position embedding
     that a model lacks, since it is rotary or relative, is skipped. `stacks`: the encoder's blocks, then the decoder's.
     `norms`: those outside the blocks and the head; one that a model lacks is skipped.
+    `mask`: the token it was trained to fill, where its tokenizers name no mask token.
     `pattern`: `function` if attention goes through transformers' registry of attention functions; `dropout` if
     `Stack.attention` names the dropout modules that are given the pattern of softmax.
     The head is dense → pointwise function → LayerNorm → linear; without `head_dense` and `head_norm` it is linear.
@@ -96,6 +97,7 @@ class Family:
     head_norm: str | None = None
     logits: Callable[[Any, Tensor], Tensor] | None = None
     norm: NormKind = LAYER_NORM
+    mask: str | None = None
     pattern: Literal["function", "dropout"] = "function"
     optional_weights: tuple[str, ...] = ()
     prepare: Callable[[Any], None] | None = None

@@ -35,6 +35,7 @@ T5 = Family(
     stacks=(_stack("encoder", ("SelfAttention",)), _stack("decoder", ("SelfAttention", "EncDecAttention"))),
     norms=("encoder.final_layer_norm", "decoder.final_layer_norm"),
     norm=RMS_NORM,
+    mask="<extra_id_0>",
     head="lm_head",
     head_decoder="lm_head",
     logits=_logits,

@@ -10,9 +10,11 @@ from isotrace.base.errors import SubjectError
 from isotrace.base.settings import expanded
 
 BUNDLED = ("molm",)
-# Weights as safetensors only, configs, and what tokenizers are made of: tokenizer.json, vocab.json, vocab.txt and
-# merges.txt, sentencepiece models (spiece.model, spm.model, tokenizer.model).
-DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model")
+# What the weights are in: the first kind that is there. A `.bin` is read without running code of it.
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+# Configs, and what tokenizers are made of: tokenizer.json, vocab.json, vocab.txt and merges.txt, sentencepiece models
+# (spiece.model, spm.model, tokenizer.model).
+DOWNLOADED = ("*.json", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,17 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
         folder = obtain(name)
     else:
         folder = Path(expanded(source))
+    if (folder / "adapter_config.json").is_file():
+        raise SubjectError(
+            f"{source!r} holds an adapter (adapter_config.json), which is no part of the model that would be loaded: "
+            "merge it into its base (peft: merge_and_unload, then save_pretrained), or take it out of the folder."
+        )
     if not (folder / "config.json").is_file():
         raise SubjectError(
             f"{source!r} is no subject: name one that `isotrace subjects` lists, hf:org/name or a folder in its layout."
         )
-    if not any(folder.glob("*.safetensors")):
-        raise SubjectError(f"{source!r} has no *.safetensors weights: save it with save_pretrained.")
+    if not weight_files(folder):
+        raise SubjectError(f"{source!r} has no weights ({' or '.join(WEIGHTS)}): save it with save_pretrained.")
     digest = weights_hash(folder)
     record = folder / "subject.json"
     if record.is_file():
@@ -71,9 +78,14 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
 def weights_hash(folder: Path) -> str:
     """sha256 over the weight files of a subject, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """In the order of their names; of one kind only, see `WEIGHTS`."""
+    return next((found for kind in WEIGHTS if (found := sorted(folder.glob(kind)))), [])
 
 
 def write_record(folder: Path, domain: str) -> None:
@@ -87,7 +99,10 @@ def _download(name: str) -> Path:
 
     repo, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(DOWNLOADED)))
+        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=[*DOWNLOADED, WEIGHTS[0]]))
+        if not weight_files(folder):
+            snapshot_download(repo, revision=revision or None, allow_patterns=[*DOWNLOADED, *WEIGHTS])
+        return folder
     except Exception as error:
         raise SubjectError(
             f"cannot get {name!r} from the hub ({type(error).__name__}): check name and network."
