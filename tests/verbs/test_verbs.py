@@ -219,7 +219,7 @@ def test_wrong_parameters_say_which_are_right(world):
 
 ASKED = [
     isotrace.trace.request(subject="a folder/s", dictionary="bundled:molm-clt", data="C/C=C/O", target="mask:2:[nH]",
-                           tolerance=0.25, ablation="zero", out="runs/it's", overwrite=True, device="cuda:1"),
+                           tolerance=0.25, ablation="zero", out="runs/it's", device="cuda:1"),
     isotrace.evaluate.request(subject="s", dictionary=("one", "the other"), data="-", controls=False, seed=3),
     isotrace.annotate.request(subject="s", dictionary="d", data="x.csv", effects=False, label=("a b", "c"),
                               concepts=("one.csv", "two.csv"), sources=("neurons", "random")),

@@ -2,6 +2,7 @@
 process has at a time."""
 
 import csv
+import fnmatch
 import gzip
 import io
 import json
@@ -79,13 +80,22 @@ def locked(folder: Path) -> Iterator[None]:
         holder = {"pid": os.getpid(), "machine": platform.node(), "since": datetime.now(UTC).isoformat(" ", "seconds")}
         with suppress(OSError):  # a full disk, of which the run itself will say more
             (folder / LOCK).write_text(json.dumps(holder))
-        for file in folder.rglob(TEMPORARY):
+        for file in _leftovers(folder):
             file.unlink(missing_ok=True)
         yield
     finally:
         with suppress(OSError):  # first: another process that had opened it sees that it is gone, and tries again
             (folder / LOCK).unlink()
         lock.release()
+
+
+def _leftovers(folder: Path) -> Iterator[Path]:
+    """Temporary files in `folder`, but for those in folders inside it that another process has."""
+    for place, inner, names in os.walk(folder):
+        if LOCK in names and Path(place) != folder:
+            inner.clear()
+            continue
+        yield from (Path(place, name) for name in fnmatch.filter(names, TEMPORARY))
 
 
 def _holder(lock: Path) -> str:

@@ -1,14 +1,24 @@
-"""What a thing is, as one hash: its content and its settings, never where it lies or what it is called."""
+"""What a thing is: as one hash, of its content and its settings, never where it lies or what it is called, and as JSON.
+Also what computes it: versions and hardware.
+"""
 
 import dataclasses
 import hashlib
+import json
+import math
+import os
+import platform
 from collections.abc import Mapping
+from datetime import date
 from enum import Enum
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePath
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+
+PACKAGES = ("isotrace", "torch", "transformers", "rdkit", "numpy")
 
 
 @runtime_checkable
@@ -47,6 +57,49 @@ def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes. Raises OSError if it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def to_jsonable(obj: Any) -> Any:
+    """`obj` in JSON's own types. NaN and ±inf become null, arrays and tensors nested lists, dataclasses objects.
+
+    Raises TypeError for anything whose JSON form is not obvious (bytes, complex numbers, tables, callables).
+    """
+    if obj is None or (isinstance(obj, bool | str) and not isinstance(obj, Enum)):
+        return obj
+    if isinstance(obj, Enum):
+        return to_jsonable(obj.value)
+    if isinstance(obj, int):
+        return int(obj)
+    if isinstance(obj, float):
+        return float(obj) if math.isfinite(obj) else None
+    if isinstance(obj, np.generic | np.ndarray | torch.Tensor):
+        return to_jsonable(obj.tolist())
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return {field.name: to_jsonable(getattr(obj, field.name)) for field in dataclasses.fields(obj)}
+    if isinstance(obj, Mapping):
+        return {_key(key): to_jsonable(value) for key, value in obj.items()}
+    if isinstance(obj, set | frozenset):
+        return [to_jsonable(value) for value in sorted(obj)]
+    if isinstance(obj, list | tuple):
+        return [to_jsonable(value) for value in obj]
+    if isinstance(obj, PurePath):
+        return str(obj)
+    if isinstance(obj, date):
+        return obj.isoformat()
+    raise TypeError(f"{type(obj).__name__} has no JSON form: convert it first.")
+
+
+def dumps(obj: Any, *, indent: int | None = None) -> str:
+    """JSON text of `to_jsonable(obj)`, keys in the order given, no NaN; what UTF-8 does not write is escaped."""
+    text = json.dumps(to_jsonable(obj), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _key(key: Any) -> str:
+    plain = to_jsonable(key)
+    if not isinstance(plain, str | int) or isinstance(plain, bool):
+        raise TypeError(f"{key!r} is no JSON key: use text or integers.")
+    return str(plain)
 
 
 def _feed(digest: Any, obj: Any) -> None:
@@ -93,3 +146,19 @@ def _feed(digest: Any, obj: Any) -> None:
 def _bytes(digest: Any, kind: str, data: Any) -> None:
     digest.update(f"{kind}:{len(data)}:".encode())
     digest.update(data)
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions; null for isotrace itself when it runs from a source tree that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}

@@ -9,32 +9,29 @@ import dataclasses
 import hashlib
 import io
 import json
-import math
 import os
-import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, date, datetime
-from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePath, PurePosixPath
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import save
 
 from isotrace.base.errors import InputError, RunError
 from isotrace.base.files import LOCK, locked, write_whole
-from isotrace.base.identity import Source, identity, sha256_file
+from isotrace.base.identity import Source, dumps, hardware, identity, sha256_file, versions
+from isotrace.base.identity import to_jsonable as to_jsonable
 from isotrace.base.work import LEDGER, WORK, names_of, remove
 
 FORMAT, FORMAT_VERSION = "isotrace-run", 1
 MANIFEST = "manifest.json"
+SUMMARY = "summary"
+"""Of a run of many rows, which has a folder for every row beside it: the folder that says what all of it is."""
 Inputs = Mapping[str, Path | str | Source]
-PACKAGES = ("isotrace", "torch", "transformers", "rdkit", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +121,7 @@ def open_run(
     seed: the seed every random choice of the run derives from.
     inputs: what the numbers depend on. A Path is a file or folder, hashed by content; a str is a value itself
         (a SMILES); a Source is a subject or a dictionary by name and identity.
-    overwrite: replace a run of another command. Files no run wrote are never removed.
+    overwrite: replace a complete run of another command. Files no run wrote are never removed.
     resume: go on in a folder that holds a run: nothing is removed, its list of files is taken over.
 
     Otherwise the folder's earlier run is removed first, but for the `work` of the same command. On an exception the
@@ -136,10 +133,10 @@ def open_run(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "command": command,
-        "versions": _versions(),
+        "versions": versions(),
         "seed": seed,
-        "inputs": {name: _describe(name, value) for name, value in inputs.items()},
-        "hardware": _hardware(),
+        "inputs": _described(inputs),
+        "hardware": hardware(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_seconds": None,
         "status": "running",
@@ -186,49 +183,6 @@ def rewritten(path: str | Path, name: str, text: str) -> Path:
         return Run(Path(path), read_manifest(path)).text(name, text)
 
 
-def to_jsonable(obj: Any) -> Any:
-    """`obj` in JSON's own types. NaN and ±inf become null, arrays and tensors nested lists, dataclasses objects.
-
-    Raises TypeError for anything whose JSON form is not obvious (bytes, complex numbers, tables, callables).
-    """
-    if obj is None or (isinstance(obj, bool | str) and not isinstance(obj, Enum)):
-        return obj
-    if isinstance(obj, Enum):
-        return to_jsonable(obj.value)
-    if isinstance(obj, int):
-        return int(obj)
-    if isinstance(obj, float):
-        return float(obj) if math.isfinite(obj) else None
-    if isinstance(obj, np.generic | np.ndarray | torch.Tensor):
-        return to_jsonable(obj.tolist())
-    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {field.name: to_jsonable(getattr(obj, field.name)) for field in dataclasses.fields(obj)}
-    if isinstance(obj, Mapping):
-        return {_key(key): to_jsonable(value) for key, value in obj.items()}
-    if isinstance(obj, set | frozenset):
-        return [to_jsonable(value) for value in sorted(obj)]
-    if isinstance(obj, list | tuple):
-        return [to_jsonable(value) for value in obj]
-    if isinstance(obj, PurePath):
-        return str(obj)
-    if isinstance(obj, date):
-        return obj.isoformat()
-    raise TypeError(f"{type(obj).__name__} has no JSON form: convert it first.")
-
-
-def dumps(obj: Any, *, indent: int | None = None) -> str:
-    """JSON text of `to_jsonable(obj)`, keys in the order given, no NaN; what UTF-8 does not write is escaped."""
-    text = json.dumps(to_jsonable(obj), indent=indent, ensure_ascii=False, allow_nan=False)
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _key(key: Any) -> str:
-    plain = to_jsonable(key)
-    if not isinstance(plain, str | int) or isinstance(plain, bool):
-        raise TypeError(f"{key!r} is no JSON key: use text or integers.")
-    return str(plain)
-
-
 def _suffixed(name: str, suffix: str) -> str:
     return name.removesuffix(suffix) + suffix
 
@@ -244,16 +198,18 @@ def _inner(name: str) -> PurePosixPath:
 def _claim(path: Path, command: str, overwrite: bool) -> None:
     """Empty the folder of the run it holds. Raises RunError rather than touch anything else."""
     try:
-        present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {LOCK}
+        names = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+        if not (path / MANIFEST).is_file():
+            if (path / SUMMARY / MANIFEST).is_file():
+                remove_rows(path, command, overwrite)
+                remove_run(path / SUMMARY)
+            if found := next((name for name in names if name != LOCK), None):
+                raise RunError(f"{path} holds files that no run wrote ({found}): choose another --out.")
+            return
+        present = {*names} - {LOCK}
     except OSError as error:
         raise RunError(f"cannot read the run folder {path} ({error.strerror}): choose another --out.") from None
-    if not present:
-        return
-    if MANIFEST not in present:
-        raise RunError(f"{path} holds files that no run wrote ({min(present)}): choose another --out.")
-    old = read_manifest(path)
-    if old["command"] != command and not overwrite:
-        raise RunError(f"{path} holds the run '{old['command']}': choose another --out or give --overwrite.")
+    old = replaceable(path, command, overwrite)
     work = {f"{WORK}/{name}" for name in (LOCK, LEDGER, *names_of(path / WORK))}
     if foreign := present - old["files"].keys() - work - {MANIFEST}:
         raise RunError(f"{path} holds files that no run wrote ({min(foreign)}): move them or choose another --out.")
@@ -266,6 +222,68 @@ def _claim(path: Path, command: str, overwrite: bool) -> None:
         raise RunError(f"cannot replace the run in {path} ({error.strerror}): choose another --out.") from None
 
 
+def replaceable(path: Path, command: str, overwrite: bool) -> dict[str, Any]:
+    """The manifest of the run in `path`, which `command` may replace: one of the same command, or one that failed or
+    was stopped. Raises RunError for a complete one of another command, unless `overwrite` says so."""
+    old = read_manifest(path)
+    if old["command"] != command and old["status"] == "complete" and not overwrite:
+        raise RunError(f"{path} holds the run '{old['command']}': choose another --out or give --overwrite.")
+    return old
+
+
+def remove_run(path: Path) -> None:
+    """Remove the run in `path`: what it wrote, and the folders that are empty then. Raises RunError if it is in use or
+    cannot be removed."""
+    with locked(path):
+        try:
+            for name in read_manifest(path)["files"]:
+                (path / _inner(name)).unlink(missing_ok=True)
+            remove(path / WORK)
+            (path / MANIFEST).unlink()
+        except OSError as error:
+            raise RunError(f"cannot remove the run in {path} ({error.strerror}): choose another --out.") from None
+    for folder in sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True):
+        with suppress(OSError):  # something else is in it
+            folder.rmdir()
+    with suppress(OSError):
+        path.rmdir()
+
+
+def remove_rows(path: Path, command: str, overwrite: bool, keep: Collection[str] = ()) -> None:
+    """Remove what an earlier run of many rows left in `path`, but for folders of the same command called as in `keep`.
+    Raises RunError, as `replaceable` does, before anything is removed."""
+    commands, gone = {command}, []
+    if (path / SUMMARY / MANIFEST).is_file():
+        commands.add(replaceable(path / SUMMARY, command, overwrite)["command"])
+    for folder in sorted(found.parent for found in path.glob(f"*/{MANIFEST}") if found.parent.name != SUMMARY):
+        kept = folder.name in keep
+        try:
+            theirs = read_manifest(folder)["command"]
+        except RunError:  # something else's manifest
+            continue
+        if theirs in commands and not (theirs == command and kept):
+            gone.append(folder)
+        elif kept:
+            replaceable(folder, command, overwrite)
+    for folder in gone:
+        remove_run(folder)
+
+
+def is_done(path: Path, *, command: str, seed: int, inputs: Inputs) -> bool:
+    """Whether `path` holds a complete run, untouched, of the same command with the same inputs and versions."""
+    try:
+        found = read_manifest(path)
+        asked = {"command": command, "seed": seed, "inputs": _described(inputs), "versions": versions()}
+        same = found["status"] == "complete" and all(found[name] == value for name, value in asked.items())
+        return same and all(sha256_file(path / name) == digest for name, digest in found["files"].items())
+    except (OSError, RunError):
+        return False
+
+
+def _described(inputs: Inputs) -> dict[str, dict[str, str]]:
+    return {name: _describe(name, value) for name, value in inputs.items()}
+
+
 def _describe(name: str, value: Path | str | Source) -> dict[str, str]:
     if isinstance(value, Source):
         return {"value": value.name, "identity": value.identity}
@@ -275,19 +293,3 @@ def _describe(name: str, value: Path | str | Source) -> dict[str, str]:
         return {"path": str(value), "sha256": identity(value) if value.is_dir() else sha256_file(value)}
     except OSError as error:
         raise InputError(f"{value}, the {name}, cannot be read ({error.strerror}): check the path.") from None
-
-
-def _versions() -> dict[str, str | None]:
-    """Installed versions; null for isotrace itself when it runs from a source tree that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def _hardware() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}

@@ -1,6 +1,8 @@
 """A command from a verb: the fields of its request are the arguments and options, their docstrings the help."""
 
+import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, Signature
@@ -73,8 +75,10 @@ def printable(text: str) -> str:
 
 
 def own_folder(request: Any) -> Path:
+    """One for every command, to the letter: what a slug leaves out of a SMILES may be all that two differ in."""
     said = (getattr(request, name, None) for name in ("target", "label"))
-    return Path("runs") / slug(" ".join(map(str, (request.verb(), str(request.data)[:40], *filter(None, said)))))
+    words = " ".join(map(str, (request.verb(), str(request.data)[:40], *filter(None, said))))
+    return Path("runs") / f"{slug(words)[:80]}-{hashlib.sha256(os.fsencode(request.command)).hexdigest()[:8]}"
 
 
 def _parameter(name: str, field: "FieldInfo") -> Parameter:

@@ -66,6 +66,11 @@ def pooling_weights(subject: Subject, batch: Batch) -> Tensor:
     return real / real.sum(1, keepdim=True)
 
 
+def probes_of(subject: Subject) -> list[str]:
+    """Names of the probes that are shipped with the subject."""
+    return sorted(path.stem for path in (subject.files.folder / "probes").glob("*.json"))
+
+
 def load_probe(subject: Subject, name: str) -> Probe:
     """The probe shipped with the subject under `name`, or the JSON file `name`.
 
@@ -73,8 +78,7 @@ def load_probe(subject: Subject, name: str) -> Probe:
     """
     path = Path(expanded(name)) if name.endswith(".json") else subject.files.folder / "probes" / f"{name}.json"
     if not path.is_file():
-        known = sorted(p.stem for p in (subject.files.folder / "probes").glob("*.json"))
-        raise InputError(f"no probe {name!r} for {subject.source}: it has {', '.join(known) or 'none'}.")
+        raise InputError(f"no probe {name!r} for {subject.source}: it has {', '.join(probes_of(subject)) or 'none'}.")
     try:
         probe = TypeAdapter(Probe).validate_python(json.loads(path.read_text()))
     except ValueError as error:  # ValidationError, JSONDecodeError and UnicodeDecodeError are ValueErrors

@@ -21,7 +21,7 @@ from isotrace.base.errors import InputError
 from isotrace.base.registry import Registry
 from isotrace.base.settings import whole_number
 from isotrace.subjects.frozen import FrozenSubject
-from isotrace.subjects.probe import Probe, load_probe, pool, pooling_weights
+from isotrace.subjects.probe import Probe, load_probe, pool, pooling_weights, probes_of
 from isotrace.subjects.subject import Batch, Subject
 
 
@@ -81,11 +81,47 @@ TARGETS: Registry[Parser] = Registry("target", "isotrace.targets")
 def parse_target(text: str, subject: Subject, batch: Batch) -> Target:
     """The target `text` names, on the first sequence of `batch`. Raises InputError with the way out, SubjectError
     where the subject predicts no tokens or has no mask token."""
+    return TARGETS[_kind(text, subject)](text, subject, batch)
+
+
+def check_target(text: str, subject: Subject) -> None:
+    """Raises as `parse_target` for a target that fits no sequence: an unknown kind, probe or token, a position that
+    none has, something the subject cannot predict."""
+    kind, (where, _, tokens) = _kind(text, subject), text.partition(":")[2].partition(":")
+    if kind == "probe":
+        load_probe(subject, text.partition(":")[2])
+    if kind in ("mask", "diff"):
+        position = whole_number(where)
+        if position is None or not 0 <= position <= subject.max_tokens:
+            positions = f"positions are whole numbers from 0 to at most {subject.max_tokens}"
+            raise InputError(f"position {where!r} is out of range: {positions}.")
+        subject.reading_position(position)
+        if kind == "diff":
+            _pair(text, tokens, subject)
+        elif tokens:
+            subject.token_id(tokens)
+
+
+def _kind(text: str, subject: Subject) -> str:
     kind, _, rest = text.partition(":")
-    if kind not in TARGETS or not rest:
-        others = "".join(f", {name}:…" for name in TARGETS if name not in ("mask", "diff", "probe"))
-        raise InputError(f"{text!r} is no target: use mask:POS[:TOKEN], diff:POS:A:B or probe:NAME{others}.")
-    return TARGETS[kind](text, subject, batch)
+    if kind in TARGETS and rest:
+        return kind
+    others = "".join(f", {name}:…" for name in TARGETS if name not in ("mask", "diff", "probe"))
+    use = f"use mask:POS[:TOKEN], diff:POS:A:B or probe:NAME{others}"
+    for name in (text, rest):
+        if name in probes_of(subject) or name.endswith(".json"):
+            use = f"did you mean probe:{name}? Else {use}"
+    raise InputError(f"{text!r} is no target: {use}.")
+
+
+def _pair(text: str, tokens: str, subject: Subject) -> tuple[str, str]:
+    """The two tokens between which ":" stands, which is itself a token."""
+    vocabulary = subject.tokenizer.get_vocab()
+    for place, character in enumerate(tokens):
+        first, second = tokens[:place], tokens[place + 1 :]
+        if character == ":" and first in vocabulary and second in vocabulary:
+            return first, second
+    raise InputError(f"{text!r} names no two tokens of {subject.source}: use diff:POS:A:B.")
 
 
 @TARGETS.named("probe")
@@ -132,10 +168,7 @@ def _token(text: str, subject: Subject, batch: Batch) -> Target:
         token = tokens or true
         description = f"logit of {token} minus the mean logit {where} ({stands})"
         return Target("mask", text, description, "logit", position, subject.token_id(token))
-    vocabulary = subject.tokenizer.get_vocab()
-    pairs = [(tokens[:i], tokens[i + 1 :]) for i, c in enumerate(tokens) if c == ":"]  # ":" is itself a token
-    pair = next(((a, b) for a, b in pairs if a in vocabulary and b in vocabulary), None)
-    if pair is None:
-        raise InputError(f"{text!r} names no two tokens of {subject.source}: use diff:POS:A:B.")
+    pair = _pair(text, tokens, subject)
+    positive, negative = map(subject.token_id, pair)
     description = f"logit of {pair[0]} minus logit of {pair[1]} {where} ({stands})"
-    return Target("diff", text, description, "logit", position, vocabulary[pair[0]], vocabulary[pair[1]])
+    return Target("diff", text, description, "logit", position, positive, negative)

@@ -26,9 +26,9 @@ class DemoRequest(Seeded):
 @verb(DemoRequest)
 def demo(request: DemoRequest, progress: Progress) -> Answer:
     """Trace six drugs for the blood-brain-barrier probe and one masked atom each; write an index page."""
-    from isotrace.base.files import write_whole
+    from isotrace.base.files import locked, write_whole
     from isotrace.base.progress import slug
-    from isotrace.base.runs import open_run
+    from isotrace.base.runs import SUMMARY, open_run
     from isotrace.datasets.inputs import rejects_frame
     from isotrace.domains.molecule import token_map
     from isotrace.report.trace.index import Traces
@@ -42,22 +42,23 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
         units = token_map(smiles, tracer.subject.tokens(batch.ids[0]), batch.offsets[0])
         position = next(i for i, u in enumerate(units) if u.kind == "atom" and u.atoms == (atom,))
         jobs += [(index, name, smiles, target) for target in ("probe:bbb", f"mask:{position}")]
-    found, folders = [], []
-    for index, name, smiles, target in progress(jobs, "tracing"):
-        folders.append(f"{slug(name)}/{slug(target)}")
-        place = request.out / folders[-1]
-        asked = TraceRequest(
-            subject="bundled:molm",
-            dictionary="bundled:molm-clt",
-            data=smiles,
-            target=target,
-            seed=request.seed,
-            out=place,
-        )
-        found.append((index, traced(asked, tracer, {"sequence": smiles, "name": name}, place)))
-    result = Traces.of("Why did the model say so? Six drugs, traced", tracer.about, found, folders, rejects_frame(()))
     arguments = {"command": request.command, "seed": request.seed, "inputs": {}, "overwrite": False}
-    with open_run(request.out / "summary", **arguments) as run:
+    with locked(request.out), open_run(request.out / SUMMARY, **arguments) as run:
+        found, folders = [], []
+        for index, name, smiles, target in progress(jobs, "tracing"):
+            folders.append(f"{slug(name)}/{slug(target)}")
+            place = request.out / folders[-1]
+            asked = TraceRequest(
+                subject="bundled:molm",
+                dictionary="bundled:molm-clt",
+                data=smiles,
+                target=target,
+                seed=request.seed,
+                out=place,
+            )
+            found.append((index, traced(asked, tracer, {"sequence": smiles, "name": name}, place, go_on=True)))
+        title = "Why did the model say so? Six drugs, traced"
+        result = Traces.of(title, tracer.about, found, folders, rejects_frame(()))
         result.write(run)
-    write_whole(request.out / "index.html", HOME.encode())
+        write_whole(request.out / "index.html", HOME.encode())
     return Answer({"traces": result.summary["traces"], "index": str(request.out / "index.html")})

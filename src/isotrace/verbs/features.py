@@ -51,38 +51,40 @@ def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
             refused.append((row["index"], row["sequence"], str(error)))
     if not kept:
         raise InputError(f"no row of {label(request.data)!r} can be used; first reason: {refused[0][2]}")
-    batches = batches_of(subject, [text for _, text, _, _ in kept])
-    parts = []
-    shown = iter(progress([batch for _, batch in batches], "features"))
-    for places, found in zip((rows for rows, _ in batches), active_features(subject, dictionary, shown), strict=True):
-        rows = [kept[places[sequence]] for sequence in found["sequence"]]
-        at = found["position"].tolist()
-        parts.append(
-            pl.DataFrame(
-                {
-                    "index": [row[0] for row in rows],
-                    "position": at,
-                    "token": [row[2][position] for row, position in zip(rows, at, strict=True)],
-                    "elements": pl.Series(
-                        [row[3][p] for row, p in zip(rows, at, strict=True)], dtype=pl.List(pl.Int64)
-                    ),
-                    **{name: found[name] for name in ("layer", "feature", "activation")},
-                }
-            )
-        )
-    frame = pl.concat(parts).sort("index", "position", "layer", "feature", maintain_order=True)
-    rejects = rejects_frame(refused)
-    summary = {
-        "subject": subject.source,
-        "dictionary": label(request.dictionary),
-        "n_sequences": len(kept),
-        "n_tokens": sum(len(tokens) for _, _, tokens, _ in kept),
-        "n_active": frame.height,
-        "n_features": frame.select("layer", "feature").n_unique(),
-        "rejects": rejects.to_dicts(),
-    }
-    result = FeatureTable(summary, tables={"features": frame, "rejects": rejects})
     with run_of(request, request.out, subject, dictionary) as run:
+        batches = batches_of(subject, [text for _, text, _, _ in kept])
+        parts = []
+        shown = iter(progress([batch for _, batch in batches], "features"))
+        for places, found in zip(
+            (rows for rows, _ in batches), active_features(subject, dictionary, shown), strict=True
+        ):
+            rows = [kept[places[sequence]] for sequence in found["sequence"]]
+            at = found["position"].tolist()
+            parts.append(
+                pl.DataFrame(
+                    {
+                        "index": [row[0] for row in rows],
+                        "position": at,
+                        "token": [row[2][position] for row, position in zip(rows, at, strict=True)],
+                        "elements": pl.Series(
+                            [row[3][p] for row, p in zip(rows, at, strict=True)], dtype=pl.List(pl.Int64)
+                        ),
+                        **{name: found[name] for name in ("layer", "feature", "activation")},
+                    }
+                )
+            )
+        frame = pl.concat(parts).sort("index", "position", "layer", "feature", maintain_order=True)
+        rejects = rejects_frame(refused)
+        summary = {
+            "subject": subject.source,
+            "dictionary": label(request.dictionary),
+            "n_sequences": len(kept),
+            "n_tokens": sum(len(tokens) for _, _, tokens, _ in kept),
+            "n_active": frame.height,
+            "n_features": frame.select("layer", "feature").n_unique(),
+            "rejects": rejects.to_dicts(),
+        }
+        result = FeatureTable(summary, tables={"features": frame, "rejects": rejects})
         if run is not None:
             result.write(run)
     return result

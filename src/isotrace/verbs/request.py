@@ -96,10 +96,13 @@ class Request(BaseModel):
 
     @property
     def command(self) -> str:
-        """The command line that asks the same; what has no name of its own stands there as what it holds."""
+        """The command line that asks the same; what has no name of its own stands there as what it holds. Left out is
+        what only says how to treat what stands in the folder."""
         words, options = ["isotrace", self.verb()], []
         for name, field in type(self).model_fields.items():
             value, how = getattr(self, name), shell(field)
+            if name in ("overwrite", "resume"):
+                continue
             if isinstance(value, type(field.default)) and value == field.default:  # a table has no one truth
                 continue
             several = value if isinstance(value, tuple) else (value,)

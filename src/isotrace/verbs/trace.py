@@ -1,7 +1,8 @@
 """Why did the subject say so?"""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded
 
 if TYPE_CHECKING:
     from isotrace.attribution.supernodes import Supernodes
+    from isotrace.base.runs import Run
     from isotrace.report.trace.index import Traces
     from isotrace.report.trace.trace import TraceResult
     from isotrace.verbs.tracing import Tracer
@@ -58,9 +60,11 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":
     from rdkit import Chem
 
     from isotrace.base.progress import slug
+    from isotrace.base.runs import MANIFEST, SUMMARY, remove_run
     from isotrace.datasets.inputs import read_inputs, rejects_frame
     from isotrace.report.trace.index import Traces
-    from isotrace.verbs.loading import label, run_of, subject_of
+    from isotrace.subjects.targets import check_target
+    from isotrace.verbs.loading import label, subject_of
     from isotrace.verbs.tracing import Tracer
 
     rows, rejects = read_inputs(request.data, column=request.column)
@@ -70,43 +74,93 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":
     single = text and rows.height + rejects.height == 1
     if single and refused:
         raise InputError(f"{refused[0][2]}: give a SMILES or a file.")
-    tracer = Tracer(subject_of(request), request.dictionary, names=request.names, fidelity=request.fidelity)
+    subject = subject_of(request)
+    check_target(request.target, subject)
+    tracer = Tracer(subject, request.dictionary, names=request.names, fidelity=request.fidelity)
     if single:
         return traced(request, tracer, rows.row(0, named=True), request.out)
-    found, folders = [], []
-    summary = request.out and request.out / "summary"
-    with run_of(request, summary, tracer.subject, tracer.dictionary) as run:
-        for row in progress(rows.to_dicts(), "tracing"):
-            folder = slug(f"{row['index']:05d} {row['name'] or ''}")
+    table = rows.to_dicts()
+    folders = [slug(f"{row['index']:05d} {row['name'] or ''}") for row in table]
+    summary = request.out and request.out / SUMMARY
+    with many_in(request, folders) as go_on, opened(request, tracer, summary) as run:
+        found, kept = [], []
+        for row, folder in zip(progress(table, "tracing"), folders, strict=True):
+            place = request.out and request.out / folder
             try:
-                place = request.out and request.out / folder
-                found.append((row["index"], traced(request, tracer, row, place)))
-                folders.append(request.out and folder)
+                found.append((row["index"], traced(request, tracer, row, place, go_on=go_on)))
+                kept.append(request.out and folder)
             except InputError as error:
                 refused.append((row["index"], row["sequence"], str(error)))
+                if place and (place / MANIFEST).is_file():
+                    remove_run(place)
         if not found:
             raise InputError(f"no row of {label(given)!r} could be traced; first reason: {refused[0][2]}")
         title = f"{len(found)} molecules traced, {len(refused)} rejected"
-        result = Traces.of(title, tracer.about, found, folders, rejects_frame(refused))
+        result = Traces.of(title, tracer.about, found, kept, rejects_frame(refused))
         if run is not None:
             result.write(run)
     return result
 
 
-def traced(request: TraceRequest, tracer: "Tracer", row: Mapping[str, Any], place: Path | None) -> "TraceResult":
-    """One row, as `read_inputs` has it, traced and saved in `place`, if any."""
+def traced(
+    request: TraceRequest, tracer: "Tracer", row: Mapping[str, Any], place: Path | None, *, go_on: bool = False
+) -> "TraceResult":
+    """One row, as `read_inputs` has it, traced and saved in `place`, if any. `go_on`: a complete run with the same
+    inputs that is there already is read instead."""
     from isotrace.attribution.trace import TraceConfig
-    from isotrace.verbs.loading import run_of
+    from isotrace.base.runs import is_done
+    from isotrace.report.trace.trace import TraceResult
 
     config = request.settings(TraceConfig)
+    if go_on and place is not None and is_done(place, **run_of(request, tracer, row)):
+        return TraceResult.load(place)
     groups = earlier_groups(tracer, request.supernodes, place, request.command)
     atoms = row.get("original")
     kept = {"name": row["name"], "supernodes": groups, "atoms": None if atoms is None else tuple(atoms)}
-    with run_of(request, place, tracer.subject, tracer.dictionary) as run:
+    with opened(request, tracer, place, row) as run:
         result = tracer.trace(row["sequence"], request.target, config, **kept)
         if run is not None:
             result.write(run)
     return result
+
+
+def run_of(request: TraceRequest, tracer: "Tracer", row: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the run of a row depends on, or that of all rows."""
+    from isotrace.verbs.loading import named
+
+    inputs = tracer.inputs | {"data": named(request.data, request.column)}
+    inputs |= {} if request.supernodes is None else {"supernodes": request.supernodes}
+    inputs |= {} if row is None else {"sequence": row["sequence"]}
+    return {"command": request.command, "seed": request.seed, "inputs": inputs}
+
+
+def opened(
+    request: TraceRequest, tracer: "Tracer", place: Path | None, row: Mapping[str, Any] | None = None
+) -> AbstractContextManager["Run | None"]:
+    from isotrace.base.runs import open_run
+
+    if place is None:
+        return nullcontext()
+    return open_run(place, **run_of(request, tracer, row), overwrite=request.overwrite)
+
+
+@contextmanager
+def many_in(request: TraceRequest, folders: Sequence[str]) -> Iterator[bool]:
+    """The folder of many runs, this process's alone meanwhile and rid of what another command, or rows that are gone,
+    left there; whether the same command was stopped in it, so that its rows need not be traced again."""
+    from isotrace.base.files import locked
+    from isotrace.base.runs import MANIFEST, SUMMARY, read_manifest, remove_rows, remove_run, replaceable
+
+    if request.out is None:
+        yield False
+        return
+    if (request.out / MANIFEST).is_file():  # of one row
+        replaceable(request.out, request.command, request.overwrite)
+        remove_run(request.out)
+    with locked(request.out):
+        remove_rows(request.out, request.command, request.overwrite, folders)
+        before = request.out / SUMMARY
+        yield (before / MANIFEST).is_file() and read_manifest(before)["status"] != "complete"
 
 
 def earlier_groups(tracer: "Tracer", given: Path | None, folder: Path | None, command: str) -> "Supernodes | None":

@@ -11,9 +11,10 @@ from isotrace.attribution.supernodes import Supernodes
 from isotrace.attribution.trace import TraceConfig
 from isotrace.attribution.trace import trace as trace_one
 from isotrace.base.errors import InputError
+from isotrace.base.identity import Source
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import require_whole_mlp
-from isotrace.dictionaries.shelf import shelf_of
+from isotrace.dictionaries.shelf import ABOUT, shelf_of
 from isotrace.domains.molecule.spelling import write
 from isotrace.interventions.components import Values, mean_values
 from isotrace.interventions.hookpoints import Neurons
@@ -48,11 +49,23 @@ class Tracer:
         self.name = label(dictionary)
         shelf = shelf_of(self.dictionary, names=names, fidelity=fidelity)
         self.tables, self.fidelity = shelf.tables, shelf.fidelity
+        self._told = [place for place in (names, fidelity) if place is not None]
 
     @property
     def about(self) -> dict[str, Any]:
         """What made the traces, as data."""
         return {"subject": self.subject.source, "dictionary": self.name, "fidelity": self.fidelity}
+
+    @cached_property
+    def inputs(self) -> dict[str, Source]:
+        """What traces depend on beside what is traced, as `open_run` takes it."""
+        own = self.dictionary.folder
+        told = [*self._told, *([own / ABOUT] if own and (own / ABOUT).is_dir() else [])]
+        return {
+            "subject": Source.of(self.subject.source, self.subject),
+            "dictionary": Source.of(self.name, self.dictionary),
+            "names and fidelity": Source.of(", ".join(map(str, self._told)) or "the dictionary's own", told),
+        }
 
     @cached_property
     def neuron_means(self) -> Values | None:
