@@ -17,9 +17,10 @@ PROCESSES ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed-test
-	$(PYTEST) -m "not card"
+	$(PYTEST) -m "not card and not nightly"
 
-# Also what the cards of the bundled models say, measured again, and the tools of others that are installed.
+# Also what the cards of the bundled models say, measured again, the tools of others that are installed, and many odd
+# inputs.
 test-all: $(VENV)/.installed-test
 	$(PYTEST)
 

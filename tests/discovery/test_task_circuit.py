@@ -335,7 +335,7 @@ def test_a_folder_with_other_files_is_refused(fitted, exact, data, tmp_path):
 
 
 def test_shuffled_labels_leave_nothing_to_keep(fitted, exact):
-    """Either the subject is at chance, which is an error, or its interval reaches chance."""
+    """Either the subject is at chance, which is an error, or its interval reaches chance, and no share is given."""
     rng, said, reaches = np.random.default_rng(0), [], []
     for _ in range(6):
         labels = rng.permutation([str(int(m)) for _, m in molecules()]).tolist()
@@ -343,12 +343,19 @@ def test_shuffled_labels_leave_nothing_to_keep(fitted, exact):
         config = TaskConfig(**QUICK | {"sizes": (5,)})
         try:
             with np.errstate(divide="ignore", invalid="ignore"):  # see the test of a draw at chance
-                reaches.append(find_circuit(fitted, exact, shuffled, config).summary["task_metric"]["subject_ci"][0])
+                summary = find_circuit(fitted, exact, shuffled, config).summary
+            reaches.append(summary["task_metric"]["subject_ci"][0])
+            if reaches[-1] <= 0.5:
+                assert summary["chosen"] == {"79": None, "90": None}
+                assert np.isnan(
+                    [summary["sweep"][0]["free_running"]["sufficiency"], summary["necessity"]["fall"]]
+                ).all()
         except InputError as error:
             said.append(str(error))
     assert len(said) >= 2
     assert all("no better than chance" in text for text in said)
     assert sum(low > 0.5 for low in reaches) <= 1
+    assert any(low <= 0.5 for low in reaches)
 
 
 def test_a_draw_in_which_the_subject_is_at_chance_has_no_share():
@@ -467,14 +474,17 @@ def test_warnings_tell_what_the_numbers_hide():
              "random": {"mean": 0.5, "ci": [0.4, 0.7]}, "neurons": {"ci": [0.1, 0.5]}}  # fmt: skip
     summary = {"empty": {"sufficiency": 0.4}, "sweep": [entry], "chosen": {"79": entry}, "mediator": "feature",
                "choice": {"sweep": [{"n": 5, "features": 0.8}]},
-               "task": {"n_report_groups": 3}, "task_metric": {"subject_ci": [0.45, 0.8], "chance": 0.5}}  # fmt: skip
+               "task": {"n_report_groups": 3}, "task_metric": {"subject_ci": [0.55, 0.8], "chance": 0.5}}  # fmt: skip
     said = " / ".join(warnings(summary))
     assert "keeps 40% of the metric" in said
     assert "all features together keep 75%" in said
     assert "has 3 groups" in said
-    assert "not above chance beyond its interval" in said
+    assert "not above chance" not in said
     assert "5 features were chosen to keep 79 % and keep 75% on the report part" in said
     assert "overlaps that of random circuits" in said
     assert "does not beat as many neurons" not in said
     assert "no circuit keeps 79 %" in " / ".join(warnings(summary | {"chosen": {"79": None}}))
     assert "cannot be halved" in " / ".join(warnings(summary | {"choice": {"sweep": []}}))
+    unsure = warnings(summary | {"task_metric": {"subject_ci": [0.45, 0.8], "chance": 0.5}})
+    assert "not above chance beyond its interval, so that no share of it is given" in unsure[0]
+    assert not any("79 %" in text for text in unsure)

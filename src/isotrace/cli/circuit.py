@@ -20,16 +20,17 @@ def show(summary: dict[str, Any], request: CircuitRequest) -> None:
         for one in summary["sweep"]
     ]  # fmt: skip
     show_table(title, COLUMNS, rows, width=120, right=COLUMNS)
-    for level, chosen in summary["chosen"].items():
-        said = "no circuit keeps them there"
-        if chosen is not None:
-            said = f"{chosen['n']} features, which keep {share(chosen['free_running'])} on the report part"
-        typer.echo(f"chosen on the discovery part to keep {level} % of the metric above chance: {said}")
-    fall = summary["necessity"]
-    typer.echo(
-        f"without {fall['n']} features the metric above chance falls by {share(fall, 'fall')}, "
-        f"without as many random ones by {share(fall['random'], 'mean')}"
-    )
+    low, fall = metric["subject_ci"][0], summary["necessity"]
+    if low is not None and low > metric["chance"]:  # else there are no shares, as a warning says
+        for level, chosen in summary["chosen"].items():
+            said = "no circuit keeps them there"
+            if chosen is not None:
+                said = f"{chosen['n']} features, which keep {share(chosen['free_running'])} on the report part"
+            typer.echo(f"chosen on the discovery part to keep {level} % of the metric above chance: {said}")
+        typer.echo(
+            f"without {fall['n']} features the metric above chance falls by {share(fall, 'fall')}, "
+            f"without as many random ones by {share(fall['random'], 'mean')}"
+        )
     show_problems(summary)
     typer.echo(f"report: {request.out}/report.html")
 

@@ -12,15 +12,14 @@ MAX_CLASSES = 20
 
 
 def kind_of(values: Sequence[str], lengths: Sequence[int], rows: Sequence[int] = (), label: str = "") -> Kind:
-    """The kind of task that labels stand for, where none was given: residue if all are made of 0 and 1 and most are as
-    long as their sequence, regression if all are numbers and more than MAX_CLASSES differ or one is no whole number,
-    else class.
+    """The kind of task that labels stand for, where none was given: residue if most are made of 0 and 1 and as long as
+    their sequence (the others are damaged), regression if all are numbers and more than MAX_CLASSES differ or one is no
+    whole number, else class.
 
     Raises InputError for a column of numbers with others among them (words, decimal commas, bounds), naming the first
     and its row; `rows` are their numbers, `label` the column.
     """
-    long = sum(len(v) == n for v, n in zip(values, lengths, strict=True))
-    if not set().union(*values) - {"0", "1"} and 2 * long > len(values):
+    if 2 * sum(len(v) == n and not set(v) - {"0", "1"} for v, n in zip(values, lengths, strict=True)) > len(values):
         return "residue"
     wrong = [(i, v, why) for i, v in enumerate(values) if (why := why_no_number(v))]
     if not wrong:

@@ -45,12 +45,12 @@ def table(text: str, separator: str, fits: Callable[[list[str]], bool], label: s
         separator, text, skipped = given[1], text[given.end() :], 1
     heads = {mark: _head(text, mark) for mark in dict.fromkeys([separator, *SEPARATORS])}
     head = heads[separator]
-    if head is not None and not fits(head):
+    if head is None or not fits(head):
         others = {mark: found for mark, found in heads.items() if mark != separator and found and len(found) > 1}
         fitting = [mark for mark, found in others.items() if fits(found)]
         if len(fitting) == 1:
             separator, head = fitting[0], others[fitting[0]]
-        elif others and len(head) < 2:
+        elif others and len(head or ()) < 2:
             says = " or ".join(SEPARATORS[mark] for mark in others)
             raise InputError(
                 f"{label} is separated by {says}, not by {SEPARATORS.get(separator, repr(separator))}: save it with "

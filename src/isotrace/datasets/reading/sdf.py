@@ -32,7 +32,7 @@ def sdf(text: str) -> Table:
     for record in records:
         title = record.partition("\n")[0].strip()
         # Records that run into each other count as many, so that an index is a molecule's place in the file.
-        n = max(len(_COUNTS.findall(record)), len(_END.findall(record)), 1)
+        n = max(len(_COUNTS.findall(record)), 1)
         try:
             if why := damage([record]):
                 raise InputError(why)

@@ -31,10 +31,11 @@ def warnings(summary: dict[str, Any]) -> list[str]:
     """What a reader must know before the numbers are believed."""
     found, empty, part = [], summary["empty"]["sufficiency"], summary["mediator"]
     metric = summary["task_metric"]
-    if not metric["subject_ci"][0] > metric["chance"]:
+    above = metric["subject_ci"][0] > metric["chance"]
+    if not above:
         found.append(
-            "the subject's own metric is not above chance beyond its interval: every share below is one of almost "
-            "nothing"
+            "the subject's own metric is not above chance beyond its interval, so that no share of it is given: "
+            "check the labels, give more sequences, or another subject"
         )
     if empty > 0.25:
         found.append(
@@ -50,7 +51,7 @@ def warnings(summary: dict[str, Any]) -> list[str]:
             f"all {part}s together keep {summary['sweep'][-1]['free_running']['sufficiency']:.0%}: the dictionary "
             "loses part of what the task needs"
         )
-    return found + _about_the_choice(summary, part)
+    return found + (_about_the_choice(summary, part) if above else [])
 
 
 def _about_the_choice(summary: dict[str, Any], part: str) -> list[str]:

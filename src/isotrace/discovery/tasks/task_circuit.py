@@ -120,7 +120,8 @@ def find_circuit(
     progress: Progress = lambda items, _: items,
 ) -> TaskCircuit:  # fmt: skip
     """`work`: a folder where what was measured is kept, so that a killed run goes on. Raises InputError for more
-    features than there are and for a subject no better than chance on the report part, RunError as `claimed`."""
+    features than there are and for a subject no better than chance on the report part, RunError as `claimed`. Where the
+    subject's interval reaches down to chance, shares are NaN and nothing is `chosen`."""
     subject.require_float32("a circuit")
     bases = (_parts(subject, dictionary, config), Basis(subject, Neurons(dictionary.config.layers)))
     sizes = sizes_on_grid(bases[0].n, config.sizes)
@@ -147,7 +148,9 @@ def _found(
             f"({chance:.3g}): there is nothing a circuit could keep."
         )
     rankers = [_Ranker(role, basis, readout, config, memo, progress) for role, basis in zip(ROLES, bases, strict=True)]
-    noise = judge.noise(whole)
+    # Of a subject that is at chance in some draws no share is printed: all of it would be noise.
+    above = interval(whole[1:])[0] > chance
+    noise = judge.noise(whole) if above else np.inf
     features, neurons = (ranker.ranked(data, judge, whole, noise) for ranker in rankers)
     halved = halves(readout, data, config.seed, memo)
     scores = [
@@ -180,7 +183,7 @@ def _found(
         "sweep": entries,
         "area": {name: area(entries, get) for name, get in CURVES.items()},
         "choice": choice,
-        "chosen": {level: proof.chosen(level, choice, entries) for level in choice["features"]},
+        "chosen": {level: proof.chosen(level, choice, entries) if above else None for level in choice["features"]},
         "in_hindsight": in_hindsight(sizes, entries),
         "necessity": proof.necessity(reference),
         "unsigned": proof.unsigned(reference),

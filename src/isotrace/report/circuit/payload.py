@@ -88,10 +88,15 @@ def sentences(page: Mapping[str, Any]) -> list[str]:
     found = [
         f"On {task['n_report']:,} sequences that nothing was chosen on, the subject has {metric} of "
         f"{number(about['subject'])} {interval(about['subject_ci'])}; chance is {number(about['chance'])}.",
-        _chosen(page["choice"], n, noun),
-        _listed(kept, "sufficiency", "of what is above chance"),
-        _listed(lost, "fall", "of it"),
     ]
+    if about["subject_ci"][0] is not None and about["subject_ci"][0] > about["chance"]:
+        found += [
+            _chosen(page["choice"], n, noun),
+            _listed(kept, "sufficiency", "of what is above chance"),
+            _listed(lost, "fall", "of it"),
+        ]
+    else:
+        found.append("The interval reaches down to chance, so that there is nothing a share could be of.")
     return [sentence.replace(" %", "\N{NO-BREAK SPACE}%") for sentence in found]
 
 
