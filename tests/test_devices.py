@@ -129,22 +129,22 @@ def found_on(world, verb, place, device="cpu"):
     return found
 
 
-def alike(found, expected):
+def alike(found, expected, where="found"):
     """Text and counts are the same, numbers but for rounding."""
     if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
+        assert found.keys() == expected.keys(), where
         for key in expected:
-            alike(found[key], expected[key])
+            alike(found[key], expected[key], f"{where}[{key!r}]")
     elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            alike(one, other)
+        assert len(found) == len(expected), where
+        for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+            alike(one, other, f"{where}[{i}]")
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True), where
     elif hasattr(expected, "shape"):
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6), where
     else:
-        assert found == expected
+        assert found == expected, where
 
 
 if torch.cuda.is_available():  # a second device in one process is what PyTorch's autograd cannot have
