@@ -55,9 +55,10 @@ def test_a_word_that_may_be_a_class_or_nothing_is_asked_about(labels):
     [
         ("0,5", "decimal comma"), ("-1,25e3", "decimal comma"), ("1,234.5", "thousands"), ("1 234 567", "thousands"),
         (">10", "a bound"), ("< 0.5", "a bound"), ("≥3", "a bound"), ("~5", "a bound"), ("−0.5", "another sign"),
-        ("5 %", "percentage"), ("inf", "not finite"), ("-Infinity", "not finite"), ("1e999", "not finite"),
+        ("5 %", "a unit"), ("1.5 µM", "a unit"), ("5.1 ± 0.2", "its error"), ("1,000", "a comma"),
+        ("inf", "not finite"), ("-Infinity", "not finite"), ("1e999", "not finite"),
         ("nan", "not finite"), ("n.d.", "no number"), ("1_000", "no number"), ("٣", "no number"), ("0x10", "no number"),
-        ("1.5 µM", "no number"), ("", "no number"), ("-", "no number"), ("1.2.3", "no number"),
+        ("", "no number"), ("-", "no number"), ("1.2.3", "no number"),
     ],
 )  # fmt: skip
 def test_what_is_no_number_is_quoted_with_the_reason(text, says):

@@ -41,6 +41,7 @@ def test_fields_of_every_layout(tmp_path, version, newline, name):
         ">  <x>\nlab\n \n>  <y>\n3.5\n \n",  # lines that separate hold a blank
         ">  <x>\nlab\n>  <y>\n3.5\n\n",  # none separates
         ">  <x>\n>  <y>\n3.5\n\n",  # an empty value
+        ">  <y>\n3.5\n>  DT12\nlab\n\n",
         ">  <>\nlab\n\n>  <y>\n3.5\n\n",
         "\n\n>  <y>\n 3.5 \n\n\n\n",
         ">  <y>\n3.5\n\n>  <y>\n3.5\n\n",  # twice the same

@@ -70,6 +70,8 @@ def test_another_separator_that_leaves_it_open_is_named(tmp_path):
     assert read_inputs(path, column="mol")[0]["sequence"].to_list() == ["CCO"]
     with pytest.raises(InputError, match="is separated by semicolons, not by commas"):
         read_concept_file(write(tmp_path, "c.csv", "name;group;pattern\na;b;C\n"), MOLECULE)
+    with pytest.raises(InputError, match="seems to be separated by blanks"):
+        read_inputs(write(tmp_path, "b.csv", "smiles logs\nCCO 1\n"))
     semicolons = write(tmp_path, "d.csv", "name;group;kind;pattern\na;b;smarts;[C,N]\n")
     assert [concept.name for concept in read_concept_file(semicolons, MOLECULE).concepts] == ["a"]
 

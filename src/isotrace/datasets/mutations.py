@@ -64,7 +64,9 @@ def check_numbering(rows: Iterable[tuple[str, object]]) -> None:
             for text, found in parsed
         )
 
-    own, mutated = fit(0, 0), fit(0, 2)
+    if (own := fit(0, 0)) == n:
+        return
+    mutated = fit(0, 2)
     shift = max(SHIFTS, key=lambda d: (fit(d, 0), -abs(d)))
     best = fit(shift, 0)
     if max(best, mutated) > own and (max(best, mutated) >= _ENOUGH * n or 2 * own < n):

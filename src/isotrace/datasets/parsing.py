@@ -32,7 +32,7 @@ def columns(table: pl.DataFrame, column: str | None, label: str, index: Sequence
     ours gets `input_` before its name. Python objects become their text; in the sequence column molecules are as in
     `values`. Raises InputError if no one column of text is the sequence column.
     """
-    candidates = [name for name in table.columns if name.lower() in SEQUENCE_COLUMNS]
+    candidates = [name for name in table.columns if name.strip().lower() in SEQUENCE_COLUMNS]
     if column is not None and column not in table.columns:
         raise InputError(f"{label} has no column {column!r} for --column: {meant(column, table.columns)}.")
     if column is None and len(candidates) != 1:

@@ -30,13 +30,16 @@ OPEN = frozenset(
 _SIGNS = re.compile(r"\++|\+/-|±")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _ALMOST = (
+    (re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII),
+     "holds a comma: write a decimal point, and nothing between thousands"),
     (re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?", re.ASCII), "is written with a decimal comma: write a point"),
     (re.compile(r"[+-]?\d{1,3}(([,.' \u00a0\u202f])\d{3})(\2\d{3})*([.,]\d+)?", re.ASCII),
      "is written with separators between thousands: leave them out, and write a decimal point"),
     (re.compile(r"(>|<|≥|≤|⩾|⩽|~|≈|=)=?\s*[+-]?[\d.,]+([eE][+-]?\d+)?", re.ASCII),
      "is a bound, no number: empty the cell, or write the number that is to count"),
-    (re.compile(r"[−–‐‑][\d.,]+([eE][+-−]?\d+)?"), "is written with another sign than -: write -"),
-    (re.compile(r"[+-]?[\d.,]+\s*%"), "is a percentage: write the number alone"),
+    (re.compile(r"[−–‐‑][\d.,]+([eE][+−-]?\d+)?"), "is written with another sign than -: write -"),
+    (re.compile(r"[+-]?[\d.,]+\s*(±|\+/-)\s*[\d.,]+"), "is a number with its error: write the number alone"),
+    (re.compile(r"[+-]?[\d.,]+(\s*%|\s+[^\W\d][\w/%^²³-]*)"), "carries a unit: write the number alone"),
 )  # fmt: skip
 
 

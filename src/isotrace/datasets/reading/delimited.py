@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from isotrace.base.errors import InputError
 
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_HEAD = 2**20  # characters that the header is looked for in
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 Record = tuple[int, list[str] | str]
@@ -43,7 +44,7 @@ def table(text: str, separator: str, fits: Callable[[list[str]], bool], label: s
         r"sep=([,;|\t ])(\r\n|\r|\n)", text, flags=re.IGNORECASE
     ):  # a line that spreadsheets understand
         separator, text, skipped = given[1], text[given.end() :], 1
-    heads = {mark: _head(text, mark) for mark in dict.fromkeys([separator, *SEPARATORS])}
+    heads = {mark: _head(text[:_HEAD], mark) for mark in dict.fromkeys([separator, *SEPARATORS])}
     head = heads[separator]
     if head is None or not fits(head):
         others = {mark: found for mark, found in heads.items() if mark != separator and found and len(found) > 1}
@@ -56,6 +57,8 @@ def table(text: str, separator: str, fits: Callable[[list[str]], bool], label: s
                 f"{label} is separated by {says}, not by {SEPARATORS.get(separator, repr(separator))}: save it with "
                 "one separator, or correct the names of its columns."
             )
+        elif head and len(head) == 1 and fits(head[0].split()):
+            raise InputError(f"{label} seems to be separated by blanks: save it with commas, or with tabs as .tsv.")
     if not head:
         raise InputError(f"{label} has no readable header: name the columns in line 1.")
     _, *rows = records(text, separator)

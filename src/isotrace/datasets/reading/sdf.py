@@ -17,6 +17,7 @@ _COUNTS = re.compile(r"^[ \d]{6}.*V[23]000\s*$", re.MULTILINE)
 _END = re.compile(r"^M  END\s*$", re.MULTILINE)
 _FIELD = re.compile(r">.*?<(.*)>[^>]*")
 _NUMBERED = re.compile(r">.*?\b(DT\d+)\b.*")
+_NEXT = re.compile(r">.*<.*>[^>]*|>\s+DT\d+\s*")  # ends a value even where no blank line does
 _EMPTY = "unnamed"
 
 Reject = tuple[int, str, str]
@@ -92,15 +93,13 @@ def _fields(lines: list[str]) -> dict[str, str]:
             raise InputError(f"the data field {name!r} stands twice in the record, with different values")
 
     for line in [*lines, ""]:
-        header = _FIELD.fullmatch(line) if line.startswith(">") else None
-        if header is None and name is not None and line.strip():
+        if name is not None and line.strip() and not _NEXT.fullmatch(line):
             value.append(line)
             continue
+        header = _FIELD.fullmatch(line) or _NUMBERED.fullmatch(line)
         if header is None and line.startswith(">"):
-            header = _NUMBERED.fullmatch(line)
-            if header is None:
-                raise InputError(f"the data header {line.strip()!r} names no field: write > <NAME>")
-        elif header is None and line.strip():
+            raise InputError(f"the data header {line.strip()!r} names no field: write > <NAME>")
+        if header is None and line.strip():
             raise InputError(f"the line {line.strip()!r} belongs to no data field: remove it, or give it a header")
         close()
         name, value = (None, []) if header is None else (header[1].strip() or _EMPTY, [])

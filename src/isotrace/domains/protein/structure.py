@@ -23,6 +23,7 @@ LEAST_IDENTITY = 0.9
 STATES = {
     "HID": "H", "HIE": "H", "HIP": "H", "HIN": "H", "HSD": "H", "HSE": "H", "HSP": "H", "ASH": "D", "GLH": "E",
     "LYN": "K", "LSN": "K", "LYP": "K", "ARN": "R", "CYX": "C", "CYM": "C", "CYH": "C", "TYM": "Y",
+    "AS4": "D", "GL4": "E", "CYT": "C", "TYO": "Y", "SRO": "S", "THO": "T",
     "PCA": "Q",  # made of glutamine, which is its parent in the PDB's dictionary
 }  # fmt: skip
 _NUMBER = re.compile(r" *-?\d+|[A-Z][0-9A-Z]{3}|[a-z][0-9a-z]{3}")  # of a residue in a PDB file: decimal or hybrid-36
