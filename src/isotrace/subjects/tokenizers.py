@@ -32,6 +32,9 @@ def load_tokenizer(source: str, folder: Path) -> PreTrainedTokenizerFast:
                 f"{' and '.join(missing)} here: pip install 'isotrace[sentencepiece]'."
             )
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not isinstance(tokenizer.model_max_length, int | float) or tokenizer.model_max_length < 1:
+        limit = tokenizer.model_max_length
+        raise SubjectError(f"model_max_length of the tokenizer of {source} is {limit!r}: give a number of tokens.")
     if isinstance(tokenizer, PreTrainedTokenizerFast):
         return tokenizer
     rebuilt = of_words(tokenizer)
