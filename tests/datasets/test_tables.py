@@ -63,15 +63,25 @@ def test_another_separator_is_taken_where_the_header_says_so(tmp_path, name, con
     assert rows.select("sequence", "logs").rows() == [("CCO", "0,5"), ("CCN", "-1,2")]
 
 
-def test_another_separator_that_leaves_it_open_is_named(tmp_path):
+def test_another_separator_that_leaves_the_column_open_is_named(tmp_path):
     path = write(tmp_path, "a.csv", "mol;logs\nCCO;1\n")
-    with pytest.raises(InputError, match="is separated by semicolons, not by commas"):
+    with pytest.raises(
+        InputError, match=r"\(separated by semicolons\) has no column .* give --column one of mol, logs"
+    ):
         read_inputs(path)
     assert read_inputs(path, column="mol")[0]["sequence"].to_list() == ["CCO"]
-    with pytest.raises(InputError, match="is separated by semicolons, not by commas"):
-        read_concept_file(write(tmp_path, "c.csv", "name;group;pattern\na;b;C\n"), MOLECULE)
+    for head, marks in (
+        ("id;smiles,logs", "commas and semicolons"),
+        ("id;smiles|logs", "semicolons and vertical bars"),
+    ):
+        with pytest.raises(InputError, match=f"is separated by {marks}: save it with one separator"):
+            read_inputs(write(tmp_path, "b.csv", f"{head}\n1;CCO,1\n"))
+    with pytest.raises(InputError, match=r"give --column one of mol, logS \(g;l\)"):
+        read_inputs(write(tmp_path, "b.csv", "mol,logS (g;l)\nCCO,1\n"))
     with pytest.raises(InputError, match="seems to be separated by blanks"):
         read_inputs(write(tmp_path, "b.csv", "smiles logs\nCCO 1\n"))
+    with pytest.raises(InputError, match="line 1 must be name,group,kind,pattern"):
+        read_concept_file(write(tmp_path, "c.csv", "name;group;pattern\na;b;C\n"), MOLECULE)
     semicolons = write(tmp_path, "d.csv", "name;group;kind;pattern\na;b;smarts;[C,N]\n")
     assert [concept.name for concept in read_concept_file(semicolons, MOLECULE).concepts] == ["a"]
 

@@ -99,7 +99,7 @@ def _load(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     text = read_text(path)
     if not text.strip():
         raise InputError(f"{path} is empty: line 1 must be {','.join(PATTERN_COLUMNS)}, or hold label columns.")
-    head, records = delimited(text, "\t" if name.endswith(".tsv") else ",", _fits, str(path))
+    head, records, _ = delimited(text, "\t" if name.endswith(".tsv") else ",", _fits, str(path))
     rows = []
     for line, cells in records:
         if isinstance(cells, str):

@@ -88,7 +88,7 @@ def _written(x: Any) -> str:
 
 def delimited(text: str, separator: str, column: str | None, label: str) -> Table:
     """Comma- or tab-separated rows under a header; columns of numbers become Int64 or Float64."""
-    head, records = read_table(text, separator, lambda names: _fits(names, column), label)
+    head, records, label = read_table(text, separator, lambda names: _fits(names, column), label)
     if damage(head):
         raise InputError(f"line 1 of {label} is not UTF-8: save the file as UTF-8.")
     names = [name or f"column_{i}" for i, name in enumerate(head)]

@@ -34,11 +34,15 @@ def records(text: str, separator: str) -> Iterator[Record]:
             yield first, f"lines {first} to {reader.line_num} cannot be read: {error}"
 
 
-def table(text: str, separator: str, fits: Callable[[list[str]], bool], label: str) -> tuple[list[str], list[Record]]:
-    """(header, rows without blank ones at the end). Where the header does not fit, another separator under which alone
-    it does is taken: spreadsheets of many countries write semicolons into CSV files.
+def table(
+    text: str, separator: str, fits: Callable[[list[str]], bool], label: str
+) -> tuple[list[str], list[Record], str]:
+    """(header, rows without blank ones at the end, `label`). Where the header does not fit, another separator under
+    which alone it does, or under which alone it has columns, is taken, and added to the label: spreadsheets of many
+    countries write semicolons into CSV files.
 
-    Raises InputError for an unreadable header, and for another separator that makes no header that fits."""
+    Raises InputError for an unreadable header, and for one that holds several separators and fits none.
+    """
     skipped = 0
     if given := re.match(
         r"sep=([,;|\t ])(\r\n|\r|\n)", text, flags=re.IGNORECASE
@@ -48,15 +52,15 @@ def table(text: str, separator: str, fits: Callable[[list[str]], bool], label: s
     head = heads[separator]
     if head is None or not fits(head):
         others = {mark: found for mark, found in heads.items() if mark != separator and found and len(found) > 1}
-        fitting = [mark for mark, found in others.items() if fits(found)]
-        if len(fitting) == 1:
-            separator, head = fitting[0], others[fitting[0]]
-        elif others and len(head or ()) < 2:
-            says = " or ".join(SEPARATORS[mark] for mark in others)
-            raise InputError(
-                f"{label} is separated by {says}, not by {SEPARATORS.get(separator, repr(separator))}: save it with "
-                "one separator, or correct the names of its columns."
-            )
+        taken = [mark for mark, found in others.items() if fits(found)]
+        if not taken and len(head or ()) < 2:
+            taken = [*others]
+        if len(taken) == 1:
+            separator, head = taken[0], others[taken[0]]
+            label = f"{label} (separated by {SEPARATORS[separator]})"
+        elif others and (len(head or ()) < 2 or fits([name.strip() for name in re.split("[,\t;|]", _line(text))])):
+            says = " and ".join(name for mark, name in SEPARATORS.items() if mark in _line(text))
+            raise InputError(f"line 1 of {label} is separated by {says}: save it with one separator.")
         elif head and len(head) == 1 and fits(head[0].split()):
             raise InputError(f"{label} seems to be separated by blanks: save it with commas, or with tabs as .tsv.")
     if not head:
@@ -64,7 +68,7 @@ def table(text: str, separator: str, fits: Callable[[list[str]], bool], label: s
     _, *rows = records(text, separator)
     while rows and rows[-1][1] == []:
         rows.pop()
-    return head, [(line + skipped, cells) for line, cells in rows]
+    return head, [(line + skipped, cells) for line, cells in rows], label
 
 
 def _line(text: str) -> str:
