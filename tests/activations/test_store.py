@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -155,6 +156,10 @@ def test_a_full_disk_keeps_the_shards(rotary, folder, tmp_path):
 def test_writing_where_it_does_not_belong(rotary, folder, tmp_path):
     with pytest.raises(RunError, match="other settings"):
         write(rotary, folder, tokens=2_000)
+    (tmp_path / "empty").mkdir()
+    write_manifest(tmp_path / "empty", replace(read_manifest(folder), shards=()))  # stopped before its first shard
+    write(rotary, tmp_path / "empty", tokens=200)
+    assert read_manifest(tmp_path / "empty").written == 200
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("mine")
     with pytest.raises(RunError, match="no activation store"):

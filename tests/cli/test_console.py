@@ -10,6 +10,8 @@ import sys
 import pytest
 
 import isotrace.cli.commands
+from isotrace.base import progress as shown
+from isotrace.base.progress import clock, progress
 from isotrace.base.settings import LARGEST_SEED
 from isotrace.cli import main
 from isotrace.cli.command import printable, show_table
@@ -101,3 +103,15 @@ def test_training_does_not_read_standard_input(monkeypatch, capsys, tmp_path):
     assert ended(monkeypatch, *arguments) == 2
     assert "standard input" in capsys.readouterr().err
     assert not (tmp_path / "t").exists()
+
+
+def test_a_log_file_gets_a_line_now_and_then(monkeypatch, capsys):
+    assert list(progress(range(5), "tracing")) == list(range(5))
+    assert capsys.readouterr().err == ""
+    times = iter(range(0, 1_000, 20))
+    monkeypatch.setattr(shown.time, "monotonic", lambda: next(times))
+    assert list(progress(range(5), "tracing")) == list(range(5))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "tracing: 1 of 5, 2:40 left"
+    assert 1 < len(lines) < 5
+    assert [clock(seconds) for seconds in (-1, 61.4, 3_723)] == ["0:00", "1:01", "1:02:03"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from isotrace.cli import app
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.training import callbacks, loop
 from isotrace.training.callbacks import JsonlLog, read_log, scalars
+from isotrace.verbs import training
 
 CONFIG = """
 [dictionary]
@@ -232,3 +234,105 @@ def test_a_log_damaged_before_its_last_line_is_refused(tmp_path):
     path.write_text('{"step": 1}\n{"step":\n{"step": 3}\n')
     with pytest.raises(RunError, match=r"line 2 of .*log\.jsonl"):
         read_log(path)
+
+
+def bare(files, out, *more, architecture="sae"):
+    """Without --tokens and --config."""
+    common = ["--architecture", architecture, "--domain", "molecule", "--features", 12, "--k", 2, "--layers", "0"]
+    return invoke("train", files[0], "--data", files[1], "--out", out, *common, *more)
+
+
+def test_the_usual_training_is_four_passes_within_bounds(files, monkeypatch, tmp_path):
+    found = {}
+    monkeypatch.setattr(training, "train", lambda stream, jobs, *given, **more: found.update(jobs=jobs) or 1 / 0)
+    tokens = sum(len(ids) for ids in tiny.load_tiny(files[0]).tokenizer(tiny.MOLECULES)["input_ids"])
+
+    def usual(*more, name="run"):
+        with pytest.raises(ZeroDivisionError):
+            given = ("--data", files[1], "--out", tmp_path / name, "--architecture", "sae", "--domain", "molecule")
+            CliRunner().invoke(app, [*map(str, ("train", files[0], *given)), *more], catch_exceptions=False)
+        return [job.training.tokens for job in found["jobs"]]
+
+    assert usual() == [200_000]
+    monkeypatch.setattr(training, "FEWEST_TOKENS", 1)
+    assert usual() == [4 * tokens]
+    monkeypatch.setattr(training, "MOST_TOKENS", 100)
+    assert usual() == [100]
+    assert usual("--tokens", "77") == [77]
+    files[2].write_text('[[jobs]]\nname = "a"\ntraining = { tokens = 5 }\n[[jobs]]\nname = "b"\n')
+    assert usual("--config", str(files[2])) == [5, 100]
+
+
+def test_the_plan_is_printed(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks, "TIMED_STEPS", 2)
+    result = CliRunner().invoke(app, [*map(str, said(files, tmp_path / "run"))])
+    assert result.exit_code == 0
+    first, second = result.stderr.splitlines()
+    assert re.fullmatch(r"dictionary: 256 tokens, [\d.]+ passes of \d+, in 4 steps of 64", first)
+    assert re.fullmatch(r"about 0:\d\d to go at [\d,]+ tokens per second", second)
+
+
+def test_one_flag_says_where_an_autoencoder_reads_and_what_is_masked(files, tmp_path):
+    bare(files, tmp_path / "run", "--tokens", 256, "--hookpoint", "resid_post", "--mask-rate", 0)
+    record = json.loads((tmp_path / "run" / "dictionary.json").read_text())
+    assert record["config"]["hookpoint_in"] == record["config"]["hookpoint_out"] == "layers.{}.resid_post"
+    assert record["training"]["stream"]["mask_rate"] == 0
+    with pytest.raises(InputError, match="--hookpoint is for an sae"):
+        bare(files, tmp_path / "other", "--hookpoint", "resid_post", architecture="transcoder")
+    with pytest.raises(InputError, match="neuron is 24 wide"):
+        bare(files, tmp_path / "other", "--hookpoint", "neuron")
+    with pytest.raises(IsotraceError, match="nowhere"):
+        bare(files, tmp_path / "other", "--hookpoint", "nowhere")
+    with pytest.raises(InputError, match="--mask-rate is for --data"):
+        invoke(
+            "train", files[0], "--store", tmp_path, "--mask-rate", 0.1, "--architecture", "sae", "--out", tmp_path / "o"
+        )
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_was_stopped_before_its_first_checkpoint_is_resumed(files, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", lambda *given, **more: 1 / 0)
+        assert CliRunner().invoke(app, [*map(str, said(files, tmp_path / "run"))]).exit_code
+    assert read_manifest(tmp_path / "run")["status"] == "failed"
+    train(files, tmp_path / "run", "--resume")
+    train(files, tmp_path / "whole")
+    one, two = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("run", "whole"))
+    assert one == two
+    with pytest.raises(RunError, match="the run is finished"):
+        train(files, tmp_path / "run", "--resume")
+
+
+def said(files, out):
+    subject, data, config = files
+    given = ["--architecture", "crosslayer", "--data", data, "--config", config, "--tokens", 256, "--out", out]
+    return ["train", subject, *given, "--domain", "molecule"]
+
+
+def test_rejects_are_counted_and_the_first_are_shown(files, tmp_path):
+    files[1].write_text("\n".join([*tiny.MOLECULES, *(f"C{'?' * n}C" for n in range(1, 6))]) + "\n")
+    for printed in (
+        bare(files, tmp_path / "run", "--tokens", 64),
+        invoke(
+            "harvest", files[0], "--domain", "molecule", "--data", files[1], "--tokens", 64, "--out", tmp_path / "h"
+        ),
+    ):
+        assert "5 rows rejected\n  rejected row 10: 'C?C': " in printed
+        assert printed.count("rejected row") == 3
+        assert "  and 2 more: " in printed
+        assert "rejects.parquet lists them" in printed
+    for folder in ("run", "h"):
+        assert pl.read_parquet(tmp_path / folder / "rejects.parquet")["index"].to_list() == [10, 11, 12, 13, 14]
+
+
+def test_a_harvest_replaces_a_store_when_it_is_told_to(files, tmp_path):
+    given = ("harvest", files[0], "--domain", "molecule", "--data", files[1], "--out", tmp_path / "h", "--tokens")
+    invoke(*given, 64, "--shard-tokens", 16)
+    with pytest.raises(RunError, match="give --overwrite"):
+        invoke(*given, 32)
+    invoke(*given, 32, "--overwrite")
+    assert sorted(p.name for p in (tmp_path / "h").iterdir()) == [
+        "manifest.json",
+        "rejects.parquet",
+        "shard-00000.safetensors",
+    ]

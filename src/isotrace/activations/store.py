@@ -38,17 +38,19 @@ def write_store(
     dtype: Dtype,
     shard_tokens: int,
     progress: Callable[[int, int], None],
+    overwrite: bool = False,
 ) -> Manifest:
     """Write `tokens` tokens of `stream` to `folder`, in shards of whole blocks with at least `shard_tokens` each.
 
     Run again after a kill or a full disk, it goes on behind the last complete shard and ends with the same files.
-    Memory: two shards. `progress(written, tokens)` is called after every shard.
+    Memory: two shards. `progress(written, tokens)` is called after every shard. A store with other settings is replaced
+    with `overwrite`, or if it has no shard yet.
 
     Raises RunError when `folder` holds anything else or is in use, when a value is not finite in `dtype`, or when the
     disk refuses; shards written before stay.
     """
     with locked(Path(folder)):
-        return _written(stream, Path(folder), tokens, dtype, shard_tokens, progress)
+        return _written(stream, Path(folder), tokens, dtype, shard_tokens, progress, overwrite)
 
 
 def _written(
@@ -58,8 +60,9 @@ def _written(
     dtype: Dtype,
     shard_tokens: int,
     progress: Callable[[int, int], None],
+    overwrite: bool,
 ) -> Manifest:
-    manifest = _opened(stream, folder, tokens, dtype, shard_tokens)
+    manifest = _opened(stream, folder, tokens, dtype, shard_tokens, overwrite)
     shards = list(manifest.shards)
     blocks = stream.blocks(shards[-1].position if shards else 0)
     while (written := sum(shard.tokens for shard in shards)) < tokens:
@@ -77,7 +80,7 @@ def _written(
         for name, tensor in tensors.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise RunError(f"{name} holds values that are not finite in {dtype}: use float32, or mend the subject.")
-        path = folder / f"shard-{len(shards):05}.safetensors"
+        path = folder / _shard(len(shards))
         write_whole(path, lambda file, tensors=tensors: save_file(tensors, file.name))
         shards.append(Shard(path.name, count, sha256_file(path), position))
         manifest = dataclasses.replace(manifest, shards=tuple(shards))
@@ -86,8 +89,14 @@ def _written(
     return manifest
 
 
-def _opened(stream: SubjectStream, folder: Path, tokens: int, dtype: Dtype, shard_tokens: int) -> Manifest:
-    """The manifest in `folder` if it was begun with these settings, else a new one in a folder without files."""
+def _shard(number: int) -> str:
+    return f"shard-{number:05}.safetensors"
+
+
+def _opened(
+    stream: SubjectStream, folder: Path, tokens: int, dtype: Dtype, shard_tokens: int, overwrite: bool
+) -> Manifest:
+    """The manifest in `folder` if it was begun with these settings, else a new one in a folder without other files."""
     origin = Origin(stream.subject.source, identity(stream.subject))
     new = Manifest(
         "isotrace-activations", 2, stream.hookpoints, stream.d, dtype, origin, stream.describe(),
@@ -97,10 +106,15 @@ def _opened(stream: SubjectStream, folder: Path, tokens: int, dtype: Dtype, shar
         raise RunError("a store and its shards need at least one token: raise tokens and shard_tokens.")
     if (folder / MANIFEST).exists():
         old = read_manifest(folder)
-        if dataclasses.replace(old, shards=()) != new:
-            raise RunError(f"{folder} holds a store made with other settings: use them again, or another folder.")
-        return old
-    if any(file.name != LOCK for file in folder.iterdir()):
+        if dataclasses.replace(old, shards=()) == new:
+            return old
+        if old.shards and not overwrite:
+            raise RunError(
+                f"{folder} holds a store made with other settings: use them again, give --overwrite or another folder."
+            )
+        for number in range(len(old.shards) + 1):  # the last was perhaps written before the manifest knew
+            (folder / _shard(number)).unlink(missing_ok=True)
+    elif any(file.name != LOCK for file in folder.iterdir()):
         raise RunError(f"{folder} holds files but no activation store: choose another folder.")
     write_manifest(folder, new)
     return new

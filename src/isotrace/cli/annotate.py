@@ -24,7 +24,7 @@ def show(summary: dict[str, Any], request: AnnotateRequest) -> None:
         counts = [(found[f"concepts_{level}"], *found[f"concepts_{level}_ci"]) for level in ("f1_50", "f1_80")]
         rows.append((name, *(f"{n} [{low}, {high}]" for n, low, high in counts), str(found["n_alive"])))
     show_table(title, COLUMNS, rows, width=110)
-    show_problems(summary)
+    show_problems(summary, request)
     typer.echo(f"atlas: {request.out}/report.html")
 
 

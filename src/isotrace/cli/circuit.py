@@ -31,7 +31,7 @@ def show(summary: dict[str, Any], request: CircuitRequest) -> None:
             f"without {fall['n']} features the metric above chance falls by {share(fall, 'fall')}, "
             f"without as many random ones by {share(fall['random'], 'mean')}"
         )
-    show_problems(summary)
+    show_problems(summary, request)
     typer.echo(f"report: {request.out}/report.html")
 
 

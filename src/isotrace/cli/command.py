@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Show = Callable[[dict[str, Any], Any], None]
 """Prints a summary, as `--json` has it, for the eye; the second is the request."""
+SHOWN_REJECTS = 3
 NAMES = {int: "INTEGER", float: "FLOAT"}
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -117,12 +118,22 @@ def _plain(kind: Any) -> Any:
     return kind if kind in (bool, int, float, Path) else str
 
 
-def show_problems(summary: dict[str, Any]) -> None:
-    """Warnings, where the command gives any, and rejected rows."""
+def show_problems(summary: dict[str, Any], request: Request | None = None) -> None:
+    """Warnings, where the command gives any, how many rows were rejected, and why the first ones were. `rejects` may
+    hold the first rows only, then `n_rejected` counts all."""
     for warning in summary.get("warnings", ()):
         typer.echo(f"warning: {warning}")
-    for row in summary["rejects"]:
+    rejects = summary["rejects"]
+    count = summary.get("n_rejected", len(rejects))
+    if count > 1:
+        typer.echo(f"{count:,} rows rejected")
+    for row in rejects[:SHOWN_REJECTS]:
         typer.echo(f"  rejected row {row['index']}: {row['input'][:60]!r}: {row['reason']}")
+    if count > SHOWN_REJECTS:
+        out = getattr(request, "out", None)
+        tables = [out / name for name in ("rejects.parquet", "summary/rejects.parquet")] if out else []
+        place = next((f"{table} lists them" for table in tables if table.is_file()), "--json lists them")
+        typer.echo(f"  and {count - SHOWN_REJECTS:,} more: {place}")
 
 
 def show_table(

@@ -20,7 +20,7 @@ def show(summary: dict[str, Any], request: EvaluateRequest) -> None:
     show_table(title, COLUMNS, dictionaries, controls, width=130)
     if len(dictionaries) > 1:
         typer.echo(f"not dominated: {', '.join(summary['pareto']) or 'none'}")
-    show_problems(summary)
+    show_problems(summary, request)
     if request.out is not None:
         typer.echo(f"report: {request.out / 'report.html'}")
 

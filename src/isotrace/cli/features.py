@@ -13,7 +13,7 @@ def show(summary: dict[str, Any], request: FeaturesRequest) -> None:
         f"{summary['n_active']:,} activations of {summary['n_features']:,} features on {summary['n_tokens']:,} tokens "
         f"of {summary['n_sequences']:,} sequences"
     )
-    show_problems(summary)
+    show_problems(summary, request)
     if request.out is not None:
         typer.echo(f"table: {request.out / 'features.parquet'}")
 

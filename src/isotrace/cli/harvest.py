@@ -11,7 +11,7 @@ from isotrace.verbs.harvest import HarvestRequest, harvest
 def show(summary: dict[str, Any], request: HarvestRequest) -> None:
     what = f"{summary['tokens']:,} tokens of {len(summary['hookpoints'])} hookpoints in {summary['shards']} shards"
     typer.echo(f"{summary['folder']}: {what}")
-    show_problems(summary)
+    show_problems(summary, request)
 
 
 command = command_of(harvest, show)

@@ -17,7 +17,7 @@ def show(summary: dict[str, Any], request: TraceRequest) -> None:
             typer.echo(f"report: {request.out / 'report.html'}")
         return
     typer.echo(f"{len(summary['traces'])} traced, {len(summary['rejects'])} rejected")
-    show_problems(summary)
+    show_problems(summary, request)
     if request.out is not None:
         typer.echo(f"report: {request.out / 'summary' / 'report.html'}")
 

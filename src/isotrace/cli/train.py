@@ -4,7 +4,7 @@ from typing import Any
 
 import typer
 
-from isotrace.cli.command import command_of
+from isotrace.cli.command import command_of, show_problems
 from isotrace.verbs.train import TrainRequest, train
 
 
@@ -16,10 +16,7 @@ def show(summary: dict[str, Any], request: TrainRequest) -> None:
             f"FVE {fve:.3f}, L0 {one['l0']:.1f}, dead {one['dead']:.1%} after {one['tokens']:,} tokens "
             f"({one['tokens_per_s']:,.0f} per second)"
         )
-    for warning in summary["warnings"]:
-        typer.echo(f"warning: {warning}")
-    if summary["n_rejected"]:
-        typer.echo(f"{summary['n_rejected']} sequences rejected: see rejects.parquet")
+    show_problems(summary, request)
 
 
 command = command_of(train, show)

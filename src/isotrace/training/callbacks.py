@@ -6,13 +6,16 @@ tokens_per_s, eta_s; see `Trainer.record`.
 
 import json
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from isotrace.base.errors import RunError
+from isotrace.base.progress import Lines, clock
 
 Record = dict[str, Any]
+TIMED_STEPS = 5
 
 
 class Callback(Protocol):
@@ -94,20 +97,23 @@ class WandbLog:
 
 
 class ProgressBar:
-    """tokens/s, loss, FVE, L0, dead share and time left on stderr. `totals` are the tokens of each (job, phase)."""
+    """tokens/s, loss, FVE, L0, dead share and time left on stderr; where that is no terminal, in lines.
+    `totals` are the tokens of each (job, phase)."""
 
     def __init__(self, totals: dict[tuple[str, str], int]) -> None:
+        self.totals, self.tasks, self.bar, self.lines = totals, {}, None, Lines()
+        if not sys.stderr.isatty():
+            return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self.totals, self.tasks = totals, {}
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")
         self.bar = Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(file=sys.stderr))
         self.bar.start()
 
     def __call__(self, record: Record) -> None:
         key = (record["job"], record["phase"])
-        if key not in self.tasks:
+        if self.bar and key not in self.tasks:
             self.tasks[key] = self.bar.add_task(" ".join(key), total=self.totals[key], text="")
         fve = sum(record["fve"]) / len(record["fve"])
         text = (
@@ -116,12 +122,33 @@ class ProgressBar:
         if "dead" in record:
             text += f"  dead {record['dead']:.1%}"
         if record["eta_s"] is not None:
-            minutes, seconds = divmod(max(0, int(record["eta_s"])), 60)
-            text += f"  {minutes}:{seconds:02d} left"
-        self.bar.update(self.tasks[key], completed=record["tokens"], text=text)
+            text += f"  {clock(record['eta_s'])} left"
+        if self.bar:
+            self.bar.update(self.tasks[key], completed=record["tokens"], text=text)
+        else:
+            self.lines(f"{' '.join(key)}: {record['tokens']:,} of {self.totals[key]:,} tokens  {text}")
 
     def close(self) -> None:
-        self.bar.stop()
+        if self.bar:
+            self.bar.stop()
+
+
+class Plan:
+    """What is going to be done, on stderr: `lines` at once and, where no bar shows it, how long it will take as soon as
+    the first steps have shown."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.waiting = not sys.stderr.isatty()
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+
+    def __call__(self, record: Record) -> None:
+        if self.waiting and record["step"] >= TIMED_STEPS and record["eta_s"] is not None:
+            self.waiting = False
+            speed = f"{record['tokens_per_s']:,.0f} tokens per second"
+            print(f"about {clock(record['eta_s'])} to go at {speed}", file=sys.stderr, flush=True)
+
+    def close(self) -> None: ...
 
 
 def scalars(record: Record) -> dict[str, float]:

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from isotrace.verbs.request import COMMAS, Answer, Column, Data, Floats, OnSubject, Progress, Seeded, verb
+from isotrace.verbs.request import COMMAS, Answer, Column, Data, Floats, InFolder, OnSubject, Progress, Seeded, verb
 
 
-class HarvestRequest(OnSubject, Seeded):
+class HarvestRequest(OnSubject, InFolder, Seeded):
     way_on = "the same command goes on from there"
     data: Data
     tokens: int = Field(ge=1)
@@ -33,6 +33,7 @@ def harvest(request: HarvestRequest, progress: Progress) -> Answer:
     """Harvest activations of a subject into safetensors shards with checksums; resumable."""
     from isotrace.activations.store import write_store
     from isotrace.activations.stream import SubjectStream
+    from isotrace.base.files import write_whole
     from isotrace.training.config import StreamConfig
     from isotrace.verbs.corpus import read_corpus
     from isotrace.verbs.loading import subject_of
@@ -50,8 +51,9 @@ def harvest(request: HarvestRequest, progress: Progress) -> Answer:
     shards = iter(progress(range(-(-request.tokens // request.shard_tokens)), "harvesting"))
     manifest = write_store(
         stream, request.out, tokens=request.tokens, dtype=request.dtype, shard_tokens=request.shard_tokens,
-        progress=lambda *_: next(shards, None),
+        overwrite=request.overwrite, progress=lambda *_: next(shards, None),
     )  # fmt: skip
+    write_whole(request.out / "rejects.parquet", rejects.write_parquet)
     list(shards)  # of a harvest that went on, the shards it found
     summary = {"folder": str(request.out), "tokens": manifest.written, "shards": len(manifest.shards)}
     return Answer(summary | {"hookpoints": names, "rejects": rejects.to_dicts()})

@@ -1,13 +1,16 @@
 """A dictionary of features, learned from a subject's activations."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError, RunError
 from isotrace.base.settings import Seed
 from isotrace.verbs.request import COMMAS, REPEATED, Answer, Column, Data, Floats, OnSubject, Progress, silent, verb
+
+if TYPE_CHECKING:
+    from isotrace.subjects.subject import Subject
 
 
 class TrainRequest(OnSubject):
@@ -20,7 +23,7 @@ class TrainRequest(OnSubject):
     store: Path | None = None
     """Activation store (isotrace harvest) instead of --data."""
     tokens: int | None = Field(default=None, ge=1)
-    """Tokens to train on."""
+    """Tokens to train on; usual: four passes of the data, at least 200,000 and at most 8 million."""
     config: Path | None = None
     """TOML file with everything else (docs/train.md)."""
     features: int | None = Field(default=None, ge=1)
@@ -33,6 +36,10 @@ class TrainRequest(OnSubject):
     """Layers a crosslayer feature writes to."""
     layers: Annotated[tuple[int, ...] | None, COMMAS] = None
     """Layers covered, as 0,2,4; usual: all."""
+    hookpoint: str | None = None
+    """What an sae reads and writes, as resid_post; usual: mlp_out."""
+    mask_rate: float | None = Field(default=None, ge=0, le=0.99)
+    """Share masked in every second batch; usual: 0.15, 0 of causal subjects."""
     seed: Seed | None = None
     """Seed of the dictionary's weights; that of the stream stands in --config."""
     seeds: Annotated[tuple[Seed, ...] | None, COMMAS] = None
@@ -74,19 +81,43 @@ def train(request: TrainRequest, progress: Progress) -> Answer | None:
         if settings["jobs"]:
             raise InputError("--seeds and [[jobs]] both say what to train: give one of them.")
         settings["jobs"] = [{"name": f"seed-{s}", "training": {"seed": s}} for s in request.seeds]
+    if request.mask_rate is not None:
+        if request.store is not None:
+            raise InputError("--mask-rate is for --data: the store was harvested with a rate of its own.")
+        settings["stream"] |= {"mask_rate": request.mask_rate}
     subject = subject_of(request)
+    if request.hookpoint is not None:
+        settings["dictionary"] |= hookpoint_of(request, subject)
     jobs = make_jobs(subject, request.architecture, settings)
     check_folder(request.out, request.resume, request.overwrite)
     summary = run_training(subject, jobs, settings, request, bar=progress is not silent)
     return None if summary is None else Answer(summary)
 
 
+def hookpoint_of(request: TrainRequest, subject: "Subject") -> dict[str, str]:
+    """The settings that --hookpoint stands for. Raises InputError for one that is not of the subject's width, or where
+    reading and writing are two places."""
+    from isotrace.activations.harvest import width
+
+    if request.architecture != "sae":
+        say = "give hookpoint_in and hookpoint_out in --config"
+        raise InputError(f"--hookpoint is for an sae: a {request.architecture} reads and writes two places, {say}.")
+    if (found := width(subject, [f"layers.0.{request.hookpoint}"])) != subject.d_model:
+        raise InputError(f"--hookpoint {request.hookpoint} is {found} wide, dictionaries are {subject.d_model} wide.")
+    site = f"layers.{{}}.{request.hookpoint}"
+    return {"hookpoint_in": site, "hookpoint_out": site}
+
+
 def check_folder(out: Path, resume: bool, overwrite: bool) -> None:
-    """Training is never thrown away by running a command twice."""
+    """Training is never thrown away by running a command twice. What was stopped before its first checkpoint is resumed
+    from the beginning."""
+    from isotrace.base.runs import MANIFEST, read_manifest
+
     unfinished = (out / "checkpoint.pt").exists()
     if unfinished and not (resume or overwrite):
         raise RunError(f"{out} holds an unfinished run: go on with --resume, or start again with --overwrite.")
     if resume and not unfinished:
-        if (out / "manifest.json").exists():
-            raise RunError(f"{out} holds no checkpoint: the run is finished, or stopped before its first one.")
-        raise RunError(f"{out} holds no run to resume: leave --resume out.")
+        if not (out / MANIFEST).exists():
+            raise RunError(f"{out} holds no run to resume: leave --resume out.")
+        if read_manifest(out)["status"] == "complete":
+            raise RunError(f"{out} holds no checkpoint: the run is finished.")

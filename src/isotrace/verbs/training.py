@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from isotrace.activations.manifest import read_manifest
 from isotrace.activations.store import StoreStream
 from isotrace.activations.stream import ActivationStream
 from isotrace.base.errors import RunError
@@ -18,7 +19,7 @@ from isotrace.datasets.inputs import rejects_frame
 from isotrace.dictionaries.saving import reference, save_dictionary
 from isotrace.report.curves import training_curves
 from isotrace.subjects.subject import Subject
-from isotrace.training.callbacks import Callback, JsonlLog, ProgressBar, TensorBoardLog, WandbLog, read_log
+from isotrace.training.callbacks import Callback, JsonlLog, Plan, ProgressBar, TensorBoardLog, WandbLog, read_log
 from isotrace.training.checkpoint import read_checkpoint
 from isotrace.training.jobs import make_stream
 from isotrace.training.loop import block_tokens, hookpoints_of, subject_stream, train
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from isotrace.verbs.train import TrainRequest
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+PASSES, FEWEST_TOKENS, MOST_TOKENS = 4, 200_000, 8_000_000
+CHECKPOINT_TOKENS, CHECKPOINTS = 500_000, 10  # at most so far apart, at least so many
+SHOWN_REJECTS = 3  # in the summary; rejects.parquet has all
 
 
 def run_training(
@@ -44,15 +48,19 @@ def run_training(
     """
     world, started, out = World(), time.perf_counter(), request.out
     begun = read_checkpoint(out / CHECKPOINT) if request.resume else None
-    jobs = world.same(as_begun(jobs, begun and begun["settings"], subject.device))
     stream_config, warnings = make_stream(settings), []
     corpus, rejects = None, rejects_frame([])
     if request.store is None:
         corpus, rejects = read_corpus(subject, request.data, request.column)
+        available = len(corpus.tokens)
+    else:
+        available = read_manifest(request.store).tokens
+    jobs = world.same(as_begun(with_tokens(jobs, settings, available), begun and begun["settings"], subject.device))
+    if corpus is not None:
         stream: ActivationStream = subject_stream(subject, corpus, jobs, stream_config, world)
     else:
         stream = StoreStream(
-            request.store,
+            request.store or "",
             hookpoints_of([job.config for job in jobs]),
             block_tokens=block_tokens(jobs, stream_config, world),
             seed=stream_config.seed,
@@ -63,6 +71,8 @@ def run_training(
         )
         check_store(stream, subject)
     common: dict[str, Any] = {"subject": subject, "corpus": corpus, "world": world, "parallel": request.parallel}
+    longest = max(job.training.tokens for job in jobs)
+    common["checkpoint_tokens"] = min(CHECKPOINT_TOKENS, max(1, longest // CHECKPOINTS))
     if world.rank:
         train(stream, jobs, out / CHECKPOINT, **common)
         world.close()
@@ -80,7 +90,8 @@ def run_training(
         makers: list[Callable[[], Callback]] = []
         makers += [lambda: TensorBoardLog(out / "tensorboard")] if "tensorboard" in request.log else []
         makers += [lambda: WandbLog(out, {"jobs": [job.settings() for job in jobs]})] if "wandb" in request.log else []
-        makers += [lambda: JsonlLog(out / LOG), *([lambda: ProgressBar(totals(jobs))] if bar else [])]
+        makers += [lambda: JsonlLog(out / LOG), *([lambda: Plan(plan(jobs, available))] if bar else [])]
+        makers += [lambda: ProgressBar(totals(jobs))] if bar else []
         with ExitStack() as open_ones:
             watchers: list[Callback] = []
             for make in makers:
@@ -94,6 +105,7 @@ def run_training(
             dictionaries = train(stream, jobs, out / CHECKPOINT, on_step, **common, warn=warnings.append)
         records = read_log(out / LOG)
         summary: dict[str, Any] = {"dictionaries": [], "n_rejected": rejects.height, "warnings": warnings}
+        summary["rejects"] = rejects.head(SHOWN_REJECTS).to_dicts()
         for job, dictionary, folder in zip(jobs, dictionaries, folders, strict=True):
             own = [r for r in records if r["job"] == job.name]
             last = next(r for r in reversed(own) if r["phase"] == "reconstruct")
@@ -115,6 +127,25 @@ def run_training(
         finish(run)
     world.close()
     return summary
+
+
+def with_tokens(jobs: Sequence[Job], settings: Mapping[str, Any], available: int) -> list[Job]:
+    """`jobs`, where neither the command nor its file says how many tokens, with PASSES passes of those there are."""
+    told = {entry["name"] for entry in settings["jobs"] if "tokens" in entry.get("training", {})}
+    usual = min(MOST_TOKENS, max(FEWEST_TOKENS, PASSES * available))
+    if "tokens" in settings["training"]:
+        return [*jobs]
+    return [j if j.name in told else replace(j, training=replace(j.training, tokens=usual)) for j in jobs]
+
+
+def plan(jobs: Sequence[Job], available: int) -> list[str]:
+    """A line for every job: tokens, passes of the data, steps."""
+    lines = []
+    for job in jobs:
+        tokens, batch = job.training.tokens, job.training.batch_tokens
+        passes = f"{tokens / available:.1f} passes of {available:,}"
+        lines.append(f"{job.name}: {tokens:,} tokens, {passes}, in {-(-tokens // batch):,} steps of {batch:,}")
+    return lines
 
 
 def check_store(stream: StoreStream, subject: Subject) -> None:

@@ -1,6 +1,7 @@
 """From any format to any other: read, write, read back, and compare the two functions."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isotrace.base.errors import DictionaryError, InputError, RunError
+from isotrace.base.files import LOCK, locked
 from isotrace.dictionaries import interop
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.interop.foreign import Hints
@@ -75,12 +77,34 @@ def convert(
         raise InputError(
             "an isotrace dictionary belongs to a subject: give --subject bundled:NAME, hf:NAME or a folder."
         )
+    _require_empty(out)
     try:
-        occupied = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        with locked(out):
+            _require_empty(out)  # what another process had in hand until now is there
+            return _converted(sources, target, out, source_format, hints, subject, dtype)
+    finally:
+        with suppress(OSError):  # it holds what was written
+            out.rmdir()
+
+
+def _require_empty(out: Path) -> None:
+    try:
+        occupied = out.exists() and (not out.is_dir() or any(file.name != LOCK for file in out.iterdir()))
     except OSError as error:
         raise RunError(f"cannot use {out} ({error.strerror}): choose another --out.") from error
     if occupied:
         raise RunError(f"{out} exists and is not an empty folder: choose another --out.")
+
+
+def _converted(
+    sources: Sequence[str],
+    target: str,
+    out: Path,
+    source_format: str | None,
+    hints: Hints,
+    subject: Subject | None,
+    dtype: str,
+) -> Conversion:
     if subject is not None:
         hints = Hints(hints.layers, hints.hookpoint_in, hints.hookpoint_out, hints.k, subject.n_layers)
     dictionary, found, notes, name = _read(sources, source_format, hints, subject)
