@@ -7,7 +7,7 @@ from test_concept_files import Chain, instances, reading
 from isotrace.base.errors import InputError
 from isotrace.datasets.concept_files import label_columns
 from isotrace.datasets.inputs import read_inputs
-from isotrace.datasets.reading.cells import are_missing, column_of, free_names, is_missing, number, typed
+from isotrace.datasets.reading.cells import are_missing, column_of, free_names, is_missing, number, plain, typed
 from isotrace.datasets.task_labels import kind_of
 
 NOTHING = ["", " ", "NA", "na", "N/A", "n/a", "#N/A", "#NA", "NaN", "nan", "null", "NULL", "None", "-", "?", ".", "–"]
@@ -118,3 +118,15 @@ def test_names_that_are_taken_get_a_prefix_until_they_are_free():
 def test_blanks_around_numbers_do_not_make_text_of_them():
     assert typed(pl.Series([" 1", "2 ", None, " "])).to_list() == [1, 2, None, None]
     assert typed(pl.Series(["01", " 2"])).to_list() == ["01", " 2"]
+
+
+def test_names_of_columns_fit_in_a_line():
+    wide = pl.DataFrame({f"mol {i}\n(nM)": ["C"] for i in range(40)})
+    with pytest.raises(InputError, match=r"one of mol 0 \(nM\), mol 1 \(nM\), .*, mol 29 \(nM\) and 10 more\.$"):
+        read_inputs(wide)
+    with pytest.raises(InputError, match="and 10 more"):
+        read_inputs(wide, column="smiles")
+
+
+def test_whole_numbers_that_became_floats_are_the_same_classes():
+    assert [plain(x) for x in (1.0, 0.5, 3, None, True, "1.0")] == ["1", "0.5", "3", None, "True", "1.0"]

@@ -20,7 +20,7 @@ from rdkit import Chem, rdBase
 from isotrace.base.errors import InputError
 from isotrace.base.files import read_text, refuse_workbook
 from isotrace.datasets.label_cells import LabelColumn, Record, data_cells, labelling
-from isotrace.datasets.reading.cells import NAME_COLUMNS, SEQUENCE_COLUMNS, column_of
+from isotrace.datasets.reading.cells import NAME_COLUMNS, SEQUENCE_COLUMNS, column_of, listed
 from isotrace.datasets.reading.delimited import table as delimited
 from isotrace.domains.domain import Concept, Domain, Labels, Reading
 
@@ -57,7 +57,7 @@ def read_concept_file(path: Path | str, domain: Domain) -> ConceptSource:
     if len(text) != 1:
         raise InputError(
             f"{path}: line 1 must be {','.join(PATTERN_COLUMNS)} (patterns), or hold one column smiles or sequence and "
-            f"label columns kind:NAME (labels), not {','.join(head)}."
+            f"label columns kind:NAME (labels), not {listed(head)}."
         )
     used = [i for i, name in enumerate(head) if i != text[0] and name.lower() not in NAME_COLUMNS]
     try:

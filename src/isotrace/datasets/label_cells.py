@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from isotrace.base.errors import InputError
-from isotrace.datasets.reading.cells import are_missing, is_missing, why_no_number
+from isotrace.datasets.reading.cells import are_missing, is_missing, plain, why_no_number
 from isotrace.domains.domain import Concept, Domain, Labels, Reading
 
 KINDS = {
@@ -69,8 +69,7 @@ def data_cells(series: pl.Series, column: LabelColumn) -> list[str | None]:
                 f"column {column.column!r} of the data was read as numbers, for {column} it must be text: give it as "
                 "text, or in a label file (--concepts), where no cell is turned into a number."
             )
-        # A column of whole numbers with gaps becomes floats in many tables; as a class, 3.0 is still 3.
-        return [None if x is None else str(int(x)) if x % 1 == 0 else str(x) for x in series]
+        return [plain(x) for x in series]
     if dtype == pl.Boolean:
         return series.cast(pl.Int8).cast(pl.String).to_list()
     if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):

@@ -17,6 +17,7 @@ from isotrace.datasets.reading.cells import (
     SEQUENCE_COLUMNS,
     damage,
     free_names,
+    listed,
     meant,
     shown,
     typed,
@@ -37,8 +38,8 @@ def columns(table: pl.DataFrame, column: str | None, label: str, index: Sequence
         raise InputError(f"{label} has no column {column!r} for --column: {meant(column, table.columns)}.")
     if column is None and len(candidates) != 1:
         fault = "more than one column called" if candidates else "no column called"
-        listed = ", ".join(candidates or table.columns)
-        raise InputError(f"{label} has {fault} 'smiles' or 'sequence': give --column one of {listed}.")
+        names = listed(candidates or table.columns)
+        raise InputError(f"{label} has {fault} 'smiles' or 'sequence': give --column one of {names}.")
     chosen = column or candidates[0]
     own = {"index": pl.Series(range(table.height) if index is None else index, dtype=pl.Int64)}
     others = [name for name in table.columns if name != chosen]

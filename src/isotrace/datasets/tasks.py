@@ -21,7 +21,7 @@ from isotrace.base.errors import InputError
 from isotrace.datasets.annotated import read
 from isotrace.datasets.inputs import rejects_frame
 from isotrace.datasets.mutations import check_numbering, swaps
-from isotrace.datasets.reading.cells import are_missing, column_of, is_missing, number
+from isotrace.datasets.reading.cells import are_missing, column_of, is_missing, number, plain
 from isotrace.datasets.task_labels import Kind, kind_of, natural
 from isotrace.domains.domain import Domain, Reading
 from isotrace.stats.splits import deal
@@ -114,16 +114,16 @@ def prepare(
         row = {option: None if column is None else row[column] for option, column in of.items()} | {
             "index": row["index"]
         }
-        value = row["--label"]
+        value = (plain(row["--label"]) or "").strip()
         try:
             if absent:
-                said = "" if value is None or not str(value).strip() else f", {str(value).strip()!r} stands for none"
+                said = f", {value!r} stands for none" if value else ""
                 raise InputError(f"it has no label in column {label!r}{said}")
             for option, what in (("--split", "part"), ("--group", "group")):
                 if of[option] is not None and is_missing(row[option]):
                     raise InputError(f"it has no {what} in column {asked[option]!r}")
             ids, reading = read(subject, domain, text)
-            found.append((row, ids, reading, str(value).strip()))
+            found.append((row, ids, reading, value))
         except InputError as error:
             refused.append((row["index"], text, str(error)))
     if not found:

@@ -6,6 +6,7 @@ The words for a missing value are listed here and nowhere else.
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
@@ -27,6 +28,7 @@ OPEN = frozenset(
     ["none", "unknown", "missing", "undefined", "undetermined", "n.d.", "n.d", "nd", "n/d", "n.t.", "tbd",
      "not determined", "not tested", "not measured", "not available", "not known"]
 )  # fmt: skip
+MOST_NAMES = 30  # in a message
 _SIGNS = re.compile(r"\++|\+/-|±")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _ALMOST = (
@@ -113,6 +115,13 @@ def free_names(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
     return found
 
 
+def plain(cell: object) -> str | None:
+    """A cell of a column as text. Columns of whole numbers with gaps become floats in many tables; 3.0 is still 3."""
+    if cell is None:
+        return None
+    return str(int(cell)) if isinstance(cell, float | Decimal) and cell % 1 == 0 else str(cell)
+
+
 def column_of(table: pl.DataFrame, wanted: str, option: str) -> str:
     """The column of `table`, as `read_inputs` returns it, that a user calls `wanted`, whose `smiles` or `id` it is too.
 
@@ -130,8 +139,14 @@ def meant(wanted: str, names: Sequence[str]) -> str:
     """`did you mean …? give one of …`."""
     lower = {name.lower(): name for name in reversed(names)}
     close = get_close_matches(wanted.strip().lower(), lower, n=1)
-    listed = f"give one of {', '.join(names)}" if names else "it has none beside sequences and names"
-    return f"did you mean {lower[close[0]]!r}? {listed}" if close else listed
+    said = f"give one of {listed(names)}" if names else "it has none beside sequences and names"
+    return f"did you mean {lower[close[0]]!r}? {said}" if close else said
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in one line, the first of many; headers of spreadsheets hold line ends."""
+    said = ", ".join(shown(" ".join(name.split())) for name in names[:MOST_NAMES])
+    return f"{said} and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else said
 
 
 def damage(cells: Sequence[str]) -> str | None:
