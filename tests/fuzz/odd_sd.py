@@ -16,6 +16,7 @@ def block(smiles: str, title: str, rng: Random) -> str:
 def sd(rng: Random) -> Case:
     n, end = rng.randrange(1, 7), rng.choice(["\n", "\r\n", "\r"])
     records, right, wrong = [], {}, set()
+    odd_lines = [x for x in ODD if x != "$$$$"]
     for i in range(n):
         smiles = rng.choice(SMILES)
         canonical = Chem.MolToSmiles(Chem.MolFromSmiles(smiles))
@@ -39,7 +40,7 @@ def sd(rng: Random) -> Case:
         elif odd < 0.25:
             record, good = "", False
         elif odd < 0.3:
-            record, good = record + f"\n> {rng.choice(ODD)}\n{rng.choice(ODD)}\n\n", None
+            record, good = record + f"\n> {rng.choice(odd_lines)}\n{rng.choice(odd_lines)}\n\n", None
         elif odd < 0.35:
             record, good = record.replace(" 0  0", " 9  x", 3), None
         if good:

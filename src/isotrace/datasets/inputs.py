@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow
 from rdkit import Chem
 
 from isotrace.base.errors import InputError
@@ -145,11 +146,7 @@ def _parse(form: str, data: bytes, column: str | None, label: str) -> Table:
     if not (data if form == "parquet" else text.strip()):
         raise InputError(f"{label} is empty: give at least one sequence.")
     if form == "parquet":
-        try:
-            table = pl.read_parquet(io.BytesIO(data))
-        except (pl.exceptions.PolarsError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"{label} is no readable Parquet file ({reason}): write it again.") from None
+        table = _parquet(data, label)
         return columns(table, column, label), []
     if form in ("csv", "tsv"):
         return delimited(text, "," if form == "csv" else "\t", column, label)
@@ -159,3 +156,22 @@ def _parse(form: str, data: bytes, column: str | None, label: str) -> Table:
     if form == "lines":
         return lines(text, label)
     return fasta(text) if form == "fasta" else sdf(text)
+
+
+def _parquet(data: bytes, label: str) -> pl.DataFrame:
+    """Raises InputError for a damaged file."""
+    try:
+        try:
+            # By Arrow: polars panics on some damaged files, which is no exception and writes to the terminal.
+            return pl.read_parquet(io.BytesIO(data), use_pyarrow=True)
+        except pyarrow.ArrowNotImplementedError:  # a type that only polars has
+            return pl.read_parquet(io.BytesIO(data))
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+    ) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{label} is no readable Parquet file ({reason}): write it again.") from None
