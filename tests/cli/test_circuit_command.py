@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 import tiny
 from isotrace.cli import main
@@ -108,6 +109,12 @@ def test_the_json_that_stays(isotrace, tmp_path):
     assert {key: found[key] for key in stored} == stored
     assert pl.read_parquet(run / "sweep.parquet")["n"].to_list() == [2, 72]
     assert pl.read_parquet(run / "parts.parquet").height == found["necessity"]["n"]
+    said = pl.read_parquet(run / "predictions.parquet")
+    assert {"own", "words", "part", "group", "predicted", "p_0", "p_1"} <= set(said.columns)  # her own columns first
+    assert said["index"].to_list() == list(range(said.height))
+    report = said.filter(part="report")
+    found_auroc = roc_auc_score(report["bromine"].cast(int), report["p_1"])
+    assert found_auroc == pytest.approx(found["task_metric"]["subject"], abs=1e-6)
     assert "</html>" in (run / "report.html").read_text()
     assert isotrace(*given)[1] == out, "the same command gives the same numbers, from what it stored"
     assert isotrace(*given, out=tmp_path / "elsewhere")[1] == out, "and from nothing"

@@ -73,7 +73,8 @@ def circuit(request: CircuitRequest, progress: Progress) -> "CircuitResult":
         found = find_circuit(subject, dictionary, prepared, config, work=run and run.work, progress=progress)
         result = circuit_result(
             found, subject, domain, label(request.dictionary), shelf.tables, n_drawn=request.drawn,
-            overlap=overlap_with(found, request.against) if request.against else (), progress=progress,
+            overlap=overlap_with(found, request.against) if request.against else (), rows=rows,
+            progress=progress,
         )  # fmt: skip
         if run is not None:
             result.write(run)

@@ -37,16 +37,22 @@ class ConvertRequest(Request):
 @verb(ConvertRequest)
 def convert(request: ConvertRequest, progress: Progress) -> "Conversion":
     """Convert a dictionary between formats; say what was folded, dropped or assumed, and check the result."""
+    from isotrace.base.errors import SubjectError
     from isotrace.base.settings import expanded
     from isotrace.dictionaries.interop import Hints
     from isotrace.dictionaries.interop.converting import convert as converted
+    from isotrace.dictionaries.interop.converting import read_source
     from isotrace.subjects.subject import Subject, load_subject
 
     hints = Hints(request.layer, request.hookpoint_in, request.hookpoint_out, request.k)
     subject = request.subject
-    if subject is not None and not isinstance(subject, Subject):
-        subject = load_subject(subject, device="cpu")
     sources = [expanded(one) for one in request.source]
+    if subject is not None and not isinstance(subject, Subject):
+        try:
+            subject = load_subject(subject, device="cpu")
+        except SubjectError:
+            read_source(sources, request.source_format, hints, None)  # a fault of the dictionary is told first
+            raise
     return converted(
         sources, request.to, request.out, source_format=request.source_format, hints=hints, subject=subject,
         dtype=request.dtype,

@@ -169,6 +169,8 @@ REFUSED = {
     "abstopk": ("saelens", "topk", "cfg.json", {"architecture": "abstopk"}, "no equal"),
     "hook_z": ("saelens", "standard", "cfg.json", {"reshape_activations": "hook_z"}, "hook_z"),
     "whitening": ("saelens", "standard", "cfg.json", {"normalize_activations": "covariance_whitening"}, "statistics"),
+    "signed": ("sparsify", "sae", "layers.1/cfg.json", {"signed": True}, "may be negative"),
+    "signed crosslayer": ("clt_training", "crosslayer", "layers.0.mlp/cfg.json", {"signed": True}, "signed True"),
     "groupmax": ("sparsify", "sae", "layers.1/cfg.json", {"activation": "groupmax"}, "only topk"),
     "coalesce": ("clt_training", "skip", "layers.0.mlp/cfg.json", {"coalesce_topk": "concat"}, "coalesce_topk"),
     "divide": ("clt_training", "crosslayer", "layers.0.mlp/cfg.json", {"divide_cross_layer": True}, "divide"),
@@ -218,6 +220,23 @@ def test_what_cannot_be_represented_is_refused(tool, kind, file, change, message
     path = edited(tool, kind, tmp_path, file, lambda content: content | change)
     with pytest.raises(DictionaryError, match=message):
         interop.read([path], Hints(hookpoint_in=SITE) if tool == "dictionary_learning" else Hints(), tool)
+
+
+@pytest.mark.parametrize(
+    ("tool", "kind", "file"),
+    [("sparsify", "sae", "layers.1/cfg.json"), ("clt_training", "crosslayer", "layers.0.mlp/cfg.json"),
+     ("saelens", "standard", "cfg.json")],
+)  # fmt: skip
+def test_settings_that_are_not_known_are_told(tool, kind, file, tmp_path):
+    known = interop.read([DATA / tool / kind / "files"], Hints(), tool).notes
+    assert not any("not known here" in note for note in known), "the tool's own files hold none"
+    notes = interop.read([edited(tool, kind, tmp_path, file, lambda c: c | {"use_magic": 1})], Hints(), tool).notes
+    assert "settings not known here were left out: use_magic" in notes
+
+
+def test_weights_that_no_setting_asks_for_are_told(tmp_path):
+    path = edited("sparsify", "sae", tmp_path, "layers.1/sae.safetensors", lambda c: c | {"W_skip": torch.ones(2, 2)})
+    assert "weights that no setting asks for were left out: W_skip" in interop.read([path], Hints(), "sparsify").notes
 
 
 def test_a_file_with_python_objects_is_not_unpickled(tmp_path):

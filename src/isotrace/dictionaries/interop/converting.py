@@ -107,7 +107,7 @@ def _converted(
 ) -> Conversion:
     if subject is not None:
         hints = Hints(hints.layers, hints.hookpoint_in, hints.hookpoint_out, hints.k, subject.n_layers)
-    dictionary, found, notes, name = _read(sources, source_format, hints, subject)
+    dictionary, found, notes, name = read_source(sources, source_format, hints, subject)
     config = dictionary.config
     if target == OWN:
         assert subject is not None
@@ -153,10 +153,10 @@ def _converted(
     )
 
 
-def _read(
+def read_source(
     sources: Sequence[str], format: str | None, hints: Hints, subject: Subject | None
 ) -> tuple[Dictionary, str, tuple[str, ...], str]:
-    """(dictionary, its format, notes, the subject's source)."""
+    """(dictionary, its format, notes, the subject's source). Raises as `convert`."""
     own = sources[0].partition(":")[0] in ("bundled", "hf") or (Path(sources[0]) / "dictionary.json").is_file()
     if format == OWN or (format is None and own):
         if len(sources) > 1:

@@ -5,8 +5,9 @@ Canonical: h = x W_enc + b_enc, ŷ = Σ a W_dec + b_dec (+ x W_skip). There is n
 tool's is folded, (x − c) W + b = x W + (b − c W), in float64 so that folding costs no more than one rounding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,6 +175,21 @@ def layers_of(dictionary: Dictionary) -> list[Layer]:
         )
         for s in range(config.n_layers)
     ]
+
+
+def note_unknown(config: Mapping[str, Any], known: Iterable[str], notes: list[str]) -> None:
+    """Notes the settings of a file that this format's description does not know, and that nothing was made of."""
+    unknown = sorted(str(name) for name in config.keys() - {*known})
+    if unknown:
+        notes.append(f"settings not known here were left out: {', '.join(unknown)}")
+
+
+def note_unread(state: Mapping[str, Any], read: Iterable[str], notes: list[str]) -> None:
+    """The same of weights."""
+    unread = sorted(state.keys() - {*read})
+    if unread:
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        notes.append(f"weights that no setting asks for were left out: {', '.join(unread[:5])}{more}")
 
 
 def get(state: Mapping[str, Tensor], name: str, *shape: int | None) -> Tensor:

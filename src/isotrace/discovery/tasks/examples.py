@@ -13,13 +13,13 @@ from torch import Tensor
 from isotrace.base.progress import Progress
 from isotrace.datasets.tasks import Example, TaskData, batches
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
+from isotrace.discovery.tasks.predictions import class_probabilities, hidden, predictions
 from isotrace.discovery.tasks.ranking import BATCH_TOKENS, at_point
 from isotrace.discovery.tasks.readout import Readout
 from isotrace.discovery.tasks.task_circuit import TaskCircuit
 from isotrace.domains.domain import Domain, Reading
 from isotrace.interventions.components import Writers
 from isotrace.stats.metrics import auroc
-from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 
 
@@ -87,7 +87,7 @@ def example_rows(
     if not n_drawn or not isinstance(basis.components, Writers):
         return []
     report = data.parts["report"]
-    every = predictions(readout, report, progress, lambda b: _hidden(subject, b))
+    every = predictions(readout, report, progress, lambda b: hidden(subject, b))
     drawn = pick(data.kind, report, every, n_drawn, found.config.seed)
     examples = [report[d.place] for d in drawn]
     keep = found.keep()
@@ -114,24 +114,6 @@ def example_rows(
             row["marked"] = marked.tolist()
         rows.append(row)
     return rows
-
-
-@torch.no_grad()
-def predictions(
-    readout: Readout, examples: Sequence[Example], progress: Progress, run: Callable[[Batch], Tensor]
-) -> list[np.ndarray]:
-    """Per example float64 `[rows, outputs]` of the readout on final hidden states that `run` gives."""
-    found: list[np.ndarray] = []
-    for rows, batch in progress(batches(examples, BATCH_TOKENS, readout.subject), "report sequences"):
-        chosen = [examples[i] for i in rows]
-        outputs = readout.outputs(chosen, batch, run(batch)).double().cpu().numpy()
-        found += np.split(outputs, np.cumsum([np.size(e.y) for e in chosen])[:-1])
-    return found
-
-
-def _hidden(subject: Subject, batch: Batch) -> Tensor:
-    with fast_kernels(subject):
-        return subject.hidden(batch.ids, batch.mask)
 
 
 def output_drawn(readout: Readout, example: Example, predicted: np.ndarray) -> np.ndarray:
@@ -217,9 +199,9 @@ def said(data: TaskData, example: Example, predicted: np.ndarray) -> dict[str, A
     inside the sequence (NaN with one kind of label only); whether the true token is first (`hit`), and its logit less
     the mean (`contrast`); `value`."""
     if data.kind == "class":
-        logits = predicted[0] if predicted.shape[1] > 1 else np.asarray([0.0, predicted[0, 0]])
-        best = int(logits.argmax())
-        return {"class": data.classes[best], "probability": float(scipy.special.softmax(logits)[best])}
+        shares = class_probabilities(predicted)
+        best = int(shares.argmax())
+        return {"class": data.classes[best], "probability": float(shares[best])}
     if data.kind == "residue":
         return {"auroc": float(auroc(predicted, np.asarray(example.y), np.ones((1, len(predicted))))[0])}
     if data.kind == "masked":

@@ -157,7 +157,7 @@ def _drawn(row: Mapping[str, Any], view: Mapping[str, Any]) -> dict[str, Any]:
     scale = float(np.abs(weights).max())
     special = sum(w for w, unit in zip(row["weights"], reading.units, strict=True) if unit.kind == "special")
     made = {
-        "index": row["index"], "text": row["text"], "right": row["right"], "scale": scale,
+        "name": row.get("name") or f"row {row['index']}", "text": row["text"], "right": row["right"], "scale": scale,
         "total": float(weights.sum()), "special": float(special), "label": _label(row["label"], view["element"]),
         "subject": _said(row["subject"]), "circuit": _said(row["circuit"]), "labelled": None,
     }  # fmt: skip

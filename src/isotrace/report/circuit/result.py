@@ -14,6 +14,7 @@ from isotrace.datasets.tasks import PARTS
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.discovery.tasks.examples import example_rows
+from isotrace.discovery.tasks.predictions import prediction_table
 from isotrace.discovery.tasks.task_circuit import TaskCircuit
 from isotrace.domains.domain import Domain
 from isotrace.report.circuit.figures import curve_svg, layers_svg
@@ -22,7 +23,8 @@ from isotrace.subjects.subject import Subject
 
 
 class CircuitResult(Result):
-    """The circuit of a task: docs/circuit.md lists what `summary` and the tables `sweep`, `parts` and `rejects` hold.
+    """The circuit of a task: docs/circuit.md lists what `summary` and the tables `sweep`, `parts`, `predictions` and
+    `rejects` hold.
 
     `view`: `subject`, `dictionary`, `domain`, `element`, `config`; per part the number of `groups`, per class how many
     `classes` rows; `examples`, see `example_rows`.
@@ -63,24 +65,43 @@ def circuit_result(
     *,
     n_drawn: int,
     overlap: Sequence[Mapping[str, Any]] = (),
+    rows: pl.DataFrame | None = None,
     progress: Progress = lambda items, _: items,
 ) -> CircuitResult:
     """What was found, without subject and dictionary. dictionary: its source. names: of its features. n_drawn: report
-    sequences to show, see `example_rows`. overlap: rows of `discovery.overlap`, where circuits were compared."""
+    sequences to show, see `example_rows`. overlap: rows of `discovery.overlap`, where circuits were compared. rows: the
+    input, as `read_inputs` has it; its columns travel into `predictions`, and its names to the sequences shown."""
     data, n = found.data, found.summary["necessity"]["n"]
     view = {
-        "subject": subject.source, "dictionary": dictionary, "domain": domain.name, "element": domain.element,
-        "config": asdict(found.config), "groups": {part: len({e.group for e in data.parts[part]}) for part in PARTS},
+        "subject": subject.source,
+        "dictionary": dictionary,
+        "domain": domain.name,
+        "element": domain.element,
+        "config": asdict(found.config),
+        "groups": {part: len({e.group for e in data.parts[part]}) for part in PARTS},
         "classes": [
             {"name": name} | {part: sum(int(e.y) == i for e in data.parts[part]) for part in PARTS}
             for i, name in enumerate(data.classes)
         ],
         "examples": example_rows(found, subject, domain, n_drawn, progress),
-    }  # fmt: skip
+    }
+    said = prediction_table(found.readout, data)
+    if rows is not None:
+        said = beside(rows, said)
+        names_of = dict(rows["index", "name"].rows())
+        view["examples"] = [row | {"name": names_of[row["index"]]} for row in view["examples"]]  # fmt: skip
     summary = to_jsonable(found.summary | ({"overlap": [*overlap]} if overlap else {}))
     parts = named_parts(found, n, names)
-    tables = {"sweep": sweep_frame(found.summary["sweep"]), "parts": parts, "rejects": data.rejects}
+    tables = {"sweep": sweep_frame(found.summary["sweep"]), "parts": parts, "predictions": said}
+    tables["rejects"] = data.rejects
     return CircuitResult(summary, to_jsonable(view), tables)
+
+
+def beside(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
+    """`said` behind the user's own columns; one that is called as one of ours gets `input_` before its name."""
+    rows = rows.drop("original", strict=False)  # the atom map of molecules, which no table shows
+    taken = {name: f"input_{name}" for name in rows.columns if name in said.columns and name != "index"}
+    return rows.rename(taken).join(said, on="index", how="inner", maintain_order="left")
 
 
 def sweep_frame(sweep: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

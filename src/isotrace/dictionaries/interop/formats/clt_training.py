@@ -18,11 +18,21 @@ from torch import Tensor
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.interop import files, sites
-from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, layers_of
+from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, layers_of, note_unknown
 from isotrace.dictionaries.interop.formats import sparsify
 
 CONFIG, WEIGHTS = sparsify.CONFIG, sparsify.WEIGHTS
-REFUSED = {"coalesce_topk": "none", "per_source_tied": False, "secondary_target_tied": False, "activation": "topk"}
+REFUSED = {
+    "signed": False,
+    "coalesce_topk": "none",
+    "per_source_tied": False,
+    "secondary_target_tied": False,
+    "activation": "topk",
+}
+
+
+SETTINGS = (*sparsify.SETTINGS, *REFUSED, "n_targets", "n_sources", "normalize_io", "post_encoder_scale",
+            "divide_cross_layer", "dtype", "topk_coalesced", "tp_output", "train_post_encoder", "use_fp8")  # fmt: skip
 
 
 def declares(path: Path) -> bool:
@@ -65,6 +75,7 @@ def read(paths: Sequence[Path], hints: Hints) -> Foreign:
 def _coder(config: Mapping[str, Any], state: Mapping[str, Tensor], name: str, notes: list[str]) -> tuple[Layer, Tensor]:
     """(layer whose W_dec holds all targets and whose b_dec is unused, biases `[n_targets, d]`), with the scales of
     this layer's input and output folded in."""
+    note_unknown(config, SETTINGS, notes)
     weight = get(state, "encoder.weight", None, None)
     n, d = weight.shape
     multiple = bool(config.get("transcode")) and int(config.get("n_targets", 0)) > 0

@@ -17,7 +17,17 @@ from typing import Any
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.interop import files, sites
-from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, gated, get, layers_of, ungated
+from isotrace.dictionaries.interop.foreign import (
+    Foreign,
+    Hints,
+    Layer,
+    assemble,
+    gated,
+    get,
+    layers_of,
+    note_unknown,
+    ungated,
+)
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 AUTOENCODERS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
@@ -27,6 +37,17 @@ TRANSCODERS = {
     "jumprelu_transcoder": "jumprelu",
     "jumprelu_skip_transcoder": "jumprelu",
 }
+
+
+SETTINGS = (
+    "architecture", "d_in", "d_sae", "d_out", "k", "dtype", "device", "metadata", "apply_b_dec_to_input",
+    "normalize_activations", "reshape_activations", "rescale_acts_by_decoder_norm", "activation_fn",
+    "activation_fn_str", "activation_fn_kwargs", "finetuning_scaling_factor",
+    # of files from before version 6: what is in `metadata` today
+    "model_name", "model_class_name", "model_from_pretrained_kwargs", "hook_name", "hook_name_out", "hook_layer",
+    "hook_layer_out", "hook_head_index", "prepend_bos", "seqpos_slice", "context_size", "dataset_path",
+    "dataset_trust_remote_code", "sae_lens_training_version", "neuronpedia_id",
+)  # fmt: skip
 
 
 def read(paths: Sequence[Path], hints: Hints) -> Foreign:
@@ -51,6 +72,7 @@ def read(paths: Sequence[Path], hints: Hints) -> Foreign:
 
 
 def _layer(config: dict[str, Any], folder: Path, notes: list[str]) -> Layer:
+    note_unknown(config, SETTINGS, notes)
     name = config.get("architecture", "standard")
     activation = (AUTOENCODERS | TRANSCODERS).get(name)
     if activation is None:

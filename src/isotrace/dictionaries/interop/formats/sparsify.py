@@ -15,9 +15,21 @@ from typing import Any
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.interop import files, sites
-from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, layers_of
+from isotrace.dictionaries.interop.foreign import (
+    Foreign,
+    Hints,
+    Layer,
+    assemble,
+    get,
+    layers_of,
+    note_unknown,
+    note_unread,
+)
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+SETTINGS = ("activation", "expansion_factor", "normalize_decoder", "num_latents", "k", "multi_topk", "skip_connection",
+            "transcode", "d_in", "signed")  # fmt: skip
+READ = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
 
 
 def declares(path: Path) -> bool:
@@ -56,14 +68,18 @@ def read(paths: Sequence[Path], hints: Hints) -> Foreign:
     transcode = kinds.pop()
     notes = [] if transcode else ["b_dec, subtracted before the encoder, was folded into b_enc"]
     named = [site(folder.resolve().name, transcode) for folder in found]
-    layers = [_layer(c, files.safetensors(folder / WEIGHTS)) for c, folder in zip(configs, found, strict=True)]
+    layers = [_layer(c, files.safetensors(folder / WEIGHTS), notes) for c, folder in zip(configs, found, strict=True)]
     hookpoints = sites.agree([n[1] for n in named]), sites.agree([n[2] for n in named])
     return assemble(layers, sites.numbers([n[0] for n in named]), hookpoints, hints, notes, autoencoder=not transcode)
 
 
-def _layer(config: dict[str, Any], state: dict) -> Layer:
+def _layer(config: dict[str, Any], state: dict, notes: list[str]) -> Layer:
     if config.get("activation", "topk") != "topk":
         raise DictionaryError(f"sparsify activation {config['activation']!r} has no equal here: only topk has.")
+    if config.get("signed"):
+        raise DictionaryError("features of this dictionary may be negative (signed), which has no equal here.")
+    note_unknown(config, SETTINGS, notes)
+    note_unread(state, (*READ, *(["W_skip"] if config.get("skip_connection") else [])), notes)
     weight = get(state, "encoder.weight", None, None)
     n, d = weight.shape
     W_skip = get(state, "W_skip", d, d).T if config.get("skip_connection") else None
