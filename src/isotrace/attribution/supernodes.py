@@ -22,9 +22,6 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
-from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from isotrace.attribution.graph import Frame
@@ -33,6 +30,7 @@ from isotrace.base.identity import identity
 from isotrace.base.settings import STRICT, Seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.stats.bootstrap import interval
+from isotrace.stats.metrics import adjusted_rand
 
 FORMAT, FORMAT_VERSION = "isotrace-supernodes", 2
 Key = tuple[NonNegativeInt, NonNegativeInt]
@@ -124,6 +122,9 @@ def group(similarities: np.ndarray, threshold: float) -> np.ndarray:
         return np.zeros(len(similarities), dtype=int)
     distance = 1 - (similarities + similarities.T) / 2
     np.fill_diagonal(distance, 0)
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
     tree = linkage(squareform(distance, checks=False), "average")
     _, first, labels = np.unique(fcluster(tree, 1 - threshold, "distance"), return_index=True, return_inverse=True)
     return first.argsort().argsort()[labels]
@@ -230,5 +231,5 @@ def _stability(
         drawn = data[:, rng.integers(0, data.shape[1], data.shape[1])]
         for into, rows in ((found, drawn), (null, rng.permuted(drawn, axis=1))):
             other = group(_combined(config, views, _cosine(rows)), config.threshold)
-            into.append(float(adjusted_rand_score(labels, other)))
+            into.append(float(adjusted_rand(labels, other)))
     return Stability(float(np.mean(found)), interval(np.array(found)), float(np.mean(null)), interval(np.array(null)))

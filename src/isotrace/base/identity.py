@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from datetime import date
 from enum import Enum
@@ -16,7 +17,6 @@ from pathlib import Path, PurePath
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
 PACKAGES = ("isotrace", "torch", "transformers", "rdkit", "numpy")
 
@@ -53,6 +53,12 @@ def identity(obj: Any) -> str:
     return digest.hexdigest()
 
 
+def is_tensor(obj: Any) -> bool:
+    """Whether it is one of torch's, which is not imported for that: without it there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(obj, torch.Tensor)
+
+
 def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes. Raises OSError if it cannot be read."""
     with open(path, "rb") as file:
@@ -72,7 +78,7 @@ def to_jsonable(obj: Any) -> Any:
         return int(obj)
     if isinstance(obj, float):
         return float(obj) if math.isfinite(obj) else None
-    if isinstance(obj, np.generic | np.ndarray | torch.Tensor):
+    if isinstance(obj, np.generic | np.ndarray) or is_tensor(obj):
         return to_jsonable(obj.tolist())
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         return {field.name: to_jsonable(getattr(obj, field.name)) for field in dataclasses.fields(obj)}
@@ -116,7 +122,9 @@ def _feed(digest: Any, obj: Any) -> None:
         case np.ndarray():
             flat = np.ascontiguousarray(obj).reshape(-1).view(np.uint8)
             _bytes(digest, f"array {obj.dtype.str} {obj.shape}", flat)
-        case torch.Tensor():
+        case _ if is_tensor(obj):
+            import torch
+
             flat = obj.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             _bytes(digest, f"tensor {obj.dtype} {tuple(obj.shape)}", flat.numpy())
         case Path():
@@ -160,5 +168,7 @@ def versions() -> dict[str, str | None]:
 
 
 def hardware() -> dict[str, Any]:
+    import torch
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}

@@ -10,16 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import polars as pl
-from safetensors.torch import load_file
-from torch import Tensor
 
 from isotrace.base.errors import RunError
 from isotrace.base.progress import shortened
 from isotrace.base.registry import Registry
 from isotrace.base.runs import Run, dumps, open_run, read_manifest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT, FORMAT_VERSION = "isotrace-result", 1
 _SHIPPED = {
@@ -47,7 +48,7 @@ class Result(ABC):
     summary: dict[str, Any]
     view: dict[str, Any] = field(default_factory=dict)
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    tensors: "Mapping[str, Tensor]" = field(default_factory=dict)
 
     @abstractmethod
     def to_frame(self) -> pl.DataFrame:
@@ -112,6 +113,8 @@ class Result(ABC):
     def load(cls, path: str | Path) -> Self:
         """Raises RunError for a folder that holds no result, or one of another kind or format."""
         read_manifest(path)
+        from safetensors.torch import load_file  # which takes torch
+
         folder = Path(path)
         try:
             record = json.loads((folder / "result.json").read_bytes())

@@ -15,17 +15,18 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import torch
-from safetensors.torch import save
 
 from isotrace.base.errors import InputError, RunError
 from isotrace.base.files import LOCK, locked, write_whole
 from isotrace.base.identity import Source, dumps, hardware, identity, sha256_file, versions
 from isotrace.base.identity import to_jsonable as to_jsonable
 from isotrace.base.work import LEDGER, WORK, names_of, remove
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT, FORMAT_VERSION = "isotrace-run", 1
 MANIFEST = "manifest.json"
@@ -61,8 +62,11 @@ class Run:
         frame.write_parquet(buffer)
         return self.bytes(_suffixed(name, ".parquet"), buffer.getvalue())
 
-    def tensors(self, name: str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> Path:
+    def tensors(self, name: str, tensors: Mapping[str, "Tensor"], header: Mapping[str, str] | None = None) -> Path:
         """`tensors` (any shape and dtype, moved to the CPU) as safetensors in `{name}.safetensors`."""
+        import torch
+        from safetensors.torch import save
+
         # Views of one storage are legal here, not in the format: each is copied.
         owned = {
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()

@@ -35,8 +35,6 @@ def command_of(verb: Callable[..., Any], show: Show, *, saves: bool = False) -> 
     kind: type[Request] = verb.request  # pyright: ignore[reportFunctionMemberAccess]
 
     def run(**given: Any) -> None:
-        from isotrace.base.runs import dumps
-
         as_json = given.pop("json")
         request = kind(**{name: value for name, value in given.items() if value is not None and value != []})
         if saves and not as_json and given["out"] is None:
@@ -50,6 +48,8 @@ def command_of(verb: Callable[..., Any], show: Show, *, saves: bool = False) -> 
             return
         summary = answer.to_dict()
         if as_json:
+            from isotrace.base.runs import dumps
+
             typer.echo(printable(dumps(summary)))
         else:
             show(summary, request)

@@ -1,13 +1,17 @@
 """What a dictionary *is*. How it was trained is `isotrace.training.TrainingConfig`, saved beside it."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
-from isotrace.base.settings import STRICT
+from isotrace.base.errors import DictionaryError
+from isotrace.base.settings import STRICT, expanded
+from isotrace.subjects.sources.source import assets
 
 FORMAT, FORMAT_VERSION = "isotrace-dictionary", 2
+BUNDLED = ("molm-clt",)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -100,3 +104,23 @@ class DictionaryFile:
     weights_dtype: Literal["float16", "bfloat16", "float32"]
     fingerprint: list[float]
     training: dict[str, Any]
+
+
+def dictionary_folder(source: str | Path) -> Path:
+    """The folder behind `bundled:molm-clt`, `hf:org/name` or a path. Raises DictionaryError if there is none."""
+    scheme, _, name = str(source).partition(":")
+    if scheme == "bundled":
+        if name not in BUNDLED:
+            raise DictionaryError(f"no bundled dictionary {name!r}: there is bundled:{', bundled:'.join(BUNDLED)}.")
+        return assets() / name
+    if scheme == "hf":
+        from isotrace.dictionaries.hub import hub_folder  # which takes torch
+
+        folder = hub_folder(name)
+    else:
+        folder = Path(expanded(str(source)))
+    if not (folder / "dictionary.json").is_file():
+        raise DictionaryError(
+            f"{str(source)!r} is no dictionary: give bundled:molm-clt, hf:org/name or a folder with dictionary.json."
+        )
+    return folder

@@ -1,14 +1,19 @@
-"""Features of a dictionary as components."""
+"""Features of a dictionary: as components, and every activation of theirs in some sequences."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from isotrace.activations.harvest import record
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.interventions.components import Values, Writers, register
 from isotrace.subjects.subject import Batch, Subject
+
+BATCH_TOKENS = 2_048
 
 
 @register
@@ -80,3 +85,41 @@ class Features(Writers):
 
     def alone(self, mean: Values, clean: Values | None = None) -> "Features":
         return replace(self, errors="drop", teacher=clean, near=tuple(m.flatten() for m in mean))
+
+
+def active_features(subject: Subject, dictionary: Dictionary, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+    """Per batch, what is positive, as a structured array with `sequence` (row of the batch), `position`, `layer` (of
+    the subject), `feature` and `activation`, ordered by all of them; padding is left out, special tokens are not."""
+    config = dictionary.config
+    kind = [("sequence", "i8"), ("position", "i8"), ("layer", "i8"), ("feature", "i8"), ("activation", "f4")]
+    for batch in batches:
+        parts: list[np.ndarray] = []
+
+        def take(slot: int, x: Tensor, batch: Batch = batch, parts: list[np.ndarray] = parts) -> None:
+            active = dictionary.encode(slot, x)
+            rows, positions, places = torch.nonzero((active.values > 0) & batch.mask[..., None], as_tuple=True)
+            found = np.empty(len(rows), dtype=kind)
+            found["sequence"], found["position"], found["layer"] = rows.cpu(), positions.cpu(), config.layers[slot]
+            found["feature"] = active.indices[rows, positions, places].cpu()
+            found["activation"] = active.values[rows, positions, places].float().cpu()
+            parts.append(found)
+
+        record(subject, batch, config.reads, take)
+        every = np.concatenate(parts)
+        yield every[np.lexsort([every[name] for name in ("feature", "layer", "position", "sequence")])]
+
+
+def batches_of(subject: Subject, texts: Sequence[str]) -> list[tuple[np.ndarray, Batch]]:
+    """(rows of `texts`, unpadded batch), shortest first, about `BATCH_TOKENS` tokens each. Raises InputError for a text
+    that the subject cannot read."""
+    alone = [subject.tokenize([text]) for text in texts]
+    lengths = np.asarray([one.ids.shape[1] for one in alone], dtype=int)
+    found = []
+    for length in np.unique(lengths):
+        rows, step = np.flatnonzero(lengths == length), max(1, BATCH_TOKENS // int(length))
+        for part in (rows[start : start + step] for start in range(0, len(rows), step)):
+            ones = [alone[row] for row in part]
+            ids, mask = (torch.cat(tensors) for tensors in zip(*((one.ids, one.mask) for one in ones), strict=True))
+            offsets = tuple(one.offsets[0] for one in ones)
+            found.append((part, Batch(ids, mask, tuple(one.sequences[0] for one in ones), offsets)))
+    return found

@@ -1,61 +1,18 @@
 """Features of a dictionary as numbers that other tools read: every activation of some sequences, or one row each."""
 
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
-from isotrace.activations.harvest import record
 from isotrace.base.errors import InputError
 from isotrace.datasets.inputs import read_inputs
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.features import active_features, batches_of
 from isotrace.dictionaries.saving import load_dictionary
-from isotrace.subjects.subject import Batch, Subject, load_subject
-
-BATCH_TOKENS = 2_048
-
-
-def active_features(subject: Subject, dictionary: Dictionary, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
-    """Per batch, what is positive, as a structured array with `sequence` (row of the batch), `position`, `layer` (of
-    the subject), `feature` and `activation`, ordered by all of them; padding is left out, special tokens are not."""
-    config = dictionary.config
-    kind = [("sequence", "i8"), ("position", "i8"), ("layer", "i8"), ("feature", "i8"), ("activation", "f4")]
-    for batch in batches:
-        parts: list[np.ndarray] = []
-
-        def take(slot: int, x: Tensor, batch: Batch = batch, parts: list[np.ndarray] = parts) -> None:
-            active = dictionary.encode(slot, x)
-            rows, positions, places = torch.nonzero((active.values > 0) & batch.mask[..., None], as_tuple=True)
-            found = np.empty(len(rows), dtype=kind)
-            found["sequence"], found["position"], found["layer"] = rows.cpu(), positions.cpu(), config.layers[slot]
-            found["feature"] = active.indices[rows, positions, places].cpu()
-            found["activation"] = active.values[rows, positions, places].float().cpu()
-            parts.append(found)
-
-        record(subject, batch, config.reads, take)
-        every = np.concatenate(parts)
-        yield every[np.lexsort([every[name] for name in ("feature", "layer", "position", "sequence")])]
-
-
-def batches_of(subject: Subject, texts: Sequence[str]) -> list[tuple[np.ndarray, Batch]]:
-    """(rows of `texts`, unpadded batch), shortest first, about `BATCH_TOKENS` tokens each. Raises InputError for a text
-    that the subject cannot read."""
-    alone = [subject.tokenize([text]) for text in texts]
-    lengths = np.asarray([one.ids.shape[1] for one in alone], dtype=int)
-    found = []
-    for length in np.unique(lengths):
-        rows, step = np.flatnonzero(lengths == length), max(1, BATCH_TOKENS // int(length))
-        for part in (rows[start : start + step] for start in range(0, len(rows), step)):
-            ones = [alone[row] for row in part]
-            ids, mask = (torch.cat(tensors) for tensors in zip(*((one.ids, one.mask) for one in ones), strict=True))
-            offsets = tuple(one.offsets[0] for one in ones)
-            found.append((part, Batch(ids, mask, tuple(one.sequences[0] for one in ones), offsets)))
-    return found
+from isotrace.subjects.subject import Subject, load_subject
 
 
 class Featuriser(TransformerMixin, BaseEstimator):

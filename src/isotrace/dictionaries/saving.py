@@ -15,15 +15,19 @@ from safetensors.torch import load_file, save
 
 from isotrace.base.errors import DictionaryError
 from isotrace.base.files import write_whole
-from isotrace.base.settings import expanded
-from isotrace.dictionaries.config import FORMAT, FORMAT_VERSION, DictionaryConfig, DictionaryFile, SubjectReference
+from isotrace.dictionaries.config import (
+    FORMAT,
+    FORMAT_VERSION,
+    DictionaryConfig,
+    DictionaryFile,
+    SubjectReference,
+    dictionary_folder,
+)
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import ARCHITECTURES
 from isotrace.subjects.loading import tokenizer_hash
-from isotrace.subjects.sources.source import assets
 from isotrace.subjects.subject import Subject
 
-BUNDLED = ("molm-clt",)
 FILE = TypeAdapter(DictionaryFile)
 FUNCTION = ("eps", "act", "head", "position", "rope", "norm", "scal", "bias", "is_decoder")
 """Parts of the names of settings that change what a model computes with the same weights."""
@@ -80,26 +84,6 @@ def save_dictionary(
         training=dict(training),
     )
     write_whole(folder / "dictionary.json", FILE.dump_json(record, indent=2) + b"\n")
-
-
-def dictionary_folder(source: str | Path) -> Path:
-    """The folder behind `bundled:molm-clt`, `hf:org/name` or a path. Raises DictionaryError if there is none."""
-    scheme, _, name = str(source).partition(":")
-    if scheme == "bundled":
-        if name not in BUNDLED:
-            raise DictionaryError(f"no bundled dictionary {name!r}: there is bundled:{', bundled:'.join(BUNDLED)}.")
-        return assets() / name
-    if scheme == "hf":
-        from isotrace.dictionaries.hub import hub_folder  # which imports this module
-
-        folder = hub_folder(name)
-    else:
-        folder = Path(expanded(str(source)))
-    if not (folder / "dictionary.json").is_file():
-        raise DictionaryError(
-            f"{str(source)!r} is no dictionary: give bundled:molm-clt, hf:org/name or a folder with dictionary.json."
-        )
-    return folder
 
 
 def load_dictionary(source: str | Path, subject: Subject | None = None) -> Dictionary:

@@ -127,3 +127,14 @@ METRICS: dict[str, Score] = {
     "spearman": spearman,
     "r2": r2,
 }
+
+
+def adjusted_rand(a: np.ndarray, b: np.ndarray) -> float:
+    """Agreement of two groupings of the same things, labels `[n]` each: 1 is the same, 0 is what chance gives."""
+    (_, a), (_, b) = (np.unique(labels, return_inverse=True) for labels in (a, b))
+    both = np.zeros((a.max(initial=0) + 1, b.max(initial=0) + 1))
+    np.add.at(both, (a, b), 1)
+    together, rows, columns, every = (float((n * (n - 1)).sum()) for n in (both, both.sum(1), both.sum(0), both.sum()))
+    expected = rows * columns / every if every else 0.0
+    most = (rows + columns) / 2
+    return 1.0 if most == expected else (together - expected) / (most - expected)

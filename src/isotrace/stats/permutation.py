@@ -1,7 +1,6 @@
 """Permutation tests: shuffles within strata, signs flipped, p of what was observed and q over many tests."""
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 MEMBERS = 20  # of a stratum, where there are as many
 
@@ -65,5 +64,7 @@ def q_values(p: np.ndarray, best: np.ndarray, n_tested: int) -> np.ndarray:
     `n_tested` concepts were tested; those without any pair count with p = 1.
     """
     ranked = np.sort(np.concatenate([p[best], np.ones(n_tested - int(best.sum()))]))
+    from scipy.stats import false_discovery_control  # a second to import, which not every command should take
+
     steps = np.append(false_discovery_control(ranked), 1.0)
     return steps[np.searchsorted(ranked, p, side="left")]

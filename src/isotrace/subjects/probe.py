@@ -2,17 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.settings import STRICT, expanded
-from isotrace.subjects.subject import Batch, Subject
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from isotrace.subjects.subject import Batch, Subject
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,19 +36,21 @@ class Probe:
     weight: list[float]
     bias: float
 
-    def read_vector(self) -> tuple[Tensor, float]:
+    def read_vector(self) -> "tuple[Tensor, float]":
         """(`[d_model]`, constant): value = pooled · vector + constant."""
+        import torch
+
         mean, scale, weight = (torch.tensor(v) for v in (self.mean, self.scale, self.weight))
         vector = weight / scale
         return vector, float(self.bias - mean @ vector)
 
-    def value(self, pooled: Tensor) -> Tensor:
+    def value(self, pooled: "Tensor") -> "Tensor":
         """`[...]` from pooled hidden states `[..., d_model]`."""
         vector, constant = self.read_vector()
         return pooled @ vector.to(pooled) + constant
 
 
-def pool(subject: Subject, batch: Batch, final: Tensor) -> Tensor:
+def pool(subject: "Subject", batch: "Batch", final: "Tensor") -> "Tensor":
     """Mean of `final [batch, tokens, d_model]` over real, non-special tokens: `[batch, d_model]`.
 
     A mask token counts: it stands for an atom or bond.
@@ -55,7 +59,7 @@ def pool(subject: Subject, batch: Batch, final: Tensor) -> Tensor:
     return (final * weights[..., None]).sum(1)
 
 
-def pooling_weights(subject: Subject, batch: Batch) -> Tensor:
+def pooling_weights(subject: "Subject", batch: "Batch") -> "Tensor":
     """`[batch, tokens]`, each row summing to one. Raises InputError for a row of special tokens only."""
     special = subject.special(batch.ids)
     if subject.mask_id is not None:
@@ -66,19 +70,24 @@ def pooling_weights(subject: Subject, batch: Batch) -> Tensor:
     return real / real.sum(1, keepdim=True)
 
 
-def probes_of(subject: Subject) -> list[str]:
-    """Names of the probes that are shipped with the subject."""
-    return sorted(path.stem for path in (subject.files.folder / "probes").glob("*.json"))
+def probes_of(folder: Path) -> list[str]:
+    """Names of the probes that are shipped in the folder of a subject."""
+    return sorted(path.stem for path in (folder / "probes").glob("*.json"))
 
 
-def load_probe(subject: Subject, name: str) -> Probe:
-    """The probe shipped with the subject under `name`, or the JSON file `name`.
-
-    Raises InputError if there is none, SubjectError if it belongs to other weights or is damaged.
-    """
-    path = Path(expanded(name)) if name.endswith(".json") else subject.files.folder / "probes" / f"{name}.json"
+def probe_file(folder: Path, source: str, name: str) -> Path:
+    """The probe shipped in the folder of the subject `source` under `name`, or the JSON file `name`. Raises InputError
+    if there is none."""
+    path = Path(expanded(name)) if name.endswith(".json") else folder / "probes" / f"{name}.json"
     if not path.is_file():
-        raise InputError(f"no probe {name!r} for {subject.source}: it has {', '.join(probes_of(subject)) or 'none'}.")
+        raise InputError(f"no probe {name!r} for {source}: it has {', '.join(probes_of(folder)) or 'none'}.")
+    return path
+
+
+def load_probe(subject: "Subject", name: str) -> Probe:
+    """The probe that `probe_file` finds. Raises InputError as that, SubjectError if it belongs to other weights or is
+    damaged."""
+    path = probe_file(subject.files.folder, subject.source, name)
     try:
         probe = TypeAdapter(Probe).validate_python(json.loads(path.read_text()))
     except ValueError as error:  # ValidationError, JSONDecodeError and UnicodeDecodeError are ValueErrors

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import PreTrainedModel
 
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.progress import shortened
 from isotrace.domains.domain import domain_of
 from isotrace.subjects.dispatch import hookpoints_edited, install
 from isotrace.subjects.families import Family, Side, family_of
@@ -97,6 +98,12 @@ class Subject:
         special = torch.zeros(len(tokenizer), dtype=torch.bool)
         special[tokenizer.all_special_ids] = True
         self.is_special = special
+
+    def __repr__(self) -> str:
+        shape = f"{self.n_layers} layers × {self.d_model}, vocabulary {len(self.tokenizer)}, up to {self.max_tokens} tokens"
+        about = f"{self.family.model_type}, {self.objective if self.has_head else 'no language-model head'}"
+        place = f"{self.device}, {self.model.dtype}".replace("torch.", "")
+        return shortened(f"Subject {self.source}: {about}, domain {self.files.domain}", f"{shape}; {place}")
 
     @property
     def source(self) -> str:

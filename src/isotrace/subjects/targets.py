@@ -13,16 +13,19 @@ Positions count the tokens of the input as the subject sees them: with a `<cls>`
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isotrace.base.errors import InputError
 from isotrace.base.registry import Registry
 from isotrace.base.settings import whole_number
-from isotrace.subjects.frozen import FrozenSubject
 from isotrace.subjects.probe import Probe, load_probe, pool, pooling_weights, probes_of
-from isotrace.subjects.subject import Batch, Subject
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from isotrace.subjects.frozen import FrozenSubject
+    from isotrace.subjects.subject import Batch, Subject
 
 
 @dataclass(frozen=True)
@@ -39,25 +42,29 @@ class Target:
     negative: int | None = None
     probe: Probe | None = None
 
-    def prepare(self, subject: Subject, batch: Batch) -> Batch:
+    def prepare(self, subject: "Subject", batch: "Batch") -> "Batch":
         """The input as the target needs it: with its position masked, or unchanged. Raises as
         `Subject.prepare_prediction` does."""
         return batch if self.position is None else subject.prepare_prediction(batch, self.position)[0]
 
-    def _contrast(self, logits: Tensor) -> Tensor:
+    def _contrast(self, logits: "Tensor") -> "Tensor":
         reference = logits.mean(-1) if self.negative is None else logits[..., self.negative]
         return logits[..., self.positive] - reference
 
-    def value(self, subject: Subject, batch: Batch, final: Tensor) -> Tensor:
+    def value(self, subject: "Subject", batch: "Batch", final: "Tensor") -> "Tensor":
         """`[batch]` from final hidden states `[batch, tokens, d_model]`."""
         if self.probe is not None:
             return self.probe.value(pool(subject, batch, final))
         assert self.position is not None
         return self._contrast(subject.head(final[:, subject.reading_position(self.position)]))
 
-    def linear(self, frozen: FrozenSubject) -> tuple[Tensor, float]:
+    def linear(self, frozen: "FrozenSubject") -> "tuple[Tensor, float]":
         """(gradient `[tokens, d_model]`, constant): the target as an affine function of the final hidden state
         on the frozen input. Exact for a probe; for logits the head is linearised at this input."""
+        import torch
+
+        from isotrace.subjects.subject import Batch
+
         final = frozen.actual.final[0]
         if self.probe is not None:
             vector, constant = self.probe.read_vector()
@@ -73,21 +80,21 @@ class Target:
         return full, float(value.detach() - gradient @ row.detach())
 
 
-Parser = Callable[[str, Subject, Batch], Target]
+Parser = Callable[[str, "Subject", "Batch"], Target]
 """(the whole text, the subject, a batch whose first sequence is asked about) → target, or raises InputError"""
 TARGETS: Registry[Parser] = Registry("target", "isotrace.targets")
 
 
-def parse_target(text: str, subject: Subject, batch: Batch) -> Target:
+def parse_target(text: str, subject: "Subject", batch: "Batch") -> Target:
     """The target `text` names, on the first sequence of `batch`. Raises InputError with the way out, SubjectError
     where the subject predicts no tokens or has no mask token."""
-    return TARGETS[_kind(text, subject)](text, subject, batch)
+    return TARGETS[kind_of(text, subject.files.folder)](text, subject, batch)
 
 
-def check_target(text: str, subject: Subject) -> None:
+def check_target(text: str, subject: "Subject") -> None:
     """Raises as `parse_target` for a target that fits no sequence: an unknown kind, probe or token, a position that
     none has, something the subject cannot predict."""
-    kind, (where, _, tokens) = _kind(text, subject), text.partition(":")[2].partition(":")
+    kind, (where, _, tokens) = kind_of(text, subject.files.folder), text.partition(":")[2].partition(":")
     if kind == "probe":
         load_probe(subject, text.partition(":")[2])
     if kind in ("mask", "diff"):
@@ -102,19 +109,21 @@ def check_target(text: str, subject: Subject) -> None:
             subject.token_id(tokens)
 
 
-def _kind(text: str, subject: Subject) -> str:
+def kind_of(text: str, folder: Path | None) -> str:
+    """Which of `TARGETS` a text names, for the subject in `folder`. Raises InputError for none, with the probe that may
+    be meant."""
     kind, _, rest = text.partition(":")
     if kind in TARGETS and rest:
         return kind
     others = "".join(f", {name}:…" for name in TARGETS if name not in ("mask", "diff", "probe"))
     use = f"use mask:POS[:TOKEN], diff:POS:A:B or probe:NAME{others}"
     for name in (text, rest):
-        if name in probes_of(subject) or name.endswith(".json"):
+        if (folder and name in probes_of(folder)) or name.endswith(".json"):
             use = f"did you mean probe:{name}? Else {use}"
     raise InputError(f"{text!r} is no target: {use}.")
 
 
-def _pair(text: str, tokens: str, subject: Subject) -> tuple[str, str]:
+def _pair(text: str, tokens: str, subject: "Subject") -> tuple[str, str]:
     """The two tokens between which ":" stands, which is itself a token."""
     vocabulary = subject.tokenizer.get_vocab()
     for place, character in enumerate(tokens):
@@ -125,12 +134,12 @@ def _pair(text: str, tokens: str, subject: Subject) -> tuple[str, str]:
 
 
 @TARGETS.named("probe")
-def _probe(text: str, subject: Subject, batch: Batch) -> Target:
+def _probe(text: str, subject: "Subject", batch: "Batch") -> Target:
     probe = load_probe(subject, text.partition(":")[2])
     return Target("probe", text, probe.description, probe.unit, probe=probe)
 
 
-def end_of(subject: Subject, batch: Batch) -> int | None:
+def end_of(subject: "Subject", batch: "Batch") -> int | None:
     """Of a causal subject, the position behind the text of the first sequence: of its end token, if it has one. None of
     others, which predict none there."""
     if subject.objective != "causal":
@@ -140,7 +149,7 @@ def end_of(subject: Subject, batch: Batch) -> int | None:
 
 @TARGETS.named("mask")
 @TARGETS.named("diff")
-def _token(text: str, subject: Subject, batch: Batch) -> Target:
+def _token(text: str, subject: "Subject", batch: "Batch") -> Target:
     kind, _, rest = text.partition(":")
     where, _, tokens = rest.partition(":")
     allowed = (~subject.special(batch.ids[0]) & batch.mask[0]).nonzero()[:, 0].tolist()

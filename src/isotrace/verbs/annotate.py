@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from isotrace.base.errors import InputError
-from isotrace.verbs.request import COMMAS, REPEATED, Loaded, OnDictionary, Progress, Seeded, verb
+from isotrace.verbs.request import COMMAS, REPEATED, Loaded, OnDictionary, Progress, Seeded, look_at, verb
 
 if TYPE_CHECKING:
     from isotrace.report.atlas.annotation import AnnotationResult
@@ -53,6 +53,14 @@ class AnnotateRequest(OnDictionary, Seeded):
     attach: bool = False
     """Put the names on the dictionary's shelf."""
 
+    def look(self) -> None:
+        super().look()
+        if self.explain is not None and not self.explain_model:
+            raise InputError("--explain needs --explain-model: name a model of that endpoint.")
+        if self.out is None and (self.attach or self.explain is not None):
+            raise InputError("--attach and --explain need a run folder: give its --out.")
+        look_at(self.data, self.column, group=self.group)
+
 
 @verb(AnnotateRequest)
 def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult":
@@ -72,10 +80,6 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
 
     seed = request.seed
     config = request.settings(AnnotationConfig)
-    if request.explain is not None and not request.explain_model:
-        raise InputError("--explain needs --explain-model: name a model of that endpoint.")
-    if request.out is None and (request.attach or request.explain is not None):
-        raise InputError("--attach and --explain need a run folder: give its --out.")
     shelf = shelf_folder(request.dictionary) if request.attach else None
     subject = subject_of(request)
     domain = domain_of_subject(subject)

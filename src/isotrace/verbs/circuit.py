@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from isotrace.verbs.request import COMMAS, REPEATED, OnDictionary, Progress, Seeded, verb
+from isotrace.verbs.request import COMMAS, REPEATED, OnDictionary, Progress, Seeded, look_at, verb
 
 if TYPE_CHECKING:
     from isotrace.report.circuit.result import CircuitResult
@@ -45,6 +45,11 @@ class CircuitRequest(OnDictionary, Seeded):
     """Run of annotate that names the features, instead of the dictionary's shelf."""
     drawn: int = Field(default=12, ge=0)
     """Report sequences to draw."""
+
+    def look(self) -> None:
+        super().look()
+        named = {"label": self.label, "split": self.split, "group": self.group, "mutations": self.mutations}
+        look_at(self.data, self.column, **named)
 
 
 @verb(CircuitRequest)

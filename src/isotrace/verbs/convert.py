@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from isotrace.base.errors import InputError
+from isotrace.base.settings import expanded
 from isotrace.verbs.request import PLACE, REPEATED, Floats, Loaded, Progress, Request, Shell, verb
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ConvertRequest(Request):
-    source: Annotated[tuple[str, ...], PLACE]
+    source: Annotated[tuple[Loaded, ...], PLACE]
     """Folder or file; several become one dictionary over several layers."""
     to: str
     """isotrace, saelens, sparsify, clt_training, circuit_tracer or dictionary_learning (docs/convert.md)."""
@@ -33,12 +35,19 @@ class ConvertRequest(Request):
     dtype: Floats = "float32"
     """Of the weights written, for --to isotrace."""
 
+    def look(self) -> None:
+        super().look()
+        for one in self.source:
+            named = not isinstance(one, str | Path) or str(one).partition(":")[0] in ("bundled", "hf")
+            if not named and not Path(expanded(str(one))).exists():
+                raise InputError(f"{one} does not exist: check the path.")
+
 
 @verb(ConvertRequest)
 def convert(request: ConvertRequest, progress: Progress) -> "Conversion":
     """Convert a dictionary between formats; say what was folded, dropped or assumed, and check the result."""
     from isotrace.base.errors import SubjectError
-    from isotrace.base.settings import expanded
+    from isotrace.dictionaries.dictionary import Dictionary
     from isotrace.dictionaries.interop import Hints
     from isotrace.dictionaries.interop.converting import convert as converted
     from isotrace.dictionaries.interop.converting import read_source
@@ -46,7 +55,10 @@ def convert(request: ConvertRequest, progress: Progress) -> "Conversion":
 
     hints = Hints(request.layer, request.hookpoint_in, request.hookpoint_out, request.k)
     subject = request.subject
-    sources = [expanded(one) for one in request.source]
+    given = [one.folder if isinstance(one, Dictionary) else one for one in request.source]
+    if None in given:
+        raise InputError("a dictionary in memory is in no file that could be converted: save_pretrained it first.")
+    sources = [expanded(str(one)) for one in given]
     if subject is not None and not isinstance(subject, Subject):
         try:
             subject = load_subject(subject, device="cpu")

@@ -28,6 +28,11 @@ class EvaluateRequest(OnDictionary, Seeded):
     attach: bool = False
     """Put the result on the dictionaries' shelves."""
 
+    def look(self) -> None:
+        super().look()
+        if self.attach and self.out is None:
+            raise InputError("--attach puts a run on the shelf: give its --out.")
+
 
 @verb(EvaluateRequest)
 def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
@@ -42,8 +47,6 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
     names = [label(one) for one in given]
     if repeated := [name for place, name in enumerate(names) if name in names[:place]]:
         raise InputError(f"{repeated[0]!r} is given twice: name each dictionary once.")
-    if request.attach and request.out is None:
-        raise InputError("--attach puts a run on the shelf: give its --out.")
     shelves = [shelf_folder(one) for one in given] if request.attach else []
     subject = subject_of(request)
     dictionaries = {name: dictionary_of(one, subject) for name, one in zip(names, given, strict=True)}

@@ -25,7 +25,7 @@ def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
     import polars as pl
 
     from isotrace.datasets.inputs import read_inputs, rejects_frame
-    from isotrace.dictionaries.featuriser import active_features, batches_of
+    from isotrace.dictionaries.features import active_features, batches_of
     from isotrace.domains.domain import domain_of
     from isotrace.report.features import FeatureTable
     from isotrace.verbs.loading import dictionary_of, label, run_of, subject_of

@@ -5,7 +5,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from isotrace.verbs.request import COMMAS, Answer, Column, Data, Floats, InFolder, OnSubject, Progress, Seeded, verb
+from isotrace.verbs.request import (
+    COMMAS,
+    Answer,
+    Column,
+    Data,
+    Floats,
+    InFolder,
+    OnSubject,
+    Progress,
+    Seeded,
+    look_at,
+    verb,
+)
 
 
 class HarvestRequest(OnSubject, InFolder, Seeded):
@@ -26,6 +38,10 @@ class HarvestRequest(OnSubject, InFolder, Seeded):
     mask_rate: float | None = Field(default=None, ge=0, le=0.99)
     """Share masked in every second batch; usual: 0.15, or 0 for a subject that fills no masks."""
     column: Column = None
+
+    def look(self) -> None:
+        super().look()
+        look_at(self.data, self.column)
 
 
 @verb(HarvestRequest)

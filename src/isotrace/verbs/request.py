@@ -4,6 +4,7 @@ of its command, their docstrings the documentation of the one, the help of the o
 A field that takes a subject, a dictionary or data takes a name (`bundled:molm`, a path) or the object itself.
 """
 
+import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -32,6 +33,8 @@ Data = Annotated[
     ),
 ]
 Column = Annotated[str | None, Field(description="Column of the data that holds the sequences.")]
+LOOKED_AT = 2**20
+"""Bytes of a file that is read twice without anybody noticing."""
 Floats = Literal["float32", "float16", "bfloat16"]
 R = TypeVar("R", bound="Request")
 T = TypeVar("T")
@@ -90,6 +93,9 @@ class Request(BaseModel):
         wanted = f"use {wanted.replace(chr(39), '')}" if "expected" in error.get("ctx", {}) else wanted
         return f"{option(name, cls.model_fields[name])} {error['input']!r}: {wanted}."
 
+    def look(self) -> None:
+        """Raises what can be told of it before anything heavy is imported or loaded."""
+
     @classmethod
     def verb(cls) -> str:
         return cls.__name__.removesuffix("Request").lower()
@@ -134,6 +140,17 @@ class OnSubject(Request):
     subject_dtype: Literal["float32", "bfloat16"] = "float32"
     """What the subject computes in; trace, circuit and annotate need float32."""
 
+    def look(self) -> None:
+        super().look()
+        if isinstance(self.subject, str | Path):
+            from isotrace.subjects.sources.source import look
+
+            look(str(self.subject))
+        if self.domain is not None:
+            from isotrace.domains.domain import domain_of
+
+            domain_of(self.domain)
+
 
 class Seeded(Request):
     seed: Seed = 0
@@ -152,6 +169,32 @@ class OnDictionary(OnSubject, InFolder):
     """bundled:molm-clt, hf:org/name or a folder."""
     data: Data
     column: Column = None
+
+    def look(self) -> None:
+        super().look()
+        from isotrace.dictionaries.config import dictionary_folder
+
+        several = self.dictionary if isinstance(self.dictionary, tuple) else (self.dictionary,)
+        for one in several:
+            if isinstance(one, str | Path) and not str(one).startswith("hf:"):
+                dictionary_folder(one)
+        look_at(self.data, self.column)
+
+
+def look_at(data: Any, column: str | None, **options: str | None) -> None:
+    """Raises InputError for a file of sequences that is not there, cannot be read as one, or lacks a column that one of
+    the `options` names; a large one is left to the verb, so that it is read once."""
+    if not isinstance(data, str | Path) or str(data) == "-":
+        return
+    if os.path.isfile(data) and os.path.getsize(data) > LOOKED_AT:
+        return
+    from isotrace.datasets.inputs import read_inputs
+    from isotrace.datasets.reading.cells import column_of
+
+    rows, _ = read_inputs(data, column=column)
+    for name, wanted in options.items():
+        if wanted is not None:
+            column_of(rows, wanted, f"--{name}")
 
 
 def shell(field: "FieldInfo") -> Shell:
@@ -208,10 +251,13 @@ def verb(kind: type[R]) -> Callable[[Callable[[R, Progress], T]], Callable[..., 
         @wraps(compute)
         def call(*given: Any, progress: Progress = silent, **fields: Any) -> T:
             if len(given) == 1 and isinstance(given[0], kind):
+                given[0].look()
                 return compute(given[0], progress)
             if len(given) > len(places):
                 raise InputError(f"{kind.verb()} takes {', '.join(places)} by place, the others by name.")
-            return compute(kind(**dict(zip(places, given, strict=False)), **fields), progress)
+            request = kind(**dict(zip(places, given, strict=False)), **fields)
+            request.look()
+            return compute(request, progress)
 
         described = kind.model_fields.items()
         call.__doc__ = "\n".join([compute.__doc__ or "", "", *(f"{n}: {f.description}" for n, f in described)])

@@ -15,6 +15,13 @@ class SubjectsRequest(Request):
     """Write the domain into the folder (subject.json), so that no command need be told it again."""
 
 
+    def look(self) -> None:
+        if self.source is not None:
+            from isotrace.subjects.sources.source import look
+
+            look(self.source)
+
+
 @verb(SubjectsRequest)
 def subjects(request: SubjectsRequest, progress: Progress) -> Answer:
     """List the bundled and published subjects, or load one and print its facts."""

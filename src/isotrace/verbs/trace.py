@@ -50,6 +50,23 @@ class TraceRequest(OnDictionary, Seeded):
     supernodes: Path | None = None
     """supernodes.json to take over; default: that of the same command's earlier run."""
 
+    def look(self) -> None:
+        from isotrace.subjects.sources.source import resolve
+        from isotrace.subjects.targets import kind_of
+
+        bundled = isinstance(self.subject, str) and self.subject.startswith("bundled:")
+        folder = resolve(self.subject, None).folder if bundled else None
+        kind = kind_of(self.target, folder)
+        super().look()
+        if folder and kind == "probe":
+            from isotrace.subjects.probe import probe_file
+
+            probe_file(folder, self.subject, self.target.partition(":")[2])
+        if folder and isinstance(self.data, str) and self.data != "-" and not os.path.isfile(self.data):
+            from isotrace.domains.molecule import parse_or_begin
+
+            parse_or_begin(self.data.strip(), self.subject)
+
 
 @verb(TraceRequest)
 def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":

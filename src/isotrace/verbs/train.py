@@ -7,7 +7,19 @@ from pydantic import Field
 
 from isotrace.base.errors import InputError, RunError
 from isotrace.base.settings import Seed
-from isotrace.verbs.request import COMMAS, REPEATED, Answer, Column, Data, Floats, OnSubject, Progress, silent, verb
+from isotrace.verbs.request import (
+    COMMAS,
+    REPEATED,
+    Answer,
+    Column,
+    Data,
+    Floats,
+    OnSubject,
+    Progress,
+    look_at,
+    silent,
+    verb,
+)
 
 if TYPE_CHECKING:
     from isotrace.subjects.subject import Subject
@@ -58,6 +70,14 @@ class TrainRequest(OnSubject):
     """What processes share under torchrun."""
     column: Column = None
 
+    def look(self) -> None:
+        super().look()
+        if (self.data is None) == (self.store is None):
+            raise InputError("give --data with sequences, or --store with harvested activations.")
+        if isinstance(self.data, str) and self.data == "-":
+            raise InputError("training reads its sequences again when it is resumed: save standard input in a file.")
+        look_at(self.data, self.column)
+
 
 @verb(TrainRequest)
 def train(request: TrainRequest, progress: Progress) -> Answer | None:
@@ -68,10 +88,6 @@ def train(request: TrainRequest, progress: Progress) -> Answer | None:
     from isotrace.verbs.loading import subject_of
     from isotrace.verbs.training import run_training
 
-    if (request.data is None) == (request.store is None):
-        raise InputError("give --data with sequences, or --store with harvested activations.")
-    if isinstance(request.data, str) and request.data == "-":
-        raise InputError("training reads its sequences again when it is resumed: save standard input in a file.")
     settings = read_settings(request.config)
     given = {"n_features": request.features} | {n: getattr(request, n) for n in ("k", "activation", "window", "layers")}
     settings["dictionary"] |= {name: value for name, value in given.items() if value is not None}

@@ -21,7 +21,6 @@ from platformdirs import user_cache_path
 
 from isotrace.base.errors import SubjectError
 from isotrace.base.settings import expanded
-from isotrace.subjects.sources.conversion import convert
 from isotrace.subjects.sources.published import Published, Wheel, find
 
 LAYOUT = 1  # raised when conversion writes other files than before, so that older ones are not taken for new
@@ -66,6 +65,8 @@ def obtain(name: str) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as temporary:
             partial = Path(temporary) / folder.name
             partial.mkdir()
+            from isotrace.subjects.sources.conversion import convert  # which takes torch
+
             convert(subject, wheel, partial)
             try:
                 partial.rename(folder)

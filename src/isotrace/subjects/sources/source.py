@@ -75,6 +75,17 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
     return SubjectFiles(source, folder, domain, digest)
 
 
+def look(source: str) -> None:
+    """Raises SubjectError as `resolve` does, for a source of which it can be told without fetching or reading it."""
+    scheme, _, name = source.partition(":")
+    if scheme == "pypi":
+        from isotrace.subjects.sources.published import find
+
+        find(name)
+    elif scheme == "bundled" or (scheme != "hf" and not (Path(expanded(source)) / "config.json").is_file()):
+        resolve(source, None)
+
+
 def weights_hash(folder: Path) -> str:
     """sha256 over the weight files of a subject, in the order of their names."""
     digest = hashlib.sha256()
