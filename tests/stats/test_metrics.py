@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from sklearn import metrics as sk
 
-from isotrace.stats.metrics import METRICS, Truth, pearson
+from isotrace.stats.metrics import METRICS, Truth, adjusted_rand, pearson
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -116,3 +116,12 @@ def test_a_prediction_that_is_the_same_everywhere_has_no_effect():
     )
     assert flat.all()
     np.testing.assert_array_equal(effect, [0.0, np.nan])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agreement_of_groupings_is_that_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 4, 40), rng.integers(-2, 3, 40)
+    renamed, flat = np.where(a == 1, 7, a), np.zeros(40, int)
+    for one, other in ((a, b), (a, a), (a, renamed), (a, flat), (a[:1], b[:1]), (a[:0], b[:0])):
+        assert adjusted_rand(one, other) == pytest.approx(sk.adjusted_rand_score(one, other), abs=1e-12)

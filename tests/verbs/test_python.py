@@ -19,7 +19,7 @@ ROOMS = {"report", "subjects"}
 """Commands whose name is a room's, which `isotrace.NAME` therefore is."""
 TEXTS = ["CCO", "CC(=O)N", "c1cc[nH]c1", "OCCN"] * 3
 QUICK = {"max_features": 30, "nodes": 4, "controls": 2, "spellings": 0}
-FEW = {"sources": "dictionary", "permutations": 20, "bootstrap": 20, "min_positive": 1, "spellings": 0, "effects": False}
+FEW = {"sources": "dictionary", "permutations": 20, "bootstrap": 20, "min_positive": 1, "spellings": 0}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ VERBS = {
     "trace": lambda s, d, data, out: isotrace.trace(s, d, data, "mask:2", **QUICK),
     "evaluate": lambda s, d, data, out: isotrace.evaluate(s, d, data, controls=False, bootstrap=20, mask_rate=0.5),
     "features": lambda s, d, data, out: isotrace.features(s, d, data),
-    "annotate": lambda s, d, data, out: isotrace.annotate(s, d, data, **FEW),
+    "annotate": lambda s, d, data, out: isotrace.annotate(s, d, data, effects=False, **FEW),
     "intervene": lambda s, d, data, out: isotrace.intervene(s, data, [Intervention(MLPs(), Set(0.0))]),
     "harvest": lambda s, d, data, out: isotrace.harvest(s, data, tokens=20, out=out / "store"),
     "train": lambda s, d, data, out: isotrace.train(
@@ -83,7 +83,8 @@ def test_every_verb_takes_what_is_loaded(world, verb, tmp_path):
 def results(world, tmp_path_factory):
     """A result of every kind that these verbs give, and of one input."""
     out = tmp_path_factory.mktemp("out")
-    found = [VERBS[verb](*world, some(verb), out) for verb in ("trace", "evaluate", "features", "annotate", "intervene")]
+    verbs = ("trace", "evaluate", "features", "annotate", "intervene")
+    found = [VERBS[verb](*world, some(verb), out) for verb in verbs]
     return {one.kind: one for one in (*found, VERBS["trace"](*world, TEXTS[0], out))}
 
 
@@ -140,10 +141,11 @@ def test_what_is_no_result_says_how_it_is_read(world, tmp_path):
         isotrace.load(tmp_path / "absent")
 
 
-def test_dictionaries_and_what_compare_and_train_give_print_short(world):
+def test_subjects_dictionaries_and_what_compare_and_train_give_print_short(world):
     subject, dictionary = world
+    assert repr(subject).startswith(f"Subject {subject.source}: bert, masked, domain molecule")
     assert "layers.{}.mlp_in → layers.{}.mlp_out" in repr(dictionary)
     found = compare(subject, {"exact" * 500: dictionary}, TEXTS, controls=False, n_bootstrap=20, mask_rate=0.5)
-    for thing in (dictionary, found, Answer({"rejects": [{"input": "C" * 500}] * 500, "folder": "x"})):
+    for thing in (subject, dictionary, found, Answer({"rejects": [{"input": "C" * 500}] * 500, "folder": "x"})):
         assert len(repr(thing)) <= 1_000
         assert " object at 0x" not in repr(thing)

@@ -100,7 +100,9 @@ class Subject:
         self.is_special = special
 
     def __repr__(self) -> str:
-        shape = f"{self.n_layers} layers × {self.d_model}, vocabulary {len(self.tokenizer)}, up to {self.max_tokens} tokens"
+        shape = (
+            f"{self.n_layers} layers × {self.d_model}, vocabulary {len(self.tokenizer)}, up to {self.max_tokens} tokens"
+        )
         about = f"{self.family.model_type}, {self.objective if self.has_head else 'no language-model head'}"
         place = f"{self.device}, {self.model.dtype}".replace("torch.", "")
         return shortened(f"Subject {self.source}: {about}, domain {self.files.domain}", f"{shape}; {place}")

@@ -14,7 +14,6 @@ class SubjectsRequest(Request):
     remember: bool = False
     """Write the domain into the folder (subject.json), so that no command need be told it again."""
 
-
     def look(self) -> None:
         if self.source is not None:
             from isotrace.subjects.sources.source import look
