@@ -34,6 +34,7 @@ bench: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed
 	$(BIN)/python scripts/write_api.py
+	$(BIN)/python scripts/write_notebook.py
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .hypothesis

@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
+from isotrace.cli import app
 
 HEAVY = ("torch", "transformers", "sklearn", "scipy", "pandas", "numba", "rdkit")
 RDKIT = {"rdkit"}
@@ -73,3 +76,13 @@ def test_it_is_said_before_anything_heavy_is_imported(found, arguments):
     assert words in " ".join(said.split())
     assert "Traceback" not in said
     assert {*heavy} <= allowed
+
+
+COMPLETED = {"isotrace tr": ["trace", "train"], "isotrace trace --tar": ["--target"]}
+
+
+@pytest.mark.parametrize(("typed", "offered"), COMPLETED.items())
+def test_the_shell_completes_commands_and_options(typed, offered):
+    completing = {"_ISOTRACE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    ran = CliRunner().invoke(app, [], prog_name="isotrace", env=completing)
+    assert ran.output.split() == offered

@@ -15,7 +15,6 @@ app = typer.Typer(
     name="isotrace",
     help="Follow one prediction of a scientific language model through its features, back to its atoms.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for name in COMMANDS:
