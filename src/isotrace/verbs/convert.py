@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from isotrace.base.errors import InputError
+from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.settings import expanded
 from isotrace.verbs.request import PLACE, REPEATED, Floats, Loaded, Progress, Request, Shell, verb
 
@@ -46,7 +46,6 @@ class ConvertRequest(Request):
 @verb(ConvertRequest)
 def convert(request: ConvertRequest, progress: Progress) -> "Conversion":
     """Convert a dictionary between formats; say what was folded, dropped or assumed, and check the result."""
-    from isotrace.base.errors import SubjectError
     from isotrace.dictionaries.dictionary import Dictionary
     from isotrace.dictionaries.interop import Hints
     from isotrace.dictionaries.interop.converting import convert as converted
