@@ -172,7 +172,7 @@ def _annotate(subject, dictionary, data, work: Work, config, name_of, untrained,
         "n_labelled": int((features["label"] != "unexplained").sum()),
         "seconds": round(time.monotonic() - started, 1),
     }
-    summary["warnings"] = warnings_of(summary)
+    summary["warnings"] = warnings_of(summary, associations)
     concepts = concepts_of(data, reasons)
     return Annotation(features, associations, examples, data.sequences(), concepts, coverage, data.rejects, summary)
 

@@ -1,11 +1,12 @@
 """What an annotation says in a few numbers: coverage of layers, sources beside each other, concepts, warnings."""
 
+import math
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from isotrace.annotation.combine import SourceResult
+from isotrace.annotation.combine import ALPHA, SourceResult
 from isotrace.datasets.annotated import Data
 
 COLUMNS = {
@@ -61,16 +62,29 @@ def concepts_of(data: Data, reasons: list[str | None]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema).select("concept", "group", "kind", *number, "reason")
 
 
-def warnings_of(summary: dict[str, Any]) -> list[str]:
+def warnings_of(summary: dict[str, Any], associations: pl.DataFrame) -> list[str]:
     own, found = summary["sources"]["dictionary"], []
     for name, other in summary["sources"].items():
-        if (
-            name != "dictionary"
-            and "concepts_f1_50" in other
-            and own["concepts_f1_50"] <= other["concepts_f1_50_ci"][1]
-        ):
+        if name == "dictionary" or "concepts_f1_50" not in other:
+            continue
+        ours, theirs = own["concepts_f1_50"], other["concepts_f1_50"]
+        if ours <= other["concepts_f1_50_ci"][1]:
+            how = "no more" if ours <= theirs else "more, but within the interval"
             found.append(
-                f"{name} knows {other['concepts_f1_50']} concepts at F1 0.5, the dictionary {own['concepts_f1_50']}: "
-                "within the interval, so these labels do not show that training or the dictionary adds anything."
+                f"{name} knows {theirs} concepts at F1 0.5, the dictionary {ours}: {how}, so these labels do not show "
+                "that training or the dictionary adds anything."
             )
-    return found
+    return found + too_few_permutations(summary["n_permutations"], associations)
+
+
+def too_few_permutations(n: int, associations: pl.DataFrame) -> list[str]:
+    """A warning where no label is possible, since q is above ALPHA even where p is as small as `n` permutations can
+    make it."""
+    best = associations.filter(pl.col("source") == "dictionary", pl.col("q").is_not_null()).sort("q").head(1)
+    if best.is_empty() or best["q"][0] < ALPHA or best["p"][0] > 1 / (n + 1) + 1e-12:
+        return []
+    enough = math.ceil(best["q"][0] * (n + 1) / ALPHA)
+    return [
+        f"nothing could be named: with {n} permutations q is {best['q'][0]:.2g} at best, also where p is as small as "
+        f"they allow. Give --permutations {enough} or more."
+    ]

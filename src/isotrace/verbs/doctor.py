@@ -4,6 +4,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from isotrace.base.errors import DictionaryError, IsotraceError, RunError
@@ -29,6 +30,7 @@ def doctor(request: DoctorRequest, progress: Progress) -> Answer:
     """Check versions, bundled files, determinism, token maps, dictionary matching and write access."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("versions", versions),
+        ("here", here),
         ("bundled files", bundled),
         ("determinism", determinism),
         ("token map", token_maps),
@@ -52,6 +54,21 @@ def versions() -> str:
 
     names = ("isotrace", "torch", "transformers", "rdkit", "numpy", "polars", "safetensors")
     return f"python {platform.python_version()}, " + ", ".join(f"{n} {version(n)}" for n in names)
+
+
+def here() -> str:
+    """Threads, devices, the cache and what is installed of the extras: what explains a slow or a refused command."""
+    import torch
+
+    from isotrace.subjects.sources.pypi import cache_folder
+
+    extras = {"fast": "numba", "antibody": "immunum", "structure": "gemmi", "sentencepiece": "sentencepiece"}
+    missing = ", ".join(name for name, module in extras.items() if find_spec(module) is None)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"{torch.get_num_threads()} threads (OMP_NUM_THREADS) of {os.cpu_count()} processors, {device}, cache "
+        f"{cache_folder()} (ISOTRACE_CACHE), {f'extras not installed: {missing}' if missing else 'all extras'}"
+    )
 
 
 def registered() -> str:
