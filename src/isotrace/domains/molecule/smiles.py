@@ -116,7 +116,8 @@ def lex(smiles: str, *, begun: bool = False) -> list[Lexeme]:
             previous = None
             items.append(Lexeme("dot", text, *span, (), depth=len(branches)))
     if cursor != len(smiles):
-        raise InputError(f"character {cursor + 1} ({smiles[cursor]!r}) of {smiles!r} is no SMILES: correct the input.")
+        what = "not UTF-8" if "\ud800" <= smiles[cursor] <= "\udfff" else "no SMILES"
+        raise InputError(f"character {cursor + 1} ({smiles[cursor]!r}) of {smiles!r} is {what}: correct the input.")
     if open_rings and not begun:
         raise InputError(f"ring closure {next(iter(open_rings))} of {smiles!r} is never closed.")
     if branches and not begun:
