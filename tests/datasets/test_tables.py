@@ -166,6 +166,7 @@ OBJECTS = {
     "complex": (1 + 2j, "(1+2j)"),
     "seconds": (datetime.timedelta(seconds=1), "0:00:01"),
     "list": ([1, 2], "[1, 2]"),
+    "undecoded": ("x\udcff", "x\\xff"),
 }
 
 

@@ -69,7 +69,7 @@ def inputs_of(case, folder) -> None:
 
 
 def judged(text: str) -> None:
-    for domain in ("molecule", "reaction", "protein"):
+    for domain in ("molecule", "reaction", "protein", "antibody"):
         try:
             domain_of(domain).check(text)
         except IsotraceError as error:

@@ -321,6 +321,11 @@ def test_the_sentences_say_which_circuit_they_are_of(rotary):
     assert "takes 70 features" in sentences(summary | {"choice": choice})[1]
     choice = summary["choice"] | {"features": {"79": None, "90": None}}
     assert "no size was found" in sentences(summary | {"choice": choice})[1]
+    for low in (0.4, None):  # of a subject at chance in some draws there is no share
+        unsure = summary["task_metric"] | {"subject_ci": [low, 0.9], "chance": 0.5}
+        first, second = sentences(summary | {"task_metric": unsure})
+        assert "chance is 0.5" in first
+        assert second == "The interval reaches down to chance, so that there is nothing a share could be of."
 
 
 def test_parts_carry_the_subjects_layers_and_the_names_of_the_annotation(rotary):

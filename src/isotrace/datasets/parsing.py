@@ -65,7 +65,7 @@ def _sequences(cells: pl.Series, label: str) -> dict[str, pl.Series]:
         kinds = {type(x).__name__: isinstance(x, str | Chem.Mol) for x in objects if x is not None}
         if kinds and not any(kinds.values()):
             raise InputError(f"column {cells.name!r} of {label} holds {min(kinds)}, not text: give another --column.")
-        found = [written(x) if isinstance(x, Chem.Mol) else (None if x is None else str(x), None) for x in objects]
+        found = [written(x) if isinstance(x, Chem.Mol) else (None if x is None else shown(str(x)), None) for x in objects]
         order = pl.Series([order for _, order in found], dtype=ORIGINAL["original"])
         molecules = {} if order.null_count() == len(order) else {"original": order}
         return {"sequence": pl.Series([text for text, _ in found], dtype=pl.String), **molecules}
@@ -84,7 +84,7 @@ def _text(cells: pl.Series) -> pl.Series:
 def _written(x: Any) -> str:
     if isinstance(x, Chem.Mol):
         return Chem.MolToSmiles(x)
-    return x.decode("utf-8", "backslashreplace") if isinstance(x, bytes) else str(x)
+    return x.decode("utf-8", "backslashreplace") if isinstance(x, bytes) else shown(str(x))
 
 
 def delimited(text: str, separator: str, column: str | None, label: str) -> Table:
