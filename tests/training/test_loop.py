@@ -166,7 +166,7 @@ def test_a_short_training_harvests_what_it_trains_on(rotary, tmp_path, monkeypat
     [
         ("sae", {}, "a circuit needs a transcoder or crosslayer"),
         ("transcoder", {"layers": (0, 1)}, "of layers 0, 1: "),
-        ("skip_transcoder", {}, "with a skip path"),
+        ("skip_transcoder", {}, "has a skip path"),
     ],
 )
 def test_fine_tuning_needs_every_mlp(rotary, tmp_path, name, given, message):

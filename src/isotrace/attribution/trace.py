@@ -33,6 +33,7 @@ from isotrace.attribution.verification import (
     node_effects,
 )
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.progress import Progress, silent
 from isotrace.base.settings import checked_seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
@@ -126,9 +127,11 @@ def trace(
     *,
     neuron_means: Values | None = None,
     atoms: tuple[int, ...] | None = None,
+    progress: Progress = silent,
 ) -> Traced:
     """`neuron_means`: what an ablated neuron is set to under mean ablation, `[neurons, 1]` per layer. `atoms`: of the
     atoms in the order of writing, their number in the molecule that was written; None numbers them as written.
+    `progress` is told of six steps.
 
     Raises InputError for an input or target that cannot be used, SubjectError if the subject reads no molecules."""
     if subject.files.domain != "molecule":
@@ -144,27 +147,26 @@ def trace(
         mol = Chem.RenumberAtoms(mol, np.argsort(atoms).tolist())
     batch = subject.tokenize([sequence])
     goal = parse_target(target, subject, batch)
-    if begun or goal.position == end_of(subject, batch):  # only a causal subject gets here: nothing stands behind
-        end = end_of(subject, batch)
+    end = end_of(subject, batch)
+    if end is not None and (begun or goal.position == end):  # nothing stands behind what is asked for
         spans = tuple(row[:end] for row in batch.offsets)
         batch = Batch(batch.ids[:, :end], batch.mask[:, :end], batch.sequences, spans)
     prepared = goal.prepare(subject, batch)
     framed = frame(subject, dictionary, prepared, goal)
+    steps = iter(progress(range(6), "tracing"))
+    step = lambda: next(steps, None)  # noqa: E731
+    step()
     graph = build_graph(framed, max_features=config.max_features)
+    step()
     if not graph.n_features:
         raise InputError(f"no feature is active on {sequence!r}: the dictionary cannot explain it.")
-    choice = choose_circuit(
-        subject,
-        framed,
-        goal,
-        graph.feature_nodes,
-        shares=config.sizes,
-        tolerance=config.tolerance,
-        ablation=config.ablation,
-    )
+    given = {"shares": config.sizes, "tolerance": config.tolerance, "ablation": config.ablation}
+    choice = choose_circuit(subject, framed, goal, graph.feature_nodes, **given)
+    step()
     measured = circuit_effects(
         subject, framed, goal, choice.circuit, n_controls=config.n_controls, ablation=config.ablation, seed=config.seed
     )
+    step()
     effects = total_effects(graph)
     predicted = ablation_effects(framed, graph, effects, config.ablation)
     support = predicted if measured.full >= measured.empty else -predicted
@@ -172,6 +174,14 @@ def trace(
     tokens = subject.tokens(batch.ids[0])
     units = numbered(token_map(sequence, tokens, batch.offsets[0], begun=begun is not None), written)
     means = zero_values(subject, Neurons()) if config.ablation == "zero" else neuron_means
+    given = {"ablation": config.ablation, "seed": config.seed}
+    nodes = node_effects(subject, framed, graph, pruned, goal, n_nodes=config.n_nodes, **given)
+    step()
+    network = network_view(subject, framed, graph, pruned, goal, **given)
+    share, other = len(choice.circuit) / graph.n_active, replace(config, n_spellings=0) if begun else config
+    step()
+    spelled = spelling_scores(subject, dictionary, written, mol, goal, units, share, other)
+    step()
     return Traced(
         sequence=sequence,
         mol=mol,
@@ -191,22 +201,11 @@ def trace(
         opponents=strongest(-support, config.node_threshold),
         begun=begun,
         choice=choice,
-        nodes=node_effects(
-            subject, framed, graph, pruned, goal, n_nodes=config.n_nodes, ablation=config.ablation, seed=config.seed
-        ),
+        nodes=nodes,
         circuit_effects=measured,
         neurons=None if means is None else neuron_effects(subject, framed, goal, means, len(choice.circuit)),
-        network=network_view(subject, framed, graph, pruned, goal, ablation=config.ablation, seed=config.seed),
-        spellings=spelling_scores(
-            subject,
-            dictionary,
-            written,
-            mol,
-            goal,
-            units,
-            len(choice.circuit) / graph.n_active,
-            replace(config, n_spellings=0) if begun else config,
-        ),
+        network=network,
+        spellings=spelled,
         config=config,
     )
 

@@ -4,6 +4,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 EVERY = 30.0
@@ -11,15 +12,77 @@ Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 """(items, what is done to them) → the same items, shown as they are taken."""
 
 
+def silent(items: Iterable[Any], label: str) -> Iterable[Any]:
+    return items
+
+
 def progress(items: Iterable[Any], label: str) -> Iterable[Any]:
-    """`items` with a progress bar on stderr; where that is no terminal, a line every EVERY seconds."""
+    """`items` with a progress bar: in the cell of a notebook, or on stderr; where that is no terminal, a line every
+    EVERY seconds."""
     items = list(items)
+    if in_notebook():
+        return _cell(items, label)
     if not sys.stderr.isatty():
         return _lines(items, label)
     from rich.console import Console
     from rich.progress import track
 
     return track(items, description=label, console=Console(file=sys.stderr), transient=True)
+
+
+def shown(asked: Progress | bool | None) -> Progress:
+    """What Python's `progress=` means: a function as it is, True shown, False not, None where a person watches."""
+    if callable(asked):
+        return asked
+    return progress if asked or (asked is None and (in_notebook() or sys.stderr.isatty())) else silent
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this; a terminal's IPython is none."""
+    ask = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return hasattr(ask(), "kernel")
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[Progress]:
+    """`text` on a terminal until the first bar or the end, so that imports and loading are no silence; yields
+    `progress`."""
+    there = sys.stderr.isatty()
+
+    def over() -> None:
+        nonlocal there
+        if there:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+        there = False
+
+    def begun(items: Iterable[Any], label: str) -> Iterable[Any]:
+        over()
+        return progress(items, label)
+
+    if there:
+        print(text, end="", file=sys.stderr, flush=True)
+    try:
+        yield begun
+    finally:
+        over()
+
+
+def _cell(items: list[Any], label: str) -> Iterator[Any]:
+    """One line below the cell, written over at most twice a second; what stays says how long it took."""
+    from IPython.display import display  # pyright: ignore[reportMissingImports]
+
+    def told(line: str) -> dict[str, str]:
+        return {"text/plain": line}
+
+    started = last = time.monotonic()
+    handle = display(told(f"{label}: 0 of {len(items)}"), raw=True, display_id=True)
+    for done, item in enumerate(items):
+        if done and (now := time.monotonic()) - last >= 0.5:
+            last = now
+            left = clock((last - started) * (len(items) - done) / done)
+            handle.update(told(f"{label}: {done} of {len(items)}, {left} left"), raw=True)
+        yield item
+    handle.update(told(f"{label}: {len(items)} in {clock(time.monotonic() - started)}"), raw=True)
 
 
 def _lines(items: list[Any], label: str) -> Iterator[Any]:

@@ -14,7 +14,7 @@ import typer
 from annotated_types import Ge, Le
 
 from isotrace.base.errors import RunError
-from isotrace.base.progress import progress, slug
+from isotrace.base.progress import slug, waiting
 from isotrace.base.settings import LARGEST_SEED
 from isotrace.cli import Stopped
 from isotrace.verbs.request import Request, shell
@@ -40,7 +40,8 @@ def command_of(verb: Callable[..., Any], show: Show, *, saves: bool = False) -> 
         if saves and not as_json and given["out"] is None:
             request = request.model_copy(update={"out": own_folder(request)})
         try:
-            answer = verb(request, progress=progress)
+            with waiting(f"isotrace {kind.verb()}: loading") as progress:
+                answer = verb(request, progress=progress)
         except Stopped as stopped:
             stopped.way_on = request.way_on
             raise

@@ -155,12 +155,17 @@ def check_match(record: DictionaryFile, subject: Subject, source: str | Path) ->
 
 def require_whole_mlp(config: DictionaryConfig, subject: Subject) -> None:
     """Raises DictionaryError unless the dictionary stands for every MLP of `subject`, without a skip path: what a
-    circuit, or fine-tuning inside the subject, needs."""
+    trace, or fine-tuning inside the subject, needs."""
     sites = ("layers.{}.mlp_in", "layers.{}.mlp_out")
     whole = config.layers == tuple(range(subject.n_layers)) and (config.hookpoint_in, config.hookpoint_out) == sites
-    if not whole or config.skip or config.token_normalization != "none":
+    if config.skip:
+        raise DictionaryError(
+            f"this {config.architecture} has a skip path, which writes past its features, and traces and fine-tuning "
+            "follow features alone: train a transcoder or crosslayer for that."
+        )
+    if not whole or config.token_normalization != "none":
         raise DictionaryError(
             f"this {config.architecture} reads {config.hookpoint_in} and writes {config.hookpoint_out} of layers "
-            f"{', '.join(map(str, config.layers))}{' with a skip path' if config.skip else ''}: a circuit needs a "
+            f"{', '.join(map(str, config.layers))}: a circuit needs a "
             f"transcoder or crosslayer from mlp_in to mlp_out of all {subject.n_layers} layers."
         )

@@ -6,10 +6,10 @@ A field that takes a subject, a dictionary or data takes a name (`bundled:molm`,
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial, wraps
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from pydantic_core import PydanticCustomError, core_schema
 
 from isotrace.base.errors import InputError
-from isotrace.base.progress import Progress, shortened
+from isotrace.base.progress import Progress, shortened, shown
 from isotrace.base.settings import Seed, expanded, whole_number
 
 if TYPE_CHECKING:
@@ -232,13 +232,9 @@ def _written(value: Any, column: str | None) -> str:
     return str(named(value, column))
 
 
-def silent(items: Iterable[Any], label: str) -> Iterable[Any]:
-    return items
-
-
 def verb(kind: type[R]) -> Callable[[Callable[[R, Progress], T]], Callable[..., T]]:
     """Makes `compute(request, progress)` a function that takes the fields of the request, by place as long as they are
-    needed, or a request; and `progress`, nothing shown if left out."""
+    needed, or a request; and `progress`, see `shown`."""
 
     def decorate(compute: Callable[[R, Progress], T]) -> Callable[..., T]:
         places = []
@@ -249,19 +245,21 @@ def verb(kind: type[R]) -> Callable[[Callable[[R, Progress], T]], Callable[..., 
                 break
 
         @wraps(compute)
-        def call(*given: Any, progress: Progress = silent, **fields: Any) -> T:
+        def call(*given: Any, progress: Progress | bool | None = None, **fields: Any) -> T:
             if len(given) == 1 and isinstance(given[0], kind):
                 given[0].look()
-                return compute(given[0], progress)
+                return compute(given[0], shown(progress))
             if len(given) > len(places):
                 raise InputError(f"{kind.verb()} takes {', '.join(places)} by place, the others by name.")
             request = kind(**dict(zip(places, given, strict=False)), **fields)
             request.look()
-            return compute(request, progress)
+            return compute(request, shown(progress))
 
-        described = kind.model_fields.items()
-        call.__doc__ = "\n".join([compute.__doc__ or "", "", *(f"{n}: {f.description}" for n, f in described)])
-        vars(call).update(__signature__=_signature(kind, places), request=kind)
+        signature = _signature(kind, places)
+        described = [f"{name}: {kind.model_fields[name].description}" for name in [*signature.parameters][:-1]]
+        described.append("progress: True or False; left out, it is shown where somebody watches. Or a function.")
+        call.__doc__ = "\n".join([cleandoc(compute.__doc__ or ""), "", *described])
+        vars(call).update(__signature__=signature, request=kind)
         return cast("Callable[..., T]", call)
 
     return decorate
@@ -275,7 +273,7 @@ def _signature(kind: type[Request], places: list[str]) -> Signature:
         how = Parameter.POSITIONAL_OR_KEYWORD if name in places else Parameter.KEYWORD_ONLY
         default = Parameter.empty if field.is_required() else field.default
         parameters.append(Parameter(name, how, default=default, annotation=field.annotation))
-    parameters.append(Parameter("progress", Parameter.KEYWORD_ONLY, default=silent, annotation=Progress))
+    parameters.append(Parameter("progress", Parameter.KEYWORD_ONLY, default=None, annotation=Progress | bool | None))
     return Signature(parameters)
 
 

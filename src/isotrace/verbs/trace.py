@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from isotrace.base.errors import InputError
+from isotrace.base.progress import silent
 from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded, verb
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":
     check_target(request.target, subject)
     tracer = Tracer(subject, request.dictionary, names=request.names, fidelity=request.fidelity)
     if single:
-        return traced(request, tracer, rows.row(0, named=True), request.out)
+        return traced(request, tracer, rows.row(0, named=True), request.out, progress=progress)
     table = rows.to_dicts()
     folders = [slug(f"{row['index']:05d} {row['name'] or ''}") for row in table]
     summary = request.out and request.out / SUMMARY
@@ -120,7 +121,13 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":
 
 
 def traced(
-    request: TraceRequest, tracer: "Tracer", row: Mapping[str, Any], place: Path | None, *, go_on: bool = False
+    request: TraceRequest,
+    tracer: "Tracer",
+    row: Mapping[str, Any],
+    place: Path | None,
+    *,
+    go_on: bool = False,
+    progress: Progress = silent,
 ) -> "TraceResult":
     """One row, as `read_inputs` has it, traced and saved in `place`, if any. `go_on`: a complete run with the same
     inputs that is there already is read instead."""
@@ -135,7 +142,7 @@ def traced(
     atoms = row.get("original")
     kept = {"name": row["name"], "supernodes": groups, "atoms": None if atoms is None else tuple(atoms)}
     with opened(request, tracer, place, row) as run:
-        result = tracer.trace(row["sequence"], request.target, config, **kept)
+        result = tracer.trace(row["sequence"], request.target, config, **kept, progress=progress)
         if run is not None:
             result.write(run)
     return result

@@ -12,6 +12,7 @@ from isotrace.attribution.trace import TraceConfig
 from isotrace.attribution.trace import trace as trace_one
 from isotrace.base.errors import InputError
 from isotrace.base.identity import Source
+from isotrace.base.progress import Progress, silent
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import require_whole_mlp
 from isotrace.dictionaries.shelf import ABOUT, shelf_of
@@ -86,6 +87,7 @@ class Tracer:
         name: str | None = None,
         supernodes: Supernodes | None = None,
         atoms: tuple[int, ...] | None = None,
+        progress: Progress = silent,
     ) -> TraceResult:
         """Atoms of a molecule keep their numbers, those of a SMILES are numbered as written, or by `atoms` (see
         `domains.molecule.spelling.Spelling.original`). Raises InputError for an input or target that cannot be used."""
@@ -95,6 +97,6 @@ class Tracer:
         if not isinstance(sequence, str):
             raise InputError(f"a trace takes one SMILES or molecule, not {type(sequence).__name__}: loop over many.")
         config = config or TraceConfig()
-        parts = {"neuron_means": self.neuron_means, "atoms": atoms}
+        parts = {"neuron_means": self.neuron_means, "atoms": atoms, "progress": progress}
         traced = trace_one(self.subject, self.dictionary, sequence, target, config, **parts)
         return Record(traced, self.subject.source, self.name, self.tables, self.fidelity, name, supernodes).result()

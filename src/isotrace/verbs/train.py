@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from isotrace.base.errors import InputError, RunError
+from isotrace.base.progress import silent
 from isotrace.base.settings import Seed
 from isotrace.verbs.request import (
     COMMAS,
@@ -17,7 +18,6 @@ from isotrace.verbs.request import (
     OnSubject,
     Progress,
     look_at,
-    silent,
     verb,
 )
 
