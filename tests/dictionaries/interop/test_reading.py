@@ -225,7 +225,7 @@ def test_what_cannot_be_represented_is_refused(tool, kind, file, change, message
 @pytest.mark.parametrize(
     ("tool", "kind", "file"),
     [("sparsify", "sae", "layers.1/cfg.json"), ("clt_training", "crosslayer", "layers.0.mlp/cfg.json"),
-     ("saelens", "standard", "cfg.json")],
+     ("saelens", "standard", "cfg.json"), ("circuit_tracer", "plt_relu", "config.yaml")],
 )  # fmt: skip
 def test_settings_that_are_not_known_are_told(tool, kind, file, tmp_path):
     known = interop.read([DATA / tool / kind / "files"], Hints(), tool).notes

@@ -19,10 +19,12 @@ from torch import Tensor
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.interop import files, sites
-from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, layers_of
+from isotrace.dictionaries.interop.foreign import Foreign, Hints, Layer, assemble, get, layers_of, note_unknown
 
 CONFIG = "config.yaml"
 SET, CLT = "transcoder_set", "cross_layer_transcoder"
+SETTINGS = ("activation", "k", "feature_input_hook", "feature_output_hook", "model_kind", "model_name", "scan",
+            "transcoders")  # fmt: skip
 
 
 def declares(path: Path) -> bool:
@@ -36,6 +38,7 @@ def read(paths: Sequence[Path], hints: Hints) -> Foreign:
         raise DictionaryError(f"{path} has no {CONFIG} with a model_kind: give one circuit-tracer folder.")
     config = files.mapping(path / CONFIG)
     notes: list[str] = []
+    note_unknown(config, SETTINGS, notes)
     if config["model_kind"] == CLT:
         layers = _crosslayer(path)
     else:
