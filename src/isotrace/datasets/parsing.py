@@ -65,7 +65,8 @@ def _sequences(cells: pl.Series, label: str) -> dict[str, pl.Series]:
         kinds = {type(x).__name__: isinstance(x, str | Chem.Mol) for x in objects if x is not None}
         if kinds and not any(kinds.values()):
             raise InputError(f"column {cells.name!r} of {label} holds {min(kinds)}, not text: give another --column.")
-        found = [written(x) if isinstance(x, Chem.Mol) else (None if x is None else shown(str(x)), None) for x in objects]
+        texts = [x if x is None or isinstance(x, Chem.Mol) else shown(str(x)) for x in objects]
+        found = [written(x) if isinstance(x, Chem.Mol) else (x, None) for x in texts]
         order = pl.Series([order for _, order in found], dtype=ORIGINAL["original"])
         molecules = {} if order.null_count() == len(order) else {"original": order}
         return {"sequence": pl.Series([text for text, _ in found], dtype=pl.String), **molecules}
