@@ -15,7 +15,7 @@ from isotrace.base.errors import InputError
 from isotrace.datasets.concept_files import ConceptSource
 from isotrace.datasets.concept_table import ConceptTable
 from isotrace.datasets.inputs import rejects_frame
-from isotrace.datasets.reading.cells import column_of, is_missing
+from isotrace.datasets.reading.cells import column_of, is_missing, plain
 from isotrace.domains.domain import Concept, Domain, Labels, Reading
 from isotrace.stats.splits import deal
 from isotrace.subjects.subject import Batch, Subject
@@ -98,7 +98,7 @@ def prepare(
         try:
             ids, reading = read(subject, domain, text)
             labels = [domain.label(reading), *(source.label(row["index"], reading) for source in sources)]
-            group = None if column is None else row[column]
+            group = None if column is None else plain(row[column])
             if column is not None and is_missing(group):
                 raise InputError(f"column {group_column!r} holds no group for it: fill it.")
             found.append((row["index"], row["name"], reading, ids, _joined(labels), group))
@@ -109,7 +109,7 @@ def prepare(
         raise InputError(f"no sequence can be annotated{first}")
     found.sort(key=lambda one: len(one[3]))
     index, given, readings, ids, labels, groups = zip(*found, strict=True)
-    groups = domain.groups([r.text for r in readings]) if group_column is None else [str(g) for g in groups]
+    groups = domain.groups([r.text for r in readings]) if group_column is None else [g.strip() for g in groups]
     held = deal(groups, (0.5, 0.5), seed) == 1
     table = ConceptTable.of(concepts, [len(i) for i in ids], labels)
     return Data(domain, index, given, readings, ids, tuple(groups), held, table, rejects_frame(refused))

@@ -111,16 +111,15 @@ def prepare(
     unlabelled = are_missing(rows[column_of(rows, label, "--label")].to_list(), f"column {label!r}")
     for row, absent in zip(progress(rows.iter_rows(named=True)), unlabelled, strict=True):
         text = row["sequence"].strip()
-        row = {option: None if column is None else row[column] for option, column in of.items()} | {
-            "index": row["index"]
-        }
-        value = (plain(row["--label"]) or "").strip()
+        cells = {option: plain(row[column]) for option, column in of.items() if column is not None}
+        row = {"index": row["index"], **{option: (cell or "").strip() for option, cell in cells.items()}}
+        value = row["--label"]
         try:
             if absent:
                 said = f", {value!r} stands for none" if value else ""
                 raise InputError(f"it has no label in column {label!r}{said}")
             for option, what in (("--split", "part"), ("--group", "group")):
-                if of[option] is not None and is_missing(row[option]):
+                if option in row and is_missing(row[option]):
                     raise InputError(f"it has no {what} in column {asked[option]!r}")
             ids, reading = read(subject, domain, text)
             found.append((row, ids, reading, value))
@@ -134,13 +133,13 @@ def prepare(
     if kind == "mutation":
         check_numbering((reading.text, row["--mutations"]) for row, _, reading, _ in found)
     classes = tuple(sorted({value for *_, value in found}, key=natural)) if kind == "class" else ()
-    names = domain.groups([r.text for _, _, r, _ in found]) if group is None else [str(f[0]["--group"]) for f in found]
+    names = domain.groups([r.text for _, _, r, _ in found]) if group is None else [f[0]["--group"] for f in found]
     examples, given = [], []
     for (row, ids, reading, value), name in zip(found, names, strict=True):
         try:
-            cell = row["--mutations"]
+            cell = row.get("--mutations")
             examples.append(_example(subject, kind, row["index"], ids, reading, name, value, classes, cell))
-            given.append(None if split is None else str(row["--split"]).strip())
+            given.append(row.get("--split"))
         except InputError as error:
             refused.append((row["index"], reading.text, str(error)))
     if not examples:

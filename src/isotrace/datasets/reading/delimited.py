@@ -9,6 +9,7 @@ from isotrace.base.errors import InputError
 
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _HEAD = 2**20  # characters that the header is looked for in
+_ASIDE = re.compile(r"sep=([,;|\t ])(\r\n|\r|\n)", re.IGNORECASE)  # a first line by which spreadsheets say it
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 Record = tuple[int, list[str] | str]
@@ -44,9 +45,7 @@ def table(
     Raises InputError for an unreadable header, and for one that holds several separators and fits none.
     """
     skipped = 0
-    if given := re.match(
-        r"sep=([,;|\t ])(\r\n|\r|\n)", text, flags=re.IGNORECASE
-    ):  # a line that spreadsheets understand
+    if given := _ASIDE.match(text):
         separator, text, skipped = given[1], text[given.end() :], 1
     heads = {mark: _head(text[:_HEAD], mark) for mark in dict.fromkeys([separator, *SEPARATORS])}
     head = heads[separator]
