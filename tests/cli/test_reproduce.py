@@ -98,3 +98,29 @@ def test_labels_keep_their_leading_zeros():
     table = bundled_table("antibodies")
     assert (table["paratope"].str.len_chars() == table["sequence"].str.len_chars()).all()
     assert set("".join(table["paratope"])) == {"0", "1"}
+
+
+def test_what_a_study_kept_on_the_way_goes_with_its_end(tmp_path, monkeypatch):
+    broken = [True]
+
+    @study("halves", "what half of a number is")
+    def compute(setting: Setting) -> Outcome:
+        (setting.work / "half.txt").write_text("0.5")
+        if broken.pop():
+            raise InputError("no half: take another number.")
+        return Outcome({"halves": [{"n": 1}]}, ())
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    try:
+        assert run("halves", "--out", ".", monkeypatch=monkeypatch) == InputError.exit_code
+        assert (tmp_path / "run.work" / "half.txt").exists()
+        broken.append(False)
+        assert not run("halves", "--out", ".", monkeypatch=monkeypatch)
+        assert {path.name for path in tmp_path.iterdir()} == {"run"}
+        (tmp_path / "run.work").mkdir()  # somebody else's
+        broken.append(False)
+        assert not run("halves", "--out", ".", monkeypatch=monkeypatch)
+        assert (tmp_path / "run.work" / "half.txt").exists()
+    finally:
+        STUDIES.remove("halves")

@@ -336,3 +336,16 @@ def test_a_harvest_replaces_a_store_when_it_is_told_to(files, tmp_path):
         "rejects.parquet",
         "shard-00000.safetensors",
     ]
+
+
+def test_what_a_dictionary_was_trained_on_is_no_test_of_it(files, tmp_path):
+    train(files, tmp_path / "run")
+    other = tmp_path / "other.smi"
+    other.write_text("\n".join(tiny.MOLECULES[:5]) + "\n")
+    common = (files[0], tmp_path / "run", "--domain", "molecule", "--bootstrap", 20, "--json")
+    quick = ("--permutations", 20, "--spellings", 0, "--no-effects", "--min-positive", 1)
+    options = {"evaluate": ("--no-controls",), "annotate": ("--sources", "dictionary", *quick)}
+    for verb, more in options.items():
+        for data, warned in ((files[1], True), (other, False)):
+            warnings = json.loads(invoke(verb, *common, *more, "--data", data))["warnings"]
+            assert any("was trained on this data" in warning for warning in warnings) == warned, verb

@@ -139,7 +139,7 @@ def open_run(
         "command": command,
         "versions": versions(),
         "seed": seed,
-        "inputs": _described(inputs),
+        "inputs": described(inputs),
         "hardware": hardware(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_seconds": None,
@@ -277,14 +277,15 @@ def is_done(path: Path, *, command: str, seed: int, inputs: Inputs) -> bool:
     """Whether `path` holds a complete run, untouched, of the same command with the same inputs and versions."""
     try:
         found = read_manifest(path)
-        asked = {"command": command, "seed": seed, "inputs": _described(inputs), "versions": versions()}
+        asked = {"command": command, "seed": seed, "inputs": described(inputs), "versions": versions()}
         same = found["status"] == "complete" and all(found[name] == value for name, value in asked.items())
         return same and all(sha256_file(path / name) == digest for name, digest in found["files"].items())
     except (OSError, RunError):
         return False
 
 
-def _described(inputs: Inputs) -> dict[str, dict[str, str]]:
+def described(inputs: Inputs) -> dict[str, dict[str, str]]:
+    """What a manifest says of `inputs`. Raises InputError for a file that cannot be read."""
     return {name: _describe(name, value) for name, value in inputs.items()}
 
 

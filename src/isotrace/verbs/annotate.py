@@ -76,7 +76,7 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
     from isotrace.datasets.inputs import read_inputs
     from isotrace.dictionaries.shelf import attach, shelf_folder
     from isotrace.report.atlas.annotation import AnnotationResult
-    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, run_of, subject_of
+    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, run_of, subject_of, trained_on
 
     seed = request.seed
     config = request.settings(AnnotationConfig)
@@ -106,6 +106,7 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
         work = Path(scratch) if run is None else run.work
         named = {"name_of": name, "untrained": blank}
         annotation = annotated(subject, dictionary, prepared, work, config, **named, progress=progress)
+        annotation.summary["warnings"] += trained_on({name: dictionary}, request.data, request.column)
         activations = partial(feature_activations, subject, dictionary)
         result = AnnotationResult.of(annotation, prepared, structure=request.structure, activations=activations)
         if run is not None:

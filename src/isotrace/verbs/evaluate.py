@@ -37,11 +37,13 @@ class EvaluateRequest(OnDictionary, Seeded):
 @verb(EvaluateRequest)
 def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
     """Fidelity of dictionaries and of controls with as many active features, on held-out sequences."""
+    from dataclasses import replace
+
     from isotrace.dictionaries.shelf import attach, shelf_folder
     from isotrace.evaluation.comparison import compare
     from isotrace.report.evaluation import Evaluation
     from isotrace.verbs.corpus import usable
-    from isotrace.verbs.loading import dictionary_of, label, run_of, subject_of
+    from isotrace.verbs.loading import dictionary_of, label, run_of, subject_of, trained_on
 
     given = request.dictionary
     names = [label(one) for one in given]
@@ -61,7 +63,8 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
             n_bootstrap=request.bootstrap, controls=request.controls,
             progress=lambda batches: progress(batches, "evaluating"),
         )  # fmt: skip
-        found = Evaluation.of(comparison, rejects)
+        warnings = [*comparison.warnings, *trained_on(dictionaries, request.data, request.column)]
+        found = Evaluation.of(replace(comparison, warnings=warnings), rejects)
         if run is not None:
             found.write(run)
     if request.attach and request.out is not None:

@@ -1,13 +1,14 @@
 """From names to the objects behind them, and back to what a manifest says of them."""
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isotrace.base.errors import InputError, SubjectError
+from isotrace.base.errors import InputError, RunError, SubjectError
 from isotrace.base.identity import Source, identity
-from isotrace.base.runs import Run, open_run
+from isotrace.base.runs import Run, described, open_run, read_manifest
 from isotrace.datasets.inputs import read_inputs
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary
@@ -69,6 +70,19 @@ def run_of(
         known[f"dictionary {n}" if given else "dictionary"] = Source.of(label(source), one)
     seed = getattr(request, "seed", 0)
     return open_run(out, command=request.command, seed=seed, inputs=known, overwrite=request.overwrite)
+
+
+def trained_on(dictionaries: Mapping[str, Dictionary], data: Any, column: str | None) -> list[str]:
+    """A warning for every named dictionary that was trained on this data, as the manifest beside it says."""
+    here, warnings = described({"data": named(data, column)})["data"]["sha256"], []
+    for name, dictionary in dictionaries.items():
+        try:
+            there = read_manifest(dictionary.folder or "")["inputs"].get("data", {})
+        except RunError:  # made in memory, or not in the folder of its training
+            continue
+        if there.get("sha256") == here:
+            warnings.append(f"{name} was trained on this data: what is found on it may not hold elsewhere, give other.")
+    return warnings
 
 
 def label(source: Any) -> str:

@@ -1,5 +1,6 @@
 """A published table, computed again."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,8 @@ from isotrace.verbs.request import PLACE, REPEATED, Answer, InFolder, Progress, 
 
 if TYPE_CHECKING:
     from isotrace.report.study import StudyResult
+
+OWN = ".isotrace-study"  # in a folder of work that was made here
 
 
 class ReproduceRequest(InFolder, Seeded):
@@ -24,6 +27,7 @@ class ReproduceRequest(InFolder, Seeded):
 @verb(ReproduceRequest)
 def reproduce(request: ReproduceRequest, progress: Progress) -> "StudyResult | Answer":
     """Compute one of the tables of the documentation again; quick settings take minutes on two cores."""
+    from isotrace.base.files import write_whole
     from isotrace.base.runs import open_run
     from isotrace.report.study import StudyResult
     from isotrace.studies import STUDIES, Setting
@@ -38,10 +42,14 @@ def reproduce(request: ReproduceRequest, progress: Progress) -> "StudyResult | A
     with open_run(
         folder, command=request.command, seed=request.seed, inputs={"study": request.name}, overwrite=request.overwrite
     ) as run:
-        work = folder.with_name(f"{folder.name}.work")
-        work.mkdir(parents=True, exist_ok=True)
+        place = folder.resolve()  # "." has no name
+        work = place.with_name(f"{place.name}.work")
+        if not work.exists():
+            write_whole(work / OWN, b"removed when the study is done\n")
         dictionaries = {source: where for source, _, where in given}
         outcome = chosen.run(Setting(not request.full, work, request.seed, progress, dictionaries))
         result = StudyResult.of(request.name, not request.full, outcome.tables, outcome.notes)
         result.write(run)
+    if (work / OWN).is_file():
+        shutil.rmtree(work, ignore_errors=True)
     return result
