@@ -34,7 +34,10 @@ def _loaded(folders):
 
 
 # Few tests but long ones: begun first, so that no process is left alone with one at the end.
-LONG = ("test_threads.py", "test_examples.py", "test_devices.py", "test_docs.py", "test_cli.py", "test_task_circuit.py")
+LONG = (
+    "test_kills.py", "test_threads.py", "test_examples.py", "test_devices.py", "test_docs.py", "test_cli.py",
+    "test_task_circuit.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

@@ -1,4 +1,4 @@
-"""Real commands on tiny subjects, killed at random moments: `killing.py ROOT SEED N CASE` says what went wrong.
+"""Real commands on tiny subjects, killed at random moments: `killing.py ROOT SEED N CASE…` says what went wrong.
 
 Commands run in forks of this process, which has imported everything, so that a kill falls into the work and not into
 the imports. Each is killed once or twice, by SIGKILL or Ctrl-C, then run to its end, and must leave what a run that
@@ -37,9 +37,9 @@ harvest_tokens = 128
 """
 CASES = {
     "train": ("train", "bert", "--data", "data.csv", "--architecture", "crosslayer", "--features", 12, "--k", 2,
-              "--tokens", 8_000, "--config", "train.toml"),
-    "harvest": ("harvest", "bert", "--data", "data.csv", "--tokens", 9_000, "--shard-tokens", 300),
-    "annotate": ("annotate", "bert", "clt", "--data", "data.csv", "--permutations", 200, "--bootstrap", 20,
+              "--tokens", 5_000, "--config", "train.toml"),
+    "harvest": ("harvest", "bert", "--data", "data.csv", "--tokens", 6_000, "--shard-tokens", 300),
+    "annotate": ("annotate", "bert", "clt", "--data", "data.csv", "--permutations", 60, "--bootstrap", 20,
                  "--spellings", 1, "--min-positive", 5, "--sources", "dictionary,neurons,token_identity"),
     "circuit": ("circuit", "bert", "clt", "--data", "data.csv", "--label", "bromine", "--sizes", "2,6,12", "--controls",
                 4, "--bootstrap", 20, "--drawn", 2),
@@ -56,7 +56,7 @@ def prepare(root: Path) -> None:
     subject = tiny.load_tiny(tiny.save_subject(tiny.tiny_model("bert"), root / "bert"))
     save_dictionary(tiny.random_dictionary(subject), root / "clt", reference(subject), dtype=torch.float32, training={})
     rows = [f"{text},{int('Br' in text)}" for text in TEXTS]
-    (root / "few.csv").write_text("\n".join(["smiles,bromine", *rows[:40:5], "C?C,0"]) + "\n")
+    (root / "few.csv").write_text("\n".join(["smiles,bromine", *rows[:30:5], "C?C,0"]) + "\n")
     (root / "train.toml").write_text(CONFIG)
     (root / "data.csv").write_text("\n".join(["smiles,bromine", *rows, "C?C,0"]) + "\n")
 
@@ -160,6 +160,7 @@ def run(root: Path, seed: int, n: int, case: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    found = run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    place, seed, n, *cases = sys.argv[1:]
+    found = [fault for case in cases for fault in run(Path(place), int(seed), int(n), case)]
     print("\n".join(found))
     sys.exit(bool(found))
