@@ -153,7 +153,7 @@ def test_damaged_subject_weights_are_refused(isotrace, tmp_path, how, recorded):
     if not recorded:
         (folder / "subject.json").unlink()
     corrupt(folder / "model.safetensors", how)
-    arguments = ("trace", folder, "bundled:molm-clt", "CCO", "--target", "probe:bbb", "--json", "--domain", "molecule")
+    arguments = ("trace", folder, "bundled:molm-clt", "CCO", "--target", "mask:1", "--json", "--domain", "molecule")
     code, _, err = isotrace(*arguments)
     assert code == (4 if how == "flipped" and not recorded else 3)
     assert err.startswith("error: ")
@@ -267,7 +267,8 @@ def test_doctor_finds_what_is_wrong(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [("trace", *BUNDLED, "CC"), ("harvest", "bundled:molm", "--data", "x", "--tokens", "9")]
+    "command",
+    [("trace", *BUNDLED, "CC", "--target", "mask:1"), ("harvest", "bundled:molm", "--data", "x", "--tokens", "9")],
 )
 def test_a_negative_seed_is_a_usage_error(isotrace, tmp_path, command):
     code, _, err = isotrace(*command, "--out", tmp_path / "run", "--seed", "-1")
