@@ -102,6 +102,7 @@ def test_patterns_give_one_instance_per_match(tmp_path):
         ("sequence,class:x,value:x\nA,1,1\n", "'x' is given twice"),
         ("sequence,id\nA,1\n", "no label column kind:NAME"),
         ("sequence,class:x\n", "holds no sequence"),
+        ("sequence,class:x\nA,1\n,\nNA,0\n", "line 4: labels without a sequence"),
         ("sequence,class-if-known:x\nA,\n", "class-if-known:x of labels.csv holds no label"),
         ("sequence,token:x\nAB,..\n", "token:x of labels.csv holds no label"),
         ("sequence,maps:m\nAB,AB\n", "only reactions take maps"),

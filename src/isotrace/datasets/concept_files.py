@@ -20,7 +20,7 @@ from rdkit import Chem, rdBase
 from isotrace.base.errors import InputError
 from isotrace.base.files import read_text, refuse_workbook
 from isotrace.datasets.label_cells import LabelColumn, Record, data_cells, labelling
-from isotrace.datasets.reading.cells import NAME_COLUMNS, SEQUENCE_COLUMNS, column_of, listed
+from isotrace.datasets.reading.cells import NAME_COLUMNS, SEQUENCE_COLUMNS, column_of, is_missing, listed
 from isotrace.datasets.reading.delimited import table as delimited
 from isotrace.domains.domain import Concept, Domain, Labels, Reading
 
@@ -66,6 +66,9 @@ def read_concept_file(path: Path | str, domain: Domain) -> ConceptSource:
         raise InputError(f"{path}, line 1: {error}") from None
     if not columns or not rows:
         raise InputError(f"{path} holds no {'sequence' if columns else 'label column kind:NAME'}: add at least one.")
+    rows = [(line, cells) for line, cells in rows if any(cell.strip() for cell in cells)]
+    if lost := next((line for line, cells in rows if is_missing(cells[text[0]])), None):
+        raise InputError(f"{path}, line {lost}: labels without a sequence: fill it, or remove the line.")
     records = [Record(f"line {line}", cells[text[0]].strip(), [cells[i] for i in used]) for line, cells in rows]
     concepts, label, maps = labelling(columns, records, path.name, domain)
     return ConceptSource(concepts, lambda index, reading: label(reading.text.strip(), reading), maps)
