@@ -48,6 +48,9 @@ def test_a_word_that_may_be_a_class_or_nothing_is_asked_about(labels):
     with pytest.raises(InputError, match=r"which may be a class or stand for no label: empty those cells"):
         are_missing(labels, "column 'x'")
     assert are_missing([*"0123", "None"], "x") == [False] * 4 + [True]  # among numbers it is nothing
+    assert are_missing(["0", "1", "n.d."], "x") == [False] * 3  # and this no number, which the kind of task says
+    with pytest.raises(InputError, match=r"x holds 'n\.d\.', which may be"):
+        are_missing(["0", "1", "n.d."], "x", classes=True)
 
 
 @pytest.mark.parametrize(

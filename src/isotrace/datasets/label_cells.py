@@ -154,7 +154,7 @@ def _absent(column: LabelColumn, records: Sequence[Record], i: int, source: str)
     """Which cells of column `i` stand for no label. Raises InputError as `are_missing`."""
     cells = [record.cells[i] for record in records]
     if column.kind.startswith("class"):
-        return are_missing(cells, f"{column} of {source}")
+        return are_missing(cells, f"{column} of {source}", classes=True)
     if column.kind == "token":
         # Blanks are letters in the alphabets of secondary structure, and so are those of NA where two are labelled.
         own = [cell is not None and len(cell) == len(record.text) for cell, record in zip(cells, records, strict=True)]

@@ -50,17 +50,19 @@ def is_missing(cell: object) -> bool:
     return cell is None or str(cell).strip().lower() in MISSING
 
 
-def are_missing(cells: Sequence[object], what: str) -> list[bool]:
-    """The same of a column of labels, where `-` beside `+` is a label. Raises InputError where words leave it open
-    whether one of them, such as `none`, is a class; `what` names the column."""
+def are_missing(cells: Sequence[object], what: str, *, classes: bool = False) -> list[bool]:
+    """The same of a column of labels, where `-` beside `+` is a label. Raises InputError where it is open if a word
+    of OPEN is a class: beside other words, and, in a column of `classes`, beside numbers too unless it is of MISSING.
+    `what` names the column."""
     texts = {"" if cell is None else str(cell).strip() for cell in cells}
     known = {text for text in texts if text.lower() not in MISSING}
-    found = sorted(text for text in texts if text.lower() in OPEN)
-    words = [text for text in known if text.lower() not in OPEN and why_no_number(text)]
-    if found and 2 * len(words) > len(known - set(found)):
+    labels = [text for text in known if text.lower() not in OPEN]
+    beside_words = 2 * sum(bool(why_no_number(text)) for text in labels) > len(labels)
+    unsure = OPEN if beside_words else OPEN - MISSING if classes and labels else frozenset()
+    if found := sorted(text for text in texts if text.lower() in unsure):
         raise InputError(
-            f"{what} holds {found[0]!r} among words, which may be a class or stand for no label: empty those cells to "
-            "leave their rows out, or call the class otherwise."
+            f"{what} holds {found[0]!r}, which may be a class or stand for no label: empty those cells to leave their "
+            "rows out, or call the class otherwise."
         )
     signs = any(_SIGNS.fullmatch(text) for text in known)
     return [is_missing(cell) and not (signs and str(cell).strip() in ("-", "--", "---")) for cell in cells]
