@@ -188,8 +188,9 @@ def test_every_kind_of_task_is_saved_and_drawn(rotary, kind, tmp_path):
     folder, page = saved(found, rotary, tmp_path)
     assert json.loads((folder / "circuit.json").read_text())["sweep"][0]["free_running"]["faithfulness"] is None
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert set(manifest["files"]) == {"circuit.json", "result.json", "sweep.parquet", "parts.parquet", "predictions.parquet",
-                                      "rejects.parquet", "curve.svg", "layers.svg", "report.html"}  # fmt: skip
+    assert set(manifest["files"]) == {"circuit.json", "result.json", "sweep.parquet", "parts.parquet",
+                                      "predictions.parquet", "rejects.parquet", "curve.svg", "layers.svg",
+                                      "report.html"}  # fmt: skip
     assert page.count("<article>") == 4
     assert page.count("lowers it") == 4
     assert page.count('class="labelled"') == (4 if kind in ("residue", "masked", "mutation") else 0)
