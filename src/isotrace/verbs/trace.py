@@ -52,21 +52,24 @@ class TraceRequest(OnDictionary, Seeded):
     """supernodes.json to take over; default: that of the same command's earlier run."""
 
     def look(self) -> None:
-        from isotrace.subjects.sources.source import resolve
+        super().look()
+        if not isinstance(self.subject, str | Path):
+            return
+        from isotrace.subjects.sources.source import look
         from isotrace.subjects.targets import kind_of
 
-        bundled = isinstance(self.subject, str) and self.subject.startswith("bundled:")
-        folder = resolve(self.subject, None).folder if bundled else None
-        kind = kind_of(self.target, folder)
-        super().look()
-        if folder and kind == "probe":
+        source = str(self.subject)
+        if (folder := look(source)) is None:
+            return
+        if kind_of(self.target, folder) == "probe":
             from isotrace.subjects.probe import probe_file
 
-            probe_file(folder, self.subject, self.target.partition(":")[2])
-        if folder and isinstance(self.data, str) and self.data != "-" and not os.path.isfile(self.data):
+            probe_file(folder, source, self.target.partition(":")[2])
+        alone = isinstance(self.data, str) and self.data != "-" and not os.path.isfile(self.data)
+        if alone and source.startswith("bundled:"):
             from isotrace.domains.molecule import parse_or_begin
 
-            parse_or_begin(self.data.strip(), self.subject)
+            parse_or_begin(self.data.strip(), source)
 
 
 @verb(TraceRequest)

@@ -75,15 +75,18 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
     return SubjectFiles(source, folder, domain, digest)
 
 
-def look(source: str) -> None:
-    """Raises SubjectError as `resolve` does, for a source of which it can be told without fetching or reading it."""
+def look(source: str) -> Path | None:
+    """The folder of a source that is on this machine and in no cache. Raises SubjectError as `resolve` does, where it
+    can be told without fetching or reading the weights."""
     scheme, _, name = source.partition(":")
     if scheme == "pypi":
         from isotrace.subjects.sources.published import find
 
         find(name)
-    elif scheme == "bundled" or (scheme != "hf" and not (Path(expanded(source)) / "config.json").is_file()):
-        resolve(source, None)
+    if scheme in ("pypi", "hf"):
+        return None
+    folder = assets() / name if scheme == "bundled" and name in BUNDLED else Path(expanded(source))
+    return folder if (folder / "config.json").is_file() else resolve(source, None).folder
 
 
 def weights_hash(folder: Path) -> str:
