@@ -37,13 +37,9 @@ class Traces(Result):
         each other. `folders`: where each is saved, beside the folder of this page."""
         entries: dict[int, dict[str, Any]] = {}
         for (index, result), folder in zip(found, folders, strict=True):
-            one = result.summary
-            card = {
-                "name": one["name"] or one["input"],
-                "smiles": one["input"],
-                "svg": result._repr_html_(),
-                "pages": [],
-            }
+            one, (svg, legend) = result.summary, result.drawn()
+            drawn = {"svg": svg, "legend": f"{one['target']['name']}: {legend}"}
+            card = {"name": one["name"] or one["input"], "smiles": one["input"], "pages": []} | drawn
             href = None if folder is None else f"../{folder}/report.html"
             entries.setdefault(index, card)["pages"].append(page_row(one, href))
         traces = [result.to_dict() | {"index": index} for index, result in found]

@@ -65,16 +65,20 @@ class TraceResult(Result):
         lines = [*described(self.summary)]
         return [*lines[:3], *lines[4:]]  # without the correlations, which the page explains
 
-    def _repr_html_(self) -> str:
-        """The molecule in the colours of the signed effects, what was asked, and every warning."""
-        said, most = [*described(self.summary)], max((abs(u["signed"] or 0.0) for u in self.units), default=0.0)
+    def drawn(self) -> tuple[str, str]:
+        """(SVG of the molecule in the colours of the signed effects, what they mean)."""
+        most = max((abs(u["signed"] or 0.0) for u in self.units), default=0.0)
         legend = (
             "Orange atoms raise the target, blue ones lower it: total effect of their tokens, linearised; full colour "
             f"is {number(most)} {self.summary['target']['unit']}."
         )
+        return self.view["page"]["molecule"]["signed_svg"], legend
+
+    def _repr_html_(self) -> str:
+        """The molecule, what was asked, and every warning."""
+        (svg, legend), said = self.drawn(), [*described(self.summary)]
         lines = "".join(f"<p>{escape(line)}</p>" for line in (self.summary["target"]["description"], *said[1:]))
-        head = f"<p><b>{escape(said[0])}</b></p>"
-        return f"<div>{head}{self.view['page']['molecule']['signed_svg']}<p>{escape(legend)}</p>{lines}</div>"
+        return f"<div><p><b>{escape(said[0])}</b></p>{svg}<p>{escape(legend)}</p>{lines}</div>"
 
     def write(self, run: Run) -> None:
         """Also graph.json for viewers, supernodes.json, network.json and two drawings."""
