@@ -218,14 +218,16 @@ def test_the_index_claims_what_holds_by_distance():
 
 def test_the_index_has_a_card_for_every_molecule_and_a_row_for_every_trace():
     def result(summary):
-        return SimpleNamespace(summary=summary, to_dict=lambda: dict(summary), _repr_html_=lambda: summary["input"])
+        drawn = (f"<svg>{summary['input']}</svg>", "Orange raises it.")
+        return SimpleNamespace(summary=summary, to_dict=lambda: dict(summary), drawn=lambda: drawn)
 
     found = [(4, result(planted("CO", "t"))), (4, result(planted("CO", "u", 0.3))), (7, result(planted("CN", "t")))]
     source = {"subject": "s", "dictionary": "d", "fidelity": None}
     made = Traces.of("Two", source, found, ["a", None, "b"], pl.DataFrame())  # pyright: ignore[reportArgumentType]
     shown = [(e["smiles"], e["svg"], [(p["target"], p["href"]) for p in e["pages"]]) for e in made.view["entries"]]
-    assert shown == [("CO", "CO", [("t", "../a/report.html"), ("u", None)]),
-                     ("CN", "CN", [("t", "../b/report.html")])]  # fmt: skip
+    assert shown == [("CO", "<svg>CO</svg>", [("t", "../a/report.html"), ("u", None)]),
+                     ("CN", "<svg>CN</svg>", [("t", "../b/report.html")])]  # fmt: skip
+    assert made.page().count("t: Orange raises it.") == 2  # which of its targets the drawing is of
     assert [t["index"] for t in made.summary["traces"]] == [4, 4, 7]
     assert made.to_frame().to_dicts()[1] == {
         "index": 4, "input": "CO", "name": None, "value": 1.5, "n_features": 9, "full": 1.0, "empty": 3.0, "error": 0.3,
