@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from isotrace.base.errors import InputError, RunError
+from isotrace.base.files import locked
 from isotrace.base.identity import sha256_file
-from isotrace.base.runs import dumps, open_run, read_manifest, to_jsonable
+from isotrace.base.runs import dumps, is_done, open_run, read_manifest, remove_run, to_jsonable
 
 
 def start(path, *, command="isotrace trace CCO", seed=3, inputs=None, overwrite=False, resume=False):
@@ -105,6 +106,46 @@ def test_another_command_needs_overwrite(tmp_path):
     with start(tmp_path, command="other", overwrite=True):
         pass
     assert files(tmp_path) == {"manifest.json"}
+
+
+def test_a_failed_or_stopped_run_blocks_no_other_command(tmp_path):
+    for error in (InputError("a typo"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), start(tmp_path, command="mistyped") as run:
+            run.text("a/b.txt", "a")
+            raise error
+        with start(tmp_path, command="corrected") as run:
+            run.text("b.txt", "b")
+        assert files(tmp_path) == {"manifest.json", "b.txt"}
+        remove_run(tmp_path)
+        assert not tmp_path.exists()
+    with start(tmp_path) as run:
+        run.text("a/b.txt", "a")
+        (tmp_path / "a" / "mine.txt").write_text("mine")
+    remove_run(tmp_path)
+    assert files(tmp_path) == {"a/mine.txt"}
+
+
+def test_only_an_untouched_run_of_the_same_is_done(tmp_path):
+    asked = {"command": "c", "seed": 0, "inputs": {"data": "CCO"}}
+    with start(tmp_path, **asked) as run:
+        run.text("a.txt", "a")
+        assert not is_done(tmp_path, **asked)
+    assert is_done(tmp_path, **asked)
+    for change in ({"command": "d"}, {"seed": 1}, {"inputs": {"data": "CCN"}}):
+        assert not is_done(tmp_path, **asked | change)
+    (tmp_path / "a.txt").write_text("b")
+    assert not is_done(tmp_path, **asked)
+    assert not is_done(tmp_path / "none", **asked)
+
+
+def test_what_another_process_is_writing_inside_is_left_alone(tmp_path):
+    with start(tmp_path / "outer" / "inner") as inner:
+        (inner.path / ".isotrace-x.tmp").touch()
+        (tmp_path / "outer" / "pages").mkdir()
+        (tmp_path / "outer" / "pages" / ".isotrace-y.tmp").touch()
+        with locked(tmp_path / "outer"):
+            assert {path.name for path in (tmp_path / "outer").rglob("*.tmp")} == {".isotrace-x.tmp"}
+        (inner.path / ".isotrace-x.tmp").unlink()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

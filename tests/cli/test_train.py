@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import tiny
 from isotrace.base.errors import InputError, IsotraceError, RunError
-from isotrace.base.runs import read_manifest
+from isotrace.base.runs import open_run, read_manifest
 from isotrace.cli import app
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.training import callbacks, loop
@@ -331,6 +331,14 @@ def test_a_harvest_replaces_a_store_when_it_is_told_to(files, tmp_path):
     with pytest.raises(RunError, match="give --overwrite"):
         invoke(*given, 32)
     invoke(*given, 32, "--overwrite")
+    train(files, tmp_path / "run")
+    with pytest.raises(RunError, match="give --overwrite"):
+        invoke(*given[:-2], tmp_path / "run", "--tokens", 32)
+    (tmp_path / "failed").mkdir()
+    with pytest.raises(InputError), open_run(tmp_path / "failed", command="c", seed=0, inputs={}, overwrite=False):
+        raise InputError("mistyped")
+    invoke(*given[:-2], tmp_path / "failed", "--tokens", 32)
+    assert (tmp_path / "failed" / "shard-00000.safetensors").exists()
     assert sorted(p.name for p in (tmp_path / "h").iterdir()) == [
         "manifest.json",
         "rejects.parquet",

@@ -77,6 +77,8 @@ def test_a_folder_of_its_own_for_every_command():
     assert folders[0].startswith("trace-c-c-h-n-c-o-o-probe-bbb-")
     again = requests[0].model_copy(update={"overwrite": True})
     assert own_folder(again) == own_folder(requests[0])
+    stdin = TraceRequest(data="-", **given)
+    assert own_folder(stdin) != own_folder(stdin)
 
 
 @pytest.mark.parametrize("stop", [0, 2, 3])

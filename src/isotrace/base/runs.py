@@ -1,8 +1,7 @@
 """Run folders: what a command computed, beside a manifest that says how.
 
-The manifest is written when the folder is opened (status `running`), after every file and at the end, so a run
-that was killed still lists what it holds and can be taken up by running the same command again. While a run is open
-its folder is locked: a second process is refused.
+The manifest is written when the folder is opened (status `running`), after every file and at the end, so that a killed
+run lists what it holds and can be taken up. While a run is open its folder is locked: a second process is refused.
 """
 
 import dataclasses
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "isotrace-run", 1
 MANIFEST = "manifest.json"
-SUMMARY = "summary"
-"""Of a run of many rows, which has a folder for every row beside it: the folder that says what all of it is."""
+SUMMARY = "summary"  # of a run of many rows: the folder beside theirs that says what all of it is
 Inputs = Mapping[str, Path | str | Source]
 
 
@@ -181,6 +179,12 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def is_run(path: Path) -> bool:
+    with suppress(RunError):
+        return bool(read_manifest(path))
+    return False
+
+
 def rewritten(path: str | Path, name: str, text: str) -> Path:
     """Replace a file of a finished run, and its hash in the manifest."""
     with locked(Path(path)):
@@ -236,8 +240,7 @@ def replaceable(path: Path, command: str, overwrite: bool) -> dict[str, Any]:
 
 
 def remove_run(path: Path) -> None:
-    """Remove the run in `path`: what it wrote, and the folders that are empty then. Raises RunError if it is in use or
-    cannot be removed."""
+    """Remove what the run in `path` wrote, and folders that are empty then. Raises RunError if it cannot be done."""
     with locked(path):
         try:
             for name in read_manifest(path)["files"]:
@@ -246,11 +249,9 @@ def remove_run(path: Path) -> None:
             (path / MANIFEST).unlink()
         except OSError as error:
             raise RunError(f"cannot remove the run in {path} ({error.strerror}): choose another --out.") from None
-    for folder in sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True):
+    for folder in (*sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True), path):
         with suppress(OSError):  # something else is in it
             folder.rmdir()
-    with suppress(OSError):
-        path.rmdir()
 
 
 def remove_rows(path: Path, command: str, overwrite: bool, keep: Collection[str] = ()) -> None:
@@ -260,11 +261,9 @@ def remove_rows(path: Path, command: str, overwrite: bool, keep: Collection[str]
     if (path / SUMMARY / MANIFEST).is_file():
         commands.add(replaceable(path / SUMMARY, command, overwrite)["command"])
     for folder in sorted(found.parent for found in path.glob(f"*/{MANIFEST}") if found.parent.name != SUMMARY):
-        kept = folder.name in keep
-        try:
-            theirs = read_manifest(folder)["command"]
-        except RunError:  # something else's manifest
+        if not is_run(folder):
             continue
+        theirs, kept = read_manifest(folder)["command"], folder.name in keep
         if theirs in commands and not (theirs == command and kept):
             gone.append(folder)
         elif kept:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -80,7 +81,10 @@ def own_folder(request: Any) -> Path:
     """One for every command, to the letter: what a slug leaves out of a SMILES may be all that two differ in."""
     said = (getattr(request, name, None) for name in ("target", "label"))
     words = " ".join(map(str, (request.verb(), str(request.data)[:40], *filter(None, said))))
-    return Path("runs") / f"{slug(words)[:80]}-{hashlib.sha256(os.fsencode(request.command)).hexdigest()[:8]}"
+    asked = request.command
+    if isinstance(request.data, str) and request.data == "-":  # what it holds is not known before it is read
+        asked += str(time.time_ns())
+    return Path("runs") / f"{slug(words)[:80]}-{hashlib.sha256(os.fsencode(asked)).hexdigest()[:8]}"
 
 
 def _parameter(name: str, field: "FieldInfo") -> Parameter:

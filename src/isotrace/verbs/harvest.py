@@ -50,10 +50,14 @@ def harvest(request: HarvestRequest, progress: Progress) -> Answer:
     from isotrace.activations.store import write_store
     from isotrace.activations.stream import SubjectStream
     from isotrace.base.files import write_whole
+    from isotrace.base.runs import is_run, remove_run, replaceable
     from isotrace.training.config import StreamConfig
     from isotrace.verbs.corpus import read_corpus
     from isotrace.verbs.loading import subject_of
 
+    if is_run(request.out):
+        replaceable(request.out, request.command, request.overwrite)
+        remove_run(request.out)
     subject = subject_of(request)
     corpus, rejects = read_corpus(subject, request.data, request.column)
     layers = range(subject.n_layers) if request.layers is None else request.layers
