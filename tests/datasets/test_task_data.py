@@ -8,6 +8,7 @@ import torch
 import tiny
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.datasets.inputs import rejects_frame
+from isotrace.datasets.task_labels import kind_of
 from isotrace.datasets.tasks import PARTS, kind_of, prepare
 from isotrace.discovery.tasks.readout import fit_readout
 from isotrace.domains.molecule.domain import MOLECULE
@@ -248,3 +249,11 @@ def test_a_metric_that_does_not_suit_the_kind(rotary, kind, label, metric):
     data = task(rotary, rows(label, mine=[str(i) for i in range(N)]), kind=kind, group="mine")
     with pytest.raises(InputError, match=f"--metric {metric} does not suit a {kind} task"):
         fit_readout(rotary, data, metric, 0)
+
+
+def test_a_column_of_texts_is_no_column_of_classes():
+    """As where the sequences themselves are named: every row would be a class."""
+    texts = [f"C{'C' * i}O" for i in range(60)]
+    with pytest.raises(InputError, match=r"'smiles' holds 60 different texts in 60 rows, such as 'CO'"):
+        kind_of(texts, [3] * 60, label="smiles")
+    assert kind_of([f"family {i % 25}" for i in range(60)], [3] * 60, label="family") == "class"

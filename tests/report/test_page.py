@@ -197,7 +197,8 @@ def index_payload() -> dict:
         "reason": None,
         "warnings": 2,
     }
-    entry = {"name": "Aspirin", "smiles": ASPIRIN, "svg": svg, "legend": "Orange: up.", "pages": [page, page | {"warnings": 0}]}
+    entry = {"name": "Aspirin", "smiles": ASPIRIN, "svg": svg, "legend": "Orange: up."}
+    entry |= {"pages": [page, page | {"warnings": 0}]}
     return {
         "title": "Traces",
         "subject": "bundled:molm",

@@ -17,7 +17,7 @@ def kind_of(values: Sequence[str], lengths: Sequence[int], rows: Sequence[int] =
     whole number, else class.
 
     Raises InputError for a column of numbers with others among them (words, decimal commas, bounds), naming the first
-    and its row; `rows` are their numbers, `label` the column.
+    and its row, and for texts most of which differ; `rows` are their numbers, `label` the column.
     """
     if 2 * sum(len(v) == n and not set(v) - {"0", "1"} for v, n in zip(values, lengths, strict=True)) > len(values):
         return "residue"
@@ -26,6 +26,11 @@ def kind_of(values: Sequence[str], lengths: Sequence[int], rows: Sequence[int] =
         numbers = {float(v) for v in values}
         return "regression" if len(numbers) > MAX_CLASSES or any(v % 1 for v in numbers) else "class"
     if 2 * sum(map(is_almost_number, values)) < len(values):
+        if len({*values}) > max(MAX_CLASSES, len(values) / 2):
+            raise InputError(
+                f"column {label!r} holds {len({*values})} different texts in {len(values)} rows, such as "
+                f"{values[0][:40]!r}: these are no classes; give --label the column of a property."
+            )
         return "class"
     i, text, why = wrong[0]
     where = f" in row {rows[i]}" if rows else ""
