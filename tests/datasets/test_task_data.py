@@ -8,7 +8,6 @@ import torch
 import tiny
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.datasets.inputs import rejects_frame
-from isotrace.datasets.task_labels import kind_of
 from isotrace.datasets.tasks import PARTS, kind_of, prepare
 from isotrace.discovery.tasks.readout import fit_readout
 from isotrace.domains.molecule.domain import MOLECULE
