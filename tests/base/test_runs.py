@@ -138,6 +138,16 @@ def test_only_an_untouched_run_of_the_same_is_done(tmp_path):
     assert not is_done(tmp_path / "none", **asked)
 
 
+def test_what_a_kill_leaves_in_the_work_is_cleared(tmp_path):
+    with pytest.raises(KeyboardInterrupt), start(tmp_path) as run:
+        run.work.mkdir()
+        raise KeyboardInterrupt
+    for name in (".isotrace.lock", ".isotrace-x.npy.tmp"):
+        (tmp_path / ".work" / name).touch()
+    with start(tmp_path):
+        assert not (tmp_path / ".work" / ".isotrace-x.npy.tmp").exists()
+
+
 def test_what_another_process_is_writing_inside_is_left_alone(tmp_path):
     with start(tmp_path / "outer" / "inner") as inner:
         (inner.path / ".isotrace-x.tmp").touch()

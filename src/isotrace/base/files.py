@@ -90,9 +90,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _leftovers(folder: Path) -> Iterator[Path]:
-    """Temporary files in `folder`, but for those in folders inside it that another process has."""
+    """Temporary files in `folder`, but for those in folders inside it that another process has; a run's own work, where
+    a kill leaves the lock, is its own."""
     for place, inner, names in os.walk(folder):
-        if LOCK in names and Path(place) != folder:
+        if LOCK in names and Path(place) not in (folder, folder / ".work"):
             inner.clear()
             continue
         yield from (Path(place, name) for name in fnmatch.filter(names, TEMPORARY))
