@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import isotrace
 import tiny
 from isotrace.base.errors import InputError, RunError
+from isotrace.base.files import locked
 from isotrace.base.result import Result
 from isotrace.base.runs import read_manifest
 from isotrace.cli import Stopped
@@ -177,3 +179,37 @@ def test_two_runs_of_many_do_not_share_a_folder(world, data, tmp_path):
 
     isotrace.trace(*world, data, "mask:2", out=tmp_path / "out", progress=second, **QUICK)
     assert read_manifest(tmp_path / "out" / "summary")["status"] == "complete"
+
+
+WRITE = {
+    "harvest": {"tokens": 40},
+    "train": {"architecture": "sae", "features": 8, "k": 2, "tokens": 64},
+    "evaluate": {"bootstrap": 20, "controls": False},
+    "features": {},
+    "annotate": {"sources": "dictionary", "permutations": 20, "bootstrap": 20, "min_positive": 1, "effects": False},
+    "circuit": {"label": "own", "group": "own"},
+    "trace": {"target": "mask:2"} | QUICK,
+    "convert": {"source": "bundled:molm-clt", "to": "clt_training"},
+    "demo": {},
+    "reproduce": {"name": "planted", "dictionary": ()},
+}
+
+
+def test_every_verb_that_writes_is_told_here():
+    verbs = {name for name in dir(isotrace) if "out" in getattr(signature_of(name), "parameters", {})}
+    assert verbs - {"doctor"} == set(WRITE)  # which only tries whether a folder can be written
+
+
+def signature_of(name):
+    found = getattr(isotrace, name)
+    return signature(found) if callable(found) and not isinstance(found, type) else None
+
+
+@pytest.mark.parametrize("verb", WRITE)
+def test_a_folder_in_use_is_refused_by_every_verb(world, tmp_path, verb):
+    (tmp_path / "data.csv").write_text("smiles,own\n" + "".join(f"{text},{i}\n" for i, text in enumerate(ROWS[:4])))
+    own = {"subject": world[0], "dictionary": world[1], "data": tmp_path / "data.csv", "domain": "molecule"}
+    taken = signature(getattr(isotrace, verb)).parameters
+    given = {name: value for name, value in own.items() if name in taken} | WRITE[verb]
+    with locked(tmp_path / "out"), pytest.raises(RunError, match=r"out\S* is in use by process"):
+        getattr(isotrace, verb)(out=tmp_path / "out", **given)
