@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from isotrace.base.errors import SubjectError
 
 SENTENCEPIECE = ("spiece.model", "spm.model", "tokenizer.model", "sentencepiece.bpe.model")
+PACKAGES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # what is installed → its module
 Spans = tuple[tuple[int, int], ...]
 RESIDUES = "LAGVSERTIDPKQNFYMHCW"
 
@@ -44,9 +45,6 @@ def load_tokenizer(source: str, folder: Path) -> PreTrainedTokenizerFast:
             "than look up words: save it as tokenizer.json (docs/bring-your-own-model.md)."
         )
     return rebuilt
-
-
-PACKAGES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 
 
 def _installed(module: str) -> bool:
@@ -153,9 +151,9 @@ def way_out(unknown: list[str], tokenizer: PreTrainedTokenizerFast) -> str:
 def _left_out(text: str, tokens: list[str]) -> str:
     """What of `text` stands between its tokens, where their spans are not to be trusted: they count what was kept."""
     left, place = "", 0
-    for token in tokens:
-        at = text.find(token.lstrip("Ġ▁").removeprefix("##"), place)
+    for letters in (token.lstrip("Ġ▁").removeprefix("##") for token in tokens):
+        at = text.find(letters, place)
         if at < 0:
             return ""
-        left, place = left + text[place:at], at + len(token.lstrip("Ġ▁").removeprefix("##"))
+        left, place = left + text[place:at], at + len(letters)
     return "".join((left + text[place:]).split())

@@ -1,7 +1,7 @@
 """From any format to any other: read, write, read back, and compare the two functions."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,67 @@ def convert(
         raise InputError(
             "an isotrace dictionary belongs to a subject: give --subject bundled:NAME, hf:NAME or a folder."
         )
+    with _own(out):
+        if subject is not None:
+            hints = Hints(hints.layers, hints.hookpoint_in, hints.hookpoint_out, hints.k, subject.n_layers)
+        dictionary, found, notes, name = read_source(sources, source_format, hints, subject)
+        config = dictionary.config
+        if target == OWN:
+            assert subject is not None
+            for option, site in (("--hookpoint-in", config.hookpoint_in), ("--hookpoint-out", config.hookpoint_out)):
+                if site.rpartition(".")[2] not in subject.family.hookpoints:
+                    raise DictionaryError(
+                        f"{subject.source} has no hookpoint {site}, which the files name: give {option} if they mean "
+                        f"another, of {', '.join(subject.family.hookpoints)}."
+                    )
+            if config.layers[-1] >= subject.n_layers or {config.d_in, config.d_out} != {subject.d_model}:
+                raise DictionaryError(
+                    f"layers {config.layers} of width {config.d_in} → {config.d_out} do not fit {subject.source} with "
+                    f"{subject.n_layers} of {subject.d_model}: give its own --subject and --layer."
+                )
+            training = {"converted_from": found, "sources": list(sources), "notes": list(notes)}
+            try:
+                save_dictionary(dictionary, out, reference(subject), dtype=DTYPES[dtype], training=training)
+            except OSError as error:
+                raise RunError(f"cannot write {out} ({error.strerror}): free space or choose another --out.") from error
+            again = load_dictionary(out, subject)
+        else:
+            notes += tuple(interop.write(dictionary, out, target, name))
+            if found == OWN:
+                notes += (
+                    f"{target} keeps neither the subject's hash nor mean activations, densities and training record",
+                )
+            back = Hints(config.layers, config.hookpoint_in, config.hookpoint_out, config.k)
+            again = interop.read([out], back, target).dictionary()
+        features, output = difference(dictionary, again)
+        if dtype == "float32" and max(features, output) > TOLERANCE:
+            raise DictionaryError(
+                f"what was written to {out} is another function (by {output:.2g}): please report this."
+            )
+        return Conversion(
+            source=tuple(sources),
+            source_format=found,
+            target_format=target,
+            folder=str(out),
+            architecture=config.architecture,
+            activation=config.activation,
+            layers=config.layers,
+            hookpoints=(config.hookpoint_in, config.hookpoint_out),
+            n_features=config.n_features,
+            notes=notes,
+            difference_features=features,
+            difference_output=output,
+        )
+
+
+@contextmanager
+def _own(out: Path) -> Iterator[None]:
+    """`out`, empty, is this process's alone; it goes where nothing was written. Raises RunError as `convert`."""
     _require_empty(out)
     try:
         with locked(out):
             _require_empty(out)  # what another process had in hand until now is there
-            return _converted(sources, target, out, source_format, hints, subject, dtype)
+            yield
     finally:
         with suppress(OSError):  # it holds what was written
             out.rmdir()
@@ -94,63 +150,6 @@ def _require_empty(out: Path) -> None:
         raise RunError(f"cannot use {out} ({error.strerror}): choose another --out.") from error
     if occupied:
         raise RunError(f"{out} exists and is not an empty folder: choose another --out.")
-
-
-def _converted(
-    sources: Sequence[str],
-    target: str,
-    out: Path,
-    source_format: str | None,
-    hints: Hints,
-    subject: Subject | None,
-    dtype: str,
-) -> Conversion:
-    if subject is not None:
-        hints = Hints(hints.layers, hints.hookpoint_in, hints.hookpoint_out, hints.k, subject.n_layers)
-    dictionary, found, notes, name = read_source(sources, source_format, hints, subject)
-    config = dictionary.config
-    if target == OWN:
-        assert subject is not None
-        for option, site in (("--hookpoint-in", config.hookpoint_in), ("--hookpoint-out", config.hookpoint_out)):
-            if site.rpartition(".")[2] not in subject.family.hookpoints:
-                raise DictionaryError(
-                    f"{subject.source} has no hookpoint {site}, which the files name: give {option} if they mean "
-                    f"another, of {', '.join(subject.family.hookpoints)}."
-                )
-        if config.layers[-1] >= subject.n_layers or {config.d_in, config.d_out} != {subject.d_model}:
-            raise DictionaryError(
-                f"layers {config.layers} of width {config.d_in} → {config.d_out} do not fit {subject.source} with "
-                f"{subject.n_layers} of {subject.d_model}: give its own --subject and --layer."
-            )
-        training = {"converted_from": found, "sources": list(sources), "notes": list(notes)}
-        try:
-            save_dictionary(dictionary, out, reference(subject), dtype=DTYPES[dtype], training=training)
-        except OSError as error:
-            raise RunError(f"cannot write {out} ({error.strerror}): free space or choose another --out.") from error
-        again = load_dictionary(out, subject)
-    else:
-        notes += tuple(interop.write(dictionary, out, target, name))
-        if found == OWN:
-            notes += (f"{target} keeps neither the subject's hash nor mean activations, densities and training record",)
-        back = Hints(config.layers, config.hookpoint_in, config.hookpoint_out, config.k)
-        again = interop.read([out], back, target).dictionary()
-    features, output = difference(dictionary, again)
-    if dtype == "float32" and max(features, output) > TOLERANCE:
-        raise DictionaryError(f"what was written to {out} is another function (by {output:.2g}): please report this.")
-    return Conversion(
-        source=tuple(sources),
-        source_format=found,
-        target_format=target,
-        folder=str(out),
-        architecture=config.architecture,
-        activation=config.activation,
-        layers=config.layers,
-        hookpoints=(config.hookpoint_in, config.hookpoint_out),
-        n_features=config.n_features,
-        notes=notes,
-        difference_features=features,
-        difference_output=output,
-    )
 
 
 def read_source(
