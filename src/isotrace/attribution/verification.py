@@ -234,27 +234,34 @@ def ablation_effects(frame: Frame, graph: AttributionGraph, effects: Tensor, abl
 
 
 def matched_controls(
-    frame: Frame, density: Tensor, circuit: Tensor, n_controls: int, seed: int, neighbours: int = NEIGHBOURS
-) -> list[Tensor]:
-    """`n_controls` circuits `[n, 3]` drawn from the features active on this input: for every node of `circuit`
-    another node of the same layer, among the `neighbours` closest in activation frequency that are still free.
+    frame: Frame, density: Tensor, circuit: Nodes, n_controls: int, seed: int, neighbours: int = NEIGHBOURS
+) -> list[Nodes]:
+    """`matched_sets` drawn from the features active on this input."""
+    pools = []
+    for layer, values in enumerate(frame.active.values):
+        position, slot = torch.nonzero(values.cpu() > 0, as_tuple=True)
+        feature = frame.active.indices[layer, position, slot].cpu()
+        pools.append(torch.stack([torch.full_like(position, layer), position, feature], 1))
+    return matched_sets(torch.cat(pools), density, circuit, n_controls, seed, neighbours)
+
+
+def matched_sets(
+    pool: Nodes, density: Tensor, circuit: Nodes, n_controls: int, seed: int, neighbours: int = NEIGHBOURS
+) -> list[Nodes]:
+    """`n_controls` circuits `[n, 3]` drawn from `pool`: for every node of `circuit`, which is a part of it, another of
+    the same layer, among the `neighbours` closest in activation frequency that are still free.
 
     Nodes of the circuit itself may be drawn only in a layer that has too few others.
     """
     rng = np.random.default_rng(seed)
-    n_layers = len(frame.active.values)
-    members = {tuple(row) for row in circuit.tolist()}
-    pools = []
-    for layer in range(n_layers):
-        position, slot = torch.nonzero(frame.active.values[layer].cpu() > 0, as_tuple=True)
-        feature = frame.active.indices[layer, position, slot].cpu()
-        outside = [i for i, (p, f) in enumerate(zip(position.tolist(), feature.tolist(), strict=True))
-                   if (layer, p, f) not in members]  # fmt: skip
-        nodes = torch.stack([torch.full_like(position, layer), position, feature], 1)
+    members, pools = {tuple(row) for row in circuit.tolist()}, []
+    for layer in range(len(density)):
+        nodes = pool[pool[:, 0] == layer]
+        outside = [i for i, row in enumerate(nodes.tolist()) if tuple(row) not in members]
         wanted = int((circuit[:, 0] == layer).sum())
         pools.append(nodes[outside] if len(outside) >= wanted else nodes)
     logs = log_frequency(density.cpu().numpy())
-    frequencies = [logs[layer, pool[:, 2].numpy()] for layer, pool in enumerate(pools)]
+    frequencies = [logs[layer, nodes[:, 2].numpy()] for layer, nodes in enumerate(pools)]
     layers, own = circuit[:, 0].tolist(), logs[circuit[:, 0].numpy(), circuit[:, 2].numpy()]
     controls = []
     for _ in range(n_controls):
