@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace, subject: Subject) -> None:
     beside = compare(subject, {"molm-clt": dictionary}, held_out(args)).to_dict()
     probes = {}
     for task, (_, _, kind, _, _) in TASKS.items():
-        probe = load_probe(subject, task)
+        probe, _ = load_probe(subject, task)
         frame, _ = table(args.data, task, subject)
         test = frame.filter(frame["split_scaffold"] == "test")
         y, smiles = test["y"].to_numpy(), test["smiles"].to_list()
@@ -90,7 +90,9 @@ def measure(args: argparse.Namespace, subject: Subject) -> None:
             "subject": None,
             "replaced": lambda batch: replaced_hidden(subject, dictionary, batch, "free_running"),
         }
-        read = lambda hidden: probe.value(torch.from_numpy(pooled(subject, smiles, hidden)).float()).double().numpy()  # noqa: B023, E731
+        read = lambda hidden: (
+            probe.value(torch.from_numpy(pooled(subject, smiles, hidden)).float())[:, 0].double().numpy()
+        )  # noqa: B023, E731
         probes[task] = {name: with_ci(kind, y, read(hidden)) for name, hidden in streams.items()}
     card = {
         "probes_free_running": probes,

@@ -13,8 +13,7 @@ Neurons are so far above or below zero that GELU is ReLU, so a per-layer diction
 is exact.
 """
 
-import json
-from dataclasses import asdict
+from dataclasses import replace
 
 import torch
 from transformers import EsmConfig, EsmForMaskedLM
@@ -74,9 +73,6 @@ def handbuilt(folder, sign=1.0):
     subject = tiny.load_tiny(tiny.save_subject(handbuilt_model(), folder))
     dictionary = tiny.exact_dictionary(subject)
     dictionary.mean_activation.zero_()
-    sha, ones = subject.files.weights_sha256, [1.0] * D
-    weights = (sign * direction("v")).tolist()
-    probe = Probe("isotrace-probe", 1, "v", "mean of v", "regression", "1", sha, [0.0] * D, ones, weights, 0.0)
-    (folder / "probes").mkdir()
-    (folder / "probes" / "v.json").write_text(json.dumps(asdict(probe)))
+    config = replace(tiny.random_probe(subject).config, name="v", description="mean of v", outputs=("v",))
+    Probe(config, sign * direction("v")[:, None].float(), torch.zeros(1)).save(folder / "probes" / "v")
     return subject, dictionary

@@ -79,7 +79,7 @@ def test_fidelity_is_what_the_card_says(molm, clt):
 
 @pytest.mark.card
 def test_the_probe_survives_the_replacement_of_every_mlp(molm, clt):
-    frame, probe, usable = pl.read_csv(DATA / "b3db_test.csv"), load_probe(molm, "bbb"), []
+    frame, probe, usable = pl.read_csv(DATA / "b3db_test.csv"), load_probe(molm, "bbb")[0], []
     for row in frame.to_dicts():
         try:
             molm.tokenize([row["smiles"]])

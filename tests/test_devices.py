@@ -1,8 +1,6 @@
 """Every verb and method runs where its subject is, with the numbers of the CPU: on a pretended device, and on a GPU."""
 
-import json
 from contextlib import nullcontext
-from dataclasses import asdict
 from math import isfinite
 
 import numpy as np
@@ -82,8 +80,8 @@ def train(subject, dictionary, place):
 
 def trace(subject, dictionary, place):
     own = {"max_features": 30, "nodes": 6, "controls": 2, "spellings": 2}
-    probe = place.parent / "probe.json"
-    probe.write_text(json.dumps(asdict(tiny.random_probe(subject))))
+    probe = place.parent / "probe"
+    tiny.random_probe(subject, layers=(0, subject.n_layers)).save(probe)
     targets = "mask:3", f"probe:{probe}"
     return [isotrace.trace(subject, dictionary, ROWS[0], target, **own).to_dict() for target in targets]
 

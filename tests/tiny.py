@@ -16,7 +16,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.subjects.families import RMS_NORM
-from isotrace.subjects.probe import Probe
+from isotrace.subjects.probe import Pool, Probe, ProbeConfig
 from isotrace.subjects.subject import Batch, Subject, load_subject
 from isotrace.subjects.targets import Target, parse_target
 
@@ -168,12 +168,16 @@ def exact_dictionary(subject: Subject) -> Dictionary:
     return dictionary
 
 
-def random_probe(subject: Subject, seed: int = 0) -> Probe:
+def random_probe(subject: Subject, seed: int = 0, layers: tuple[int, ...] = (), pool: Pool = "mean") -> Probe:
+    """Of `layers`, by default the final hidden state."""
+    layers = layers or (subject.n_layers,)
     generator = torch.Generator().manual_seed(seed)
-    mean, weight = torch.randn(2, subject.d_model, generator=generator).tolist()
-    scale = (0.5 + torch.rand(subject.d_model, generator=generator)).tolist()
-    sha = subject.files.weights_sha256
-    return Probe("isotrace-probe", 1, "tiny", "a random probe", "regression", "1", sha, mean, scale, weight, 0.7)
+    width = len(layers) * subject.d_model * (2 if pool == "mean+max" else 1)
+    about = {"name": "tiny", "description": "a random probe", "task": "regression", "outputs": ("tiny",), "unit": "1"}
+    config = ProbeConfig(
+        "isotrace-probe", 2, **about, layers=layers, pool=pool, subject_weights_sha256=subject.files.weights_sha256
+    )
+    return Probe(config, torch.randn(width, 1, generator=generator), torch.tensor([0.7]))
 
 
 def make_target(kind: str, subject: Subject, batch: Batch) -> Target:

@@ -1,7 +1,6 @@
 """Reports on subjects of other families: two streams, no mask, no head."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import tokenizers
@@ -87,8 +86,7 @@ def test_without_a_head_nothing_is_promoted(tmp_path, report):
     tiny.tokenizer().save_pretrained(tmp_path / "bert")
     subject = tiny.load_tiny(tmp_path / "bert")
     assert not subject.has_head
-    (tmp_path / "bert" / "probes").mkdir()
-    (tmp_path / "bert" / "probes" / "tiny.json").write_text(json.dumps(asdict(tiny.random_probe(subject))))
+    tiny.random_probe(subject).save(tmp_path / "bert" / "probes" / "tiny")
     found = report(subject, "probe:tiny")
     cards = found.result().payload()["features"]
     assert cards

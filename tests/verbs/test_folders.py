@@ -136,8 +136,8 @@ def test_a_target_that_fits_nothing_stops_before_the_first_row(world, data, tmp_
 def test_a_target_without_its_kind_is_told_it(world, tmp_path):
     folder = tmp_path / "bert"
     shutil.copytree(world[0], folder)
-    (folder / "probes").mkdir()
-    (folder / "probes" / "bbb.json").write_text("{}")
+    (folder / "probes" / "bbb").mkdir(parents=True)
+    (folder / "probes" / "bbb" / "probe.json").write_text("{}")
     with pytest.raises(InputError, match="did you mean probe:bbb"):
         isotrace.trace(folder, world[1], "CCO", "bbb", **QUICK)
 

@@ -66,8 +66,8 @@ def ablated(
         where = interventions.Rows(tuple(interventions.Nodes.of(nodes) for nodes in part))
         plan = Plan((Intervention(components, To(reference), ~where if complement else where),))
         with subject.edited(plan):
-            final = subject.hidden(copies.ids, copies.mask)
-        results.append(target.value(subject, copies, final).cpu())
+            hidden = target.hidden(subject, copies)
+        results.append(target.value(subject, copies, hidden).cpu())
     return torch.cat(results) if results else torch.zeros(0)
 
 
@@ -79,7 +79,7 @@ def first_order(
     everything outside `kept` at `reference`."""
     outside = None if kept is None else Intervention(components, To(reference), ~interventions.Nodes.of(kept)).edit
     value = lambda final: target.value(subject, batch, final).sum()  # noqa: E731
-    found = activations_and_slopes(subject, components, batch, value, outside)
+    found = activations_and_slopes(subject, components, batch, value, outside, target.reads)
     changes = (
         ((values - base.to(values)) * slope).sum(-1)[0] for values, slope, base in zip(*found, reference, strict=True)
     )

@@ -126,7 +126,7 @@ class AttributionGraph:
 @torch.no_grad()
 def frame(subject: Subject, dictionary: Dictionary, batch: Batch, target: Target) -> Frame:
     """Step 1: freeze and encode. `batch` holds one sequence, already prepared for the target."""
-    frozen = FrozenSubject(subject, batch)
+    frozen = FrozenSubject(subject, batch, target.reads)
     config = dictionary.config
     encoded = [dictionary.encode(layer, frozen.actual.mlp_in[layer][0]) for layer in range(config.n_layers)]
     active = SparseActivations.stack(encoded)

@@ -1,6 +1,6 @@
 """Activations of components and the gradient of a scalar at each: what every first-order estimate is built on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,11 +10,17 @@ from isotrace.subjects.subject import Batch, Subject
 
 
 def activations_and_slopes(
-    subject: Subject, components: Components, batch: Batch, value: Callable[[Tensor], Tensor], move: Edit | None = None
+    subject: Subject,
+    components: Components,
+    batch: Batch,
+    value: Callable[[Tensor], Tensor],
+    move: Edit | None = None,
+    reads: Sequence[int] = (),
 ) -> tuple[Values, Values]:
     """(activations, ∂value/∂activation), each `[batch, tokens, components, width]` per layer, from one forward and one
-    backward pass. `value`: a scalar from the final hidden state `[batch, tokens, d_model]`. `move(layer, values)` sets
-    activations on the way, and the gradient is taken there; it is zero where nothing reads an activation."""
+    backward pass. `value`: a scalar from `Subject.hidden` of `reads`, by default the final hidden state.
+    `move(layer, values)` sets activations on the way, and the gradient is taken there; it is zero where nothing reads
+    an activation."""
     seen: dict[int, Tensor] = {}
     leaves: dict[int, Tensor] = {}
 
@@ -25,7 +31,7 @@ def activations_and_slopes(
         return values + leaves[layer]
 
     with torch.enable_grad(), components.edited(subject, edit):
-        total = value(subject.hidden(batch.ids, batch.mask))
+        total = value(subject.hidden(batch.ids, batch.mask, reads))
     layers = range(len(leaves))
     found = torch.autograd.grad(total, [leaves[layer] for layer in layers], allow_unused=True)
     slopes = [torch.zeros_like(leaves[layer]) if g is None else g for layer, g in zip(layers, found, strict=True)]

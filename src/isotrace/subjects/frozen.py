@@ -8,7 +8,7 @@ In replay every hidden state and logit is an affine function of the embeddings a
 `torch.autograd.grad` through it is the exact Jacobian of that function, not an approximation at a point.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -44,20 +44,22 @@ class Sources:
 
 @dataclass(frozen=True)
 class Replay:
-    """`mlp_in[l]` and `final`, each `[batch, tokens, d_model]`."""
+    """`mlp_in[l]` `[batch, tokens, d_model]`, and `final`, what the target reads: the final hidden state, or as wide as
+    the layers it reads, see `Subject.hidden`."""
 
     mlp_in: tuple[Tensor, ...]
     final: Tensor
 
 
 class FrozenSubject:
-    """`subject` linearised on the single sequence of `batch` (`[1, tokens]`, no padding)."""
+    """`subject` linearised on the single sequence of `batch` (`[1, tokens]`, no padding); `reads`: see
+    `Subject.hidden`."""
 
-    def __init__(self, subject: Subject, batch: Batch) -> None:
+    def __init__(self, subject: Subject, batch: Batch, reads: Sequence[int] = ()) -> None:
         if len(batch.ids) != 1 or not bool(batch.mask.all()):
             raise ValueError("a subject is linearised on one unpadded sequence at a time")
         subject.require_float32("a trace")
-        self.subject, self.ids, self.mask = subject, batch.ids, batch.mask
+        self.subject, self.ids, self.mask, self.reads = subject, batch.ids, batch.mask, reads
         self.patterns: dict[nn.Module, Tensor] = {}
         self.sigma: dict[nn.Module, Tensor] = {}
         self._record()
@@ -83,7 +85,7 @@ class FrozenSubject:
         sites += [(module, Site(before=(read,))) for module in readers]
         sites += [(module, Site(after=(keep,))) for module in modules]
         with patterns_recorded(subject) as self.patterns, overlaid(sites):
-            final = subject.hidden(self.ids, self.mask)
+            final = subject.hidden(self.ids, self.mask, self.reads)
         self.actual = Replay(tuple(mlp_in[module] for module in readers), final)
         n, n_tokens = len(modules) - n_layers, self.ids.shape[1]
         embeddings = tuple(seen[module].expand(1, n_tokens, -1) for module in modules[:n])
@@ -101,7 +103,7 @@ class FrozenSubject:
         compute = mlp or (lambda layer, _: sources.mlp_out[layer])
         frozen = patterns_frozen(subject, self.patterns)
         with forwards_replaced(replaced), frozen, mlps_computed_by(subject, compute) as mlp_in:
-            final = subject.hidden(self.ids.expand(rows, -1), self.mask.expand(rows, -1))
+            final = subject.hidden(self.ids.expand(rows, -1), self.mask.expand(rows, -1), self.reads)
         return Replay(tuple(mlp_in[layer] for layer in range(subject.n_layers)), final)
 
     def head_map(self, position: int) -> Callable[[Tensor], Tensor]:

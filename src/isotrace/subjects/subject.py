@@ -290,11 +290,22 @@ class Subject:
             raise SubjectError(f"the tokenizer of {self.source} has no mask token, so no token can be hidden from it.")
         return position
 
-    def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, mask: Tensor, reads: Sequence[int] = ()) -> Tensor:
         """Final hidden state `[batch, tokens, d_model]`, differentiable inside replaced forwards; float32, also of a
-        subject in fewer digits."""
-        final = self._hidden(ids, mask)
-        return final.float() if self.narrow else final
+        subject in fewer digits. `reads`: the hidden states of these layers instead, side by side in the last
+        dimension, counted as transformers' `hidden_states` are: 0 is what the first block reads, n_layers the final
+        hidden state."""
+        seen: dict[int, Tensor] = {}
+
+        def keep(layer: int, state: Tensor) -> Tensor:
+            seen[layer] = state
+            return state
+
+        inner = {i: f"layers.{max(0, i - 1)}.resid_{'post' if i else 'pre'}" for i in reads if i < self.n_layers}
+        with hookpoints_edited(self, {name: partial(keep, i) for i, name in inner.items()}) if inner else nullcontext():
+            final = self._hidden(ids, mask)
+        seen[self.n_layers] = final.float() if self.narrow else final
+        return torch.cat([seen[i] for i in reads], -1) if reads else seen[self.n_layers]
 
     def _hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
         base, given = cast(Any, self.model.base_model), {"input_ids": ids, "attention_mask": mask.long()}

@@ -2,7 +2,9 @@
 
 mask:POS[:TOKEN]  logit of TOKEN at masked position POS minus the mean logit; TOKEN defaults to the true one
 diff:POS:A:B      logit of A minus logit of B at masked position POS
-probe:NAME        output of a probe (log-odds or the property itself)
+probe:NAME        output of a probe (log-odds or the property itself); NAME is one that ships, or a folder of
+                  `isotrace probe`; of three classes or more :CLASS or :CLASS-OTHER behind it; of labels per atom or
+                  residue :POS[:CLASS]
 
 A causal subject predicts position POS from what stands before it: nothing is masked, and the logits are read one
 position earlier. POS may be that behind the last token of the text, whatever a tokenizer adds there: TOKEN is then the
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING
 from isotrace.base.errors import InputError
 from isotrace.base.registry import Registry
 from isotrace.base.settings import whole_number
-from isotrace.subjects.probe import Probe, load_probe, pool, pooling_weights, probes_of
+from isotrace.subjects.probe import Probe, load_probe, probe_folder, probes_of, read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Target:
     """`position` is that of the predicted token; `positive` and `negative` are token ids (negative None: the mean
-    over the vocabulary)."""
+    over the vocabulary). `probe` has one output; `place`: the token it is read at, where it reads single tokens."""
 
     kind: str
     name: str
@@ -41,6 +43,16 @@ class Target:
     positive: int | None = None
     negative: int | None = None
     probe: Probe | None = None
+    place: int | None = None
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The layers it reads, see `Subject.hidden`; empty is the final hidden state."""
+        return () if self.probe is None else self.probe.config.layers
+
+    def hidden(self, subject: "Subject", batch: "Batch") -> "Tensor":
+        """What `value` is computed from, `[batch, tokens, d_read]`."""
+        return subject.hidden(batch.ids, batch.mask, self.reads)
 
     def prepare(self, subject: "Subject", batch: "Batch") -> "Batch":
         """The input as the target needs it: with its position masked, or unchanged. Raises as
@@ -51,33 +63,31 @@ class Target:
         reference = logits.mean(-1) if self.negative is None else logits[..., self.negative]
         return logits[..., self.positive] - reference
 
-    def value(self, subject: "Subject", batch: "Batch", final: "Tensor") -> "Tensor":
-        """`[batch]` from final hidden states `[batch, tokens, d_model]`."""
+    def value(self, subject: "Subject", batch: "Batch", hidden: "Tensor") -> "Tensor":
+        """`[batch]` from `hidden [batch, tokens, d_read]`, see `hidden`."""
         if self.probe is not None:
-            return self.probe.value(pool(subject, batch, final))
+            read = self.probe.read(subject, batch, hidden)[..., 0]
+            return read if self.place is None else read[:, self.place]
         assert self.position is not None
-        return self._contrast(subject.head(final[:, subject.reading_position(self.position)]))
+        return self._contrast(subject.head(hidden[:, subject.reading_position(self.position)]))
 
     def linear(self, frozen: "FrozenSubject") -> "tuple[Tensor, float]":
-        """(gradient `[tokens, d_model]`, constant): the target as an affine function of the final hidden state
-        on the frozen input. Exact for a probe; for logits the head is linearised at this input."""
+        """(gradient `[tokens, d_read]`, constant): the target as an affine function of what it reads on the frozen
+        input. Exact for a probe that takes means; a maximum is taken where it lies on this input, and for logits the
+        head is linearised at it."""
         import torch
 
         from isotrace.subjects.subject import Batch
 
-        final = frozen.actual.final[0]
+        read = frozen.actual.final.detach().clone().requires_grad_(True)
         if self.probe is not None:
-            vector, constant = self.probe.read_vector()
-            weights = pooling_weights(frozen.subject, Batch(frozen.ids, frozen.mask, (), ()))[0]
-            return weights[:, None].to(final) * vector.to(final), constant
-        assert self.position is not None
-        place = frozen.subject.reading_position(self.position)
-        row = final[place].detach().clone().requires_grad_(True)
-        value = self._contrast(frozen.head_map(place)(row))
-        (gradient,) = torch.autograd.grad(value, row)
-        full = torch.zeros_like(final)
-        full[place] = gradient
-        return full, float(value.detach() - gradient @ row.detach())
+            value = self.value(frozen.subject, Batch(frozen.ids, frozen.mask, (), ()), read)[0]
+        else:
+            assert self.position is not None
+            place = frozen.subject.reading_position(self.position)
+            value = self._contrast(frozen.head_map(place)(read[0, place]))
+        (gradient,) = torch.autograd.grad(value, read)
+        return gradient[0], float(value.detach() - (gradient * read.detach()).sum())
 
 
 Parser = Callable[[str, "Subject", "Batch"], Target]
@@ -96,7 +106,8 @@ def check_target(text: str, subject: "Subject") -> None:
     none has, something the subject cannot predict."""
     kind, (where, _, tokens) = kind_of(text, subject.files.folder), text.partition(":")[2].partition(":")
     if kind == "probe":
-        load_probe(subject, text.partition(":")[2])
+        probe, rest = load_probe(subject, text.partition(":")[2])
+        _output(text, probe, rest)
     if kind in ("mask", "diff"):
         position = whole_number(where)
         if position is None or not 0 <= position <= subject.max_tokens:
@@ -118,7 +129,7 @@ def kind_of(text: str, folder: Path | None) -> str:
     others = "".join(f", {name}:…" for name in TARGETS if name not in ("mask", "diff", "probe"))
     use = f"use mask:POS[:TOKEN], diff:POS:A:B or probe:NAME{others}"
     for name in (text, rest):
-        if (folder and name in probes_of(folder)) or name.endswith(".json"):
+        if folder and name and name in probes_of(folder):
             use = f"did you mean probe:{name}? Else {use}"
     raise InputError(f"{text!r} is no target: {use}.")
 
@@ -133,10 +144,46 @@ def _pair(text: str, tokens: str, subject: "Subject") -> tuple[str, str]:
     raise InputError(f"{text!r} names no two tokens of {subject.source}: use diff:POS:A:B.")
 
 
+def look_at_probe(text: str, folder: Path, source: str) -> None:
+    """Raises what can be told of a target `probe:…` before torch is imported."""
+    read_config(probe_folder(folder, source, text.partition(":")[2])[0])
+
+
+def _output(text: str, probe: Probe, rest: list[str]) -> tuple[str | None, str, Probe]:
+    """(position, what is read, the probe of that output) from the parts behind its name."""
+    config = probe.config
+    position = rest.pop(0) if config.pool == "token" and rest else None
+    if config.pool == "token" and position is None:
+        raise InputError(f"{text!r} reads single tokens: give the position, probe:NAME:POS.")
+    asked, outputs = ":".join(rest), list(config.outputs)
+    if len(outputs) == 1:
+        if asked:
+            raise InputError(f"{text!r} has one output, {outputs[0]}: leave out {asked!r}.")
+        return position, config.description, probe
+    if asked in outputs:
+        said = f"logit of {asked} minus the mean of the other classes"
+        return position, f"{config.description}: {said}", probe.only(outputs.index(asked))
+    for one in outputs:
+        other = asked.removeprefix(f"{one}-")
+        if asked.startswith(f"{one}-") and other in outputs and other != one:
+            said = f"{config.description}: logit of {one} minus logit of {other}"
+            return position, said, probe.only(outputs.index(one), outputs.index(other))
+    raise InputError(f"{text!r} names no class: put :CLASS or :CLASS-OTHER behind it, of {', '.join(outputs)}.")
+
+
 @TARGETS.named("probe")
 def _probe(text: str, subject: "Subject", batch: "Batch") -> Target:
-    probe = load_probe(subject, text.partition(":")[2])
-    return Target("probe", text, probe.description, probe.unit, probe=probe)
+    probe, rest = load_probe(subject, text.partition(":")[2])
+    where, description, one = _output(text, probe, rest)
+    place = None
+    if where is not None:
+        allowed = (~subject.special(batch.ids[0]) & batch.mask[0]).nonzero()[:, 0].tolist()
+        if (place := whole_number(where)) not in allowed:
+            raise InputError(
+                f"position {where!r} is no token to read: this input has positions {allowed[0]} to {allowed[-1]}."
+            )
+        description += f" at position {place}"
+    return Target("probe", text, description, probe.config.unit, probe=one, place=place)
 
 
 def end_of(subject: "Subject", batch: "Batch") -> int | None:

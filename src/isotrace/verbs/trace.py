@@ -62,9 +62,9 @@ class TraceRequest(OnDictionary, Seeded):
         if (folder := look(source)) is None:
             return
         if kind_of(self.target, folder) == "probe":
-            from isotrace.subjects.probe import probe_file
+            from isotrace.subjects.targets import look_at_probe
 
-            probe_file(folder, source, self.target.partition(":")[2])
+            look_at_probe(self.target, folder, source)
         alone = isinstance(self.data, str) and self.data != "-" and not os.path.isfile(self.data)
         if alone and source.startswith("bundled:"):
             from isotrace.domains.molecule import parse_or_begin

@@ -104,6 +104,6 @@ def target_probability(traced: Traced) -> float:
         return float(frozen.subject.head(frozen.actual.final[0, place]).softmax(-1)[target.positive])
     return (
         float(torch.sigmoid(torch.tensor(traced.value)))
-        if target.probe and target.probe.task == "classification"
+        if target.probe and target.probe.task == "classification" and len(target.probe.config.outputs) == 1
         else 1.0
     )
