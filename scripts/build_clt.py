@@ -90,10 +90,10 @@ def measure(args: argparse.Namespace, subject: Subject) -> None:
             "subject": None,
             "replaced": lambda batch: replaced_hidden(subject, dictionary, batch, "free_running"),
         }
-        read = lambda hidden: (
-            probe.value(torch.from_numpy(pooled(subject, smiles, hidden)).float())[:, 0].double().numpy()
-        )  # noqa: B023, E731
-        probes[task] = {name: with_ci(kind, y, read(hidden)) for name, hidden in streams.items()}
+        probes[task] = {
+            name: with_ci(kind, y, probe.value(torch.from_numpy(pooled(subject, smiles, hidden)).float())[:, 0].numpy())
+            for name, hidden in streams.items()
+        }
     card = {
         "probes_free_running": probes,
         "beside_controls": {

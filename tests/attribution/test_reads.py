@@ -56,10 +56,10 @@ def test_first_order_is_the_slope_of_what_runs(subject64):
     slot = framing.active.indices[layer, position] == feature
     value = framing.active.values[layer, position][slot][0]
     near = tuple(v.clone() for v in zero)
-    near[layer][feature] = value * (1 - 1e-5)
+    near[layer][feature] = value * (1 - 1e-4)
     node = torch.tensor([[layer, position, feature]])
     moved = ablated(subject64, parts, near, batch, target, [node[:0], node], complement=False).double()
-    assert float(moved[0] - moved[1]) == pytest.approx(1e-5 * float(estimate[layer, position, feature]), rel=1e-3)
+    assert float(moved[0] - moved[1]) == pytest.approx(1e-4 * float(estimate[layer, position, feature]), rel=1e-2)
 
 
 @pytest.mark.parametrize("how", POOLS)
