@@ -6,9 +6,10 @@ import torch
 import tiny
 from handbuilt import DECOYS, POSITION, READER, SOURCE
 from handbuilt import handbuilt as make
+from isotrace.attribution.circuits.choice import choose_circuit
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import prune, scores, total_effects
-from isotrace.attribution.verification import choose_circuit, circuit_effects
+from isotrace.attribution.verification import circuit_effects
 from isotrace.subjects.targets import parse_target
 
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 import tiny
-from isotrace.attribution import verification
 from isotrace.attribution.ablation import ablated, feature_values, first_order
+from isotrace.attribution.circuits import choice, halving
+from isotrace.attribution.circuits.choice import choose_circuit
+from isotrace.attribution.circuits.halving import halved
+from isotrace.attribution.circuits.neurons import neuron_effects
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import prune, total_effects
 from isotrace.attribution.verification import (
     CircuitEffects,
-    choose_circuit,
     circuit_effects,
-    halved,
     matched_controls,
-    neuron_effects,
     node_effects,
 )
 from isotrace.dictionaries.features import Features
@@ -121,7 +121,7 @@ def test_mean_ablation_with_zero_means_is_zero_ablation(rotary):
 def test_shares_are_nan_when_features_do_nothing_on_any_scale(rotary, kind, scale):
     framing, graph, target = traced(rotary, kind)
     if target.probe is not None:
-        probe = replace(target.probe, weight=[scale * w for w in target.probe.weight])
+        probe = replace(target.probe, weight=scale * target.probe.weight)
         target = replace(target, probe=probe)
         framing = frame(rotary, framing.dictionary, framing.batch, target)
     for weight in framing.dictionary.W_dec:
@@ -186,7 +186,7 @@ def test_the_size_is_the_smallest_from_which_on_all_are_near(rotary, monkeypatch
     framing, graph, target = traced(rotary)
     full = float(target.value(rotary, framing.batch, framing.frozen.actual.final))
     told = torch.tensor([full - 7, *(full + 7 * d for d in distances)])
-    monkeypatch.setattr(verification, "ablated", lambda *given, complement: told if complement else None)
+    monkeypatch.setattr(choice, "ablated", lambda *given, complement: told if complement else None)
     shares = (0.5, 0.1, 1.0, 0.2)
     found = choose_circuit(rotary, framing, target, graph.feature_nodes, shares=shares, tolerance=0.1, ablation="zero")
     assert found.sizes == tuple(round(graph.n_active * s) for s in sorted(shares))
@@ -203,7 +203,7 @@ def test_effects_are_taken_anew_in_every_round(rotary, monkeypatch):
         strength = torch.arange(40.0) if len(rounds) % 2 else -1.0 / torch.arange(1, 41)
         return (strength[None],)
 
-    monkeypatch.setattr(verification, "first_order", told)
+    monkeypatch.setattr(halving, "first_order", told)
     nodes = torch.tensor([[0, 0, i] for i in range(40)])
     three, eight = halved(rotary, Neurons(), (), None, None, nodes, [3, 8])  # pyright: ignore[reportArgumentType]
     assert rounds == [40, 20, 10, 8, 4]

@@ -16,20 +16,18 @@ from rdkit import Chem
 from torch import Tensor
 
 from isotrace.attribution.ablation import Ablation, feature_values
+from isotrace.attribution.circuits.choice import Choice, choose_circuit
+from isotrace.attribution.circuits.halving import halved
+from isotrace.attribution.circuits.neurons import NeuronEffects, neuron_effects
 from isotrace.attribution.graph import AttributionGraph, Frame, build_graph, frame
 from isotrace.attribution.influence import Pruned, Scores, prune, scores, supporters, total_effects
 from isotrace.attribution.percolation import NetworkView, network_view
 from isotrace.attribution.units import UnitScores, unit_scores
 from isotrace.attribution.verification import (
-    Choice,
     CircuitEffects,
-    NeuronEffects,
     NodeEffects,
     ablation_effects,
-    choose_circuit,
     circuit_effects,
-    halved,
-    neuron_effects,
     node_effects,
 )
 from isotrace.base.errors import InputError, SubjectError

@@ -1,15 +1,7 @@
-"""Which circuit reproduces a prediction, and is it the cause? Interventions in the real subject, against matched
-random circuits and as many neurons (METHODS §§7, 9).
-
-1. choose   rounds of halving: with everything but the candidates ablated, drop the half whose ablation would move the
-            target least to first order, of either sign, down to each size of a grid
-2. size     the smallest from which on the target stays within a tolerance of the model's; else the nearest. Neither
-            looks at a control
-3. measure  the target with the circuit alone and with the circuit removed, the same of matched random circuits, and
-            of as many neurons alone, chosen in the same way
+"""Is a circuit the cause of a prediction? Interventions in the real subject, against matched random circuits, and the
+effects of single nodes (METHODS §§7, 9). `circuits` chooses what is measured here.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,17 +14,14 @@ from isotrace.attribution.ablation import (
     ablate_in_frozen,
     ablated,
     feature_values,
-    first_order,
     rounding,
 )
 from isotrace.attribution.graph import AttributionGraph, Frame
 from isotrace.attribution.influence import Pruned, total_effects
 from isotrace.dictionaries.features import Features
-from isotrace.interventions.components import Components, Values
-from isotrace.interventions.hookpoints import Neurons
 from isotrace.stats.matching import NEIGHBOURS, log_frequency, matched
 from isotrace.stats.share import share
-from isotrace.subjects.subject import Batch, Subject
+from isotrace.subjects.subject import Subject
 from isotrace.subjects.targets import Target
 
 NEARER = 0.95
@@ -48,24 +37,6 @@ class NodeEffects:
     predicted: Tensor
     frozen: Tensor
     free_running: Tensor
-
-
-@dataclass(frozen=True)
-class Choice:
-    """`circuit [n, 3]`; `sizes` of the grid, ascending, and the target with the circuit of each size alone."""
-
-    circuit: Nodes
-    sizes: tuple[int, ...]
-    values: np.ndarray
-
-
-@dataclass(frozen=True)
-class NeuronEffects:
-    """As many neurons as the circuit has nodes, alone: `value` of the target, `empty` with every neuron ablated."""
-
-    n: int
-    value: float
-    empty: float
 
 
 @dataclass(frozen=True)
@@ -117,50 +88,6 @@ class CircuitEffects:
         return None
 
 
-def halved(
-    subject: Subject,
-    components: Components,
-    reference: Values,
-    batch: Batch,
-    target: Target,
-    candidates: Nodes,
-    sizes: Sequence[int],
-) -> list[Nodes]:
-    """Step 1: a set of each of the ascending `sizes`, every one part of the next and all of `candidates`."""
-    kept, found = candidates, []
-    for size in reversed(sizes):
-        while len(kept) > size:
-            effects = torch.stack(first_order(subject, components, reference, batch, target, kept))
-            strength = effects[kept[:, 0], kept[:, 1], kept[:, 2]].abs()
-            kept = kept[strength.argsort(descending=True, stable=True)[: max(size, len(kept) // 2)]]
-        found.append(kept)
-    return found[::-1]
-
-
-def choose_circuit(
-    subject: Subject,
-    frame: Frame,
-    target: Target,
-    candidates: Nodes,
-    *,
-    shares: Sequence[float],
-    tolerance: float,
-    ablation: Ablation,
-) -> Choice:
-    """Steps 1 and 2. `shares`: sizes as shares of all active features; `tolerance`: as a share of |M(full) − M(∅)|."""
-    n_active = int((frame.active.values > 0).sum())
-    sizes = sorted({min(len(candidates), max(1, round(s * n_active))) for s in shares})
-    arguments = (subject, Features(frame.dictionary), feature_values(frame.dictionary, ablation), frame.batch, target)
-    nested = halved(*arguments, candidates, sizes)
-    values = ablated(*arguments, [candidates[:0], *nested], complement=True).double().numpy()
-    full = float(target.value(subject, frame.batch, frame.frozen.actual.final))
-    errors = np.abs(values[1:] - full)
-    within = errors <= tolerance * abs(values[0] - full)
-    lasting = np.logical_and.accumulate(within[::-1])[::-1]
-    place = int(lasting.argmax()) if lasting.any() else int(errors.argmin())
-    return Choice(nested[place], tuple(sizes), values[1:])
-
-
 def circuit_effects(
     subject: Subject,
     frame: Frame,
@@ -171,7 +98,7 @@ def circuit_effects(
     ablation: Ablation,
     seed: int,
 ) -> CircuitEffects:
-    """Step 3: `circuit` `[n, 3]` against `n_controls` circuits of equal size, all free-running."""
+    """`circuit` `[n, 3]` against `n_controls` circuits of equal size, all free-running."""
     controls = matched_controls(frame, frame.dictionary.density, circuit, n_controls, seed) if len(circuit) else []
     sets, nothing = [circuit, *controls], circuit[:0]
     arguments = (subject, Features(frame.dictionary), feature_values(frame.dictionary, ablation), frame.batch, target)
@@ -181,18 +108,6 @@ def circuit_effects(
     empty, full = (float(ablated(*arguments, [nothing], complement=c)[0]) for c in (True, False))
     noise = max(abs(empty - float(alone[0])), abs(full - float(without[0])), rounding(frame))
     return CircuitEffects(full, empty, float(alone[1]), float(without[1]), alone[2:], without[2:], noise)
-
-
-def neuron_effects(subject: Subject, frame: Frame, target: Target, means: Values, n: int) -> NeuronEffects:
-    """`n` neurons, of all at all positions, chosen as the circuit is; the others stand at `means`."""
-    sizes = [len(values) for values in means]
-    parts = [torch.cartesian_prod(torch.tensor([layer]), torch.arange(frame.n_tokens), torch.arange(size))
-             for layer, size in enumerate(sizes)]  # fmt: skip
-    everything = torch.cat(parts)
-    arguments = (subject, Neurons(), means, frame.batch, target)
-    (chosen,) = halved(*arguments, everything, [min(n, len(everything))])
-    value, empty = ablated(*arguments, [chosen, everything[:0]], complement=True).tolist()
-    return NeuronEffects(len(chosen), value, empty)
 
 
 def node_effects(

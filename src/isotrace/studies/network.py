@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from isotrace.attribution.circuits.choice import choose_circuit
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.percolation import BROKEN, NetworkView, network_view
 from isotrace.attribution.trace import TraceConfig, prune_to_circuit
-from isotrace.attribution.verification import choose_circuit
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary
