@@ -61,8 +61,9 @@ def perturb(model: torch.nn.Module, scale: float, seed: int) -> None:
         parameter.data += scale * torch.randn(parameter.shape, generator=generator)
 
 
-def tiny_model(variant: str, **changes) -> PreTrainedModel:
-    """The language model of a variant, with random weights; `changes` go to its config."""
+def tiny_model(variant: str, head: str | None = None, **changes) -> PreTrainedModel:
+    """The language model of a variant, or that with another `head` (`ForSequenceClassification`), with random weights;
+    `changes` go to its config."""
     torch.manual_seed(SEED)
     name, own = MODELS[variant]
     shape = {
@@ -82,7 +83,7 @@ def tiny_model(variant: str, **changes) -> PreTrainedModel:
         shape |= {"d_model": D_MODEL, "decoder_start_token_id": 2}
     if name == "T5":
         shape.pop("max_position_embeddings")
-    head = {"GPT2": "LMHeadModel", "Llama": "ForCausalLM", "Bart": "ForConditionalGeneration",
+    head = head or {"GPT2": "LMHeadModel", "Llama": "ForCausalLM", "Bart": "ForConditionalGeneration",
             "T5": "ForConditionalGeneration"}.get(name, "ForMaskedLM")  # fmt: skip
     config = getattr(transformers, f"{name}Config")(**shape | own | changes)
     model = getattr(transformers, name + head)(config)

@@ -139,7 +139,8 @@ def trace(
             "reads SMILES of molecules."
         )
     sequence = sequence.strip()
-    mol, begun = parse_or_begin(sequence, None if subject.objective == "causal" else subject.source)
+    goes_on = subject.objective == "causal" and subject.has_head
+    mol, begun = parse_or_begin(sequence, None if goes_on else subject.source)
     written = Spelling(sequence, atoms or tuple(range(mol.GetNumAtoms())))
     if atoms is not None:
         mol = Chem.RenumberAtoms(mol, np.argsort(atoms).tolist())
@@ -240,7 +241,8 @@ def spelling_scores(
     single atom, which other spellings lack, and for what is behind the end."""
     if config.n_spellings == 0 or target.position == len(units):
         return None
-    masked = None if target.position is None else units[target.position]
+    asked = target.place if target.position is None else target.position
+    masked = None if asked is None else units[asked]
     if masked is not None and (masked.kind != "atom" or len(masked.atoms) != 1):
         return None
     kept, values, rows = [], [], []
@@ -278,9 +280,9 @@ def _spelled(
     goal = target
     if masked is not None:
         places = [i for i, u in enumerate(units) if u.kind == "atom" and u.atoms[0] == masked.atoms[0]]
-        if len(places) != 1 or (subject.objective == "causal" and places[0] == 0):
+        if len(places) != 1 or (goal.position is not None and subject.objective == "causal" and places[0] == 0):
             return None
-        goal = replace(target, position=places[0])
+        goal = replace(target, **{"place" if goal.position is None else "position": places[0]})
     prepared = goal.prepare(subject, batch)
     framed = frame(subject, dictionary, prepared, goal)
     graph = build_graph(framed, max_features=config.spelling_features)

@@ -11,11 +11,18 @@ from isotrace.verbs.subjects import SubjectsRequest, subjects
 COLUMNS = ("source", "architecture", "layers × d_model", "domain", "licence", "MB", "cached", "about")
 
 
+def said(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {said(one)}" for name, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(value)
+    return {True: "yes", False: "no", None: "none"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
 def show(summary: dict[str, Any], request: SubjectsRequest) -> None:
     if request.source is not None:
         for name, value in summary.items():
-            shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
-            typer.echo(f"{name.replace('_', ' ')}: {', '.join(shown) if isinstance(shown, list) else shown}")
+            typer.echo(f"{name.replace('_', ' ')}: {said(value)}")
         return
     rows = [
         (

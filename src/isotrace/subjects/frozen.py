@@ -124,9 +124,7 @@ class FrozenSubject:
 
         with torch.no_grad(), overlaid([(dense, Site(after=(keep_dense,))), (norm, Site(before=(keep_norm,)))]):
             subject.head(self.actual.final[:, position])
-        z, f = stored["z"], stored["f"]
-        gate = torch.where(z == 0, torch.zeros_like(z), f / torch.where(z == 0, torch.ones_like(z), z))
-        sigma = denominator(f, norm, LAYER_NORM)
+        gate, sigma = secant(stored["z"], stored["f"]), denominator(stored["f"], norm, LAYER_NORM)
 
         def apply(final: Tensor) -> Tensor:
             last: list[Tensor] = []
@@ -140,8 +138,33 @@ class FrozenSubject:
 
         return apply
 
+    def task_map(self, pooled: Tensor) -> Callable[[Tensor], Tensor]:
+        """The task head at `pooled [d_model]` as an affine map `[..., d_model]` → `[..., outputs]`, linearised as
+        `head_map` is. Raises SubjectError without one."""
+        task = self.subject.require_task()
+        if task.dense is None:
+            return task.outputs
+        with torch.no_grad():
+            z = task.dense(pooled)
+            f = task.function(z)
+            gate = secant(z, f)
+            sigma = None if task.norm is None else denominator(f, task.norm, LAYER_NORM)
+
+        def apply(rows: Tensor) -> Tensor:
+            passed = cast(nn.Module, task.dense)(rows) * gate
+            if task.norm is not None:
+                passed = with_denominator(passed, task.norm, cast(Tensor, sigma), LAYER_NORM)
+            return task.classifier(passed)
+
+        return apply
+
     def _linear_norm(self, norm: nn.Module) -> Callable[[Tensor], Tensor]:
         return lambda x: with_denominator(x, norm, self.sigma[norm], self.subject.family.norm)
+
+
+def secant(z: Tensor, f: Tensor) -> Tensor:
+    """The gate f(z)/z of a pointwise function, 0 where z is."""
+    return torch.where(z == 0, torch.zeros_like(z), f / torch.where(z == 0, torch.ones_like(z), z))
 
 
 def denominator(x: Tensor, norm: nn.Module, kind: NormKind) -> Tensor:

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from isotrace.base.errors import SubjectError
 from isotrace.subjects.dispatch import ATTENTION
 from isotrace.subjects.families import Family, family_of
+from isotrace.subjects.heads.task_head import Kind, TaskHead
 from isotrace.subjects.sources.source import SubjectFiles
 from isotrace.subjects.tokenizers import load_tokenizer
 
@@ -24,6 +25,10 @@ HEADS = {
     "masked": ("AutoModelForMaskedLM", modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
     "causal": ("AutoModelForCausalLM", modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     "denoising": ("AutoModelForSeq2SeqLM", modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+}
+TASKS: dict[Kind, tuple[str, Any]] = {
+    "sequence": ("AutoModelForSequenceClassification", modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    "token": ("AutoModelForTokenClassification", modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES),
 }
 
 
@@ -54,10 +59,10 @@ def quiet() -> Iterator[None]:
 @quiet()
 def load_model(
     files: SubjectFiles, device: str, dtype: torch.dtype
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, bool]:
-    """(model, tokenizer, whether it has a language-model head) from a folder.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, SubjectFiles, bool, TaskHead | None]:
+    """(model, tokenizer, files, whether it has a language-model head, the head of a fine-tuned model).
 
-    `architectures` in the config says whether there is a head: without it, or where it names a class transformers
+    `architectures` in the config says which head there is: without it, or where it names a class transformers
     does not have, there must be one. Raises SubjectError for an architecture without a family, a model that its
     family cannot handle exactly, damaged files, missing or non-finite weights and a tokenizer without offsets.
     """
@@ -65,7 +70,8 @@ def load_model(
     with _explained(source):
         config = AutoConfig.from_pretrained(files.folder)
     family = family_of(config.model_type)
-    head_class, has_head = _head_class(config, family)
+    head_class, has_head, kind = _head_class(config, family)
+    paths = None if kind is None else getattr(family, kind)
     reason = family.refuse(config, has_head) if family.refuse else None
     if family.objective == "denoising" and getattr(config, "decoder_start_token_id", None) is None:
         reason = "its config names no decoder_start_token_id"
@@ -77,7 +83,12 @@ def load_model(
             files.folder, dtype=dtype, attn_implementation=implementation, output_loading_info=True
         )
         tokenizer = load_tokenizer(source, files.folder)
-    missing = sorted(k for k in info["missing_keys"] if not any(o in k for o in family.optional_weights))
+    needed = [] if paths is None else [path for path in (paths.classifier, paths.dense, paths.norm) if path]
+    missing = sorted(
+        k
+        for k in info["missing_keys"]
+        if k.rpartition(".")[0] in needed or not any(o in k for o in family.optional_weights)
+    )
     if missing:
         headless = "" if not has_head else ", or, if it has no head, name its class without one in architectures"
         raise SubjectError(
@@ -100,16 +111,20 @@ def load_model(
     model = model.to(device_of(device))
     if family.prepare:
         family.prepare(model)
-    return model, tokenizer, has_head
+    task = None if kind is None or paths is None else TaskHead(model, paths, kind, source)
+    return model, tokenizer, files, has_head, task
 
 
-def _head_class(config: Any, family: Family) -> tuple[Any, bool]:
-    """(transformers' automatic class, whether it has the language-model head)."""
+def _head_class(config: Any, family: Family) -> tuple[Any, bool, Kind | None]:
+    """(transformers' automatic class, whether it has the language-model head, the kind of another head)."""
     auto, names = HEADS[family.objective]
     heads = {m.get(config.model_type) for m in (names, modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES)}
     named = (config.architectures or [None])[0]
+    for kind, (task, classes) in TASKS.items():
+        if named is not None and named == classes.get(config.model_type) and getattr(family, kind) is not None:
+            return getattr(transformers, task), False, kind
     has_head = named is None or named in heads or not hasattr(transformers, named)
-    return getattr(transformers, auto if has_head else "AutoModel"), has_head
+    return getattr(transformers, auto if has_head else "AutoModel"), has_head, None
 
 
 @contextmanager

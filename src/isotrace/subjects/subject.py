@@ -18,6 +18,7 @@ from isotrace.domains.domain import domain_of
 from isotrace.subjects.dispatch import hookpoints_edited, install
 from isotrace.subjects.families import Family, Side, family_of
 from isotrace.subjects.generation import Generated, Sampling, sampled
+from isotrace.subjects.heads.task_head import Kind, TaskHead
 from isotrace.subjects.loading import load_model, settings_of
 from isotrace.subjects.sources.source import SubjectFiles, resolve
 from isotrace.subjects.tokenizers import Spans, fault, spaced, unspaced, wants_spaces, way_out
@@ -71,17 +72,19 @@ class Subject:
     """A language model under study. Weights are in eval mode and never trained here.
 
     `objective` is what its head predicts, see `Family`; `has_head` is False for a model without a language-model
-    head, whose logits are None. Layers count the encoder's blocks, then the decoder's. `mask_id` is None for a
-    subject that fills no masks. An encoder–decoder reads the tokens twice: the encoder as they are, the decoder one
-    place to the right, so that its place p predicts token p; the final hidden state is the decoder's.
+    head, whose logits are None; `task` is the head of one that was fine-tuned, or None. Layers count the encoder's
+    blocks, then the decoder's. `mask_id` is None for a subject that fills no masks. An encoder–decoder reads the tokens
+    twice: the encoder as they are, the decoder one place to the right, so that its place p predicts token p; the final
+    hidden state is the decoder's.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, files: SubjectFiles, has_head: bool = True
-    ) -> None:
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, files: SubjectFiles, has_head: bool = True,
+        task: TaskHead | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.files = model.eval().requires_grad_(False), tokenizer, files
         self.family: Family = family_of(model.config.model_type)
-        self.has_head, self.objective = has_head, self.family.objective
+        self.has_head, self.objective, self.task = has_head, self.family.objective, task
         self.mask_id = None if self.objective == "causal" else self._mask_id()
         # padding is masked out, so any token will do where the tokenizer has none for it
         fillers = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
@@ -103,7 +106,9 @@ class Subject:
         shape = (
             f"{self.n_layers} layers × {self.d_model}, vocabulary {len(self.tokenizer)}, up to {self.max_tokens} tokens"
         )
-        about = f"{self.family.model_type}, {self.objective if self.has_head else 'no language-model head'}"
+        head = self.objective if self.has_head else "no language-model head"
+        head = head if self.task is None else f"head of {self.task.kind}s: {', '.join(self.task.names)}"
+        about = f"{self.family.model_type}, {head}"
         place = f"{self.device}, {self.model.dtype}".replace("torch.", "")
         return shortened(f"Subject {self.source}: {about}, domain {self.files.domain}", f"{shape}; {place}")
 
@@ -281,7 +286,7 @@ class Subject:
     def reading_position(self, position: int) -> int:
         """Where the logits of the token at `position` are read; raises as `prepare_prediction` does."""
         if not self.has_head:
-            raise SubjectError(f"{self.source} has no language-model head and predicts no token: use a probe.")
+            raise SubjectError(f"{self.source} has no language-model head and predicts no token: use {self.instead}.")
         if self.objective == "causal":
             if position < 1:
                 raise InputError("nothing stands before position 0: a causal subject predicts positions from 1 on.")
@@ -325,6 +330,23 @@ class Subject:
             raise SubjectError(f"{self.source} has no language-model head: it has hidden states, but no logits.")
         compute = partial(self.family.logits, self.model) if self.family.logits else self.module(self.family.head)
         return compute(final.to(self.narrow)).float() if self.narrow else compute(final)
+
+    @property
+    def instead(self) -> str:
+        """What can be explained of a subject that predicts no tokens."""
+        named = {"sequence": "class:LABEL, output:NAME or a probe", "token": "label:POS:NAME or a probe"}
+        return "a probe" if self.task is None else named[self.task.kind]
+
+    def require_task(self, kind: Kind | None = None) -> TaskHead:
+        """Raises SubjectError for a subject without the head of a fine-tuned model, or with one of another kind."""
+        if self.task is None:
+            raise SubjectError(
+                f"{self.source} has no head of a fine-tuned model, as …ForSequenceClassification has one: use a probe, "
+                "or mask:POS where it predicts tokens."
+            )
+        if kind not in (None, self.task.kind):
+            raise SubjectError(f"the head of {self.source} reads {self.task.kind}s: use {self.instead}.")
+        return self.task
 
     @torch.no_grad()
     def run(
@@ -371,5 +393,4 @@ def load_subject(
     Raises SubjectError, see `source.resolve` and `loading.load_model`.
     """
     files = resolve(str(source), domain)
-    model, tokenizer, has_head = load_model(files, device, getattr(torch, dtype))
-    return Subject(model, tokenizer, files, has_head)
+    return Subject(*load_model(files, device, getattr(torch, dtype)))

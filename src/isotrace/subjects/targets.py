@@ -6,6 +6,8 @@ probe:NAME        output of a probe (log-odds or the property itself); NAME is o
                   `isotrace probe`; of three classes or more :CLASS or :CLASS-OTHER behind it; of labels per atom or
                   residue :POS[:CLASS]
 
+What is read from the head of a fine-tuned subject, class:, output: and label:, stands in `heads.targets`.
+
 A causal subject predicts position POS from what stands before it: nothing is masked, and the logits are read one
 position earlier. POS may be that behind the last token of the text, whatever a tokenizer adds there: TOKEN is then the
 one that the subject finds most probable, if it is left out.
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Target:
     """`position` is that of the predicted token; `positive` and `negative` are token ids (negative None: the mean
-    over the vocabulary). `probe` has one output; `place`: the token it is read at, where it reads single tokens."""
+    over the vocabulary). `probe` has one output; `outputs`: how often every output of the task head counts, where that
+    is read. `place`: the token at which a probe or head of single tokens is read."""
 
     kind: str
     name: str
@@ -44,6 +47,7 @@ class Target:
     negative: int | None = None
     probe: Probe | None = None
     place: int | None = None
+    outputs: tuple[float, ...] | None = None
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -63,28 +67,38 @@ class Target:
         reference = logits.mean(-1) if self.negative is None else logits[..., self.negative]
         return logits[..., self.positive] - reference
 
+    def _combined(self, outputs: "Tensor") -> "Tensor":
+        return outputs @ outputs.new_tensor(self.outputs)
+
     def value(self, subject: "Subject", batch: "Batch", hidden: "Tensor") -> "Tensor":
         """`[batch]` from `hidden [batch, tokens, d_read]`, see `hidden`."""
         if self.probe is not None:
             read = self.probe.read(subject, batch, hidden)[..., 0]
             return read if self.place is None else read[:, self.place]
+        if self.outputs is not None:
+            task = subject.require_task()
+            return self._combined(task.outputs(task.pooled(batch, hidden, self.place)))
         assert self.position is not None
         return self._contrast(subject.head(hidden[:, subject.reading_position(self.position)]))
 
     def linear(self, frozen: "FrozenSubject") -> "tuple[Tensor, float]":
         """(gradient `[tokens, d_read]`, constant): the target as an affine function of what it reads on the frozen
-        input. Exact for a probe that takes means; a maximum is taken where it lies on this input, and for logits the
-        head is linearised at it."""
+        input. Exact for a probe that takes means; a maximum is taken where it lies on this input, and a head is
+        linearised at it."""
         import torch
 
         from isotrace.subjects.subject import Batch
 
+        subject, batch = frozen.subject, Batch(frozen.ids, frozen.mask, (), ())
         read = frozen.actual.final.detach().clone().requires_grad_(True)
         if self.probe is not None:
-            value = self.value(frozen.subject, Batch(frozen.ids, frozen.mask, (), ()), read)[0]
+            value = self.value(subject, batch, read)[0]
+        elif self.outputs is not None:
+            pooled = subject.require_task().pooled(batch, read, self.place)[0]
+            value = self._combined(frozen.task_map(pooled.detach())(pooled))
         else:
             assert self.position is not None
-            place = frozen.subject.reading_position(self.position)
+            place = subject.reading_position(self.position)
             value = self._contrast(frozen.head_map(place)(read[0, place]))
         (gradient,) = torch.autograd.grad(value, read)
         return gradient[0], float(value.detach() - (gradient * read.detach()).sum())
@@ -92,7 +106,8 @@ class Target:
 
 Parser = Callable[[str, "Subject", "Batch"], Target]
 """(the whole text, the subject, a batch whose first sequence is asked about) → target, or raises InputError"""
-TARGETS: Registry[Parser] = Registry("target", "isotrace.targets")
+_TASK = "isotrace.subjects.heads.targets:task_target"
+TARGETS: Registry[Parser] = Registry("target", "isotrace.targets", dict.fromkeys(("class", "output", "label"), _TASK))
 
 
 def parse_target(text: str, subject: "Subject", batch: "Batch") -> Target:
@@ -108,6 +123,10 @@ def check_target(text: str, subject: "Subject") -> None:
     if kind == "probe":
         probe, rest = load_probe(subject, text.partition(":")[2])
         _output(text, probe, rest)
+    if kind in ("class", "output", "label"):
+        from isotrace.subjects.heads.targets import task_target
+
+        task_target(text, subject)
     if kind in ("mask", "diff"):
         position = whole_number(where)
         if position is None or not 0 <= position <= subject.max_tokens:
@@ -126,8 +145,9 @@ def kind_of(text: str, folder: Path | None) -> str:
     kind, _, rest = text.partition(":")
     if kind in TARGETS and rest:
         return kind
-    others = "".join(f", {name}:…" for name in TARGETS if name not in ("mask", "diff", "probe"))
-    use = f"use mask:POS[:TOKEN], diff:POS:A:B or probe:NAME{others}"
+    known = "mask:POS[:TOKEN], diff:POS:A:B, class:LABEL[-OTHER], output:NAME, label:POS:NAME or probe:NAME"
+    own = [name for name in TARGETS if f"{name}:" not in known]
+    use = f"use {known}" + "".join(f", {name}:…" for name in own)
     for name in (text, rest):
         if folder and name and name in probes_of(folder):
             use = f"did you mean probe:{name}? Else {use}"

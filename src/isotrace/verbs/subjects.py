@@ -96,6 +96,7 @@ def facts(source: str, domain: str | None) -> dict[str, Any]:
         "family": subject.family.model_type,
         "architecture": (subject.model.config.architectures or [type(subject.model).__name__])[0],
         "language_model_head": subject.has_head,
+        "task_head": None if subject.task is None else subject.task.about(),
         "n_layers": subject.n_layers,
         "d_model": subject.d_model,
         "parameters": subject.model.num_parameters(),

@@ -25,7 +25,7 @@ class TraceRequest(OnDictionary, Seeded):
     data: Annotated[Loaded, PLACE]
     """A SMILES, a file of many (CSV, .smi, SDF, …), or - for stdin; in Python also molecules, a list, a table."""
     target: str
-    """mask:POS[:TOKEN], diff:POS:A:B or probe:NAME; POS counts from 0, begin tokens too."""
+    """mask:POS[:TOKEN], diff:POS:A:B, probe:NAME, class:LABEL[-OTHER], output:NAME, label:POS:NAME; POS from 0."""
     out: Path | None = None
     """Run folder; left out, the command takes one in runs/, and with --json or in Python nothing is saved."""
     max_features: int = Field(default=1_200, ge=1)

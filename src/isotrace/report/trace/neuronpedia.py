@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from isotrace import __version__
 from isotrace.attribution.trace import Traced
+from isotrace.subjects.heads.task_head import REGRESSION
 
 
 def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, int], str]) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, 
             at = graph.n_tokens - 1 if asked is None else min(asked, graph.n_tokens - 1)  # or behind the last token
             vocabulary_id = 0 if traced.target.positive is None else traced.target.positive
             probability = target_probability(traced)
+            probability = 1.0 if probability is None else probability  # viewers ask for one
             entry = {
                 "node_id": f"{graph.n_layers + 1}_{vocabulary_id}_{at}",
                 "feature": vocabulary_id,
@@ -94,16 +97,19 @@ def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, 
     }
 
 
-def target_probability(traced: Traced) -> float:
-    """Softmax probability of the target's token, or the probe's; 1 for a regression, which has none but viewers
-    ask for one."""
-    target = traced.target
-    if target.probe is None and target.position is not None:
-        frozen = traced.frame.frozen
+def target_probability(traced: Traced) -> float | None:
+    """Probability of the target's token or class; None for a number, which has none."""
+    target, frozen = traced.target, traced.frame.frozen
+    final = frozen.actual.final
+    if target.outputs is not None:
+        task = frozen.subject.require_task()
+        if task.problem == REGRESSION or (task.problem is None and target.kind == "output"):
+            return None
+        outputs = task.outputs(task.pooled(traced.frame.batch, final, target.place))
+        return float(task.probabilities(outputs)[0, np.argmax(target.outputs)])
+    if target.position is not None:
         place = frozen.subject.reading_position(target.position)
-        return float(frozen.subject.head(frozen.actual.final[0, place]).softmax(-1)[target.positive])
-    return (
-        float(torch.sigmoid(torch.tensor(traced.value)))
-        if target.probe and target.probe.task == "classification" and len(target.probe.config.outputs) == 1
-        else 1.0
-    )
+        return float(frozen.subject.head(final[0, place]).softmax(-1)[target.positive])
+    probe = None if target.probe is None else target.probe.config
+    known = probe is not None and probe.task == "classification" and len(probe.outputs) == 1
+    return float(torch.sigmoid(torch.tensor(traced.value))) if known else None

@@ -69,8 +69,6 @@ class Record:
         seed = traced.config.seed
         frozen = pearson_interval(traced.nodes.predicted.numpy(), traced.nodes.frozen.numpy(), seed)
         real = pearson_interval(traced.nodes.predicted.numpy(), traced.nodes.free_running.numpy(), seed)
-        probe = target.probe
-        regression = probe is not None and probe.task == "regression"
         return {
             "input": traced.sequence,
             "name": self.name,
@@ -82,7 +80,7 @@ class Record:
                 "value": traced.value,
                 "unit": target.unit,
                 "description": target.description,
-                "probability": None if regression else target_probability(traced),
+                "probability": target_probability(traced),
             },
             "graph": {
                 "n_nodes": int(traced.pruned.nodes.sum()),

@@ -8,6 +8,7 @@ from isotrace.subjects.families.family import (
     LAYER_NORM,
     RMS_NORM,
     Family,
+    HeadPaths,
     NormKind,
     Side,
     Stack,
@@ -15,4 +16,6 @@ from isotrace.subjects.families.family import (
     register,
 )
 
-__all__ = ["FAMILIES", "LAYER_NORM", "RMS_NORM", "Family", "NormKind", "Side", "Stack", "family_of", "register"]
+__all__ = [
+    "FAMILIES", "LAYER_NORM", "RMS_NORM", "Family", "HeadPaths", "NormKind", "Side", "Stack", "family_of", "register",
+]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from isotrace.subjects.families.bert import only_encoders
-from isotrace.subjects.families.family import Family, Stack
+from isotrace.subjects.families.family import Family, HeadPaths, Stack
 
 
 def unshare_layers(model: Any) -> None:
@@ -49,6 +49,8 @@ ALBERT = Family(
     head_dense="predictions.dense",
     head_norm="predictions.LayerNorm",
     head_decoder="predictions.decoder",
+    sequence=HeadPaths("classifier", "cls", "albert.pooler", "tanh"),
+    token=HeadPaths("classifier", "token"),
     optional_weights=("pooler", "position_ids"),
     prepare=unshare_layers,
     refuse=refuse,

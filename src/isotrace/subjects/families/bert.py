@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from isotrace.subjects.families.family import Family, Stack
+from isotrace.subjects.families.family import Family, HeadPaths, Stack
 
 
 def encoder_stack(base: str) -> Stack:
@@ -39,6 +39,8 @@ BERT = Family(
     head_dense="cls.predictions.transform.dense",
     head_norm="cls.predictions.transform.LayerNorm",
     head_decoder="cls.predictions.decoder",
+    sequence=HeadPaths("classifier", "cls", "bert.pooler.dense", "tanh"),
+    token=HeadPaths("classifier", "token"),
     optional_weights=("pooler", "seq_relationship", "position_ids"),
     refuse=only_encoders,
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from isotrace.subjects.families.bert import encoder_stack
-from isotrace.subjects.families.family import Family
+from isotrace.subjects.families.family import Family, HeadPaths
 
 
 def refuse(config: Any, has_head: bool) -> str | None:
@@ -31,6 +31,8 @@ DEBERTA_V2 = Family(
     head_dense="cls.predictions.transform.dense",
     head_norm="cls.predictions.transform.LayerNorm",
     head_decoder="cls.predictions.decoder",
+    sequence=HeadPaths("classifier", "cls", "pooler.dense", "config.pooler_hidden_act"),
+    token=HeadPaths("classifier", "token"),
     optional_weights=("position_ids",),
     refuse=refuse,
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from isotrace.subjects.families.family import Family, Stack
+from isotrace.subjects.families.family import Family, HeadPaths, Stack
 
 
 def refuse(config: Any, has_head: bool) -> str | None:
@@ -32,6 +32,8 @@ ESM = Family(
     head_dense="lm_head.dense",
     head_norm="lm_head.layer_norm",
     head_decoder="lm_head.decoder",
+    sequence=HeadPaths("classifier.out_proj", "cls", "classifier.dense", "tanh"),
+    token=HeadPaths("classifier", "token"),
     optional_weights=("contact_head", "pooler", "position_ids", "inv_freq"),
     refuse=refuse,
 )

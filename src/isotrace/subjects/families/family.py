@@ -65,6 +65,23 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class HeadPaths:
+    """The head that a fine-tuned model has instead: pool → dense → function → norm → `classifier`, module paths as in
+    `Family`. Without `dense` it is linear, without `norm` the function's result goes straight to `classifier`.
+
+    `pool`: which final hidden states of a sequence are read, the first token's (`cls`), those of all tokens (`mean`),
+    that of the last token which is no padding to the config (`last`), or, for a head of tokens, that of the token
+    asked about (`token`). `function`: transformers' name of it. Either may be `config.NAME`, the setting that says it.
+    """
+
+    classifier: str
+    pool: str
+    dense: str | None = None
+    function: str | None = None
+    norm: str | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """Module paths of one architecture in its language model, as transformers names them.
 
@@ -81,6 +98,8 @@ class Family:
     The head is dense → pointwise function → LayerNorm → linear; without `head_dense` and `head_norm` it is linear.
     `head` is what reads the final hidden state, `head_decoder` the last linear map, `logits(model, final)` the whole
     head where that is more than calling `head`.
+    `sequence`, `token`: the heads of models fine-tuned to classify or rate sequences, or tokens; None where a family
+    says nothing of them.
     `prepare(model)` runs once after loading, `refuse(config, has_head)` says why a model cannot be handled exactly.
     """
 
@@ -99,6 +118,8 @@ class Family:
     norm: NormKind = LAYER_NORM
     mask: str | None = None
     pattern: Literal["function", "dropout"] = "function"
+    sequence: HeadPaths | None = None
+    token: HeadPaths | None = None
     optional_weights: tuple[str, ...] = ()
     prepare: Callable[[Any], None] | None = None
     refuse: Callable[[Any, bool], str | None] | None = None

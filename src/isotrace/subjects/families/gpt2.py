@@ -1,6 +1,6 @@
 """GPT-2: causal pre-norm blocks, learned positions, a linear head."""
 
-from isotrace.subjects.families.family import Family, Stack
+from isotrace.subjects.families.family import Family, HeadPaths, Stack
 
 GPT2 = Family(
     model_type="gpt2",
@@ -21,5 +21,7 @@ GPT2 = Family(
     norms=("transformer.ln_f",),
     head="lm_head",
     head_decoder="lm_head",
+    sequence=HeadPaths("score", "last"),
+    token=HeadPaths("classifier", "token"),
     optional_weights=("attn.bias", "attn.masked_bias"),
 )

@@ -1,6 +1,6 @@
 """Llama: causal pre-norm blocks with RMS norms, gated MLPs, rotary positions, shared key and value heads."""
 
-from isotrace.subjects.families.family import RMS_NORM, Family, Stack
+from isotrace.subjects.families.family import RMS_NORM, Family, HeadPaths, Stack
 
 LLAMA = Family(
     model_type="llama",
@@ -22,5 +22,7 @@ LLAMA = Family(
     norm=RMS_NORM,
     head="lm_head",
     head_decoder="lm_head",
+    sequence=HeadPaths("score", "last"),
+    token=HeadPaths("score", "token"),
     optional_weights=("inv_freq",),
 )

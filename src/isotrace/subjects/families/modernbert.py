@@ -4,12 +4,14 @@ from typing import Any
 
 from torch import Tensor
 
-from isotrace.subjects.families.family import Family, Stack
+from isotrace.subjects.families.family import Family, HeadPaths, Stack
 
 
 def logits(model: Any, final: Tensor) -> Tensor:
     return model.decoder(model.head(final))
 
+
+_HEAD = ("head.dense", "config.classifier_activation", "head.norm")
 
 MODERNBERT = Family(
     model_type="modernbert",
@@ -33,4 +35,6 @@ MODERNBERT = Family(
     head_norm="head.norm",
     head_decoder="decoder",
     logits=logits,
+    sequence=HeadPaths("classifier", "config.classifier_pooling", *_HEAD),
+    token=HeadPaths("classifier", "token", *_HEAD),
 )

@@ -1,7 +1,7 @@
 """RoBERTa: BERT's blocks; learned positions that start behind the padding index; another head."""
 
 from isotrace.subjects.families.bert import encoder_stack, only_encoders
-from isotrace.subjects.families.family import Family
+from isotrace.subjects.families.family import Family, HeadPaths
 
 ROBERTA = Family(
     model_type="roberta",
@@ -15,6 +15,8 @@ ROBERTA = Family(
     head_dense="lm_head.dense",
     head_norm="lm_head.layer_norm",
     head_decoder="lm_head.decoder",
+    sequence=HeadPaths("classifier.out_proj", "cls", "classifier.dense", "tanh"),
+    token=HeadPaths("classifier", "token"),
     optional_weights=("pooler", "position_ids"),
     refuse=only_encoders,
 )
