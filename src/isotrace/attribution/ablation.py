@@ -15,6 +15,7 @@ from isotrace.attribution.graph import Frame
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.interventions import Components, Intervention, Plan, To, Values
 from isotrace.interventions.gradients import activations_and_slopes
+from isotrace.interventions.where import Where
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
@@ -48,14 +49,14 @@ def ablated(
     reference: Values,
     batch: Batch,
     target: Target,
-    sets: Sequence[Nodes],
+    sets: Sequence[Nodes | Where],
     *,
     complement: bool,
     chunk: int = 24,
 ) -> Tensor:
     """Target value `[len(sets)]` with each set of nodes at `reference`, or, with `complement`, all nodes but these.
 
-    `batch` holds one sequence; `reference` is `[components, width]` per layer.
+    `batch` holds one sequence; `reference` is `[components, width]` per layer, or what broadcasts to activations.
     """
     results = []
     chunk = fitting(chunk, batch.ids.shape[1])
@@ -63,7 +64,8 @@ def ablated(
         part = sets[at : at + chunk]
         copies = Batch(batch.ids.expand(len(part), -1), batch.mask.expand(len(part), -1), (), ())
 
-        where = interventions.Rows(tuple(interventions.Nodes.of(nodes) for nodes in part))
+        kept = (one if isinstance(one, Where) else interventions.Nodes.of(one) for one in part)
+        where = interventions.Rows(tuple(kept))
         plan = Plan((Intervention(components, To(reference), ~where if complement else where),))
         with subject.edited(plan):
             hidden = target.hidden(subject, copies)

@@ -29,6 +29,8 @@ _SHIPPED = {
     "evaluation": "isotrace.report.evaluation:Evaluation",
     "features": "isotrace.report.features:FeatureTable",
     "intervention": "isotrace.report.features:InterventionTable",
+    "pair": "isotrace.report.pair.pair:PairResult",
+    "pairs": "isotrace.report.pair.index:Pairs",
     "study": "isotrace.report.study:StudyResult",
     "trace": "isotrace.report.trace.trace:TraceResult",
     "traces": "isotrace.report.trace.index:Traces",

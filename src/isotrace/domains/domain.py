@@ -7,12 +7,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from isotrace.base.errors import InputError
 from isotrace.base.registry import Registry
+
+if TYPE_CHECKING:
+    from isotrace.domains.alignment import Alignment
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,17 @@ class Domain(Protocol):
 
     def spellings(self, reading: Reading, n: int, seed: int) -> list[Spelling]:
         """Up to `n` others; empty where a thing can be written in one way only."""
+        ...
+
+    def align(self, a: Reading, b: Reading) -> "Alignment":
+        """Raises InputError, with the reason, for two sequences that cannot be compared part by part."""
+        ...
+
+    def draw_pair(
+        self, a: Reading, b: Reading, alignment: "Alignment", weights: Sequence[Sequence[float]], scale: float
+    ) -> tuple[str, str]:
+        """SVG of either, laid out alike, tokens coloured by their `weights` of either sign, full colour at `scale`;
+        what the alignment calls changed stands out."""
         ...
 
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:

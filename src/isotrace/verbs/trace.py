@@ -10,11 +10,15 @@ from pydantic import Field
 
 from isotrace.base.errors import InputError
 from isotrace.base.progress import silent
-from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded, verb
+from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded, look_at, verb
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from isotrace.attribution.supernodes import Supernodes
     from isotrace.base.runs import Run
+    from isotrace.report.pair.index import Pairs
+    from isotrace.report.pair.pair import PairResult
     from isotrace.report.trace.index import Traces
     from isotrace.report.trace.trace import TraceResult
     from isotrace.verbs.tracing import Tracer
@@ -26,6 +30,8 @@ class TraceRequest(OnDictionary, Seeded):
     """A SMILES, a file of many (CSV, .smi, SDF, …), or - for stdin; in Python also molecules, a list, a table."""
     target: str
     """mask:POS[:TOKEN], diff:POS:A:B, probe:NAME, class:LABEL[-OTHER], output:NAME, label:POS:NAME; POS from 0."""
+    against: Loaded | None = None
+    """A second SMILES or sequence to explain the difference to; with a file, the column that holds one in every row."""
     out: Path | None = None
     """Run folder; left out, the command takes one in runs/, and with --json or in Python nothing is saved."""
     max_features: int = Field(default=1_200, ge=1)
@@ -53,6 +59,10 @@ class TraceRequest(OnDictionary, Seeded):
 
     def look(self) -> None:
         super().look()
+        if self.against is not None and self.supernodes is not None:
+            raise InputError("a pair has no graph to group: leave out --supernodes.")
+        if isinstance(self.against, str) and isinstance(self.data, str | Path) and os.path.isfile(self.data):
+            look_at(self.data, self.column, against=self.against)
         if not isinstance(self.subject, str | Path):
             return
         from isotrace.subjects.sources.source import look
@@ -73,16 +83,18 @@ class TraceRequest(OnDictionary, Seeded):
 
 
 @verb(TraceRequest)
-def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":
+def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | PairResult | Pairs":
     """Trace one prediction to features and atoms, verify it by intervention, and write a report.
 
-    One text or molecule gives a TraceResult, anything else Traces: one for every row that can be traced.
+    One text or molecule gives a TraceResult, anything else Traces: one for every row that can be traced. With `against`
+    it is the difference of two that is explained, and the result a PairResult, or Pairs.
     """
     from rdkit import Chem
 
     from isotrace.base.progress import slug
     from isotrace.base.runs import MANIFEST, SUMMARY, remove_run
     from isotrace.datasets.inputs import read_inputs, rejects_frame
+    from isotrace.report.pair.index import Pairs
     from isotrace.report.trace.index import Traces
     from isotrace.subjects.targets import check_target
     from isotrace.verbs.loading import label, subject_of
@@ -99,16 +111,20 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":
     check_target(request.target, subject)
     tracer = Tracer(subject, request.dictionary, names=request.names, fidelity=request.fidelity)
     if single:
-        return traced(request, tracer, rows.row(0, named=True), request.out, progress=progress)
+        row = rows.row(0, named=True)
+        return traced(request, tracer, row, request.out, against=request.against, progress=progress)
     table = rows.to_dicts()
+    others = seconds(request, rows)
+    own = [name for name in rows.columns if name not in ("index", "name", "sequence", "original", request.against)]
     folders = [slug(f"{row['index']:05d} {row['name'] or ''}") for row in table]
     summary = request.out and request.out / SUMMARY
     with many_in(request, folders) as go_on, opened(request, tracer, summary) as run:
         found, kept = [], []
-        for row, folder in zip(progress(table, "tracing"), folders, strict=True):
+        for row, other, folder in zip(progress(table, "tracing"), others, folders, strict=True):
             place = request.out and request.out / folder
             try:
-                found.append((row["index"], traced(request, tracer, row, place, go_on=go_on)))
+                one = traced(request, tracer, row, place, against=other, go_on=go_on)
+                found.append((row["index"], one, {name: row[name] for name in own}))
                 kept.append(request.out and folder)
             except InputError as error:
                 refused.append((row["index"], row["sequence"], str(error)))
@@ -116,8 +132,12 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces":
                     remove_run(place)
         if not found:
             raise InputError(f"no row of {label(given)!r} could be traced; first reason: {refused[0][2]}")
-        title = f"{len(found)} molecules traced, {len(refused)} rejected"
-        result = Traces.of(title, tracer.about, found, kept, rejects_frame(refused))
+        said = "pairs compared" if request.against is not None else "molecules traced"
+        parts = f"{len(found)} {said}, {len(refused)} rejected", tracer.about
+        if request.against is not None:
+            result = Pairs.of(*parts, found, kept, rejects_frame(refused))
+        else:
+            result = Traces.of(*parts, [(index, one) for index, one, _ in found], kept, rejects_frame(refused))
         if run is not None:
             result.write(run)
     return result
@@ -129,18 +149,27 @@ def traced(
     row: Mapping[str, Any],
     place: Path | None,
     *,
+    against: Any = None,
     go_on: bool = False,
     progress: Progress = silent,
-) -> "TraceResult":
-    """One row, as `read_inputs` has it, traced and saved in `place`, if any. `go_on`: a complete run with the same
-    inputs that is there already is read instead."""
+) -> Any:
+    """One row, as `read_inputs` has it, traced, or compared with a second, and saved in `place`, if any. `go_on`: a
+    complete run with the same inputs that is there already is read instead."""
+    from isotrace.attribution.pairs.pair import PairConfig
     from isotrace.attribution.trace import TraceConfig
+    from isotrace.base.result import Result
     from isotrace.base.runs import is_done
-    from isotrace.report.trace.trace import TraceResult
 
+    if go_on and place is not None and is_done(place, **run_of(request, tracer, row, against)):
+        return Result.load(place)
+    if request.against is not None:
+        with opened(request, tracer, place, row, against) as run:
+            kept = {"name": row["name"], "progress": progress}
+            result = tracer.pair(row["sequence"], against, request.target, request.settings(PairConfig), **kept)
+            if run is not None:
+                result.write(run)
+        return result
     config = request.settings(TraceConfig)
-    if go_on and place is not None and is_done(place, **run_of(request, tracer, row)):
-        return TraceResult.load(place)
     groups = earlier_groups(tracer, request.supernodes, place, request.command)
     atoms = row.get("original")
     kept = {"name": row["name"], "supernodes": groups, "atoms": None if atoms is None else tuple(atoms)}
@@ -151,24 +180,43 @@ def traced(
     return result
 
 
-def run_of(request: TraceRequest, tracer: "Tracer", row: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def seconds(request: TraceRequest, rows: "pl.DataFrame") -> list[str | None]:
+    """What every row is compared with, None for a trace. Raises InputError where the data have no such column."""
+    from isotrace.datasets.reading.cells import column_of, is_missing
+
+    if request.against is None:
+        return [None] * rows.height
+    if not isinstance(request.against, str):
+        raise InputError("many inputs are compared with a column of theirs: give its name as against.")
+    found = rows[column_of(rows, request.against, "--against")].to_list()
+    return ["" if text is None or is_missing(str(text)) else str(text) for text in found]
+
+
+def run_of(
+    request: TraceRequest, tracer: "Tracer", row: Mapping[str, Any] | None = None, against: Any = None
+) -> dict[str, Any]:
     """What the run of a row depends on, or that of all rows."""
     from isotrace.verbs.loading import named
 
     inputs = tracer.inputs | {"data": named(request.data, request.column)}
     inputs |= {} if request.supernodes is None else {"supernodes": request.supernodes}
     inputs |= {} if row is None else {"sequence": row["sequence"]}
+    inputs |= {} if against is None else {"against": str(named(against, None))}
     return {"command": request.command, "seed": request.seed, "inputs": inputs}
 
 
 def opened(
-    request: TraceRequest, tracer: "Tracer", place: Path | None, row: Mapping[str, Any] | None = None
+    request: TraceRequest,
+    tracer: "Tracer",
+    place: Path | None,
+    row: Mapping[str, Any] | None = None,
+    against: Any = None,
 ) -> AbstractContextManager["Run | None"]:
     from isotrace.base.runs import open_run
 
     if place is None:
         return nullcontext()
-    return open_run(place, **run_of(request, tracer, row), overwrite=request.overwrite)
+    return open_run(place, **run_of(request, tracer, row, against), overwrite=request.overwrite)
 
 
 @contextmanager

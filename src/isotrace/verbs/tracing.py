@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
+from isotrace.attribution.pairs.pair import PairConfig
+from isotrace.attribution.pairs.pair import pair as compare_two
 from isotrace.attribution.supernodes import Supernodes
 from isotrace.attribution.trace import TraceConfig
 from isotrace.attribution.trace import trace as trace_one
@@ -19,6 +21,8 @@ from isotrace.dictionaries.shelf import ABOUT, shelf_of
 from isotrace.domains.molecule.spelling import write
 from isotrace.interventions.components import Values, mean_values
 from isotrace.interventions.hookpoints import Neurons
+from isotrace.report.pair.pair import PairResult
+from isotrace.report.pair.record import PairRecord
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.subject import Subject, load_subject
@@ -100,3 +104,24 @@ class Tracer:
         parts = {"neuron_means": self.neuron_means, "atoms": atoms, "progress": progress}
         traced = trace_one(self.subject, self.dictionary, sequence, target, config, **parts)
         return Record(traced, self.subject.source, self.name, self.tables, self.fidelity, name, supernodes).result()
+
+    def pair(
+        self,
+        sequence: str | Chem.Mol,
+        against: str | Chem.Mol,
+        target: str,
+        config: PairConfig | None = None,
+        *,
+        name: str | None = None,
+        progress: Progress = silent,
+    ) -> PairResult:
+        """What differs between two, see docs/pairs.md; atoms are numbered as written. Raises InputError for an input or
+        target that cannot be used, and two that cannot be aligned."""
+        texts = [write(one).smiles if isinstance(one, Chem.Mol) else one for one in (sequence, against)]
+        if wrong := next((one for one in texts if not isinstance(one, str)), None):
+            raise InputError(
+                f"a pair takes two SMILES, sequences or molecules, not {type(wrong).__name__}: loop over many."
+            )
+        parts = {"neuron_means": self.neuron_means, "progress": progress}
+        found = compare_two(self.subject, self.dictionary, *texts, target, config or PairConfig(), **parts)
+        return PairRecord(found, self.subject.source, self.name, self.tables, name).result()

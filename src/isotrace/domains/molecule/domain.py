@@ -7,8 +7,10 @@ import numpy as np
 from rdkit import Chem
 
 from isotrace.base.errors import InputError
+from isotrace.domains.alignment import Alignment
 from isotrace.domains.domain import Concept, Labels, Reading, Spelling, regular_expression
-from isotrace.domains.molecule.sketch import draw_sketch, picture_of, sketch
+from isotrace.domains.molecule.alignment import align
+from isotrace.domains.molecule.sketch import alike, draw_signed, draw_sketch, picture_of, sketch
 from isotrace.domains.molecule.spelling import spellings
 from isotrace.domains.molecule.tokens import parse, token_map
 from isotrace.domains.molecule.vocabulary.concepts import CONCEPTS, atom_tokens, label_molecule, tokens_of
@@ -54,6 +56,20 @@ class Molecule:
         """Randomised SMILES."""
         found = [s for s in spellings(reading.parsed, n + 1, seed) if s.smiles != reading.text]
         return [Spelling(s.smiles, s.original) for s in found[:n]]
+
+    def align(self, a: Reading, b: Reading) -> Alignment:
+        """By the maximum common substructure, see `isotrace.domains.molecule.alignment`."""
+        return align(a, b)
+
+    def draw_pair(
+        self, a: Reading, b: Reading, alignment: Alignment, weights: Sequence[Sequence[float]], scale: float
+    ) -> tuple[str, str]:
+        """Without the tokens of bonds and syntax; a token that writes several atoms colours each by its share."""
+        first, second = (
+            draw_signed(drawn, one, own, changed, scale)
+            for drawn, one, own, changed in zip(alike(a, b, alignment), (a, b), weights, alignment.changed, strict=True)
+        )
+        return first, second
 
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
         return draw_sketch(sketch(reading.parsed), reading, weights, size=(360, 240), scale=scale)

@@ -7,7 +7,7 @@ to orange for signed values. Colour is linear in the weight.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from statistics import median
 
@@ -63,19 +63,21 @@ def draw_molecule(
     diverging: bool,
     scale: float | None = None,
     marks: Sequence[tuple[str, float, float]] = (),
+    outlined: Collection[int] = (),
 ) -> str:
     """SVG of `mol` with a coloured disc behind every weighted atom and a band behind every weighted bond.
 
     `weights` maps atom index to weight, `bond_weights` bond index to weight; both share one scale, whose end is
     `scale`, or the largest magnitude among them where that is None. `size` is width and height in pixels. The
     background is transparent. `marks` are (text, x, y) in the coordinates of `mol`'s conformer, which is drawn as it is
-    where there is one. Discs are `<circle class="heat" data-atom="i">`; on top of every atom lies an
-    invisible `<circle class="hit" data-atom="i">` to hover. The SVG carries no id, so several can share a page.
+    where there is one. The atoms `outlined` have a dashed ring. Discs are `<circle class="heat" data-atom="i">`; on top
+    of every atom lies an invisible `<circle class="hit" data-atom="i">` to hover. The SVG carries no id, so several can
+    share a page.
     Raises InputError for an index the molecule lacks and for weights that have no colour (see `colour`).
     """
     bonds = bond_weights or {}
     end = max((abs(w) for w in (*weights.values(), *bonds.values())), default=0.0) if scale is None else scale
-    return _draw(mol, weights, bonds, size, end, diverging, small=False, marks=marks)
+    return _draw(mol, weights, bonds, size, end, diverging, small=False, marks=marks, outlined=outlined)
 
 
 def draw_small(smiles: str, weights: Mapping[int, float], *, scale: float | None = None) -> str:
@@ -103,6 +105,7 @@ def _draw(
     *,
     small: bool,
     marks: Sequence[tuple[str, float, float]] = (),
+    outlined: Collection[int] = (),
 ) -> str:
     for kind, items, count in (("atom", weights, mol.GetNumAtoms()), ("bond", bonds, mol.GetNumBonds())):
         if unknown := [i for i in items if not 0 <= i < count]:
@@ -134,6 +137,11 @@ def _draw(
         f'fill="{colour(w, scale, diverging=diverging)}"/>'
         for i, w in weights.items()
         if w
+    ]
+    heat += [
+        f'<circle class="outlined" data-atom="{i}" {_centre(points[i])} r="{0.46 * length:.1f}" fill="none" '
+        f'stroke="{INK}" stroke-dasharray="4 3"/>'
+        for i in sorted(outlined)
     ]
     hits = [
         f'<circle class="hit" data-atom="{i}" {_centre(p)} r="{0.46 * length:.1f}" fill="transparent"/>'

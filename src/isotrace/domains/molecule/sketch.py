@@ -4,15 +4,17 @@ A sketch is a molecule with 2-D coordinates (RDKit's: y points up, a bond is 1.5
 parts; a molecule has none, a reaction has plus signs and an arrow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
+from rdkit.Geometry import Point2D
 
 from isotrace.base.errors import InputError
+from isotrace.domains.alignment import Alignment
 from isotrace.domains.domain import Reading
 from isotrace.domains.molecule.drawing import INK, colour, draw_molecule
 from isotrace.domains.molecule.tokens import bond_of
@@ -34,6 +36,30 @@ def sketch(mol: Chem.Mol) -> Sketch:
     placed = Chem.Mol(mol)
     rdDepictor.Compute2DCoords(placed)
     return Sketch(placed, ())
+
+
+def alike(a: Reading, b: Reading, alignment: Alignment) -> tuple[Sketch, Sketch]:
+    """Sketches of two molecules whose common part lies in the same place."""
+    first, placed = sketch(a.parsed), Chem.Mol(b.parsed)
+    points, where = first.mol.GetConformer(), dict[int, Point2D]()
+    for elements, partner in zip(a.elements, alignment.partner, strict=True):
+        for atom, other in zip(elements, () if partner is None else b.elements[partner], strict=False):
+            if atom not in alignment.changed[0] and other not in alignment.changed[1]:
+                point = points.GetAtomPosition(atom)
+                where[other] = Point2D(point.x, point.y)
+    rdDepictor.Compute2DCoords(placed, coordMap=where)
+    return first, Sketch(placed, ())
+
+
+def draw_signed(
+    drawn: Sketch, reading: Reading, weights: Sequence[float], outlined: Collection[int], scale: float
+) -> str:
+    """SVG of the sketch, atoms coloured by `weights` of either sign, one per token, on one scale."""
+    atoms: dict[int, float] = {}
+    for elements, weight in zip(reading.elements, weights, strict=True):
+        for atom in elements:
+            atoms[atom] = atoms.get(atom, 0.0) + weight / len(elements)
+    return draw_molecule(drawn.mol, atoms, size=(420, 300), diverging=True, scale=scale, outlined=outlined)
 
 
 def draw_sketch(

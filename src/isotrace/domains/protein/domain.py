@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from isotrace.base.errors import InputError
+from isotrace.domains.alignment import Alignment
 from isotrace.domains.domain import Concept, Labels, Reading, Spelling
+from isotrace.domains.protein.alignment import align
 from isotrace.domains.protein.clusters import kmer_groups
 from isotrace.domains.protein.drawing import Band, draw_track
 from isotrace.domains.protein.sequence import residue_map, residues
@@ -50,6 +52,21 @@ class ProteinDomain:
 
     def spellings(self, reading: Reading, n: int, seed: int) -> list[Spelling]:
         return []
+
+    def align(self, a: Reading, b: Reading) -> Alignment:
+        """Residue by residue, of two chains of equal length."""
+        return align(a, b, self.sequence(a), self.sequence(b))
+
+    def draw_pair(
+        self, a: Reading, b: Reading, alignment: Alignment, weights: Sequence[Sequence[float]], scale: float
+    ) -> tuple[str, str]:
+        first, second = (
+            draw_track(
+                self.sequence(one), residue_weights(one, own), self.bands(one), scale, diverging=True, outlined=changed
+            )
+            for one, own, changed in zip((a, b), weights, alignment.changed, strict=True)
+        )
+        return first, second
 
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
         return draw_track(self.sequence(reading), residue_weights(reading, weights), self.bands(reading), scale)

@@ -1,6 +1,6 @@
 """A protein as a coloured track: letters in rows of 50, numbered every ten, with named bands under them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -22,8 +22,17 @@ class Band:
     group: str
 
 
-def draw_track(sequence: str, weights: Sequence[float], bands: Sequence[Band], scale: float | None) -> str:
-    """SVG of `sequence`, one weight ≥ 0 per residue behind its letter, full colour at `scale` (None: the largest).
+def draw_track(
+    sequence: str,
+    weights: Sequence[float],
+    bands: Sequence[Band],
+    scale: float | None,
+    *,
+    diverging: bool = False,
+    outlined: Collection[int] = (),
+) -> str:
+    """SVG of `sequence`, one weight per residue behind its letter, ≥ 0 unless `diverging`, full colour at `scale`
+    (None: the largest). The residues `outlined` have a frame.
 
     Raises InputError as `colour` does, and for another number of weights than residues.
     """
@@ -40,13 +49,18 @@ def draw_track(sequence: str, weights: Sequence[float], bands: Sequence[Band], s
         for i in range(first, last):
             x = (i - first) * _CELL
             if weights[i]:
-                fill = colour(weights[i], end, diverging=False)
+                fill = colour(weights[i], end, diverging=diverging)
                 parts.append(
                     f'<rect class="heat" data-residue="{i}" x="{x}" y="{base}" width="{_CELL}" height="{_LETTER}" '
                     f'fill="{fill}"/>'
                 )
             else:
-                colour(weights[i], end, diverging=False)  # NaN is no zero
+                colour(weights[i], end, diverging=diverging)  # NaN is no zero
+            if i in outlined:
+                parts.append(
+                    f'<rect class="outlined" x="{x + 0.5}" y="{base + 0.5}" width="{_CELL - 1}" height="{_LETTER - 1}" '
+                    f'fill="none" stroke="{INK}"/>'
+                )
             parts.append(f'<text x="{x + _CELL / 2:g}" y="{base + 13}">{sequence[i]}</text>')
             if (i + 1) % 10 == 0:
                 parts.append(f'<text class="number" x="{x + _CELL / 2:g}" y="{top + 10}">{i + 1}</text>')

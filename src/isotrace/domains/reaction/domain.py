@@ -9,6 +9,7 @@ import numpy as np
 from rdkit import Chem
 
 from isotrace.base.errors import InputError
+from isotrace.domains.alignment import Alignment
 from isotrace.domains.domain import Concept, Labels, Reading, Spelling
 from isotrace.domains.molecule.domain import bonded_atoms, matches
 from isotrace.domains.molecule.sketch import draw_sketch, picture_of
@@ -94,6 +95,14 @@ class ReactionDomain:
             if len(found) == n:
                 break
         return list(found.values())
+
+    def align(self, a: Reading, b: Reading) -> Alignment:
+        raise InputError("two reactions cannot be compared part by part: give molecules or sequences of equal length.")
+
+    def draw_pair(
+        self, a: Reading, b: Reading, alignment: Alignment, weights: Sequence[Sequence[float]], scale: float
+    ) -> tuple[str, str]:
+        raise InputError("two reactions cannot be compared part by part: draw each.")
 
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
         return draw_sketch(reaction_sketch(reading.parsed), reading, weights, size=(720, 220), scale=scale)
