@@ -61,7 +61,7 @@ class TraceRequest(OnDictionary, Seeded):
         super().look()
         if self.against is not None and self.supernodes is not None:
             raise InputError("a pair has no graph to group: leave out --supernodes.")
-        if isinstance(self.against, str) and isinstance(self.data, str | Path) and os.path.isfile(self.data):
+        if isinstance(self.against, str) and os.path.isfile(str(self.data)):  # the name of a column
             look_at(self.data, self.column, against=self.against)
         if not isinstance(self.subject, str | Path):
             return

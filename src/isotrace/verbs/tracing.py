@@ -123,5 +123,6 @@ class Tracer:
                 f"a pair takes two SMILES, sequences or molecules, not {type(wrong).__name__}: loop over many."
             )
         parts = {"neuron_means": self.neuron_means, "progress": progress}
-        found = compare_two(self.subject, self.dictionary, *texts, target, config or PairConfig(), **parts)
+        asked = texts[0], texts[1], target, config or PairConfig()
+        found = compare_two(self.subject, self.dictionary, *asked, **parts)
         return PairRecord(found, self.subject.source, self.name, self.tables, name).result()

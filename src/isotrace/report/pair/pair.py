@@ -9,8 +9,7 @@ import polars as pl
 
 from isotrace.base.result import Result
 from isotrace.base.runs import Run, to_jsonable
-from isotrace.domains.molecule.drawing import colour
-from isotrace.report.page import number, percent, render_page
+from isotrace.report.page import colour, number, percent, render_page
 
 SHOWN = 40
 """Features of the circuit on the page; all are in the table."""

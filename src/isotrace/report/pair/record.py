@@ -17,7 +17,7 @@ from isotrace.stats.share import share
 
 CHANGED = 0.1
 """Share of the larger activation by which a feature that is active on both tokens must differ to count as changed."""
-STATUSES = ("only in A", "only in B", "changed", "unchanged", "no partner")
+STATUSES: tuple[str, ...] = ("only in A", "only in B", "changed", "unchanged", "no partner")
 
 
 @dataclass(frozen=True)
