@@ -91,12 +91,13 @@ def record(subject: Subject, batch: Batch, hookpoints: Sequence[str], take: Call
 
 
 def mask_rate_of(subject: Subject, asked: float | None) -> float:
-    """The share of tokens to mask: what is `asked` for, or the usual one, which is 0 for a subject that fills no masks.
+    """The share of tokens to mask: what is `asked` for, or the usual one, which is 0 for a subject that fills no masks,
+    and for a fine-tuned one, which reads whole sequences.
 
     Raises SubjectError for a rate above 0 on such a subject.
     """
     if asked is None:
-        return 0.0 if subject.mask_id is None else MASK_RATE
+        return 0.0 if subject.mask_id is None or subject.task is not None else MASK_RATE
     if asked > 0 and subject.mask_id is None:
         raise SubjectError(f"{subject.source} fills no masks: leave the masking rate out, or set it to 0.")
     return asked

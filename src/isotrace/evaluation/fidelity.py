@@ -86,7 +86,7 @@ def require_predictions(subject: Subject) -> None:
     if not subject.has_head:
         raise SubjectError(
             f"{subject.source} has no language-model head, so no cross-entropy: fidelity is measured on predictions "
-            "of tokens; evaluate on the same model with its head."
+            "of tokens. Evaluate on the same model with its head; of a class, a trace says what is left unexplained."
         )
     if subject.mask_id is None and subject.objective != "causal":
         raise SubjectError(

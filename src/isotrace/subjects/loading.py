@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from isotrace.base.errors import SubjectError
 from isotrace.subjects.dispatch import ATTENTION
 from isotrace.subjects.families import Family, family_of
 from isotrace.subjects.heads.task_head import Kind, TaskHead
+from isotrace.subjects.sources import adapter
 from isotrace.subjects.sources.source import SubjectFiles
 from isotrace.subjects.tokenizers import load_tokenizer
 
@@ -68,8 +70,10 @@ def load_model(
     """
     source = files.source
     with _explained(source):
-        config = AutoConfig.from_pretrained(files.folder)
+        # an adapter's own config, where one lies in its folder, knows the names of its labels
+        config = AutoConfig.from_pretrained(_holding("config.json", files))
     family = family_of(config.model_type)
+    brought = {} if files.adapter is None else _adapt(config, family, files.adapter, source)
     head_class, has_head, kind = _head_class(config, family)
     paths = None if kind is None else getattr(family, kind)
     reason = family.refuse(config, has_head) if family.refuse else None
@@ -79,14 +83,17 @@ def load_model(
         raise SubjectError(f"{source} cannot be handled exactly: {reason}.")
     with _explained(source):
         implementation = ATTENTION if family.pattern == "function" else "eager"
-        model, info = head_class.from_pretrained(
-            files.folder, dtype=dtype, attn_implementation=implementation, output_loading_info=True
-        )
-        tokenizer = load_tokenizer(source, files.folder)
+        with adapter.alone(files.folder) as folder:
+            model, info = head_class.from_pretrained(
+                folder, config=config, dtype=dtype, attn_implementation=implementation, output_loading_info=True
+            )
+        if files.adapter is not None:
+            model = adapter.merged(model, files.adapter, source)
+        tokenizer = load_tokenizer(source, _holding("tokenizer_config.json", files))
     needed = [] if paths is None else [path for path in (paths.classifier, paths.dense, paths.norm) if path]
     missing = sorted(
         k
-        for k in info["missing_keys"]
+        for k in {*info["missing_keys"]} - {*brought}
         if k.rpartition(".")[0] in needed or not any(o in k for o in family.optional_weights)
     )
     if missing:
@@ -113,6 +120,31 @@ def load_model(
         family.prepare(model)
     task = None if kind is None or paths is None else TaskHead(model, paths, kind, source)
     return model, tokenizer, files, has_head, task
+
+
+def _holding(name: str, files: SubjectFiles) -> Path:
+    """The folder of the adapter, where the file is there, else that of the model."""
+    return files.adapter if files.adapter and (files.adapter / name).is_file() else files.folder
+
+
+def _adapt(config: Any, family: Family, folder: Path, source: str) -> dict[str, Any]:
+    """Make `config` that of the model with the adapter of `folder`, which may bring a head; its weights by name. Raises
+    SubjectError for a task whose head the family has no entry for."""
+    task = adapter.settings(folder, source).get("task_type")
+    weights = adapter.weights_of(folder)
+    if (kind := adapter.KINDS.get(task or "")) is None:
+        return weights
+    auto, classes = TASKS[kind]
+    paths = getattr(family, kind)
+    if paths is None:
+        raise SubjectError(
+            f"{source} is an adapter for {task}, whose head the family {family.model_type} does not name."
+        )
+    config.architectures = [classes.get(config.model_type, auto)]
+    rows = weights.get(f"{paths.classifier}.weight")
+    if rows is not None and len(rows) != config.num_labels:
+        config.num_labels = len(rows)
+    return weights
 
 
 def _head_class(config: Any, family: Family) -> tuple[Any, bool, Kind | None]:

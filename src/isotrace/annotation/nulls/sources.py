@@ -103,7 +103,7 @@ def untrained_subject(subject: Subject, seed: int) -> Subject:
         model = type(subject.model)(subject.model.config)
     model.to(subject.device)  # pyright: ignore[reportArgumentType]
     files = replace(subject.files, source=f"untrained copy of {subject.source}", weights_sha256=f"untrained-{seed}")
-    return Subject(model, subject.tokenizer, files)
+    return Subject(model, subject.tokenizer, files, subject.has_head)
 
 
 def harvest(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from isotrace.base.errors import SubjectError
 from isotrace.base.settings import expanded
+from isotrace.subjects.sources.adapter import base_of, is_adapter, settings
 
 BUNDLED = ("molm",)
 # What the weights are in: the first kind that is there. A `.bin` is read without running code of it.
@@ -19,12 +20,14 @@ DOWNLOADED = ("*.json", "*.txt", "*.model")
 
 @dataclass(frozen=True)
 class SubjectFiles:
-    """`folder` in the Hugging Face layout; `weights_sha256` over its weight files; `domain` may be None."""
+    """`folder` in the Hugging Face layout; `weights_sha256` over its weight files; `domain` may be None. `adapter`: the
+    folder of the adapter that is merged into the model of `folder`, whose weights are hashed with it."""
 
     source: str
     folder: Path
     domain: str | None
     weights_sha256: str
+    adapter: Path | None = None
 
 
 def assets() -> Path:
@@ -46,11 +49,21 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
         folder = obtain(name)
     else:
         folder = Path(expanded(source))
-    if (folder / "adapter_config.json").is_file():
-        raise SubjectError(
-            f"{source!r} holds an adapter (adapter_config.json), which is no part of the model that would be loaded: "
-            "merge it into its base (peft: merge_and_unload, then save_pretrained), or take it out of the folder."
-        )
+    if is_adapter(folder):
+        return _adapted(source, folder, domain)
+    return _model(source, folder, domain)
+
+
+def _adapted(source: str, folder: Path, domain: str | None) -> SubjectFiles:
+    settings(folder, source)
+    place = base_of(folder, source)
+    base = _model(source, folder, domain) if place == folder else resolve(str(place), None)
+    digest = hashlib.sha256(f"{base.weights_sha256} {weights_hash(folder)}".encode()).hexdigest()
+    domain = domain or _recorded(source, folder, weights_hash(folder)) or base.domain
+    return SubjectFiles(source, base.folder, domain, digest, folder)
+
+
+def _model(source: str, folder: Path, domain: str | None) -> SubjectFiles:
     if not (folder / "config.json").is_file():
         raise SubjectError(
             f"{source!r} is no subject: name one that `isotrace subjects` lists, hf:org/name or a folder in its layout."
@@ -58,6 +71,11 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
     if not weight_files(folder):
         raise SubjectError(f"{source!r} has no weights ({' or '.join(WEIGHTS)}): save it with save_pretrained.")
     digest = weights_hash(folder)
+    return SubjectFiles(source, folder, domain or _recorded(source, folder, digest), digest)
+
+
+def _recorded(source: str, folder: Path, digest: str) -> str | None:
+    """The domain that `subject.json` names, if there is one. Raises SubjectError if it records other weights."""
     record = folder / "subject.json"
     if record.is_file():
         keys = {"format", "format_version", "domain", "weights_sha256"}
@@ -69,10 +87,10 @@ def resolve(source: str, domain: str | None) -> SubjectFiles:
         if not valid or (recorded["format"], recorded["format_version"]) != ("isotrace-subject", 1):
             raise SubjectError(f"{record.name} of {source!r} is not an isotrace-subject version 1: rebuild it.")
         if recorded["weights_sha256"] != digest:
-            remedy = f"remove {folder} and try again" if scheme == "pypi" else "reinstall"
+            remedy = f"remove {folder} and try again" if source.startswith("pypi:") else "reinstall"
             raise SubjectError(f"the weights of {source} differ from their recorded hash: they are damaged, {remedy}.")
-        domain = domain or recorded["domain"]
-    return SubjectFiles(source, folder, domain, digest)
+        return recorded["domain"]
+    return None
 
 
 def look(source: str) -> Path | None:
@@ -86,7 +104,8 @@ def look(source: str) -> Path | None:
     if scheme in ("pypi", "hf"):
         return None
     folder = assets() / name if scheme == "bundled" and name in BUNDLED else Path(expanded(source))
-    return folder if (folder / "config.json").is_file() else resolve(source, None).folder
+    here = (folder / "config.json").is_file() or is_adapter(folder)
+    return folder if here else resolve(source, None).folder
 
 
 def weights_hash(folder: Path) -> str:
