@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from isotrace.verbs.features import features
     from isotrace.verbs.harvest import harvest
     from isotrace.verbs.intervene import intervene
+    from isotrace.verbs.probe import fit_probe
     from isotrace.verbs.reproduce import reproduce
     from isotrace.verbs.trace import trace
     from isotrace.verbs.tracing import Tracer
@@ -38,6 +39,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "features",
+    "fit_probe",
     "harvest",
     "intervene",
     "load",
@@ -62,6 +64,7 @@ _LAZY = {
     "doctor": "isotrace.verbs.doctor",
     "evaluate": "isotrace.verbs.evaluate",
     "features": "isotrace.verbs.features",
+    "fit_probe": "isotrace.verbs.probe",
     "harvest": "isotrace.verbs.harvest",
     "intervene": "isotrace.verbs.intervene",
     "load": "isotrace.base.result",

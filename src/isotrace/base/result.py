@@ -31,6 +31,7 @@ _SHIPPED = {
     "intervention": "isotrace.report.features:InterventionTable",
     "pair": "isotrace.report.pair.pair:PairResult",
     "pairs": "isotrace.report.pair.index:Pairs",
+    "probing": "isotrace.report.probe:ProbeResult",
     "study": "isotrace.report.study:StudyResult",
     "trace": "isotrace.report.trace.trace:TraceResult",
     "traces": "isotrace.report.trace.index:Traces",

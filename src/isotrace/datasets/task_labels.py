@@ -11,13 +11,16 @@ Kind = Literal["class", "regression", "residue", "masked", "mutation"]
 MAX_CLASSES = 20
 
 
-def kind_of(values: Sequence[str], lengths: Sequence[int], rows: Sequence[int] = (), label: str = "") -> Kind:
+def kind_of(
+    values: Sequence[str], lengths: Sequence[int], rows: Sequence[int] = (), label: str = "", *, mixed: bool = False
+) -> Kind:
     """The kind of task that labels stand for, where none was given: residue if most are made of 0 and 1 and as long as
     their sequence (the others are damaged), regression if all are numbers and more than MAX_CLASSES differ or one is no
     whole number, else class.
 
     Raises InputError for a column of numbers with others among them (words, decimal commas, bounds), naming the first
-    and its row, and for texts most of which differ; `rows` are their numbers, `label` the column.
+    and its row, unless `mixed`: then a column most of which are numbers is regression. Raises it also for texts most
+    of which differ; `rows` are their numbers, `label` the column.
     """
     if 2 * sum(len(v) == n and not set(v) - {"0", "1"} for v, n in zip(values, lengths, strict=True)) > len(values):
         return "residue"
@@ -32,6 +35,8 @@ def kind_of(values: Sequence[str], lengths: Sequence[int], rows: Sequence[int] =
                 f"{values[0][:40]!r}: these are no classes; give --label the column of a property."
             )
         return "class"
+    if mixed and 2 * len(wrong) <= len(values):
+        return "regression"
     i, text, why = wrong[0]
     where = f" in row {rows[i]}" if rows else ""
     more = f" ({len(wrong) - 1} more rows have such labels)" if len(wrong) > 1 else ""

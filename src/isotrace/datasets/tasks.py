@@ -11,7 +11,7 @@ Parts are disjoint by group (scaffold, cluster: what the domain calls close rela
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import polars as pl
@@ -77,7 +77,48 @@ def batches(examples: Sequence[Example], tokens: int, subject: Subject) -> list[
     return made
 
 
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """All usable examples of a task in the order of the input; `given`: what the column of the split says of each,
+    None where there is none; `rejects` (index, text, reason)."""
+
+    kind: Kind
+    label: str
+    classes: tuple[str, ...]
+    examples: tuple[Example, ...]
+    given: tuple[str | None, ...]
+    rejects: tuple[tuple[int, str, str], ...]
+
+
 def prepare(
+    subject: Subject, domain: Domain, rows: pl.DataFrame, *, seed: int, split: str | None, limit: int | None = None,
+    **given: Any,
+) -> TaskData:  # fmt: skip
+    """The examples of `labelled` in parts.
+
+    `split` names parts: train and valid and test, or fit and discover and report; without the middle one, half of
+    the groups of the first become it. Without `split` groups are dealt out at random, two, one and one quarter of
+    the sequences. At most `limit` sequences to discover on, and as many to report on, are taken at random; a readout is
+    fitted on all there are. Raises InputError as `labelled`, for groups that stand in two parts, a part without
+    examples, and a task of one class or constant labels.
+    """
+    found = labelled(subject, domain, rows, split=split, **given)
+    if split is None:
+        where = [PARTS[i] for i in deal([e.group for e in found.examples], SHARES, seed)]
+    else:
+        where = parts_named(found, split, seed)
+    parts = {}
+    for part in PARTS:
+        chosen = [e for e, p in zip(found.examples, where, strict=True) if p == part]
+        if limit is not None and part != "fit" and len(chosen) > limit:
+            chosen = [chosen[i] for i in np.random.default_rng((seed, 2)).permutation(len(chosen))[:limit]]
+        parts[part] = tuple(sorted(chosen, key=lambda e: len(e.ids)))
+    data = TaskData(found.kind, found.label, found.classes, parts, rejects_frame(found.rejects))
+    _check(data)
+    return data
+
+
+def labelled(
     subject: Subject,
     domain: Domain,
     rows: pl.DataFrame,
@@ -87,19 +128,14 @@ def prepare(
     split: str | None,
     group: str | None,
     mutations: str | None,
-    seed: int,
-    limit: int | None = None,
+    mixed: bool = False,
     rejects: pl.DataFrame | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
-) -> TaskData:
+) -> Labelled:
     """`rows` hold index, sequence, the columns `label`, and those of `split`, `group` and `mutations` where given.
+    `mixed`: a column most of which are numbers is one of numbers, and its other cells are refused row by row.
 
-    `split` names parts: train and valid and test, or fit and discover and report; without the middle one, half of
-    the groups of the first become it. Without `split` groups are dealt out at random, two, one and one quarter of
-    the sequences. At most `limit` sequences to discover on, and as many to report on, are taken at random; a readout is
-    fitted on all there are. Raises InputError for a missing column,
-    groups that stand in two parts, a part without examples, and a task of one class or constant labels.
-    """
+    Raises InputError for a missing column, labels of no known kind and where no row can be used."""
     asked = {"--label": label, "--split": split, "--group": group, "--mutations": mutations}
     of = {option: None if name is None else column_of(rows, name, option) for option, name in asked.items()}
     if kind is not None and kind not in get_args(Kind):
@@ -129,7 +165,7 @@ def prepare(
         raise InputError(f"no row can be used{f'; first reason: {refused[0][2]}' if refused else ''}.")
     if kind is None:
         lengths, places = [reading.n_elements for _, _, reading, _ in found], [row["index"] for row, *_ in found]
-        kind = kind_of([value for *_, value in found], lengths, places, label)
+        kind = kind_of([value for *_, value in found], lengths, places, label, mixed=mixed)
     if kind == "mutation":
         check_numbering((reading.text, row["--mutations"]) for row, _, reading, _ in found)
     classes = tuple(sorted({value for *_, value in found}, key=natural)) if kind == "class" else ()
@@ -144,19 +180,7 @@ def prepare(
             refused.append((row["index"], reading.text, str(error)))
     if not examples:
         raise InputError(f"no row can be used; first reason: {refused[0][2]}.")
-    if split is None:
-        where = [PARTS[i] for i in deal([e.group for e in examples], SHARES, seed)]
-    else:
-        where = _named(cast("list[str]", given), examples, split, seed)
-    parts = {}
-    for part in PARTS:
-        chosen = [e for e, p in zip(examples, where, strict=True) if p == part]
-        if limit is not None and part != "fit" and len(chosen) > limit:
-            chosen = [chosen[i] for i in np.random.default_rng((seed, 2)).permutation(len(chosen))[:limit]]
-        parts[part] = tuple(sorted(chosen, key=lambda e: len(e.ids)))
-    data = TaskData(kind, label, classes, parts, rejects_frame(refused))
-    _check(data)
-    return data
+    return Labelled(kind, label, classes, tuple(examples), tuple(given), tuple(refused))
 
 
 def _example(
@@ -199,7 +223,10 @@ def masked(subject: Subject, ids: np.ndarray, places: Sequence[int]) -> np.ndarr
     return copy
 
 
-def _named(given: list[str], examples: Sequence[Example], column: str, seed: int) -> list[str]:
+def parts_named(found: Labelled, column: str, seed: int) -> list[str]:
+    """The part, of PARTS, of every example, as the column of the split names it. Raises InputError for a part of
+    another name and for groups that stand in two."""
+    given, examples = cast("tuple[str, ...]", found.given), found.examples
     known = {"train": "fit", "fit": "fit", "valid": "discover", "val": "discover", "validation": "discover",
              "discover": "discover", "test": "report", "report": "report"}  # fmt: skip
     if wrong := sorted({name for name in given if name.lower() not in known}):

@@ -121,6 +121,21 @@ class Domain(Protocol):
         """A name per text, equal for close relatives (scaffold, cluster): splits keep a group on one side."""
         ...
 
+    def same(self, text: str) -> str:
+        """A name that all texts of the same thing share: canonical SMILES, the residues without spaces."""
+        ...
+
+    def parent(self, text: str) -> str:
+        """The part that carries a measured property: a molecule without its counter-ions, else the text itself."""
+        ...
+
+    fingerprint: str
+    """What `fingerprints` are, in a word or two."""
+
+    def fingerprints(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 `[n, d]` ≥ 0: what a model that knows no language model would learn from."""
+        ...
+
     def bonds(self, reading: Reading) -> np.ndarray:
         """int64 `[n, 2]`: pairs of neighbouring elements (bonded atoms, residues next in the chain), each once."""
         ...

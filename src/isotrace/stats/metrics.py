@@ -119,6 +119,12 @@ def _mid_ranks(groups: np.ndarray) -> np.ndarray:
     return np.cumsum(groups, axis=0) - groups / 2 + 0.5
 
 
+def rmse(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Root of the mean squared error, in the unit of the labels."""
+    with np.errstate(invalid="ignore"):
+        return np.sqrt((weights @ (predicted[:, 0] - y) ** 2) / weights.sum(1))
+
+
 METRICS: dict[str, Score] = {
     "auroc": auroc,
     "macro_auroc": macro_auroc,
@@ -126,6 +132,7 @@ METRICS: dict[str, Score] = {
     "accuracy": accuracy,
     "spearman": spearman,
     "r2": r2,
+    "rmse": rmse,
 }
 
 

@@ -196,12 +196,15 @@ def run_of(
     request: TraceRequest, tracer: "Tracer", row: Mapping[str, Any] | None = None, against: Any = None
 ) -> dict[str, Any]:
     """What the run of a row depends on, or that of all rows."""
+    from isotrace.subjects.probe import probe_folder
     from isotrace.verbs.loading import named
 
     inputs = tracer.inputs | {"data": named(request.data, request.column)}
     inputs |= {} if request.supernodes is None else {"supernodes": request.supernodes}
     inputs |= {} if row is None else {"sequence": row["sequence"]}
     inputs |= {} if against is None else {"against": str(named(against, None))}
+    if request.target.startswith("probe:"):
+        inputs["probe"] = probe_folder(tracer.subject.files.folder, "", request.target.partition(":")[2])[0]
     return {"command": request.command, "seed": request.seed, "inputs": inputs}
 
 

@@ -11,19 +11,15 @@ A probe is fitted once, on the subject, and never on a circuit.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import multimode
-from warnings import catch_warnings, filterwarnings, simplefilter
 
 import numpy as np
 import torch
-from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.datasets.tasks import Example, Kind, TaskData
+from isotrace.probing.linear import searched
 from isotrace.stats.metrics import METRICS
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.probe import pool
@@ -140,21 +136,9 @@ def _fit(x: np.ndarray, y: np.ndarray, groups: np.ndarray, kind: Kind, seed: int
     if len(x) > FITTING_TOKENS:
         chosen = np.random.default_rng((seed, 4)).permutation(len(x))[:FITTING_TOKENS]
         x, y, groups = x[chosen], y[chosen], groups[chosen]
-    if kind == "regression":
-        model, name, strengths, scoring = Ridge(), "ridge__alpha", STRENGTHS["regression"], "r2"
-    else:
-        model, name, strengths = LogisticRegression(max_iter=2_000), "logisticregression__C", STRENGTHS["class"]
-        scoring = "roc_auc" if len(np.unique(y)) == 2 else "accuracy"
-    pipeline = make_pipeline(StandardScaler(), model)
+    task = "regression" if kind == "regression" else "classification"
     n_folds = min(4, len(np.unique(groups)))
     folds = GroupKFold(n_folds) if kind == "regression" else StratifiedGroupKFold(n_folds)
-    search = GridSearchCV(pipeline, {name: strengths}, scoring=scoring, cv=folds, error_score=np.nan)
-    with catch_warnings():
-        # a fold without one of the classes has no score: such folds cannot choose, and the first strength stands
-        simplefilter("ignore", UndefinedMetricWarning)
-        filterwarnings("ignore", "(.*test scores are non-finite|.*fits failed|The least populated class)", UserWarning)
-        fitted = search.fit(x, y, groups=groups).best_estimator_
-    scaler, linear = fitted[0], fitted[1]
-    coefficient = np.atleast_2d(linear.coef_) / scaler.scale_
-    bias = np.atleast_1d(linear.intercept_) - coefficient @ scaler.mean_
-    return torch.from_numpy(coefficient.T).float(), torch.from_numpy(bias).float()
+    strengths = STRENGTHS["regression" if kind == "regression" else "class"]
+    (weight, bias), _ = searched(x, y, task, strengths, folds, groups)
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()

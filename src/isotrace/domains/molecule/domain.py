@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from rdkit import Chem
+from rdkit.Chem import rdFingerprintGenerator
 
 from isotrace.base.errors import InputError
 from isotrace.domains.alignment import Alignment
@@ -49,6 +50,20 @@ class Molecule:
         """Murcko scaffolds; molecules without a ring by their carbon skeleton (see `scaffold_group`)."""
         return [scaffold_group(parse(text)) for text in texts]
 
+    def same(self, text: str) -> str:
+        return Chem.MolToSmiles(parse(text))
+
+    def parent(self, text: str) -> str:
+        """The fragment with most heavy atoms, as it is written; of equal ones the first. The text itself where a ring
+        closure leads from one fragment into another."""
+        parts = text.strip().split(".")
+        return max(parts, key=_heavy_atoms) if len(parts) > 1 and all(map(_heavy_atoms, parts)) else text
+
+    fingerprint = "ECFP4, 2,048 bits"
+
+    def fingerprints(self, texts: Sequence[str]) -> np.ndarray:
+        return ecfp4([parse(text) for text in texts])
+
     def bonds(self, reading: Reading) -> np.ndarray:
         return bonded_atoms(reading.parsed)
 
@@ -76,6 +91,19 @@ class Molecule:
 
     def picture(self, reading: Reading) -> dict[str, Any]:
         return picture_of(sketch(reading.parsed), reading)
+
+
+def _heavy_atoms(fragment: str) -> int:
+    """0 for one that is no molecule by itself."""
+    mol = Chem.MolFromSmiles(fragment, sanitize=False)
+    return 0 if mol is None else mol.GetNumHeavyAtoms()
+
+
+def ecfp4(mols: Sequence[Chem.Mol]) -> np.ndarray:
+    """Morgan fingerprints of radius 2 (doi 10.1021/ci100050t), float32 `[n, 2048]` of 0 and 1."""
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2_048)
+    found = [generator.GetFingerprintAsNumPy(mol) for mol in mols]
+    return np.asarray(found, dtype=np.float32).reshape(len(mols), 2_048)
 
 
 def bonded_atoms(mol: Chem.Mol) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The protein domain: chains in one-letter code, read residue by residue."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from isotrace.domains.domain import Concept, Labels, Reading, Spelling
 from isotrace.domains.protein.alignment import align
 from isotrace.domains.protein.clusters import kmer_groups
 from isotrace.domains.protein.drawing import Band, draw_track
-from isotrace.domains.protein.sequence import residue_map, residues
+from isotrace.domains.protein.sequence import STANDARD, residue_map, residues
 from isotrace.domains.protein.vocabulary.concepts import CONCEPTS, TokensOf, instances, numbers
 from isotrace.domains.protein.vocabulary.motifs import matches
 
@@ -45,6 +46,28 @@ class ProteinDomain:
     def groups(self, texts: Sequence[str]) -> list[str]:
         """Clusters by shared 5-mers; see `isotrace.domains.protein.clusters`."""
         return kmer_groups([residues(text) for text in texts])
+
+    def same(self, text: str) -> str:
+        return residues(text)
+
+    def parent(self, text: str) -> str:
+        return text
+
+    fingerprint = "one-hot residues where all are as long, else counts of residues and pairs"
+
+    def fingerprints(self, texts: Sequence[str]) -> np.ndarray:
+        chains = [residues(text) for text in texts]
+        if len({len(chain) for chain in chains}) == 1:
+            found = [[letter == one for letter in chain for one in STANDARD] for chain in chains]
+            return np.asarray(found, dtype=np.float32)
+        words = [*STANDARD, *(a + b for a in STANDARD for b in STANDARD)]
+        place = {word: i for i, word in enumerate(words)}
+        counts = np.zeros((len(chains), len(words)), dtype=np.float32)
+        for row, chain in zip(counts, chains, strict=True):
+            for word in (*chain, *map("".join, pairwise(chain))):
+                if word in place:
+                    row[place[word]] += 1
+        return counts
 
     def bonds(self, reading: Reading) -> np.ndarray:
         first = np.arange(reading.n_elements - 1, dtype=np.int64)

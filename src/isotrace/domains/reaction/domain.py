@@ -11,7 +11,7 @@ from rdkit import Chem
 from isotrace.base.errors import InputError
 from isotrace.domains.alignment import Alignment
 from isotrace.domains.domain import Concept, Labels, Reading, Spelling
-from isotrace.domains.molecule.domain import bonded_atoms, matches
+from isotrace.domains.molecule.domain import bonded_atoms, ecfp4, matches
 from isotrace.domains.molecule.sketch import draw_sketch, picture_of
 from isotrace.domains.molecule.spelling import fragments, respelled
 from isotrace.domains.molecule.vocabulary.concepts import placed
@@ -71,6 +71,20 @@ class ReactionDomain:
     def groups(self, texts: Sequence[str]) -> list[str]:
         """The group, among molecules, of the product with the most atoms."""
         return [scaffold_group(_main_product(text)) for text in texts]
+
+    def same(self, text: str) -> str:
+        sides = (".".join(sorted(Chem.MolToSmiles(Chem.MolFromSmiles(part)) for part in side.split(".") if part))
+                 for side in text.strip().split(">"))  # fmt: skip
+        return ">".join(sides)
+
+    def parent(self, text: str) -> str:
+        return text
+
+    fingerprint = "ECFP4 of reactants and of products, 2,048 bits each"
+
+    def fingerprints(self, texts: Sequence[str]) -> np.ndarray:
+        sides = [[Chem.MolFromSmiles(text.strip().split(">")[end]) for text in texts] for end in (0, -1)]
+        return np.concatenate([ecfp4(side) for side in sides], 1)
 
     def bonds(self, reading: Reading) -> np.ndarray:
         return bonded_atoms(reading.parsed.mol)
