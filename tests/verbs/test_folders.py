@@ -186,6 +186,7 @@ WRITE = {
     "train": {"architecture": "sae", "features": 8, "k": 2, "tokens": 64},
     "evaluate": {"bootstrap": 20, "controls": False},
     "features": {},
+    "fit_probe": {"label": "own"},
     "annotate": {"sources": "dictionary", "permutations": 20, "bootstrap": 20, "min_positive": 1, "effects": False},
     "circuit": {"label": "own", "group": "own"},
     "trace": {"target": "mask:2"} | QUICK,
