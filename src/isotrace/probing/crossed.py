@@ -21,19 +21,21 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 def crossed(
     x: np.ndarray, y: np.ndarray, task: Task, folds: Folds, classes: Sequence[str]
-) -> tuple[np.ndarray, list[float]]:
-    """(outputs `[n, outputs]` of rows held out, NaN elsewhere, the strength of every fold)."""
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """(outputs `[n, outputs]` of rows held out, NaN elsewhere, the same before calibration, the strength of every
+    fold)."""
     n_outputs = len(classes) if len(classes) > 2 else 1
-    found, strengths = np.full((len(y), n_outputs), np.nan), []
+    raw, found, strengths = *np.full((2, len(y), n_outputs), np.nan), []
     for fit, valid, test in folds:
         rows = np.concatenate([fit, valid])
         inner = [(np.arange(len(fit)), np.arange(len(fit), len(rows)))]
         weights, strength = searched(x[rows], y[rows], task, STRENGTHS[task], inner)
         alone = fitted(x[fit], y[fit], task, strength) if task == "classification" else weights
         scale = _scale(x[valid] @ alone[0] + alone[1], y[valid], task)
-        found[test] = scale(x[test] @ weights[0] + weights[1])
+        raw[test] = x[test] @ weights[0] + weights[1]
+        found[test] = scale(raw[test])
         strengths.append(strength)
-    return found, strengths
+    return found, raw, strengths
 
 
 def _scale(outputs: np.ndarray, y: np.ndarray, task: Task) -> Predict:
@@ -65,7 +67,7 @@ def _calibration(outputs: np.ndarray, y: np.ndarray, task: Task) -> tuple[float,
 
 
 def calibrated(weights: Weights, outputs: np.ndarray, y: np.ndarray, task: Task) -> Weights:
-    """With what remains to be calibrated in outputs of the held-out rows folded in."""
+    """With the calibration of `outputs`, the raw ones of rows held out, folded in."""
     slope, offset = _calibration(outputs, y, task)
     return weights[0] * slope, weights[1] * slope + offset
 

@@ -131,16 +131,14 @@ def fit_probe(
     held = np.zeros(len(y), dtype=bool)
     for _, _, test in folds:
         held[test] = True
-    outputs, strengths = {}, []
-    for source, x in progress(inputs.items(), "fitting"):
-        outputs[source], chosen = crossed(x, y, task, folds, data.classes)
-        strengths = chosen if source == "subject" else strengths
+    crosses = {s: crossed(x, y, task, folds, data.classes) for s, x in progress([*inputs.items()], "fitting")}
+    outputs, (_, raw, strengths) = {source: one[0] for source, one in crosses.items()}, crosses["subject"]
     if prints is not None:
         outputs["forest"] = forest(prints, y, task, folds, settings.seed)
     draws = group_weights(groups[held].tolist(), settings.n_bootstrap, (settings.seed, 3))
     strength = float(np.exp(np.median(np.log(strengths))))
     curve = learning_curve(inputs["subject"], y, groups, task, folds, strength, settings.seed)
-    weight, bias = calibrated(fitted(inputs["subject"], y, task, strength), outputs["subject"][held], y[held], task)
+    weight, bias = calibrated(fitted(inputs["subject"], y, task, strength), raw[held], y[held], task)
     outputs_of = _outputs(data)
     about = f"{data.label}, log-odds of {outputs_of[0]}" if len(data.classes) == 2 else data.label
     own_unit = "log-odds" if len(data.classes) == 2 or token else "logit" if data.classes else data.label
