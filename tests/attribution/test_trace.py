@@ -107,17 +107,22 @@ def test_a_token_of_several_atoms_shares_its_mass(planted):
     assert 2 not in shared, "what is no atom token gives atoms nothing"
 
 
-@pytest.mark.parametrize(("threshold", "named"), [(0.7, [SOURCE]), (0.8, [SOURCE, READER])])
-def test_what_pushes_towards_the_prediction(planted, threshold, named):
-    """Ablating SOURCE takes e from READER, ablating READER its height: e / (e + HIGH) is 0.75 of both together."""
+def test_what_pushes_towards_the_prediction(planted):
+    """In the running subject ablating SOURCE silences READER too, so each has half of the support; in the frozen graph
+    it takes e from READER, which answers linearly, ablating READER its height."""
+    named = [SOURCE, READER]
     _, found, record = planted
     again = trace(found.frame.frozen.subject, found.frame.dictionary, "CNO", "probe:v",
-                  replace(CONFIG, node_threshold=threshold, n_spellings=0))  # fmt: skip
+                  replace(CONFIG, node_threshold=0.8, n_spellings=0))  # fmt: skip
     assert found.graph.feature_nodes[again.supporters].tolist() == named
     listed = replace(record, traced=again).summary["supporters"]
-    assert [f["effect"] for f in listed] == pytest.approx(
+    assert [f["graph_effect"] for f in listed] == pytest.approx(
         [found.value * (E / HIGH if node == SOURCE else 1) for node in named], rel=1e-3
     )
+    live = again.live.measured[again.supporters]
+    assert [f["effect"] for f in listed] == live.tolist()
+    assert live.tolist() == pytest.approx([found.value] * 2, rel=1e-3)
+    assert all(f["measured"] for f in listed)
 
 
 def test_spellings_agree_atom_by_atom(planted, result):

@@ -15,12 +15,10 @@ from isotrace.attribution.circuits.choice import choose_circuit
 from isotrace.attribution.circuits.halving import halved
 from isotrace.attribution.circuits.neurons import neuron_effects
 from isotrace.attribution.graph import build_graph, frame
-from isotrace.attribution.influence import prune, total_effects
 from isotrace.attribution.verification import (
     CircuitEffects,
     circuit_effects,
     matched_controls,
-    node_effects,
 )
 from isotrace.dictionaries.features import Features
 from isotrace.interventions.components import zero_values
@@ -266,21 +264,3 @@ def test_neurons_are_chosen_by_the_same_rule_and_all_of_them_are_the_model(rotar
     (chosen,) = halved(rotary, Neurons(), means, framing.batch, target, everything, [7])
     values = ablated(rotary, Neurons(), means, framing.batch, target, [chosen], complement=True)
     assert some.value == pytest.approx(float(values), abs=1e-5)
-
-
-@pytest.mark.parametrize("ablation", ["zero", "mean"])
-def test_node_effects(subject64, ablation):
-    """With all active features in the graph the prediction is the frozen model's effect."""
-    framing, graph, target = traced(subject64, "mask", window=2)
-    pruned = prune(graph, 0.8, 0.98)
-    found = node_effects(subject64, framing, graph, pruned, target, n_nodes=16, ablation=ablation, seed=0)
-    assert len(found.nodes) == 16 == len(set(found.nodes.tolist()))
-    ranked = pruned.influence[: graph.n_features].argsort(descending=True)
-    assert found.nodes[:8].tolist() == ranked[:8].tolist()
-    torch.testing.assert_close(found.predicted, found.frozen, rtol=1e-7, atol=1e-9)
-    assert float(found.frozen.abs().max()) > 1e-3
-    assert float((found.free_running - found.frozen).abs().max()) > 1e-4, "the real subject is not linear"
-    if ablation == "zero":
-        torch.testing.assert_close(found.predicted, total_effects(graph)[found.nodes])
-    few = node_effects(subject64, framing, graph, pruned, target, n_nodes=10_000, ablation=ablation, seed=0)
-    assert sorted(few.nodes.tolist()) == list(range(graph.n_features))

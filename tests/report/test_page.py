@@ -46,6 +46,9 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             "influence": influence,
             "effect": effect,
             "f1": rng.random() if kind == "feature" else None,
+            "measured": k % 2 == 0 if (k := len(id)) and kind == "feature" else None,
+            "first_order": effect and 0.9 * effect,
+            "graph_effect": effect and 0.5 * effect,
         }
 
     nodes = [node(f"t{t['pos']}", "token", -1, t["pos"], f"token {t['text']}") for t in tokens]
@@ -125,12 +128,15 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         "features": features,
         "verification": {
             "nodes": [
-                {"id": n["id"], "predicted": n["effect"], "frozen": n["effect"] * 1.01}
-                | {"free_running": n["effect"] * 0.8 + rng.gauss(0, 0.05)}
-                for n in checked
+                {"id": n["id"], "predicted": n["effect"], "first_order": n["effect"], "graph": n["effect"]}
+                | {"frozen": n["effect"] * 1.01, "free_running": n["effect"] * 0.8 + rng.gauss(0, 0.05)}
+                | {"exact": k % 3 == 0}
+                for k, n in enumerate(checked)
             ],
+            "n_exact": 10,
             "pearson_frozen": {"value": 0.999, "ci": [0.998, 1.0]},
             "pearson_free_running": {"value": 0.91, "ci": [0.84, 0.95]},
+            **{f"pearson_{name}": {"value": 0.7, "ci": [0.6, 0.8]} for name in ("first_order", "rest", "graph")},
         },
         "circuit": {
             "n_features": 48,
@@ -159,6 +165,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         },
         "supporters": [
             {"layer": 1, "feature": 2, "position": 3, "token": "O", "label": "ester oxygen", "effect": 1.25}
+            | {"measured": True, "first_order": 1.1, "graph_effect": 0.4}
         ],
         "opponents": [],
         "graph": {
@@ -166,6 +173,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             "n_edges": len(edges),
             "n_nodes_full": 2 * len(nodes),
             "n_edges_full": 9 * len(edges),
+            "agreement": 0.62,
             "replacement_score": 0.83,
             "completeness_score": 0.9,
             "max_completeness_error": 3.1e-6,

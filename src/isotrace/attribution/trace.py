@@ -4,7 +4,7 @@
 2. linearise and build the attribution graph
 3. choose the circuit: the features that reproduce the prediction with all others ablated, see `verification`; prune
    the graph to it, score, map node mass to atoms, bonds and syntax. What pushes for and against is listed beside it
-4. verify in the real subject: single nodes, then the circuit against matched controls and as many neurons
+4. verify in the running subject: single nodes, then the circuit against matched controls and as many neurons
 5. repeat 2 and 3 on randomised spellings of the same molecule, for circuits of the same share of the features
 """
 
@@ -19,17 +19,12 @@ from isotrace.attribution.ablation import Ablation, feature_values
 from isotrace.attribution.circuits.choice import Choice, choose_circuit
 from isotrace.attribution.circuits.halving import halved
 from isotrace.attribution.circuits.neurons import NeuronEffects, neuron_effects
+from isotrace.attribution.circuits.nodes import LiveEffects, NodeEffects, NodeMeter, ablation_effects
 from isotrace.attribution.graph import AttributionGraph, Frame, build_graph, frame
 from isotrace.attribution.influence import Pruned, Scores, prune, scores, supporters, total_effects
 from isotrace.attribution.percolation import NetworkView, network_view
 from isotrace.attribution.units import UnitScores, unit_scores
-from isotrace.attribution.verification import (
-    CircuitEffects,
-    NodeEffects,
-    ablation_effects,
-    circuit_effects,
-    node_effects,
-)
+from isotrace.attribution.verification import CircuitEffects, circuit_effects
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.progress import Progress, silent
 from isotrace.base.settings import checked_seed
@@ -41,6 +36,9 @@ from isotrace.interventions.components import Values, zero_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target, end_of, parse_target
+
+NAMED, LISTED = 256, 12
+"""Nodes of the circuit, most influential first, and of either list, whose ablation is measured."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,8 @@ class Traced:
     of the graph: what reproduces the prediction, and what pushes it from where it is with every feature ablated to
     where it is, and back, strongest first. `begun`: why the text is no molecule, where it is the beginning of one, read
     by a causal subject; else None. Atoms are numbered as in `mol`: as they came in. `neurons` is None where
-    nobody knows what a neuron is on average."""
+    nobody knows what a neuron is on average. `live`: by how much the target falls where a feature is ablated in the
+    running subject; `graph_effects`: in the frozen graph; `effects`: where any node is removed from that."""
 
     sequence: str
     mol: Chem.Mol
@@ -101,7 +100,8 @@ class Traced:
     pruned: Pruned
     scores: Scores
     effects: Tensor
-    predicted: Tensor
+    graph_effects: Tensor
+    live: LiveEffects
     unit_scores: UnitScores
     circuit: Tensor
     supporters: Tensor
@@ -159,22 +159,25 @@ def trace(
     step()
     if not graph.n_features:
         raise InputError(f"no feature is active on {sequence!r}: the dictionary cannot explain it.")
-    given = {"shares": config.sizes, "tolerance": config.tolerance, "ablation": config.ablation}
-    choice = choose_circuit(subject, framed, goal, graph.feature_nodes, **given)
+    sizes = {"shares": config.sizes, "tolerance": config.tolerance}
+    choice = choose_circuit(subject, framed, goal, graph.feature_nodes, **sizes, ablation=config.ablation)
     step()
-    measured = circuit_effects(
-        subject, framed, goal, choice.circuit, n_controls=config.n_controls, ablation=config.ablation, seed=config.seed
-    )
+    given = {"ablation": config.ablation, "seed": config.seed}
+    measured = circuit_effects(subject, framed, goal, choice.circuit, n_controls=config.n_controls, **given)
     step()
     effects = total_effects(graph)
-    predicted = ablation_effects(framed, graph, effects, config.ablation)
+    meter = NodeMeter(subject, framed, graph, goal, config.ablation)
+    predicted = meter.measure_largest().predicted
     support = predicted if measured.full >= measured.empty else -predicted
+    lists = [strongest(sign * support, config.node_threshold) for sign in (1, -1)]
     pruned = prune_to_circuit(graph, choice.circuit, config)
     tokens = subject.tokens(batch.ids[0])
     units = numbered(token_map(sequence, tokens, batch.offsets[0], begun=begun is not None), written)
     means = zero_values(subject, Neurons()) if config.ablation == "zero" else neuron_means
-    given = {"ablation": config.ablation, "seed": config.seed}
-    nodes = node_effects(subject, framed, graph, pruned, goal, n_nodes=config.n_nodes, **given)
+    circuit = torch.nonzero(pruned.nodes[: graph.n_features])[:, 0]
+    named = circuit[pruned.influence[circuit].argsort(descending=True)][:NAMED]
+    meter.measure([*named.tolist(), *(node for one in lists for node in one[:LISTED].tolist())])
+    nodes = meter.check(pruned, config.n_nodes, config.seed)
     step()
     network = network_view(subject, framed, graph, pruned, goal, **given)
     share, other = len(choice.circuit) / graph.n_active, replace(config, n_spellings=0) if begun else config
@@ -193,11 +196,12 @@ def trace(
         pruned=pruned,
         scores=scores(graph),
         effects=effects,
-        predicted=predicted,
+        graph_effects=ablation_effects(framed, graph, effects, config.ablation),
+        live=meter.effects,
         unit_scores=unit_scores(graph, pruned, effects, units),
-        circuit=torch.nonzero(pruned.nodes[: graph.n_features])[:, 0],
-        supporters=strongest(support, config.node_threshold),
-        opponents=strongest(-support, config.node_threshold),
+        circuit=circuit,
+        supporters=lists[0],
+        opponents=lists[1],
         begun=begun,
         choice=choice,
         nodes=nodes,

@@ -1,6 +1,5 @@
-"""Is a circuit the cause of a prediction? Interventions in the real subject, against matched random circuits, and the
-effects of single nodes (METHODS §§7, 9). `circuits` chooses what is measured here.
-"""
+"""Is a circuit the cause of a prediction? Interventions in the real subject, against matched random circuits
+(METHODS §§7, 9). `circuits` chooses what is measured here."""
 
 from dataclasses import dataclass
 
@@ -11,13 +10,11 @@ from torch import Tensor
 from isotrace.attribution.ablation import (
     Ablation,
     Nodes,
-    ablate_in_frozen,
     ablated,
     feature_values,
     rounding,
 )
-from isotrace.attribution.graph import AttributionGraph, Frame
-from isotrace.attribution.influence import Pruned, total_effects
+from isotrace.attribution.graph import Frame
 from isotrace.dictionaries.features import Features
 from isotrace.stats.matching import NEIGHBOURS, log_frequency, matched
 from isotrace.stats.share import share
@@ -26,17 +23,6 @@ from isotrace.subjects.targets import Target
 
 NEARER = 0.95
 """Share of the random circuits that a circuit must come nearer to the model than."""
-
-
-@dataclass(frozen=True)
-class NodeEffects:
-    """Effect of ablating single nodes on the target (clean − ablated): as the graph predicts, in the frozen
-    model, in the real free-running subject. `nodes` are indices of feature nodes in the graph."""
-
-    nodes: Tensor
-    predicted: Tensor
-    frozen: Tensor
-    free_running: Tensor
 
 
 @dataclass(frozen=True)
@@ -108,44 +94,6 @@ def circuit_effects(
     empty, full = (float(ablated(*arguments, [nothing], complement=c)[0]) for c in (True, False))
     noise = max(abs(empty - float(alone[0])), abs(full - float(without[0])), rounding(frame))
     return CircuitEffects(full, empty, float(alone[1]), float(without[1]), alone[2:], without[2:], noise)
-
-
-def node_effects(
-    subject: Subject,
-    frame: Frame,
-    graph: AttributionGraph,
-    pruned: Pruned,
-    target: Target,
-    *,
-    n_nodes: int,
-    ablation: Ablation,
-    seed: int,
-) -> NodeEffects:
-    """Half of the nodes are the most influential of the circuit, half are drawn at random from all nodes of the
-    graph, so that the correlation is not taken over large effects alone."""
-    ranked = pruned.influence[: graph.n_features].argsort(descending=True)
-    top = ranked[: n_nodes // 2]
-    rest = ranked[n_nodes // 2 :]
-    order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
-    nodes = torch.cat([top, rest[order[: n_nodes - len(top)]]])
-    located = graph.feature_nodes[nodes]
-    clean = float(target.value(subject, frame.batch, frame.frozen.actual.final))
-    frozen = graph.preactivation[graph.target] - ablate_in_frozen(frame, located, ablation).double()
-    singles = [row[None] for row in located]
-    parts = Features(frame.dictionary), feature_values(frame.dictionary, ablation)
-    real = ablated(subject, *parts, frame.batch, target, singles, complement=False, chunk=32)
-    predicted = ablation_effects(frame, graph, total_effects(graph), ablation)[nodes]
-    return NodeEffects(nodes, predicted, frozen, clean - real.double())
-
-
-def ablation_effects(frame: Frame, graph: AttributionGraph, effects: Tensor, ablation: Ablation) -> Tensor:
-    """Predicted fall of the target when each feature is set to its ablated value, `[n_features]` float64.
-
-    `effects` are the total effects of removing it altogether."""
-    layer, _, feature = graph.feature_nodes.unbind(1)
-    activation = graph.activations.double()
-    base = torch.stack(feature_values(frame.dictionary, ablation))[layer, feature, 0].double().cpu()
-    return effects[: graph.n_features] * (activation - base) / activation
 
 
 def matched_controls(

@@ -52,6 +52,7 @@ _SHIPPED |= {
     f"circuit_{task}": "task_circuits" for task in ("bbb", "bace", "esol", "reaction_class", "v_gene", "paratope")
 }
 _SHIPPED |= {"network": "network"}
+_SHIPPED |= {"node_effects": "effects.node_effects"}
 STUDIES: Registry[Study] = Registry(
     "study", "isotrace.studies", {name: f"isotrace.studies.{module}" for name, module in _SHIPPED.items()}
 )

@@ -29,14 +29,16 @@ function axes(width, height, x, y, xLabel, yLabel, left = 52) {
 }
 function put(id, svg) { $(id).replaceChildren(svg ?? make("p", { class: "note" }, "No finite values to plot.")); }
 
-function scatter(id, field, label) {
-  const points = data.verification.nodes.filter((v) => v.predicted !== null && v[field] !== null && byId.has(v.id));
+// Exact points were measured before they were predicted, and lie on the line: they are drawn hollow.
+function scatter(id, known, field, label) {
+  const points = data.verification.nodes.filter((v) => v[known] !== null && v[field] !== null && byId.has(v.id));
   if (!points.length) return put(id, null);
-  const span = extent(points.flatMap((v) => [v.predicted, v[field]]));
-  const { svg, sx, sy } = axes(300, 290, span, span, "predicted change of the target", label);
+  const span = extent(points.flatMap((v) => [v[known], v[field]]));
+  const { svg, sx, sy } = axes(300, 290, span, span, `predicted fall, ${data.target.unit}`, label);
   svg.append(make("line", { class: "identity", x1: sx(span[0]), x2: sx(span[1]), y1: sy(span[0]), y2: sy(span[1]) }));
   for (const v of points) {
-    svg.append(make("circle", { class: "dot", cx: sx(v.predicted), cy: sy(v[field]), r: 4, "data-ref": v.id }));
+    const hollow = v.exact && known === "predicted" ? " exact" : "";
+    svg.append(make("circle", { class: `dot${hollow}`, cx: sx(v[known]), cy: sy(v[field]), r: 4, "data-ref": v.id }));
   }
   put(id, svg);
 }
@@ -232,11 +234,13 @@ function card(i) {
   const n = nodes[i], feature = data.features[`${n.layer}_${n.feature}`];
   const check = data.verification.nodes.find((v) => v.id === n.id);
   const facts = [["where", tokenText(n.pos)], ["activation", num(n.activation)], ["influence", num(n.influence)]];
-  if (n.effect !== null) facts.push(["effect on target", num(n.effect)]);
-  if (check) {
-    facts.push(["removing it", `predicted ${num(check.predicted)}, frozen ${num(check.frozen)}, `
-      + `free-running ${num(check.free_running)}`]);
+  const unit = data.target.unit;
+  if (n.measured === null) { if (n.effect !== null) facts.push(["effect in the frozen graph", `${num(n.effect)} ${unit}`]); }
+  else {
+    facts.push([n.measured ? "ablated, the target falls by (measured)" : "ablated, the target falls by (first order)",
+      `${num(n.effect)} ${unit}`], ["predicted, first order", num(n.first_order)], ["predicted, frozen graph", num(n.graph_effect)]);
   }
+  if (check) facts.push(["ablated in the frozen model", num(check.frozen)]);
   const kind = n.kind === "feature" ? `Feature ${n.feature}, ${layerName(n.layer)}` : n.kind === "error" ? `Error, ${layerName(n.layer)}` : n.kind;
   const parts = [make("p", { class: "kind" }, kind), make("h3", {}, n.label)];
   if (feature && n.kind === "feature") {
@@ -266,8 +270,9 @@ function download() {
 }
 $("save-groups")?.addEventListener("click", download);
 
-scatter("frozen", "frozen", "measured, frozen");
-scatter("free", "free_running", "measured, free-running");
+scatter("free", "predicted", "free_running", "measured, running");
+scatter("graph-free", "graph", "free_running", "measured, running");
+scatter("frozen", "graph", "frozen", "measured, frozen");
 controls();
 curve();
 if (data.spellings) spellings();

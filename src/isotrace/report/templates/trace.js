@@ -232,7 +232,7 @@ function tipNode(event, i) {
   }
   const place = n.layer < 0 ? "input" : n.layer >= data.n_layers ? "target" : layerName(n.layer);
   tip(event, n.label, [`${place} · ${tokenText(n.pos)}`, `activation ${num(n.activation)} · influence ${num(n.influence)}`
-    + (n.effect === null ? "" : ` · effect ${num(n.effect)}`)]);
+    + (n.effect === null ? "" : ` · effect ${num(n.effect)}${n.measured ? ", measured" : ""}`)]);
 }
 
 function nodeOf(target) {

@@ -10,11 +10,14 @@ from isotrace.datasets.annotated import read
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Reading, domain_of
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
+from isotrace.report.trace.effects import effects_of
 from isotrace.report.trace.trace_graph import page_edges, page_supernodes
 
 if TYPE_CHECKING:
     from isotrace.report.trace.record import Record
 
+EFFECTS = ("predicted", "first_order", "graph", "frozen", "free_running")
+"""Of the nodes whose ablation was measured to check predictions, see `NodeEffects`."""
 CARDS = 32
 """Features that get a card with drawn examples: the most influential of the circuit."""
 
@@ -56,14 +59,12 @@ def trace_view(trace: "Record") -> dict[str, Any]:
         "features": _cards(trace),
         "verification": {
             "nodes": [
-                {"id": trace.node_id(n), "predicted": p, "frozen": f, "free_running": r}
-                for n, p, f, r in zip(
-                    checks.nodes.tolist(),
-                    checks.predicted.tolist(),
-                    checks.frozen.tolist(),
-                    checks.free_running.tolist(),
-                    strict=True,
-                )
+                {
+                    "id": trace.node_id(int(node)),
+                    **{name: float(getattr(checks, name)[i]) for name in EFFECTS},
+                    "exact": bool(checks.exact[i]),
+                }
+                for i, node in enumerate(checks.nodes)
             ]
         },
         "circuit": {
@@ -118,7 +119,7 @@ def sentences(trace: "Record", summary: dict[str, Any]) -> list[str]:
 def _node(trace: "Record", node: int) -> dict[str, Any]:
     traced, graph = trace.traced, trace.traced.graph
     kind, layer, position = graph.kind_of(node), graph.layer_of(node), graph.position_of(node)
-    base = {
+    base: dict[str, Any] = {
         "id": trace.node_id(node),
         "kind": "token" if kind == "position" else kind,
         "layer": layer,
@@ -127,6 +128,7 @@ def _node(trace: "Record", node: int) -> dict[str, Any]:
         "activation": None,
         "influence": float(traced.pruned.influence[node]),
         "effect": float(traced.effects[node]),
+        "measured": None,
         "f1": None,
     }
     if kind == "feature":
@@ -137,6 +139,7 @@ def _node(trace: "Record", node: int) -> dict[str, Any]:
             "activation": float(graph.activations[node]),
             "label": trace.tables.label(row),
             "f1": row.get("f1"),
+            **effects_of(traced, node),
         }
     if kind == "target":
         return base | {"label": traced.target.name, "influence": 1.0}

@@ -14,11 +14,12 @@ from isotrace.attribution.trace import Traced
 from isotrace.base.runs import to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.molecule.drawing import draw_molecule
+from isotrace.report.trace.effects import agreement, checked, disagreement, effects_of
 from isotrace.report.trace.neuronpedia import graph_json, target_probability
 from isotrace.report.trace.payload import trace_view
 from isotrace.report.trace.trace import TraceResult
 from isotrace.report.trace.trace_graph import control_frame, edge_frame, intervention_frame, supernodes_of
-from isotrace.stats.bootstrap import mean_interval, pearson_interval
+from isotrace.stats.bootstrap import mean_interval
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,6 @@ class Record:
         """What `isotrace trace --json` prints; NaN becomes null when it is written."""
         traced, graph = self.traced, self.traced.graph
         target = traced.target
-        seed = traced.config.seed
-        frozen = pearson_interval(traced.nodes.predicted.numpy(), traced.nodes.frozen.numpy(), seed)
-        real = pearson_interval(traced.nodes.predicted.numpy(), traced.nodes.free_running.numpy(), seed)
         return {
             "input": traced.sequence,
             "name": self.name,
@@ -91,16 +89,11 @@ class Record:
                 "replacement_score": traced.scores.replacement,
                 "completeness_score": traced.scores.completeness,
                 "max_completeness_error": graph.completeness_error(),
+                "agreement": agreement(traced),
             },
             "fidelity": self.fidelity or {"free_running": None, "teacher_forced": None},
             "circuit": self.circuit,
-            "verification": {
-                "n_nodes": len(traced.nodes.nodes),
-                "pearson_frozen": frozen[0],
-                "pearson_frozen_ci": list(frozen[1:]),
-                "pearson_free_running": real[0],
-                "pearson_free_running_ci": list(real[1:]),
-            },
+            "verification": checked(traced),
             "units": self.units,
             "bonds": [
                 {"atoms": list(u.atoms), "token": u.text, "pos": p, "score": s}
@@ -177,8 +170,8 @@ class Record:
         return self.tables.of(list({(layer, feature) for layer, _, feature in located}))
 
     def pushes(self, nodes: list[int]) -> list[dict[str, Any]]:
-        """Feature nodes with `effect`: by how much the graph says the target falls where one is ablated."""
-        return [self._named(node) | {"effect": float(self.traced.predicted[node])} for node in nodes]
+        """Feature nodes with their effects, see `effects_of`."""
+        return [self._named(node) | effects_of(self.traced, node) for node in nodes]
 
     def _named(self, node: int) -> dict[str, Any]:
         """Where a feature node is, and the feature's label."""
@@ -193,14 +186,14 @@ class Record:
         order = traced.circuit[traced.pruned.influence[traced.circuit].argsort(descending=True)].tolist()
         numbers = {
             "influence": traced.pruned.influence,
-            "effect": traced.effects,
             "activation": traced.graph.activations,
         }
         found = []
         for node in order:
             row = self._named(node)
             f1 = self.rows.get((row["layer"], row["feature"]), {}).get("f1")
-            found.append(row | {"f1": f1} | {name: float(values[node]) for name, values in numbers.items()})
+            told = {name: float(values[node]) for name, values in numbers.items()}
+            found.append(row | {"f1": f1} | told | effects_of(traced, node))
         return found
 
     @cached_property
@@ -222,6 +215,7 @@ class Record:
         moved = np.abs(effects.full - effects.control_removed)
         if len(moved) and abs(effects.full - effects.removed) <= np.quantile(moved, 0.95):
             found.append("Removing the circuit moves the target no more than removing matched random circuits does.")
+        found += disagreement(traced)
         if traced.scores.replacement < 0.5:
             share = 1 - traced.scores.replacement
             found.append(f"Most influence passes through error nodes ({share:.0%}): the features miss most of it.")

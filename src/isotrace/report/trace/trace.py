@@ -12,6 +12,8 @@ from isotrace.base.result import Result
 from isotrace.base.runs import Run
 from isotrace.report.page import number, percent, render_trace
 
+PEARSON = tuple(f"pearson_{name}" for name in ("free_running", "first_order", "rest", "graph", "frozen"))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TraceResult(Result):
@@ -48,9 +50,10 @@ class TraceResult(Result):
             **{name: summary[name] for name in (*shared, "supporters", "opponents")},
             "target": summary["target"] | page["target"],
             "verification": page["verification"]
+            | {"n_exact": summary["verification"]["n_exact"]}
             | {
                 key: {"value": summary["verification"][key], "ci": summary["verification"][f"{key}_ci"]}
-                for key in ("pearson_frozen", "pearson_free_running")
+                for key in PEARSON
             },
             "circuit": circuit,
             "command": run.get("command", "isotrace.trace"),
@@ -104,8 +107,9 @@ def described(summary: Mapping[str, Any]) -> Iterable[str]:
     )
     yield f"without it: {_fixed(circuit['removed'])} (without random circuits {_fixed(control['removed_mean'])})"
     yield (
-        f"predicted against actual effects: r = {_fixed(checks['pearson_free_running'])} free-running, "
-        f"{_fixed(checks['pearson_frozen'])} frozen; replacement score {_fixed(summary['graph']['replacement_score'])}"
+        f"predicted against measured effects of single features: r = {_fixed(checks['pearson_free_running'])}, to "
+        f"first order alone {_fixed(checks['pearson_first_order'])} (frozen graph {_fixed(checks['pearson_graph'])}); "
+        f"replacement score {_fixed(summary['graph']['replacement_score'])}"
     )
     best = sorted(summary["units"], key=lambda u: -(u["score"] or 0.0))[:5]
     yield "atoms: " + ", ".join(f"{u['symbol']}{u['index']} {percent(u['score'])}" for u in best)

@@ -89,9 +89,9 @@ def edge_frame(trace: "Record") -> pl.DataFrame:
 
 def intervention_frame(trace: "Record") -> pl.DataFrame:
     nodes = trace.traced.nodes
-    effects = {"predicted": nodes.predicted, "frozen": nodes.frozen, "free_running": nodes.free_running}
+    names = ("predicted", "first_order", "graph", "frozen", "free_running", "exact")
     ids = [trace.node_id(n) for n in nodes.nodes.tolist()]
-    return pl.DataFrame({"node": ids} | {k: v.numpy() for k, v in effects.items()})
+    return pl.DataFrame({"node": ids} | {name: getattr(nodes, name).numpy() for name in names})
 
 
 def control_frame(trace: "Record") -> pl.DataFrame:
