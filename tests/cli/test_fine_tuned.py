@@ -11,6 +11,7 @@ import tiny
 from isotrace.activations.harvest import mask_rate_of
 from isotrace.base.errors import IsotraceError, SubjectError
 from isotrace.cli import app
+from isotrace.evaluation.fidelity import evaluate
 from isotrace.training import loop
 
 CONFIG = """
@@ -96,13 +97,45 @@ def test_a_label_follows_its_atom_through_spellings(tmp_path):
     assert any(not text.startswith("N") for text, _ in spelled)
 
 
-def test_what_a_fine_tuned_subject_cannot_be_asked(tuned):
+def test_fidelity_is_that_of_its_own_class(tuned, tmp_path):
+    """Of each molecule the class that the classifier finds most probable, in a pass of transformers' own."""
     subject, dictionary, data = tuned
+    found = json.loads(said("evaluate", subject, dictionary, "--data", data, "--no-controls", "--out", tmp_path / "run",
+                            "--json"))  # fmt: skip
+    loaded = isotrace.load_subject(subject)
+    batch = loaded.tokenize(tiny.MOLECULES)
+    with torch.no_grad():
+        logits = loaded.model(input_ids=batch.ids, attention_mask=batch.mask.long()).logits
+    assert (found["objective"], found["n_predicted"], found["n_masked"]) == ("classes", len(tiny.MOLECULES), 0)
+    assert found["clean"]["top1"] == 1
+    assert found["clean"]["cross_entropy"] == pytest.approx(float(-logits.log_softmax(-1).amax(-1).mean()), rel=1e-5)
+    (one,) = found["dictionaries"]
+    free, ablated = one["free_running"], one["ablated"]["cross_entropy"]
+    share = (ablated - free["cross_entropy"]) / (ablated - found["clean"]["cross_entropy"])
+    assert free["loss_recovered"] == pytest.approx(share, rel=1e-4)
+    assert "10\n    times its own class" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_fidelity_of_tokens_and_of_numbers(tmp_path):
+    """Every token that is no special one has a class; a number has none, and is refused."""
+    labels = {"id2label": {0: "no", 1: "site"}}
+    subject = tiny.load_tiny(
+        tiny.save_subject(tiny.tiny_model("gpt2", "ForTokenClassification", **labels), tmp_path / "s")
+    )
+    found = evaluate(subject, tiny.random_dictionary(subject), ["CCO", "N"], n_bootstrap=20)
+    assert found["n_predicted"] == 4
+    number = tiny.tiny_model("gpt2", "ForSequenceClassification", num_labels=1)
+    number = tiny.load_tiny(tiny.save_subject(number, tmp_path / "n"))
+    with pytest.raises(SubjectError, match="no head of one class among several, so no cross-entropy"):
+        evaluate(number, tiny.random_dictionary(number), ["CCO"])
+
+
+def test_what_a_fine_tuned_subject_cannot_be_asked(tuned):
+    subject, dictionary, _ = tuned
     for arguments, reason in (
         (["trace", subject, dictionary, "CCO", "--target", "mask:1"], "no language-model head.*use class:LABEL"),
         (["trace", subject, dictionary, "CCO", "--target", "class:toxic"], "'toxic', which is no output"),
         (["trace", subject, dictionary, "CCO", "--target", "class"], "is no target: use mask.*class:LABEL"),
-        (["evaluate", subject, dictionary, "--data", data], "no language-model head, so no cross-entropy"),
         (["trace", subject, "bundled:molm-clt", "CCO", "--target", "class:active"], "trained on|belongs|other"),
     ):
         with pytest.raises(IsotraceError, match=reason) as found:

@@ -98,6 +98,7 @@ def compare(
     checked_seed(seed)
     require_predictions(subject)
     mask_rate = mask_rate_of(subject, mask_rate)
+    objective = subject.objective if subject.task is None else "classes"
     if not dictionaries:
         raise DictionaryError("there is no dictionary to evaluate: name at least one.")
     first = next(iter(dictionaries.values()))
@@ -125,10 +126,10 @@ def compare(
     return Comparison(
         subject=subject.source,
         subject_id=identity(subject),
-        objective=subject.objective,
+        objective=objective,
         seed=seed,
         mask_rate=mask_rate,
-        n_masked=scores[0]["n_predicted"] if subject.objective != "causal" else 0,
+        n_masked=0 if objective in ("causal", "classes") else scores[0]["n_predicted"],
         n_bootstrap=n_bootstrap,
         fitting={"n_sequences": sample.n_sequences, "n_tokens": sample.n_tokens} if sample else None,
         **{key: scores[0][key] for key in SHARED},

@@ -1,14 +1,14 @@
 """How faithful the replacement model is on held-out sequences (METHODS §3).
 
 Cross-entropy is that of what the subject predicts: of masked tokens, since a masked language model copies the others;
-of a causal one every next token, the end token too.
+of a causal one every next token, the end token too; of a fine-tuned one the class it finds most probable itself.
 loss recovered = (CE_ablated − CE_replaced) / (CE_ablated − CE_clean), ablated = everything the dictionary writes at
 its mean.
 Nothing is clipped: a replacement worse than ablation is negative, and what is undefined is NaN with a note.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
 from isotrace.stats.bootstrap import bootstrap_weights, interval
 from isotrace.stats.share import share
+from isotrace.subjects.heads.task_head import ONE_LABEL
 from isotrace.subjects.subject import Batch, Subject
 
 MODES = ("free_running", "teacher_forced")
@@ -82,13 +83,15 @@ def evaluate(
 
 
 def require_predictions(subject: Subject) -> None:
-    """Raises SubjectError unless the subject predicts tokens, which is where fidelity is measured."""
-    if not subject.has_head:
+    """Raises SubjectError unless the subject predicts tokens or classes, which is where fidelity is measured."""
+    task = subject.task
+    if not subject.has_head and (task is None or task.problem != ONE_LABEL or len(task.names) == 1):
+        what = "language-model head" if task is None else "head of one class among several"
         raise SubjectError(
-            f"{subject.source} has no language-model head, so no cross-entropy: fidelity is measured on predictions "
-            "of tokens. Evaluate on the same model with its head; of a class, a trace says what is left unexplained."
+            f"{subject.source} has no {what}, so no cross-entropy: fidelity is measured on predictions of tokens or "
+            "such classes; evaluate on the same model with its language-model head."
         )
-    if subject.mask_id is None and subject.objective != "causal":
+    if task is None and subject.mask_id is None and subject.objective != "causal":
         raise SubjectError(
             f"the tokenizer of {subject.source} has no mask token, and its fidelity is measured at masked tokens: give "
             "it one."
@@ -127,6 +130,7 @@ def measure(
         batch, asked = _asked(subject, whole, rate, generator)
         output = subject.run(batch, capture=sites, logits=False)
         clean = asked.logits(output.final)
+        asked = asked if subject.task is None else replace(asked, truth=clean.argmax(-1))
         shared = {"n": asked.places.sum(1).double().cpu()} | asked.scores("clean", clean, None)
         ablated: dict[tuple[str, ...], dict[str, Tensor]] = {}
         for tally in tallies:
@@ -150,15 +154,19 @@ def measure(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a batch is asked: the `places [batch, tokens]` bool whose logits predict the tokens `truth [n]`. The head is
-    run on them alone, since a vocabulary is wide."""
+    """What a `batch` is asked: the `places [batch, tokens]` bool whose logits predict the tokens or classes
+    `truth [n]`, and where alone the head is run; of a head of sequences a place stands for its sequence."""
 
     subject: Subject
+    batch: Batch
     places: Tensor
     truth: Tensor
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Log-probabilities `[n, vocabulary]` from final hidden states `[batch, tokens, d_model]`."""
+        """Log-probabilities `[n, vocabulary or classes]` from final hidden states `[batch, tokens, d_model]`."""
+        if (task := self.subject.task) is not None:
+            read = hidden[self.places] if task.kind == "token" else task.pooled(self.batch, hidden)
+            return task.outputs(read).log_softmax(-1)
         return self.subject.head(hidden[self.places]).log_softmax(-1)
 
     def scores(self, name: str, logits: Tensor, clean: Tensor | None) -> dict[str, Tensor]:
@@ -175,12 +183,15 @@ class _Asked:
 
 
 def _asked(subject: Subject, whole: Batch, rate: float, generator: torch.Generator) -> tuple[Batch, _Asked]:
-    """(what the subject reads, what it is asked): tokens masked at `rate`, or, of a causal subject, every next one."""
-    if subject.objective != "causal":
-        batch, chosen = mask_some(subject, whole, rate, generator)
-        return batch, _Asked(subject, chosen, whole.ids[chosen])
-    follows = whole.mask[:, 1:]
-    return whole, _Asked(subject, torch.nn.functional.pad(follows, (0, 1)), whole.ids[:, 1:][follows])
+    """(what the subject reads, what it is asked): tokens masked at `rate`, every next one, or classes."""
+    if subject.objective == "causal" and subject.task is None:
+        follows = whole.mask[:, 1:]
+        return whole, _Asked(subject, whole, torch.nn.functional.pad(follows, (0, 1)), whole.ids[:, 1:][follows])
+    batch, chosen = mask_some(subject, whole, rate, generator)
+    if subject.task is not None:
+        tokens = whole.mask & ~subject.special(whole.ids)
+        chosen = tokens if subject.task.kind == "token" else torch.arange(whole.ids.shape[1]).expand_as(whole.ids) == 0
+    return batch, _Asked(subject, batch, chosen.to(whole.ids.device), whole.ids[chosen])
 
 
 class _Tally:

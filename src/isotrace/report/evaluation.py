@@ -22,6 +22,8 @@ WIDTH, HEIGHT = 480, 400
 LEFT, RIGHT, TOP, BOTTOM = 54, 466, 34, 352
 FONT, EM = 14, 0.56  # pixels; mean width of a character of the sans-serif fonts used
 Box = tuple[float, float, float, float]
+ASKED = {"causal": ("next tokens predicted", "next-token"), "classes": ("times its own class", "class")}
+"""Objective → what is asked where nothing is masked, and whose loss that is."""
 ROLES = {
     "random": "random directions of the same input, as many as the dictionary has up to 4,096, with a fitted readout",
     "pca": "± principal components of the output; it reads the very output that it reconstructs",
@@ -67,10 +69,13 @@ class Evaluation(Result):
         entries += [
             entry | {"short": entry["name"], "role": ROLES[entry["name"]]} for entry in self.summary["controls"]
         ]
-        causal = self.summary.get("objective") == "causal"  # runs of before name none, and were of masked tokens
+        objective = self.summary.get("objective")  # runs of before name none, and were of masked tokens
+        asked, loss = ASKED.get(objective or "", ("masked tokens predicted", "masked-token"))
         page = self.summary | {
-            "predicted": self.summary["n_predicted"] if causal else self.summary["n_masked"],
-            "causal": causal,
+            "asked": asked,
+            "loss": loss,
+            "asked_of": self.summary["n_predicted"] if objective in ASKED else self.summary["n_masked"],
+            "masks": objective not in ASKED,
             "title": "How faithful the dictionaries are" if len(names) > 1 else "How faithful the dictionary is",
             "entries": entries,
             "picture": pareto_svg(self.summary),
