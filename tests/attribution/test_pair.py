@@ -42,7 +42,7 @@ def test_what_stands_beside_the_circuit(found):
     # MLP outputs and embeddings of B, on every token: B itself
     assert None not in found.alignment.partner
     assert found.beyond.embeddings == pytest.approx(found.b.value, abs=1e-4)
-    assert found.neurons[0] == len(found.circuit)
+    assert len(found.neurons) == len(found.sizes)
 
 
 def test_one_by_one(found):

@@ -4,6 +4,7 @@ The circuit beside matched random swaps, everything, and all but the circuit; as
 features; the changed tokens alone and the common ones alone; every token by itself; other spellings.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -111,21 +112,22 @@ def by_token(swaps: Swaps, n_tokens: int) -> np.ndarray:
 
 
 def neuron_swaps(
-    subject: Subject, a: Side, b: Side, alignment: Alignment, means: Values | None, n: int
-) -> tuple[tuple[int, float] | None, Beyond]:
-    """As many neurons as the circuit has nodes, ranked alike, and what is left beyond features. Only where a token has
-    no partner do neurons need `means`."""
+    subject: Subject, a: Side, b: Side, alignment: Alignment, means: Values | None, sizes: Sequence[int]
+) -> tuple[np.ndarray | None, Beyond]:
+    """T(A) with as many neurons as each of `sizes` swapped, ranked alike, and what is left beyond features. Only where
+    a token has no partner do neurons need `means`."""
     if means is None and None in alignment.partner:
         return None, Beyond(np.nan, np.nan)
     means = zero_values(subject, Neurons()) if means is None else means
     swaps = swaps_of(subject, Neurons(), a.batch, b.batch, a.target, alignment.partner, means)
-    value, outputs = swaps.values([swaps.ranked()[:n], EVERYWHERE]).tolist()
+    ranking = swaps.ranked()
+    *values, outputs = swaps.values([*(ranking[:n] for n in sizes), EVERYWHERE])
     ids = a.batch.ids.clone()
     for token, partner in enumerate(alignment.partner):
         if partner is not None:
             ids[:, token] = b.batch.ids[:, partner]
     embedded = replace(swaps, batch=a.batch.with_ids(ids)).values([EVERYWHERE])
-    return (min(n, len(swaps.candidates)), value), Beyond(outputs, float(embedded[0]))
+    return np.asarray(values), Beyond(float(outputs), float(embedded[0]))
 
 
 def lane_of(reading: Reading, token: int, changed: frozenset[int]) -> str:

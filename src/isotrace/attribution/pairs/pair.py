@@ -65,8 +65,8 @@ class Paired:
     `ranking`: the nodes that differ, largest estimate first; `circuit [n, 3]` of them. `sizes` of the grid and T(A)
     with each swapped (`values`). `measured`: T(A) less T(A) with one node swapped, of the first of the ranking.
     `lanes`: of A, and of B with what A has swapped in. `effects`: of every token of A, and of B, T of that side less
-    the same with everything on this token swapped in from the other. `neurons`: (how many, T(A)), None where nobody
-    knows their mean.
+    the same with everything on this token swapped in from the other. `neurons`: T(A) with as many neurons as each of
+    `sizes` swapped, None where nobody knows their mean.
     `spellings`: T of other spellings of either, None where they do not have it.
     """
 
@@ -85,7 +85,7 @@ class Paired:
     beyond: Beyond
     lanes: tuple[tuple[Lane, ...], tuple[Lane, ...]]
     effects: tuple[np.ndarray, np.ndarray]
-    neurons: tuple[int, float] | None
+    neurons: np.ndarray | None
     spellings: tuple[np.ndarray, np.ndarray] | None
     config: PairConfig
 
@@ -134,7 +134,7 @@ def pair(
     back = swaps_of(*given, other.batch, one.batch, other.target, alignment.back(len(other.tokens)), reference)
     effects = by_token(swaps, len(one.tokens)), by_token(back, len(other.tokens))
     means = zero_values(subject, Neurons()) if config.ablation == "zero" else neuron_means
-    neurons, beyond = neuron_swaps(subject, one, other, alignment, means, len(circuit))
+    neurons, beyond = neuron_swaps(subject, one, other, alignment, means, sizes)
     next(steps, None)
     found = Paired(
         domain=domain,

@@ -98,9 +98,16 @@ class PairRecord:
         """Values of T(A) in the target's unit and their distances to T(B), each beside its controls."""
         paired, found = self.paired, self.paired.swapped
         errors, seed, neurons = found.control_errors, paired.config.seed, paired.neurons
+        n, values = len(paired.circuit), [None] * len(paired.sizes) if neurons is None else neurons.tolist()
+        by_size = [
+            {"n": size, "value": value, "error": abs(value - found.other)}
+            | {"neurons": other, "neuron_error": None if other is None else abs(other - found.other)}
+            for size, value, other in zip(paired.sizes, paired.values.tolist(), values, strict=True)
+        ]
+        own = next(row for row in by_size if row["n"] == n)
         return {
-            "n_features": len(paired.circuit),
-            "fraction_of_features": len(paired.circuit) / len(paired.ranking),
+            "n_features": n,
+            "fraction_of_features": n / len(paired.ranking),
             "ablation": paired.config.ablation,
             "value": found.value,
             "error": found.error,
@@ -110,10 +117,7 @@ class PairRecord:
             "nothing": {"value": found.own, "error": abs(found.own - found.other)},
             "every": {"n": len(paired.ranking), "value": found.every, "error": abs(found.every - found.other)},
             "beyond": asdict(paired.beyond),
-            "sizes": [
-                {"n": n, "value": value, "error": abs(value - found.other)}
-                for n, value in zip(paired.sizes, paired.values.tolist(), strict=True)
-            ],
+            "sizes": by_size,
             "control": {
                 "n": len(errors),
                 "error_mean": float(errors.mean()) if len(errors) else float("nan"),
@@ -121,10 +125,10 @@ class PairRecord:
                 "error_range": np.quantile(errors, [0.025, 0.975]).tolist() if len(errors) else [float("nan")] * 2,
             },
             "neurons": {
-                "n": neurons[0] if neurons else None,
-                "value": neurons[1] if neurons else None,
-                "error": abs(neurons[1] - found.other) if neurons else None,
-                "reason": None if neurons else "no sequences are known to take the neurons' mean over",
+                "n": None if neurons is None else n,
+                "value": own["neurons"],
+                "error": own["neuron_error"],
+                "reason": None if neurons is not None else "no sequences are known to take the neurons' mean over",
             },
         }
 
