@@ -10,8 +10,11 @@ from handbuilt import READER, SOURCE, handbuilt
 from isotrace.attribution.pairs.measures import LANES, Swapped
 from isotrace.attribution.pairs.pair import PairConfig, chosen, pair
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.interventions.components import zero_values
 from isotrace.interventions.hookpoints import Neurons
+from isotrace.report.pair.record import PairRecord
+from isotrace.subjects.subject import load_subject
 
 A, B = "CC(=O)Nc1ccccc1", "CC(=O)Oc1ccccc1"
 CONFIG = PairConfig(sizes=(0.05, 0.2), n_nodes=12, n_controls=5, n_spellings=3)
@@ -137,3 +140,15 @@ def test_a_subject_without_a_domain_is_refused(relu_subject, world, monkeypatch)
     monkeypatch.setattr(relu_subject, "files", replace(relu_subject.files, domain=None))
     with pytest.raises(SubjectError, match="--domain"):
         pair(*world, A, B, "mask:5", CONFIG)
+
+
+def test_two_proteins(folders):
+    """Letters that are residues as well as atoms."""
+    subject = load_subject(folders["bert"], domain="protein")
+    found = pair(subject, tiny.random_dictionary(subject), "CCNOSC", "CCNOCC", "mask:3:C", CONFIG)
+    assert found.alignment.changed == ({4}, {4})
+    assert found.lanes[0][0].tokens == (5,)
+    assert found.spellings is None
+    result = PairRecord(found, "tiny", "random", FeatureTables()).result()
+    assert "On the changed residues of the first" in result.page()
+    assert result.page().count('class="track"') == 2

@@ -165,13 +165,14 @@ def pair(
 
 def at_partner(target: Target, alignment: Alignment) -> Target:
     """The target as it reads B. Raises InputError for a position that has no partner there."""
-    place = target.position
-    if place is None:
-        return target
-    partner = alignment.partner[place] if place < len(alignment.partner) else None
-    if partner is None:
-        raise InputError(f"position {place} of the first has no aligned token in the second: ask for another position.")
-    return replace(target, position=partner)
+    for name in ("position", "place"):
+        if (place := getattr(target, name)) is None:
+            continue
+        partner = alignment.partner[place] if place < len(alignment.partner) else None
+        if partner is None:
+            raise InputError(f"position {place} of the first has no aligned token in the second: ask for another one.")
+        target = replace(target, **{name: partner})
+    return target
 
 
 @torch.no_grad()

@@ -79,15 +79,15 @@ class Pairs(Result):
 
 def claims(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     """What holds of all of them, by distance to the second's value."""
-    beside = [p["circuit"] for p in pairs if p["circuit"]["neurons"]["error"] is not None]
+    beside = [p["circuit"] for p in pairs if p["circuit"]["neurons"]["chosen"] is not None]
     found = sum(p["circuit"]["carries"] for p in pairs)
     said = [
         f"In {found} of {len(pairs)} a small swap carries the difference: it brings the first nearer to the second's "
         f"value than nothing does, and than {NEARER:.0%} of matched random swaps."
     ]
     if beside:
-        nearer = sum(c["error"] < c["neurons"]["error"] for c in beside)
-        said.append(f"In {nearer} of {len(beside)} it comes nearer than as many neurons.")
+        nearer = sum(c["error"] < c["neurons"]["chosen"]["error"] for c in beside)
+        said.append(f"In {nearer} of {len(beside)} it comes nearer than neurons ranked and chosen alike.")
     return said
 
 
@@ -112,6 +112,7 @@ def flat(pairs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
             "control_low": circuit["control"]["error_range"][0],
             "control_high": circuit["control"]["error_range"][1],
             "neuron_distance": circuit["neurons"]["error"],
+            "neuron_distance_chosen": (circuit["neurons"]["chosen"] or {}).get("error"),
             "every_distance": circuit["every"]["error"],
             "carries": circuit["carries"],
             "reason": circuit["reason"],

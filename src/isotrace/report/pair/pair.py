@@ -87,7 +87,8 @@ def sentences(summary: Mapping[str, Any]) -> Iterable[str]:
         yield f"Swapped in from the second, {nodes} make {makes}."
     else:
         yield f"No small swap carries the difference: {circuit['reason']}. The one shown, {nodes}, makes {makes}."
-    beside = f", as many neurons {number(neurons['error'])}" if neurons["error"] is not None else ""
+    alike = neurons["chosen"]
+    beside = f", {number(alike['n'])} neurons chosen alike {number(alike['error'])}" if alike is not None else ""
     yield (
         f"{control['n']} matched random swaps are {number(control['error_mean'])} from it{beside}, all nodes together "
         f"{number(every['error'])}, none {number(circuit['nothing']['error'])}."

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from isotrace.attribution.pairs.measures import Lane, Side, lane_of
-from isotrace.attribution.pairs.pair import Paired
+from isotrace.attribution.pairs.pair import Paired, chosen
 from isotrace.base.runs import to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.report.pair.pair import PairResult
@@ -128,9 +128,20 @@ class PairRecord:
                 "n": None if neurons is None else n,
                 "value": own["neurons"],
                 "error": own["neuron_error"],
+                "chosen": self._neurons_chosen(by_size),
                 "reason": None if neurons is not None else "no sequences are known to take the neurons' mean over",
             },
         }
+
+    def _neurons_chosen(self, by_size: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Of the sizes the one that neurons would take by the rule by which the circuit has its own: a size that is
+        the nearest for features is chance's for neurons."""
+        if self.paired.neurons is None:
+            return None
+        errors = np.asarray([row["neuron_error"] for row in by_size])
+        a, b = self._sides
+        row = by_size[chosen(errors, self.paired.config.tolerance * abs(a.value - b.value))]
+        return {"n": row["n"], "value": row["neurons"], "error": row["neuron_error"]}
 
     def _lane(self, lane: Lane, difference: float) -> dict[str, Any]:
         """`share` of the difference, null where that is within what matched random nodes move, or rounding."""
@@ -261,8 +272,12 @@ class PairRecord:
             )
         if circuit["reason"] is not None:
             found.append(f"No small swap carries the difference: {circuit['reason']}.")
-        if circuit["neurons"]["error"] is not None and circuit["neurons"]["error"] <= circuit["error"]:
-            found.append("As many neurons of the model, swapped, come as near to the other value as the features do.")
+        neurons = circuit["neurons"]["chosen"]
+        if neurons is not None and neurons["error"] <= circuit["error"]:
+            found.append(
+                f"{neurons['n']:,} neurons of the model, ranked and chosen alike, come as near to the other value when "
+                "they are swapped as the features do."
+            )
         if circuit["every"]["error"] > 0.5 * difference > 0:
             found.append(
                 f"All features swapped leave {circuit['every']['error']:.2g} of {difference:.2g} {unit}: most of the "
