@@ -8,13 +8,15 @@ import pytest
 import tiny
 from handbuilt import READER, SOURCE, handbuilt
 from isotrace.attribution.pairs.measures import LANES, Swapped
-from isotrace.attribution.pairs.pair import PairConfig, chosen, pair
+from isotrace.attribution.pairs.pair import PairConfig, at_partner, chosen, pair
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.dictionaries.shelf import FeatureTables
+from isotrace.domains.alignment import Alignment
 from isotrace.interventions.components import zero_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.report.pair.record import PairRecord
 from isotrace.subjects.subject import load_subject
+from isotrace.subjects.targets import Target
 
 A, B = "CC(=O)Nc1ccccc1", "CC(=O)Oc1ccccc1"
 CONFIG = PairConfig(sizes=(0.05, 0.2), n_nodes=12, n_controls=5, n_spellings=3)
@@ -79,6 +81,25 @@ def test_both_are_masked_where_they_are_aligned(world):
     turned = pair(subject, dictionary, "NCCCC(=O)N", "CCCC(=O)N", "mask:4", CONFIG)
     assert turned.neurons is None
     assert np.isnan(turned.beyond.outputs)
+
+
+def test_a_target_that_reads_one_token_reads_its_partner():
+    alignment = Alignment((0, 2, None), (frozenset(), frozenset()), 3)
+    target = Target("probe", "probe:x:1", "", "1", place=1)
+    assert at_partner(target, alignment).place == 2
+    with pytest.raises(InputError, match="position 2 of the first has no aligned token"):
+        at_partner(replace(target, place=2), alignment)
+    whole = replace(target, place=None)
+    assert at_partner(whole, alignment) is whole
+
+
+def test_neurons_choose_their_own_size(found):
+    circuit = PairRecord(found, "tiny", "random", FeatureTables()).circuit
+    errors = np.abs(found.neurons - found.b.value)
+    place = chosen(errors, CONFIG.tolerance * abs(found.a.value - found.b.value))
+    assert circuit["neurons"]["chosen"]["n"] == found.sizes[place]
+    assert circuit["neurons"]["chosen"]["error"] == pytest.approx(errors[place])
+    assert circuit["neurons"]["error"] == pytest.approx(errors[found.sizes.index(len(found.circuit))])
 
 
 def test_the_same_seed_gives_the_same_pair(world, found):
