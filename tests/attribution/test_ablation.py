@@ -54,8 +54,7 @@ def reference(variant, model, dictionary, batch, subject, target, nodes, values)
         handle.remove()
     assert len(seen) == config.n_layers
     if target.kind == "probe":
-        vector, constant = target.probe.read_vector()
-        return float(final[0, 1:-1].mean(0) @ vector + constant)
+        return float(final[0, 1:-1].mean(0) @ target.probe.weight[:, 0] + target.probe.bias[0])
     # a causal model predicts a token from the place before it
     logits = logits[0, target.position - (variant in ("gpt2", "llama"))]
     return float(logits[target.positive] - logits.mean())
