@@ -1,5 +1,6 @@
 """Fine-tuned subjects: what transformers' own classes give, and targets that stay affine on the frozen input."""
 
+import copy
 import json
 import shutil
 
@@ -13,6 +14,9 @@ from isotrace.attribution.ablation import ablate_in_frozen
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import total_effects
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.subjects.conformance import check
+from isotrace.subjects.families import HeadPaths
+from isotrace.subjects.heads.task_head import TaskHead
 from isotrace.subjects.subject import load_subject
 from isotrace.subjects.targets import check_target, parse_target
 
@@ -98,6 +102,16 @@ def test_a_head_behind_a_function_is_affine_at_the_input_only(tuned, double):
                for name, f in (("secant", read), ("head", task.outputs))}  # fmt: skip
         assert off["secant"] < 1e-10
         assert off["head"] < 1e-10 if variant == "gpt2" else off["head"] > 1e-3
+
+
+def test_an_entry_that_names_the_wrong_head_fails_the_conformance_check(tuned):
+    """One that pools all tokens where the model pools the first."""
+    for case in (("bert", "sequence"), ("modernbert-mean", "sequence"), ("llama", "sequence"), ("gpt2", "token")):
+        assert check(tuned[case][1], ["CCOC", "C"])["task head"] < 1e-4
+    wrong = copy.copy(tuned["bert", "sequence"][1])
+    wrong.task = TaskHead(wrong.model, HeadPaths("classifier", "mean", "bert.pooler.dense", "tanh"), "sequence", "it")
+    with pytest.raises(SubjectError, match=r"task head deviates by .*: the family's entry is wrong"):
+        check(wrong, ["CCOC", "C"])
 
 
 def test_what_the_targets_are(classifier, tuned, tmp_path):

@@ -4,6 +4,8 @@ A module path that does not exist is noticed by itself. One that is missing, or 
 a norm or an attention left out makes the frozen subject depend on its sources in more than a linear way.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ def check(subject: Subject, sequences: list[str]) -> dict[str, float]:
     replay       the frozen subject on its own sources against the subject
     linearity    f(a + b) − f(b) against f(a) − f(0), f the frozen subject and a, b random sources
     head         the frozen head against the subject's logits, where it has a head
+    task head    the frozen head of a fine-tuned subject against what its own class gives
 
     Raises SubjectError naming the first that deviates by more than TOLERANCE, or an MLP that reaches nothing.
     """
@@ -44,6 +47,10 @@ def check(subject: Subject, sequences: list[str]) -> dict[str, float]:
     if subject.has_head:
         final = frozen.actual.final[:, 1]
         found["head"] = _relative(frozen.head_map(1)(final), subject.head(final))
+    if (task := subject.task) is not None:
+        own = cast(Any, subject.model)(input_ids=first.ids, attention_mask=first.mask.long()).logits
+        pooled = task.pooled(first, frozen.actual.final, 1)[0]
+        found["task head"] = _relative(frozen.task_map(pooled)(pooled), own[0, 1] if task.kind == "token" else own[0])
     for name, deviation in found.items():
         if not deviation < TOLERANCE:
             raise SubjectError(f"{subject.source}: {name} deviates by {deviation:.1g}: the family's entry is wrong.")

@@ -37,7 +37,7 @@ def settings(folder: Path, source: str) -> dict[str, Any]:
 
 def base_of(folder: Path, source: str) -> str | Path:
     """Where the model is that it changes: in the same folder, else the folder that its settings name, as seen from it
-    or from here, else that name on the hub. Raises SubjectError where none is named or there."""
+    or from here, else that source or name on the hub. Raises SubjectError where none is named or there."""
     if (folder / "config.json").is_file() and any(path.name != WEIGHTS for path in folder.glob("*.safetensors")):
         return folder
     named = settings(folder, source).get("base_model_name_or_path")
@@ -45,6 +45,8 @@ def base_of(folder: Path, source: str) -> str | Path:
         raise SubjectError(
             f"{CONFIG} of {source!r} names no base_model_name_or_path: write there which model it is of."
         )
+    if named.partition(":")[0] in ("bundled", "pypi", "hf"):
+        return named
     for place in (folder / named, Path(named)):
         if place.is_dir():
             return place
