@@ -17,6 +17,8 @@ from isotrace.verbs.request import Answer
 
 ROOMS = {"report", "subjects"}
 """Commands whose name is a room's, which `isotrace.NAME` therefore is."""
+CALLED = {"probe": "fit_probe"}
+"""Commands with another name in Python."""
 TEXTS = ["CCO", "CC(=O)N", "c1cc[nH]c1", "OCCN"] * 3
 QUICK = {"max_features": 30, "nodes": 4, "controls": 2, "spellings": 0}
 FEW = {"sources": "dictionary", "permutations": 20, "bootstrap": 20, "min_positive": 1, "spellings": 0}
@@ -51,7 +53,7 @@ def some(verb):
 
 def test_tab_completion_offers_every_verb():
     assert dir(isotrace) == isotrace.__all__ == sorted(isotrace.__all__)
-    assert {*COMMANDS} - ROOMS <= {*dir(isotrace)}
+    assert {CALLED.get(name, name) for name in COMMANDS} - ROOMS <= {*dir(isotrace)}
     for name in dir(isotrace):
         assert getattr(isotrace, name) is not None
 
@@ -85,6 +87,10 @@ def results(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     verbs = ("trace", "evaluate", "features", "annotate", "intervene")
     found = [VERBS[verb](*world, some(verb), out) for verb in verbs]
+    few = {name: value for name, value in QUICK.items() if name != "max_features"}
+    two = isotrace.trace(*world, "CCCN", "mask:2", against="CCCO", **few)
+    pairs = pl.DataFrame({"smiles": ["CCCN"], "partner": ["CCCO"]})
+    found += [two, isotrace.trace(*world, pairs, "mask:2", against="partner", **few)]
     return {one.kind: one for one in (*found, VERBS["trace"](*world, TEXTS[0], out))}
 
 
@@ -98,7 +104,7 @@ def inflated(summary):
 
 
 def test_results_print_in_a_few_lines_whatever_was_found(results):
-    assert {*results} == {*RESULTS} - {"circuit", "study"}, "their own tests print these"
+    assert {*results} == {*RESULTS} - {"circuit", "study", "probing"}, "their own tests print these"
     for result in results.values():
         assert len(repr(result)) <= 1_000
         assert str(result) == repr(result)
