@@ -84,6 +84,7 @@ def test_no_room_imports_one_to_its_right():
 
 ROOMS_OF_KNOWLEDGE = ("domains", "studies", "verbs", "cli")
 KNOWING = {  # file → why it still knows one domain
+    "attribution/atoms/spelled.py": "spellings are those of molecules",
     "attribution/trace.py": "masses of atoms and spellings are those of molecules",
     "datasets/concept_files.py": "reads files of SMARTS",
     "datasets/inputs.py": "takes molecule objects",

@@ -7,18 +7,21 @@ e / (e + o) comes from SOURCE, whose own is all the token C's.
 
 import json
 import re
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
+from scipy.stats import spearmanr
 
 import tiny
 from handbuilt import DECOYS, READER, SOURCE, handbuilt
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import influence, scores
 from isotrace.attribution.trace import TraceConfig, trace
-from isotrace.attribution.units import unit_scores
+from isotrace.attribution.units import hidden_effects, unit_scores
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.interventions.components import zero_values
 from isotrace.interventions.hookpoints import Neurons
@@ -84,11 +87,68 @@ def test_masses_and_signs(planted, result):
     _, found, _ = planted
     units = result.to_dict()["units"]
     assert [(u["index"], u["symbol"]) for u in units] == [(0, "C"), (1, "N"), (2, "O")]
-    assert [u["score"] for u in units] == pytest.approx([2 * S / (2 + S), 0, (2 - S) / (2 + S)], abs=1e-4)
+    assert [u["mass"] for u in units] == pytest.approx([2 * S / (2 + S), 0, (2 - S) / (2 + S)], abs=1e-4)
     signed = [found.value * E / HIGH * 40 / 20, 0, found.value * OWN / HIGH]
-    assert [u["signed"] for u in units] == pytest.approx(signed, rel=1e-3, abs=1e-4)
+    assert [u["effect"] for u in units] == pytest.approx(signed, rel=1e-3, abs=1e-4)
+    # what is pictured is the mean over the spellings; branches make some of them longer
+    columns = found.spellings.effects.T.tolist()
+    assert [u["score"] for u in units] == pytest.approx([sum(c) / len(c) for c in columns])
+    assert [u["sd"] for u in units] == pytest.approx([statistics.stdev(c) for c in columns])
     shown = {t["pos"]: t for t in result.view["page"]["tokens"]}
-    assert [shown[p]["score"] for p in (1, 2, 3)] == [u["score"] for u in units]
+    assert [shown[p]["score"] for p in (1, 2, 3)] == [u["mass"] for u in units]
+
+
+def test_hidden_atoms_are_measured(planted, result):
+    """Each atom in turn behind the mask token, in the subject itself, the fall set beside the pictured effect."""
+    _, found, _ = planted
+    subject, batch = found.frame.frozen.subject, found.frame.batch
+    falls = []
+    for position in (1, 2, 3):
+        ids = batch.ids.clone()
+        ids[0, position] = subject.mask_id
+        value = found.target.value(subject, batch.with_ids(ids), found.target.hidden(subject, batch.with_ids(ids)))
+        falls.append(found.value - float(value.detach()))
+    assert falls[0] * found.value > 0, "without C neither feature is active"
+    assert [found.hidden[atom] for atom in range(3)] == pytest.approx(falls, abs=1e-6)
+    assert found.spellings.hidden[0].tolist() == pytest.approx(falls, abs=1e-6)
+    units, picture = result.to_dict()["units"], result.to_dict()["picture"]
+    means = [sum(c) / len(c) for c in found.spellings.hidden.T.tolist()]
+    assert [u["hidden"] for u in units] == pytest.approx(means)
+    rank = spearmanr([u["score"] for u in units], means).statistic
+    assert picture["hidden_spearman"] == pytest.approx(rank)
+    assert (picture["hidden_reason"], picture["unsettled"]) == (None, None)
+    assert picture["mean"] == pytest.approx(float(np.mean(found.spellings.values)))
+
+
+def test_an_atom_that_the_target_masks_is_not_hidden_again(planted):
+    _, found, _ = planted
+    subject, batch = found.frame.frozen.subject, found.frame.batch
+    masked = batch.with_ids(batch.ids.masked_fill(torch.arange(5) == 2, subject.mask_id))
+    assert sorted(hidden_effects(subject, masked, found.target, found.units)) == [0, 2]
+
+
+def test_atoms_of_one_token_are_hidden_together(planted):
+    _, found, _ = planted
+    subject, batch = found.frame.frozen.subject, found.frame.batch
+    several = [replace(u, atoms=(0, 3)) if u.atoms == (0,) else u for u in found.units]
+    falls = hidden_effects(subject, batch, found.target, several)
+    assert (falls[0], falls[3]) == (pytest.approx(found.hidden[0] / 2), pytest.approx(found.hidden[0] / 2))
+    apart = [replace(u, atoms=(0,)) if u.kind == "atom" else u for u in found.units]
+    ids = batch.ids.clone()
+    ids[0, 1:4] = subject.mask_id
+    value = found.target.value(subject, batch, found.target.hidden(subject, batch.with_ids(ids)))
+    alone = hidden_effects(subject, batch, found.target, apart)
+    assert alone == {0: pytest.approx(found.value - float(value.detach()), abs=1e-6)}
+
+
+def test_spellings_that_differ_by_more_than_is_explained_come_first(planted):
+    _, found, record = planted
+    apart = replace(found.spellings, values=found.spellings.values + 3 * abs(found.value) * np.array([1, -1] * 3)[
+        : len(found.spellings.values)
+    ])  # fmt: skip
+    summary = replace(record, traced=replace(found, spellings=apart)).summary
+    assert summary["warnings"][0] == summary["picture"]["unsettled"]
+    assert "what follows explains this spelling, not the molecule" in summary["picture"]["unsettled"]
 
 
 def test_a_token_of_several_atoms_shares_its_mass(planted):
@@ -130,9 +190,8 @@ def test_spellings_agree_atom_by_atom(planted, result):
     _, found, _ = planted
     place = found.spellings.smiles.index("ONC")
     np.testing.assert_allclose(found.spellings.masses[place], found.spellings.masses[0], atol=1e-5)
-    assert found.spellings.masses[0].tolist() == pytest.approx(
-        [u["score"] for u in result.to_dict()["units"]], abs=1e-5
-    )
+    np.testing.assert_allclose(found.spellings.effects[place], found.spellings.effects[0], atol=1e-5)
+    assert found.spellings.masses[0].tolist() == pytest.approx([u["mass"] for u in result.to_dict()["units"]], abs=1e-5)
     np.testing.assert_allclose(found.spellings.correlations, 1)
 
 

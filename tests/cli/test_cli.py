@@ -83,7 +83,7 @@ def test_trace_prints_one_json_object_and_the_same_again(isotrace):
     assert [u["symbol"] for u in found["units"]] == list("CCOOCCCCCCCOO")
     assert [u["index"] for u in found["units"]] == list(range(13))
     assert all({"layer", "feature", "label", "f1", "influence"} <= set(f) for f in found["features"])
-    lanes = sum(u["score"] for u in found["units"]) + sum(s["score"] for s in found["syntax"])
+    lanes = sum(u["mass"] for u in found["units"]) + sum(s["score"] for s in found["syntax"])
     assert lanes == pytest.approx(1, abs=1e-9)
     assert found["graph"]["max_completeness_error"] < 1e-4
     assert isotrace(*arguments)[1] == out

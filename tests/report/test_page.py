@@ -26,10 +26,10 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
     mass = [rng.random() ** 3 for _ in lexemes]
     tokens = [
         {"pos": p + 1, "text": x.text, "kind": x.kind, "atoms": list(x.atoms), "score": m / sum(mass)}
-        | {"signed": rng.uniform(-1, 1) * m, "masked": p == len(lexemes) - 1}
+        | {"signed": rng.uniform(-1, 1) * m, "hidden": rng.gauss(0, m), "masked": p == len(lexemes) - 1}
         for p, (x, m) in enumerate(zip(lexemes, mass, strict=True))
     ]
-    edge_token = {"kind": "special", "atoms": [], "score": 0.0, "signed": 0.0, "masked": False}
+    edge_token = {"kind": "special", "atoms": [], "score": 0.0, "signed": 0.0, "hidden": None, "masked": False}
     tokens = [
         {"pos": 0, "text": "<cls>"} | edge_token,
         *tokens,
@@ -67,8 +67,10 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             weight = rng.gauss(0, 1) ** 3
             edges.append({"source": source["id"], "target": target["id"], "weight": weight, "influence": abs(weight)})
 
-    weights = {a: t["score"] for t in atoms for a in t["atoms"]}
-    signed = {a: t["signed"] for t in atoms for a in t["atoms"]}
+    drawn = {
+        name: {a: t[key] for t in atoms for a in t["atoms"]}
+        for name, key in (("signed", "signed"), ("hidden", "hidden"), ("mass", "score"))
+    }
     mol = Chem.MolFromSmiles(smiles)
     example = draw_small(ASPIRIN, {1: 2.0, 10: 1.0}, scale=2.0)
     features = {
@@ -111,13 +113,25 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         "summary": ["The model predicts O here mostly from the carbonyl written just before it.", "Atoms carry 71 %."],
         "warnings": ["17 % of the influence passes error nodes, which this page cannot explain."],
         "molecule": {
-            "mass_svg": draw_molecule(mol, weights, size=(460, 340), diverging=False),
-            "signed_svg": draw_molecule(mol, signed, size=(460, 340), diverging=True),
+            f"{name}_svg": draw_molecule(mol, weights, size=(460, 340), diverging=name != "mass")
+            for name, weights in drawn.items()
         },
         "tokens": tokens,
         "units": [
-            {"index": t["atoms"][0], "symbol": t["text"], "score": t["score"], "signed": t["signed"]} for t in atoms
+            {"index": t["atoms"][0], "symbol": t["text"], "score": t["signed"], "mass": t["score"]}
+            | {"effect": t["signed"], "sd": 0.1, "hidden": t["hidden"]}
+            for t in atoms
         ],
+        "picture": {
+            "spellings": 6,
+            "mean": 7.1,
+            "sd": 0.41,
+            "hidden_spearman": 0.45,
+            "hidden_spearman_ci": [0.1, 0.7],
+            "hidden_reason": None,
+            "unsettled": None,
+            "trust": "How far to trust such a picture: not measured.",
+        },
         "syntax": [
             {"token": t["text"], "pos": t["pos"], "score": t["score"]} for t in tokens if t["kind"] not in ("atom",)
         ],
@@ -348,7 +362,7 @@ def test_hovering_a_node_lights_its_atoms_and_tokens(open_page):
     atom_token = next(t for t in payload["tokens"] if t["kind"] == "atom")
     assert page.locator(".lit").count() == 0
     page.hover(f'[data-node-id="t{atom_token["pos"]}"]')
-    assert set(lit(page, "#molecule .mass .hit")) == {str(a) for a in atom_token["atoms"]}
+    assert set(lit(page, "#molecule .signed .hit")) == {str(a) for a in atom_token["atoms"]}
     assert lit(page, "#strip [data-pos]") == [str(atom_token["pos"])]
     assert page.locator("#tooltip").is_visible()
     page.hover("h1")
@@ -362,10 +376,10 @@ def test_hovering_a_token_and_an_atom(open_page):
     page = open_page(render_trace(payload))
     ring = next(t for t in payload["tokens"] if t["kind"] == "ring")
     page.hover(f'#strip [data-pos="{ring["pos"]}"]')
-    assert set(lit(page, "#molecule .mass .hit")) == {str(a) for a in ring["atoms"]}
+    assert set(lit(page, "#molecule .signed .hit")) == {str(a) for a in ring["atoms"]}
     here = {n["id"] for n in payload["nodes"] if n["pos"] == ring["pos"]}
     assert set(page.eval_on_selector_all(".node.lit", "found => found.map(e => e.dataset.nodeId)")) == here
-    page.hover('#molecule .mass .hit[data-atom="4"]')
+    page.hover('#molecule .signed .hit[data-atom="4"]')
     own = [t["pos"] for t in payload["tokens"] if t["kind"] == "atom" and t["atoms"] == [4]]
     assert lit(page, "#strip [data-pos]") == [str(p) for p in own]
 
@@ -403,11 +417,30 @@ def test_table_row_selects_by_keyboard(open_page):
 @pytest.mark.browser
 def test_colours_switch(open_page):
     page = open_page(render_trace(trace_payload()))
-    assert page.locator("div.mass").is_visible()
-    assert page.locator("div.signed").is_hidden()
-    page.click("label:has(#mode-signed)")
-    assert page.locator("div.mass").is_hidden()
-    assert page.locator("div.signed").is_visible()
+    drawings = [page.locator(f"div.{name}") for name in ("signed", "hiding", "mass")]
+    for name, seen in (("signed", 0), ("hiding", 1), ("mass", 2)):
+        page.click(f"label:has(#mode-{name})")
+        assert [d.is_visible() for d in drawings] == [n == seen for n in range(3)]
+        legends = page.locator("#molecule .legend")
+        assert [legends.nth(n).is_visible() for n in range(3)] == [n == seen for n in range(3)]
+
+
+def test_what_the_spellings_unsettle_stands_before_anything_else():
+    payload = trace_payload()
+    payload["picture"]["unsettled"] = "Spellings differ by more."
+    payload["warnings"] = ["Spellings differ by more.", "Another."]
+    page = render_trace(payload)
+    places = [page.index(text) for text in ("Spellings differ by more.", 'id="molecule"', "Another.", "Tokens</h2>")]
+    assert places == sorted(places)
+    assert page.count("Spellings differ by more.") == 1
+
+
+def test_a_picture_without_a_measurement_says_why():
+    payload = trace_payload()
+    payload["picture"] |= {"hidden_reason": "it has no mask token", "hidden_spearman": None}
+    page = render_trace(payload)
+    assert "Not set beside a measurement: it has no mask token." in page
+    assert 'id="mode-hiding"' not in page
 
 
 def wait_for_text(page, text):

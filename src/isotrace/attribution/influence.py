@@ -95,6 +95,13 @@ def prune(
     return Pruned(keep, edges, total)
 
 
+def prune_to_circuit(graph: AttributionGraph, circuit: Tensor, node_threshold: float, edge_threshold: float) -> Pruned:
+    """`prune` to the features `circuit [n, 3]`."""
+    members = {tuple(node) for node in circuit.tolist()}
+    chosen = torch.tensor([tuple(node) in members for node in graph.feature_nodes.tolist()])
+    return prune(graph, node_threshold, edge_threshold, chosen)
+
+
 def cumulative_cut(values: Tensor, share: float) -> float:
     """The smallest value among the largest ones that together make up `share` of the sum."""
     ordered = values.sort(descending=True).values

@@ -15,23 +15,22 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
-from isotrace.attribution.ablation import Ablation, feature_values
+from isotrace.attribution.ablation import Ablation
+from isotrace.attribution.atoms.spelled import SpellingScores, numbered, spelling_scores
 from isotrace.attribution.circuits.choice import Choice, choose_circuit
-from isotrace.attribution.circuits.halving import halved
 from isotrace.attribution.circuits.neurons import NeuronEffects, neuron_effects
 from isotrace.attribution.circuits.nodes import LiveEffects, NodeEffects, NodeMeter, ablation_effects
 from isotrace.attribution.graph import AttributionGraph, Frame, build_graph, frame
-from isotrace.attribution.influence import Pruned, Scores, prune, scores, supporters, total_effects
+from isotrace.attribution.influence import Pruned, Scores, prune_to_circuit, scores, supporters, total_effects
 from isotrace.attribution.percolation import NetworkView, network_view
-from isotrace.attribution.units import UnitScores, unit_scores
+from isotrace.attribution.units import UnitScores, hidden_effects, unit_scores
 from isotrace.attribution.verification import CircuitEffects, circuit_effects
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.progress import Progress, silent
 from isotrace.base.settings import checked_seed
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.features import Features
 from isotrace.domains.molecule import TokenUnit, parse_or_begin, token_map
-from isotrace.domains.molecule.spelling import Spelling, spellings
+from isotrace.domains.molecule.spelling import Spelling
 from isotrace.interventions.components import Values, zero_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.subjects.subject import Batch, Subject
@@ -70,24 +69,14 @@ class TraceConfig:
 
 
 @dataclass(frozen=True)
-class SpellingScores:
-    """`values` of the target and atom masses `[spellings, atoms]` (original atom order), the input's own
-    spelling first. `correlations`: Spearman of each other spelling's atom masses with the first's."""
-
-    smiles: tuple[str, ...]
-    values: np.ndarray
-    masses: np.ndarray
-    correlations: np.ndarray
-
-
-@dataclass(frozen=True)
 class Traced:
     """Everything computed for one input and target. `circuit`, `supporters`, `opponents` list feature nodes as indices
     of the graph: what reproduces the prediction, and what pushes it from where it is with every feature ablated to
     where it is, and back, strongest first. `begun`: why the text is no molecule, where it is the beginning of one, read
     by a causal subject; else None. Atoms are numbered as in `mol`: as they came in. `neurons` is None where
     nobody knows what a neuron is on average. `live`: by how much the target falls where a feature is ablated in the
-    running subject; `graph_effects`: in the frozen graph; `effects`: where any node is removed from that."""
+    running subject; `graph_effects`: in the frozen graph; `effects`: where any node is removed from that. `hidden`: see
+    `hidden_effects`."""
 
     sequence: str
     mol: Chem.Mol
@@ -103,6 +92,7 @@ class Traced:
     graph_effects: Tensor
     live: LiveEffects
     unit_scores: UnitScores
+    hidden: dict[int, float]
     circuit: Tensor
     supporters: Tensor
     opponents: Tensor
@@ -170,7 +160,7 @@ def trace(
     predicted = meter.measure_largest().predicted
     support = predicted if measured.full >= measured.empty else -predicted
     lists = [strongest(sign * support, config.node_threshold) for sign in (1, -1)]
-    pruned = prune_to_circuit(graph, choice.circuit, config)
+    pruned = prune_to_circuit(graph, choice.circuit, config.node_threshold, config.edge_threshold)
     tokens = subject.tokens(batch.ids[0])
     units = numbered(token_map(sequence, tokens, batch.offsets[0], begun=begun is not None), written)
     means = zero_values(subject, Neurons()) if config.ablation == "zero" else neuron_means
@@ -199,6 +189,7 @@ def trace(
         graph_effects=ablation_effects(framed, graph, effects, config.ablation),
         live=meter.effects,
         unit_scores=unit_scores(graph, pruned, effects, units),
+        hidden=hidden_effects(subject, prepared, goal, units),
         circuit=circuit,
         supporters=lists[0],
         opponents=lists[1],
@@ -217,84 +208,3 @@ def strongest(support: Tensor, threshold: float) -> Tensor:
     """Places of the fewest values that make up `threshold` of the positive sum, largest first."""
     ranked = support.argsort(descending=True, stable=True)
     return ranked[supporters(support, threshold)[ranked]]
-
-
-def prune_to_circuit(graph: AttributionGraph, circuit: Tensor, config: TraceConfig) -> Pruned:
-    """The graph pruned to the features `circuit [n, 3]`."""
-    members = {tuple(node) for node in circuit.tolist()}
-    chosen = torch.tensor([tuple(node) in members for node in graph.feature_nodes.tolist()])
-    return prune(graph, config.node_threshold, config.edge_threshold, chosen)
-
-
-def numbered(units: tuple[TokenUnit, ...], written: Spelling) -> tuple[TokenUnit, ...]:
-    """`units` with the atoms of the molecule that was written instead of their places in the text."""
-    return tuple(replace(u, atoms=tuple(written.original[a] for a in u.atoms)) for u in units)
-
-
-def spelling_scores(
-    subject: Subject,
-    dictionary: Dictionary,
-    written: Spelling,
-    mol: Chem.Mol,
-    target: Target,
-    units: tuple[TokenUnit, ...],
-    share: float,
-    config: TraceConfig,
-) -> SpellingScores | None:
-    """With circuits of `share` of the active features. None where it is not defined: for a masked token that is no
-    single atom, which other spellings lack, and for what is behind the end."""
-    if config.n_spellings == 0 or target.position == len(units):
-        return None
-    asked = target.place if target.position is None else target.position
-    masked = None if asked is None else units[asked]
-    if masked is not None and (masked.kind != "atom" or len(masked.atoms) != 1):
-        return None
-    kept, values, rows = [], [], []
-    for spelling in [written, *spellings(mol, config.n_spellings, config.seed)]:
-        result = _spelled(subject, dictionary, spelling, target, masked, share, config)
-        if result is not None:
-            kept.append(spelling.smiles)
-            values.append(result[0])
-            rows.append(result[1])
-    if len(kept) < 3:
-        return None
-    masses = np.stack(rows)
-    ranks = masses.argsort(1).argsort(1).astype(float)
-    with np.errstate(invalid="ignore"):
-        correlations = np.asarray([np.corrcoef(ranks[0], row)[0, 1] for row in ranks[1:]])
-    return SpellingScores(tuple(kept), np.asarray(values), masses, correlations)
-
-
-def _spelled(
-    subject: Subject,
-    dictionary: Dictionary,
-    spelling: Spelling,
-    target: Target,
-    masked: TokenUnit | None,
-    share: float,
-    config: TraceConfig,
-) -> tuple[float, np.ndarray] | None:
-    """(target value, atom masses in original order); None if this spelling does not fit, splits the masked atom, or
-    begins with it where a causal subject has nothing to predict it from."""
-    try:
-        batch: Batch = subject.tokenize([spelling.smiles])
-    except InputError:
-        return None
-    units = numbered(token_map(spelling.smiles, subject.tokens(batch.ids[0]), batch.offsets[0]), spelling)
-    goal = target
-    if masked is not None:
-        places = [i for i, u in enumerate(units) if u.kind == "atom" and u.atoms[0] == masked.atoms[0]]
-        if len(places) != 1 or (goal.position is not None and subject.objective == "causal" and places[0] == 0):
-            return None
-        goal = replace(target, **{"place" if goal.position is None else "position": places[0]})
-    prepared = goal.prepare(subject, batch)
-    framed = frame(subject, dictionary, prepared, goal)
-    graph = build_graph(framed, max_features=config.spelling_features)
-    size = min(graph.n_features, max(1, round(share * graph.n_active)))
-    parts = Features(dictionary), feature_values(dictionary, config.ablation)
-    (circuit,) = halved(subject, *parts, prepared, goal, graph.feature_nodes, [size])
-    found = unit_scores(graph, prune_to_circuit(graph, circuit, config), total_effects(graph), units)
-    masses = np.zeros(len(spelling.original))
-    for atom, (mass, _) in found.atoms.items():
-        masses[atom] = mass
-    return float(goal.value(subject, prepared, framed.frozen.actual.final)), masses

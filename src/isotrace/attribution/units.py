@@ -7,8 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from isotrace.attribution.ablation import fitting
 from isotrace.attribution.graph import AttributionGraph
 from isotrace.attribution.influence import Pruned
+from isotrace.subjects.subject import Batch, Subject
+from isotrace.subjects.targets import Target
 
 
 class Unit(Protocol):
@@ -58,10 +61,53 @@ def unit_scores(graph: AttributionGraph, pruned: Pruned, effects: Tensor, units:
     mass.index_add_(0, positions, pruned.influence[graph.tokens])
     signed.index_add_(0, positions, effects[graph.tokens])
     mass /= mass.sum()
-    atoms: dict[int, tuple[float, float]] = {}
-    for unit, m, s in zip(units, mass.tolist(), signed.tolist(), strict=True):
+    masses, effects_of = over_atoms(units, mass), over_atoms(units, signed)
+    return UnitScores(mass, signed, {atom: (m, effects_of[atom]) for atom, m in masses.items()})
+
+
+def over_atoms(units: Sequence[Unit], values: Tensor) -> dict[int, float]:
+    """`values [tokens]` summed over the tokens of each atom; a token that writes several shares its value evenly."""
+    found: dict[int, float] = {}
+    for unit, value in zip(units, values.tolist(), strict=True):
         if unit.kind == "atom":
             for atom in unit.atoms:
-                before = atoms.get(atom, (0.0, 0.0))
-                atoms[atom] = (before[0] + m / len(unit.atoms), before[1] + s / len(unit.atoms))
-    return UnitScores(mass, signed, dict(sorted(atoms.items())))
+                found[atom] = found.get(atom, 0.0) + value / len(unit.atoms)
+    return dict(sorted(found.items()))
+
+
+def tokens_of_atoms(units: Sequence[Unit]) -> dict[int, tuple[int, ...]]:
+    """Positions of the tokens that write each atom."""
+    found: dict[int, tuple[int, ...]] = {}
+    for position, unit in enumerate(units):
+        for atom in unit.atoms if unit.kind == "atom" else ():
+            found[atom] = (*found.get(atom, ()), position)
+    return dict(sorted(found.items()))
+
+
+@torch.no_grad()
+def with_ids(subject: Subject, batch: Batch, target: Target, ids: Tensor, chunk: int = 128) -> Tensor:
+    """Target `[n]` of the single sequence of `batch` with `ids [n, tokens]` in place of its own."""
+    parts = ids.split(fitting(chunk, ids.shape[1]))
+    copies = (Batch(part, batch.mask.expand(len(part), -1), (), ()) for part in parts)
+    return torch.cat([target.value(subject, b, target.hidden(subject, b)).double() for b in copies]).cpu()
+
+
+def hidden_effects(subject: Subject, batch: Batch, target: Target, units: Sequence[Unit]) -> dict[int, float]:
+    """By how much the target falls when the tokens of an atom are replaced by mask tokens, in the running subject, per
+    atom; all atoms that one token writes are hidden together and share the fall evenly. `batch` holds one sequence,
+    prepared for the target; an atom that is masked in it already is left out. None where the subject has no mask token.
+    """
+    if subject.mask_id is None:
+        return {}
+    places = tokens_of_atoms(units)
+    together = {atom: frozenset(at) for atom, at in places.items()}
+    sets = [at for at in dict.fromkeys(together.values()) if any(batch.ids[0, p] != subject.mask_id for p in at)]
+    if not sets:
+        return {}
+    ids = batch.ids.repeat(1 + len(sets), 1)
+    for row, at in enumerate(sets, 1):
+        ids[row, sorted(at)] = subject.mask_id
+    values = with_ids(subject, batch, target, ids)
+    falls = dict(zip(sets, (values[0] - values[1:]).tolist(), strict=True))
+    share = {at: sum(other == at for other in together.values()) for at in sets}
+    return {atom: falls[at] / share[at] for atom, at in together.items() if at in falls}

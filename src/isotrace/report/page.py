@@ -47,7 +47,7 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     """
     page = to_jsonable(payload)
     tokens, nodes = page["tokens"], page["nodes"]
-    for name, diverging in (("score", False), ("signed", True)):
+    for name, diverging in (("score", False), ("signed", True), ("hidden", True)):
         scale = page[f"{name}_scale"] = max((abs(t[name] or 0.0) for t in tokens), default=0.0)
         for token in tokens:
             token[f"{name}_colour"] = colour(token[name] or 0.0, scale, diverging=diverging)
@@ -55,7 +55,9 @@ def render_trace(payload: Mapping[str, Any]) -> str:
         _colour_examples(feature["examples"])
     features = [n for n in nodes if n["kind"] == "feature"]
     page["top"] = sorted(features, key=lambda n: -(n["influence"] or 0.0))[:_TOP_FEATURES]
-    page["strongest"] = max((u["score"] for u in page["units"] if u["score"] is not None), default=None)
+    for name in ("score", "hidden"):
+        page[f"unit_{name}_scale"] = max((abs(u[name]) for u in page["units"] if u[name] is not None), default=None)
+    page["strongest"] = max((u["mass"] for u in page["units"] if u["mass"] is not None), default=None)
     page["n_feature_nodes"] = len(features)
     data = {key: page[key] for key in _IN_SCRIPT} | {"edges": _indexed(page["edges"], nodes)}
     script = "".join(map(template_text, ("dom.js", "trace.js", "plots.js")))

@@ -249,12 +249,15 @@ function point(event) {
     const t = tokens[token.dataset.pos];
     lightPositions([t.pos], t.atoms);
     return tip(event, t.text, [`${t.kind}${t.masked ? ", masked" : ""} · position ${t.pos}`,
-      `mass ${share(t.score)} · signed effect ${num(t.signed)}`]);
+      `effect ${num(t.signed)} · hiding it ${num(t.hidden)} · mass ${share(t.score)}`]);
   }
   const atom = Number(hit.dataset.atom);
   const own = tokens.filter((t) => t.kind === "atom" && t.atoms.includes(atom));
   lightPositions(own.map((t) => t.pos), [atom]);
-  tip(event, `atom ${atom}`, own.map((t) => `${tokenText(t.pos)} · mass ${share(t.score)} · signed ${num(t.signed)}`));
+  const u = data.units.find((unit) => unit.index === atom);
+  const told = u === undefined ? [] : [`effect ${num(u.score)}${u.sd === null ? "" : ` ± ${num(u.sd)}`} ${data.target.unit}`,
+    `hiding it ${num(u.hidden)} · mass ${share(u.mass)}`];
+  tip(event, `${u?.symbol ?? "atom"}${atom}`, [...told, ...own.map((t) => tokenText(t.pos))]);
 }
 document.addEventListener("pointerover", point);
 document.addEventListener("focusin", (event) => { if (nodeOf(event.target) !== undefined) point(event); });

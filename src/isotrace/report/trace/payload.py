@@ -11,6 +11,7 @@ from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Reading, domain_of
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 from isotrace.report.trace.effects import effects_of
+from isotrace.report.trace.trace import strongest
 from isotrace.report.trace.trace_graph import page_edges, page_supernodes
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ def trace_view(trace: "Record") -> dict[str, Any]:
     """What the page shows beside the summary, see `TraceResult.payload`."""
     traced, summary = trace.traced, trace.summary
     subject = traced.frame.frozen.subject
-    masses = {u["index"]: u["score"] for u in trace.units}
-    signed = {u["index"]: u["signed"] for u in trace.units}
+    drawn = {
+        name: {u["index"]: u[key] for u in trace.units if u[key] is not None}
+        for name, key in (("signed", "score"), ("hidden", "hidden"), ("mass", "mass"))
+    }
     positions, signs = traced.unit_scores.positions.tolist(), traced.unit_scores.signed.tolist()
     nodes = torch.nonzero(traced.pruned.nodes)[:, 0].tolist()
     effects, checks = traced.circuit_effects, traced.nodes
@@ -37,8 +40,8 @@ def trace_view(trace: "Record") -> dict[str, Any]:
         "target": {"position": traced.target.position, "predictions": _predictions(trace)},
         "summary": sentences(trace, summary),
         "molecule": {
-            "mass_svg": draw_molecule(traced.mol, masses, size=(460, 340), diverging=False),
-            "signed_svg": draw_molecule(traced.mol, signed, size=(460, 340), diverging=True),
+            f"{name}_svg": draw_molecule(traced.mol, weights, size=(460, 340), diverging=name != "mass")
+            for name, weights in drawn.items()
         },
         "tokens": [
             {
@@ -48,6 +51,7 @@ def trace_view(trace: "Record") -> dict[str, Any]:
                 "atoms": list(unit.atoms),
                 "score": positions[p],
                 "signed": signs[p],
+                "hidden": traced.hidden.get(unit.atoms[0]) if unit.kind == "atom" and len(unit.atoms) == 1 else None,
                 "masked": p == traced.target.position and subject.objective != "causal",
             }
             for p, unit in enumerate(traced.units)
@@ -105,10 +109,9 @@ def sentences(trace: "Record", summary: dict[str, Any]) -> list[str]:
         f"Without the circuit the target is {circuit['removed']:.2f}; without matched random circuits "
         f"{control['removed_mean']:.2f}."
     )
-    ranked = sorted(trace.units, key=lambda u: -u["score"])[:3]
-    atoms = ", ".join(f"{u['symbol']}{u['index']} ({u['score']:.0%})" for u in ranked)
     lane = sum(s["score"] for s in summary["syntax"])
-    found.append(f"Most of the circuit's mass on atoms lies on {atoms}; {lane:.0%} lies on syntax and special tokens.")
+    found.append(f"Atoms that move it most: {strongest(trace.units, 3)} {unit}.")
+    found.append(f"{lane:.0%} of the circuit's mass lies on syntax and special tokens, which the picture leaves out.")
     named = [f for f in summary["features"] if f["label"] not in ("unexplained", "not annotated")]
     if named:
         labels = list(dict.fromkeys(f["label"] for f in named))[:5]

@@ -14,6 +14,7 @@ from isotrace.attribution.trace import Traced
 from isotrace.base.runs import to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.molecule.drawing import draw_molecule
+from isotrace.report.trace.atoms import picture, unit_rows
 from isotrace.report.trace.effects import agreement, checked, disagreement, effects_of
 from isotrace.report.trace.neuronpedia import graph_json, target_probability
 from isotrace.report.trace.payload import trace_view
@@ -45,10 +46,10 @@ class Record:
         origin = origin_of(subject, *identity, traced.sequence, traced.tokens, traced.target, traced.value)
         # the pruned graph's edges, since all of them take megabytes per input
         tensors, header = graph_tensors(traced.graph, traced.pruned, origin, "kept")
-        masses = {u["index"]: u["score"] for u in self.units}
+        scores = {u["index"]: u["score"] for u in self.units}
         view = {
             "page": trace_view(self),
-            "drawing": draw_molecule(traced.mol, masses, size=(420, 300), diverging=False),
+            "drawing": draw_molecule(traced.mol, scores, size=(420, 300), diverging=True),
             "viewer": graph_json(traced, scan=self.subject, slug=slug, labels=labels),
             "graph": header,
         }
@@ -94,6 +95,7 @@ class Record:
             "fidelity": self.fidelity or {"free_running": None, "teacher_forced": None},
             "circuit": self.circuit,
             "verification": checked(traced),
+            "picture": self.picture,
             "units": self.units,
             "bonds": [
                 {"atoms": list(u.atoms), "token": u.text, "pos": p, "score": s}
@@ -151,11 +153,11 @@ class Record:
 
     @cached_property
     def units(self) -> list[dict[str, Any]]:
-        """Atoms in the order they came in."""
-        return [
-            {"index": i, "symbol": self.traced.mol.GetAtomWithIdx(i).GetSymbol(), "score": mass, "signed": signed}
-            for i, (mass, signed) in self.traced.unit_scores.atoms.items()
-        ]
+        return unit_rows(self.traced)
+
+    @cached_property
+    def picture(self) -> dict[str, Any]:
+        return picture(self.traced, self.units)
 
     @cached_property
     def supernodes(self) -> Supernodes:
@@ -201,6 +203,8 @@ class Record:
         """Plain sentences about what this trace does not show."""
         traced, effects = self.traced, self.traced.circuit_effects
         found, unit, span = [], traced.target.unit, abs(effects.full - effects.empty)
+        if self.picture["unsettled"]:
+            found.append(self.picture["unsettled"])
         if traced.begun:
             found.append(f"Read as the beginning of a molecule, for it is no whole one: {traced.begun}.")
         if effects.reason is not None:
@@ -236,8 +240,8 @@ class Record:
         return {
             "spellings": [{"smiles": s, "value": float(v)} for s, v in zip(found.smiles, found.values, strict=True)],
             "units": [
-                {"index": i, "mean": float(m), "sd": float(s)}
-                for i, (m, s) in enumerate(zip(found.masses.mean(0), found.masses.std(0, ddof=1), strict=True))
+                {"index": i, "mean": float(effects.mean()), "sd": float(effects.std(ddof=1)), "mass": float(mass)}
+                for i, (effects, mass) in enumerate(zip(found.effects.T, found.masses.mean(0), strict=True))
             ],
             "rank_correlation": {"mean": float(found.correlations.mean()), "ci": [low, high]},
             "target_sd": float(found.values.std(ddof=1)),

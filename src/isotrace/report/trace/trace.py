@@ -10,7 +10,7 @@ import polars as pl
 from isotrace.attribution.graph_files import KEY
 from isotrace.base.result import Result
 from isotrace.base.runs import Run
-from isotrace.report.page import number, percent, render_trace
+from isotrace.report.page import number, render_trace
 
 PEARSON = tuple(f"pearson_{name}" for name in ("free_running", "first_order", "rest", "graph", "frozen"))
 
@@ -32,7 +32,7 @@ class TraceResult(Result):
 
     @property
     def units(self) -> list[dict[str, Any]]:
-        """Atoms with their mass and signed effect, in the order of the molecule that came in."""
+        """Atoms in the order of the molecule that came in, see `report.trace.atoms.unit_rows`."""
         return self.summary["units"]
 
     def to_frame(self) -> pl.DataFrame:
@@ -44,7 +44,7 @@ class TraceResult(Result):
         summary, page, run = self.summary, self.view["page"], dict(manifest or {})
         circuit = summary["circuit"] | page["circuit"]
         circuit["control"] = summary["circuit"]["control"] | page["circuit"]["control"]
-        shared = ("input", "subject", "dictionary", "warnings", "units", "syntax", "graph", "spellings")
+        shared = ("input", "subject", "dictionary", "warnings", "picture", "units", "syntax", "graph", "spellings")
         return {
             **page,
             **{name: summary[name] for name in (*shared, "supporters", "opponents")},
@@ -70,10 +70,11 @@ class TraceResult(Result):
 
     def drawn(self) -> tuple[str, str]:
         """(SVG of the molecule in the colours of the signed effects, what they mean)."""
-        most = max((abs(u["signed"] or 0.0) for u in self.units), default=0.0)
+        most, n = max((abs(u["score"] or 0.0) for u in self.units), default=0.0), self.summary["picture"]["spellings"]
         legend = (
-            "Orange atoms raise the target, blue ones lower it: total effect of their tokens, linearised; full colour "
-            f"is {number(most)} {self.summary['target']['unit']}."
+            "Orange atoms raise the target, blue ones lower it: effect of their tokens, linearised"
+            f"{f', mean over {n} spellings' if n > 1 else ''}; full colour is {number(most)} "
+            f"{self.summary['target']['unit']}."
         )
         return self.view["page"]["molecule"]["signed_svg"], legend
 
@@ -84,7 +85,7 @@ class TraceResult(Result):
         return f"<div><p><b>{escape(said[0])}</b></p>{svg}<p>{escape(legend)}</p>{lines}</div>"
 
     def write(self, run: Run) -> None:
-        """Also graph.json for viewers, supernodes.json, network.json and two drawings."""
+        """Also graph.json for viewers, supernodes.json, network.json and three drawings."""
         super().write(run)
         page = self.view["page"]
         run.json("graph", self.view["viewer"])
@@ -92,13 +93,20 @@ class TraceResult(Result):
         run.json("network", page["circuit"]["network"])
         run.text("molecule_mass.svg", page["molecule"]["mass_svg"])
         run.text("molecule_signed.svg", page["molecule"]["signed_svg"])
+        run.text("molecule_hidden.svg", page["molecule"]["hidden_svg"])
 
 
 def described(summary: Mapping[str, Any]) -> Iterable[str]:
     """A trace in a few lines of plain text."""
     target, circuit, checks = summary["target"], summary["circuit"], summary["verification"]
     control = circuit["control"]
-    yield f"{summary['input']}  {target['name']} = {_fixed(target['value'], 3)} {target['unit']}"
+    seen = summary["picture"]
+    over = (
+        ""
+        if seen["sd"] is None
+        else (f" ({_fixed(seen['mean'])} ± {_fixed(seen['sd'])} over {seen['spellings']} spellings)")
+    )
+    yield f"{summary['input']}  {target['name']} = {_fixed(target['value'], 3)} {target['unit']}{over}"
     neurons = "" if circuit["neurons"]["error"] is None else f", as many neurons {_fixed(circuit['neurons']['error'])}"
     yield (
         f"circuit: {circuit['n_features']} features ({circuit['fraction_of_features']:.1%} of the active ones), alone "
@@ -111,10 +119,16 @@ def described(summary: Mapping[str, Any]) -> Iterable[str]:
         f"first order alone {_fixed(checks['pearson_first_order'])} (frozen graph {_fixed(checks['pearson_graph'])}); "
         f"replacement score {_fixed(summary['graph']['replacement_score'])}"
     )
-    best = sorted(summary["units"], key=lambda u: -(u["score"] or 0.0))[:5]
-    yield "atoms: " + ", ".join(f"{u['symbol']}{u['index']} {percent(u['score'])}" for u in best)
+    beside = seen["hidden_reason"] or f"measured by hiding each: rank correlation {_fixed(seen['hidden_spearman'])}"
+    yield f"atoms, effect in {target['unit']}: {strongest(summary['units'], 5)} ({beside})"
     for warning in summary["warnings"]:
         yield f"warning: {warning}"
+
+
+def strongest(units: Iterable[Mapping[str, Any]], n: int) -> str:
+    """The atoms with the largest scores, either way."""
+    ranked = sorted(units, key=lambda u: -abs(u["score"] or 0.0))[:n]
+    return ", ".join(f"{u['symbol']}{u['index']} {u['score'] or 0.0:+.2f}" for u in ranked)
 
 
 def _fixed(value: float | None, digits: int = 2) -> str:

@@ -1,0 +1,81 @@
+"""The picture of the atoms: signed, in the target's unit, over spellings, beside what hiding each atom does."""
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from isotrace.attribution.trace import Traced
+from isotrace.report.page import number
+from isotrace.stats.bootstrap import bootstrap_weights, interval
+from isotrace.stats.metrics import spearman
+
+DRAWS = 1_000
+
+
+def unit_rows(traced: Traced) -> list[dict[str, Any]]:
+    """Atoms in the order they came in. `score` is what is pictured: the mean of the signed effect over the spellings,
+    where the molecule was traced in several, with its standard deviation `sd`; else `effect`, that of the text as it
+    is. `hidden`: by how much the target falls when the atom is hidden, measured, averaged likewise; None where it is
+    not measured. `mass`: share of the circuit's influence in the text as it is."""
+    spelled, rows = traced.spellings, []
+    for i, (mass, effect) in traced.unit_scores.atoms.items():
+        row = {"score": effect, "mass": mass, "effect": effect, "sd": None, "hidden": traced.hidden.get(i)}
+        if spelled is not None:
+            over, measured = spelled.effects[:, i], spelled.hidden[:, i]
+            row |= {"score": float(over.mean()), "sd": float(over.std(ddof=1))}
+            row["hidden"] = float(measured.mean()) if np.isfinite(measured).all() else None
+        rows.append({"index": i, "symbol": traced.mol.GetAtomWithIdx(i).GetSymbol()} | row)
+    return rows
+
+
+def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
+    """What belongs to the picture as a whole: over how many spellings it is, the target's mean and spread over them,
+    and how the atoms' scores rank beside the measured effects of hiding them (Spearman, bootstrap over atoms)."""
+    spelled, effects = traced.spellings, traced.circuit_effects
+    values = np.asarray([traced.value]) if spelled is None else spelled.values
+    sd = float(values.std(ddof=1)) if len(values) > 1 else None
+    both = np.asarray([(u["score"], u["hidden"]) for u in units if u["hidden"] is not None], dtype=float).reshape(-1, 2)
+    draws = np.full(2, np.nan)
+    if len(both) > 2:
+        weights = bootstrap_weights(len(both), DRAWS, traced.config.seed)
+        draws = spearman(both[:, :1], both[:, 1], np.concatenate([np.ones((1, len(both))), weights]))
+    unsettled, moved = None, abs(effects.full - effects.empty)
+    if sd is not None and sd > moved:
+        unsettled = (
+            f"Written differently, the same molecule gets other values: {number(float(values.mean()))} ± {number(sd)} "
+            f"{traced.target.unit} over {len(values)} spellings. That is more than all features together move the "
+            f"target ({number(moved)}): what follows explains this spelling, not the molecule."
+        )
+    return {
+        "spellings": len(values),
+        "mean": float(values.mean()),
+        "sd": sd,
+        "hidden_spearman": float(draws[0]),
+        "hidden_spearman_ci": list(interval(draws[1:])),
+        "hidden_reason": _not_hidden(traced) if len(both) < 3 else None,
+        "unsettled": unsettled,
+        "trust": trust(traced),
+    }
+
+
+def _not_hidden(traced: Traced) -> str:
+    subject = traced.frame.frozen.subject
+    if subject.mask_id is None:
+        return f"{subject.source} has no mask token, so no atom can be hidden from it and its target read again"
+    return "fewer than three atoms can be hidden here"
+
+
+def trust(traced: Traced) -> str:
+    """How far such pictures go on targets of this kind, from the table of `isotrace reproduce atom_truth --full`."""
+    probe, table = traced.target.probe, json.loads((files("isotrace") / "assets" / "atom_truth.json").read_text())
+    kind = "token" if probe is None else probe.task
+    found = table["kinds"].get(kind)
+    if found is None:
+        return "How far such a picture can be trusted has not been measured for a target of this kind."
+    told = "; ".join(
+        f"{row['about']} {row['value']:.2f} [{row['ci'][0]:.2f}, {row['ci'][1]:.2f}], random {row['random']:.2f}"
+        for row in found
+    )
+    return f"How far to trust such a picture, where the right atoms are known ({table['command']}): {told}."
