@@ -1,0 +1,1 @@
+"""Are the atoms of a picture the right ones: scores of atoms against known truths; see `atom_truth`."""
