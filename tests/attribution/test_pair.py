@@ -148,6 +148,7 @@ def test_two_alike_in_value():
         (A, "OC(C)=Nc1ccccc1", "mask:4", "position 4 of the first has no aligned token"),
         (A, "C?C", "mask:5", "C?C"),
         (A, B, "mask:99", "out of range"),
+        (A, B, "mask:7", "what mask:7 hides is all that differs"),
     ],
 )
 def test_what_is_refused(world, a, b, target, reason):

@@ -116,6 +116,8 @@ def pair(
     goal = parse_target(target, subject, batches[0])
     goals = goal, at_partner(goal, alignment)
     one, other = (side(subject, *parts) for parts in zip(readings, batches, goals, strict=True))
+    if torch.equal(one.batch.ids, other.batch.ids):
+        raise InputError(f"what {target} hides is all that differs: ask for another position.")
     next(steps, None)
     drawn = config.n_controls, config.seed
     reference = feature_values(dictionary, config.ablation)
