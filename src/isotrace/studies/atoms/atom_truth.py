@@ -44,7 +44,7 @@ SOURCE = ("bundled:molm", "bundled:molm-clt")
 KNOWN = 0.98
 """AUROC from which on a readout is taken to know a rule."""
 LIPOPHILICITY = "moleculenet/lipophilicity.csv"
-QUICK = Sizes(pool=600, measured=400, cell=200, molecules=4, pairs=3, spellings=1, rules=1)
+QUICK = Sizes(pool=600, measured=400, cell=200, molecules=4, pairs=2, spellings=1, rules=1)
 FULL = Sizes(pool=9_000, measured=4_000, cell=900, molecules=12, pairs=12, spellings=2, rules=len(RULES))
 
 
