@@ -44,17 +44,19 @@ NAMED, LISTED = 256, 12
 class TraceConfig:
     """Settings of a trace; every one is written to the manifest.
 
-    `max_features`: active features that become nodes, and candidates of the circuit. `sizes`: those of the circuit to
-    try, as shares of the active features; the smallest is taken from which on the target stays within `tolerance`, a
-    share of what all features do, of the model's. `node_threshold`: share of the support, and of the opposition, that
-    the features listed carry, and of the influence that kept errors carry. `edge_threshold`: share of influence that
-    kept edges carry. `n_nodes`: single-node ablations. `n_controls`: matched circuits. `n_spellings`: randomised
-    spellings (0 = none), traced with at most `spelling_features` nodes each.
+    `circuit`: how it is chosen, one of `CIRCUITS`. `max_features`: active features that become nodes, and
+    candidates of the circuit. `sizes`: those of the circuit to try, as shares of the active features; the smallest
+    is taken from which on the target stays within `tolerance`, a share of what all features do, of the model's.
+    `node_threshold`: share of the support, and of the opposition, that the features listed carry, and of the
+    influence that kept errors carry. `edge_threshold`: share of influence that kept edges carry. `n_nodes`: single-
+    node ablations. `n_controls`: matched circuits. `n_spellings`: randomised spellings (0 = none), traced with at
+    most `spelling_features` nodes each.
     """
 
     max_features: int = 1_200
     sizes: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
     tolerance: float = 0.1
+    circuit: str = "effects"
     node_threshold: float = 0.7
     edge_threshold: float = 0.98
     ablation: Ablation = "mean"
@@ -149,10 +151,10 @@ def trace(
     step()
     if not graph.n_features:
         raise InputError(f"no feature is active on {sequence!r}: the dictionary cannot explain it.")
-    sizes = {"shares": config.sizes, "tolerance": config.tolerance}
-    choice = choose_circuit(subject, framed, goal, graph.feature_nodes, **sizes, ablation=config.ablation)
+    way, given = {"way": config.circuit, "seed": config.seed}, {"ablation": config.ablation, "seed": config.seed}
+    sizes = {"shares": config.sizes, "tolerance": config.tolerance, "ablation": config.ablation}
+    choice = choose_circuit(subject, framed, goal, graph.feature_nodes, **sizes, **way)
     step()
-    given = {"ablation": config.ablation, "seed": config.seed}
     measured = circuit_effects(subject, framed, goal, choice.circuit, n_controls=config.n_controls, **given)
     step()
     effects = total_effects(graph)
@@ -197,7 +199,7 @@ def trace(
         choice=choice,
         nodes=nodes,
         circuit_effects=measured,
-        neurons=None if means is None else neuron_effects(subject, framed, goal, means, len(choice.circuit)),
+        neurons=None if means is None else neuron_effects(subject, framed, goal, means, len(choice.circuit), **way),
         network=network,
         spellings=spelled,
         config=config,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isotrace.attribution.ablation import Ablation, Nodes, ablated, feature_values
-from isotrace.attribution.circuits.halving import halved
+from isotrace.attribution.circuits.search import CIRCUITS, Search
 from isotrace.attribution.graph import Frame
 from isotrace.dictionaries.features import Features
 from isotrace.subjects.subject import Subject
@@ -32,12 +32,15 @@ def choose_circuit(
     shares: Sequence[float],
     tolerance: float,
     ablation: Ablation,
+    way: str = "effects",
+    seed: int = 0,
 ) -> Choice:
-    """`shares`: sizes as shares of all active features; `tolerance`: as a share of |M(full) − M(∅)|."""
+    """`way`: one of `CIRCUITS`. `shares`: sizes as shares of all active features; `tolerance`: as a share of
+    |M(full) − M(∅)|."""
     n_active = int((frame.active.values > 0).sum())
     sizes = sorted({min(len(candidates), max(1, round(s * n_active))) for s in shares})
     arguments = (subject, Features(frame.dictionary), feature_values(frame.dictionary, ablation), frame.batch, target)
-    nested = halved(*arguments, candidates, sizes)
+    nested = CIRCUITS[way](Search(*arguments, frame.gradient, candidates, seed), sizes)
     values = ablated(*arguments, [candidates[:0], *nested], complement=True).double().numpy()
     full = float(target.value(subject, frame.batch, frame.frozen.actual.final))
     errors = np.abs(values[1:] - full)

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 import torch
 
 from isotrace.attribution.ablation import Nodes, first_order
+from isotrace.attribution.circuits.search import CIRCUITS, Search
 from isotrace.interventions.components import Components, Values
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
+
+
+@CIRCUITS.named("effects")
+def by_effects(search: Search, sizes: Sequence[int]) -> list[Nodes]:
+    parts = search.subject, search.components, search.reference, search.batch, search.target
+    return halved(*parts, search.candidates, sizes)
 
 
 def halved(

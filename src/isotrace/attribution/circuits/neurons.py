@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from isotrace.attribution.ablation import ablated
-from isotrace.attribution.circuits.halving import halved
+from isotrace.attribution.circuits.search import CIRCUITS, Search
 from isotrace.attribution.graph import Frame
 from isotrace.interventions.components import Values
 from isotrace.interventions.hookpoints import Neurons
@@ -22,13 +22,16 @@ class NeuronEffects:
     empty: float
 
 
-def neuron_effects(subject: Subject, frame: Frame, target: Target, means: Values, n: int) -> NeuronEffects:
+def neuron_effects(
+    subject: Subject, frame: Frame, target: Target, means: Values, n: int, *, way: str = "effects", seed: int = 0
+) -> NeuronEffects:
     """`n` neurons, of all at all positions, chosen as the circuit is; the others stand at `means`."""
     sizes = [len(values) for values in means]
     parts = [torch.cartesian_prod(torch.tensor([layer]), torch.arange(frame.n_tokens), torch.arange(size))
              for layer, size in enumerate(sizes)]  # fmt: skip
     everything = torch.cat(parts)
     arguments = (subject, Neurons(), means, frame.batch, target)
-    (chosen,) = halved(*arguments, everything, [min(n, len(everything))])
+    search = Search(*arguments, frame.gradient, everything, seed)
+    (chosen,) = CIRCUITS[way](search, [min(n, len(everything))])
     value, empty = ablated(*arguments, [chosen, everything[:0]], complement=True).tolist()
     return NeuronEffects(len(chosen), value, empty)

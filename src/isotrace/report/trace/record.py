@@ -120,6 +120,7 @@ class Record:
             "n_features": len(traced.circuit),
             "fraction_of_features": len(traced.circuit) / traced.graph.n_active,
             "ablation": traced.config.ablation,
+            "way": traced.config.circuit,
             **{name: getattr(found, name) for name in ("full", "empty", "value", "error", "removed")},
             "reproduces": found.reason is None,
             **{name: getattr(found, name) for name in ("reason", "kept", "lost")},
