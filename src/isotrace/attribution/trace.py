@@ -36,9 +36,6 @@ from isotrace.interventions.hookpoints import Neurons
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target, end_of, parse_target
 
-NAMED, LISTED = 256, 12
-"""Nodes of the circuit, most influential first, and of either list, whose ablation is measured."""
-
 
 @dataclass(frozen=True)
 class TraceConfig:
@@ -167,8 +164,7 @@ def trace(
     units = numbered(token_map(sequence, tokens, batch.offsets[0], begun=begun is not None), written)
     means = zero_values(subject, Neurons()) if config.ablation == "zero" else neuron_means
     circuit = torch.nonzero(pruned.nodes[: graph.n_features])[:, 0]
-    named = circuit[pruned.influence[circuit].argsort(descending=True)][:NAMED]
-    meter.measure([*named.tolist(), *(node for one in lists for node in one[:LISTED].tolist())])
+    meter.measure_named(circuit[pruned.influence[circuit].argsort(descending=True)], lists)
     nodes = meter.check(pruned, config.n_nodes, config.seed)
     step()
     network = network_view(subject, framed, graph, pruned, goal, **given)

@@ -23,6 +23,8 @@ from isotrace.subjects.targets import Target
 
 N_EXACT = 64
 """Nodes whose ablation is measured because they change the stream most."""
+NAMED, LISTED = 256, 12
+"""Nodes of a circuit, and of a list, whose ablation is measured because a page names them."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,10 @@ class NodeMeter:
         exact[largest] = True
         self.effects = replace(self.effects, exact=exact)
         return self.measure(largest.tolist())
+
+    def measure_named(self, circuit: Tensor, lists: Sequence[Tensor]) -> LiveEffects:
+        """With what a page names measured: the first of the circuit, and of every list."""
+        return self.measure([*circuit[:NAMED].tolist(), *(node for one in lists for node in one[:LISTED].tolist())])
 
     def check(self, pruned: Pruned, n_nodes: int, seed: int) -> NodeEffects:
         """Half of the nodes are the most influential of the graph, half are drawn at random from all its nodes, so that
