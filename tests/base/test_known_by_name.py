@@ -5,6 +5,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from isotrace.attribution.circuits.search import CIRCUITS
 from isotrace.base import registry
 from isotrace.base.errors import DictionaryError, InputError
 from isotrace.base.registry import Registry, load_plugin
@@ -20,7 +21,19 @@ from isotrace.subjects.targets import TARGETS
 
 EVERY = {
     r.group: r
-    for r in (RESULTS, DOMAINS, FAMILIES, METHODS, ARCHITECTURES, RULES, TARGETS, COMPONENTS, FORMATS, STUDIES)
+    for r in (
+        RESULTS,
+        DOMAINS,
+        FAMILIES,
+        METHODS,
+        ARCHITECTURES,
+        RULES,
+        TARGETS,
+        COMPONENTS,
+        FORMATS,
+        CIRCUITS,
+        STUDIES,
+    )
 }
 
 
