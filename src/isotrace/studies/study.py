@@ -51,7 +51,12 @@ _SHIPPED = {name: name for name in ("planted", "head_screening", "approximations
 _SHIPPED |= {
     f"circuit_{task}": "task_circuits" for task in ("bbb", "bace", "esol", "reaction_class", "v_gene", "paratope")
 }
-_SHIPPED |= {"network": "network", "circuits": "effects.circuits", "node_effects": "effects.node_effects", "atom_truth": "atoms.atom_truth"}
+_SHIPPED |= {
+    "network": "network",
+    "circuits": "effects.circuits",
+    "node_effects": "effects.node_effects",
+    "atom_truth": "atoms.atom_truth",
+}
 STUDIES: Registry[Study] = Registry(
     "study", "isotrace.studies", {name: f"isotrace.studies.{module}" for name, module in _SHIPPED.items()}
 )
