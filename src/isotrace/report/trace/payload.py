@@ -90,9 +90,17 @@ def sentences(trace: "Record", summary: dict[str, Any]) -> list[str]:
     way = "up" if circuit["full"] >= circuit["empty"] else "down"
     found = [
         f"{target['description']}: {value}.",
-        f"With every feature ablated it would be {circuit['empty']:.2f}: all features together move it {way} by "
-        f"{abs(circuit['full'] - circuit['empty']):.2f}.",
+        f"With every feature ablated it would be {circuit['empty']:.2f} {unit}, the reference of every effect here: "
+        f"all features together move it {way} by {abs(circuit['full'] - circuit['empty']):.2f}.",
     ]
+    probe = trace.traced.target.probe
+    if probe is not None and probe.config.mean is not None:
+        mean, sd = probe.config.mean, probe.config.sd
+        spread = "" if sd is None else f" (standard deviation {sd:.2f})"
+        found.append(
+            f"What the probe was fitted on averages {mean:.2f} {unit}{spread}: this is {target['value'] - mean:+.2f} "
+            f"from it, the reference {circuit['empty'] - mean:+.2f}."
+        )
     nodes = f"{circuit['n_features']} feature nodes, {circuit['fraction_of_features']:.0%} of the active ones"
     if circuit["reproduces"]:
         found.append(
