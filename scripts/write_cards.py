@@ -44,6 +44,9 @@ def signed(entry: dict) -> str:
     return f"{entry['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
+SOURCES = ("subject", "untrained", "tokens", "forest", "constant")
+
+
 def molm() -> str:
     card, probes = load(MOLM / "card.json"), load(MOLM / "probe_report.json")
     trained, untrained = card["trained"], card["untrained"]
@@ -86,15 +89,21 @@ def molm() -> str:
             f"| {name} | {row['n']:,} | {row['valid']:.3f} [{row['valid_ci'][0]:.3f}, {row['valid_ci'][1]:.3f}] "
             f"| {row['changed']:.2f} |"
         )
-    lines += ["", "## Probes on the mean-pooled final hidden state, scaffold split", ""]
+    lines += ["", "## Probes, scaffold split", ""]
     lines += [
-        "| probe | metric (test) | linear probe | ECFP4 + random forest | same probe, untrained copy |",
-        "|---|---|---|---|---|",
+        "Linear readouts of hidden states, read as `on_valid` of probe_report.json chose; brackets are intervals over "
+        "draws of scaffolds. `isotrace probe` fits such probes of any column.",
+        "",
+        "| probe | reads | metric (test) | molm | untrained copy | token counts | ECFP4 + forest | constant |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in probes.items():
-        for metric in row["probe"]:
-            cells = [ci(row[k][metric]) for k in ("probe", "ecfp4_random_forest", "untrained_subject_probe")]
-            lines.append(f"| {name} (n = {row['n']['test']}) | {metric} | " + " | ".join(cells) + " |")
+        for metric in row["metrics"]:
+            found = [row["performance"][k].get(metric) for k in SOURCES]
+            reads = f"{'all layers' if len(row['layers']) > 1 else 'final state'}, {row['pool']}"
+            cells = " | ".join(ci(one) if one else "" for one in found)
+            lines.append(f"| {name} (n = {row['n']['test']}) | {reads} | {metric} | {cells} |")
+    lines += ["", *(f"- `probe:{name}`: {row['verdict']}" for name, row in probes.items())]
     lines += ["", "## Data", "", DATA]
     return "\n".join(lines)
 
@@ -174,11 +183,18 @@ def clt() -> str:
     return "\n".join(lines)
 
 
+def probe_row(name: str, row: dict) -> tuple[str, str, str]:
+    """Of the README: the first metric of a probe, and beside it what knows less or nothing."""
+    metric, unit = row["metrics"][0], "" if row["task"] == "classification" else f" {row['unit']}"
+    said = {"untrained": "untrained copy", "tokens": "token counts", "forest": "ECFP4 + forest"}
+    beside = ", ".join(f"{words} {ci(row['performance'][k][metric])}" for k, words in said.items())
+    return f"`probe:{name}`, {metric.upper()}, scaffold test", f"{ci(row['performance']['subject'][metric])}{unit}", beside
+
+
 def readme() -> str:
     card, probes, found = load(MOLM / "card.json"), load(MOLM / "probe_report.json"), measured()
     free, forced = found["free_running"], found["teacher_forced"]
-    bbb, esol = probes["bbb"], probes["esol"]
-    replaced, controls = found["probes_free_running"]["bbb"], found["beside_controls"]
+    replaced, controls = found["probes_free_running"]["logd"], found["beside_controls"]
     valid = card["validity_nucleus"]
     rows = [
         ("molm: masked cross-entropy, held-out", f"{card['trained']['all']['cross_entropy']:.3f}",
@@ -186,17 +202,14 @@ def readme() -> str:
         ("molm: masked top-1, held-out", f"{card['trained']['all']['top1']:.3f}", f"untrained {card['untrained']['top1']:.3f}"),
         ("molm: valid after masking 15 % and sampling (0.9 nucleus)", f"{valid['valid']:.3f}",
          f"MOSES test only {card['validity_moses']['valid']:.3f}, no nucleus {card['validity_confident']['valid']:.3f}, random order {card['validity_random']['valid']:.3f}, all at once {card['validity_at_once']['valid']:.3f}, untrained {card['validity_untrained']['valid']:.3f}"),
-        ("BBB probe, AUROC, scaffold test", ci(bbb["probe"]["auroc"]),
-         f"ECFP4 + forest {ci(bbb['ecfp4_random_forest']['auroc'])}, untrained {ci(bbb['untrained_subject_probe']['auroc'])}"),
-        ("ESOL probe, RMSE, scaffold test", ci(esol["probe"]["rmse"]),
-         f"ECFP4 + forest {ci(esol['ecfp4_random_forest']['rmse'])}, untrained {ci(esol['untrained_subject_probe']['rmse'])}"),
+        *(probe_row(name, probes[name]) for name in ("logd", "esol", "bbb")),
         ("CLT: loss recovered, free-running", ci({"value": free["loss_recovered"], "ci": free["ci"]}, 4),
          f"teacher-forced {forced['loss_recovered']:.4f}"),
         ("the same, on the molecules of the controls", f"{controls['molm-clt']['free_running']['loss_recovered']:.4f}",
          ", ".join(f"{name} {row['free_running']['loss_recovered']:.4f}" for name, row in controls.items() if name != "molm-clt")),
         ("CLT: top-1 agreement with the subject, free-running", f"{controls['molm-clt']['free_running']['top1_agreement']:.3f}",
          ", ".join(f"{name} {row['free_running']['top1_agreement']:.3f}" for name, row in controls.items() if name != "molm-clt")),
-        ("CLT: BBB AUROC with every MLP replaced", ci(replaced["replaced"]["auroc"]), f"subject {replaced['subject']['auroc']['value']:.3f}"),
+        ("CLT: RMSE of `probe:logd` with every MLP replaced", f"{ci(replaced['replaced']['rmse'])} log units", f"subject {replaced['subject']['rmse']['value']:.3f}"),
     ]  # fmt: skip
     results = ROOT / "demo/summary/traces.json"
     if results.is_file():

@@ -3,21 +3,18 @@
 import json
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
 import torch
 from jaxtyping import Float, jaxtyped
 from sklearn.metrics import roc_auc_score
 
-from build_probes import pooled
+from build_clt import replaced, test_part
 from card_molm import masked_scores, validity
 from isotrace.activations.harvest import Corpus, mlp_activations
-from isotrace.base.errors import InputError
-from isotrace.dictionaries.replacement import replaced_hidden
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.dictionaries.shelf import shelf_of
 from isotrace.evaluation.fidelity import evaluate
+from isotrace.probing.states import pooled_states
 from isotrace.subjects.probe import load_probe
 from isotrace.subjects.sources.source import assets
 from isotrace.subjects.subject import Subject, load_subject
@@ -79,17 +76,12 @@ def test_fidelity_is_what_the_card_says(molm, clt):
 
 @pytest.mark.card
 def test_the_probe_survives_the_replacement_of_every_mlp(molm, clt):
-    frame, probe, usable = pl.read_csv(DATA / "b3db_test.csv"), load_probe(molm, "bbb")[0], []
-    for row in frame.to_dicts():
-        try:
-            molm.tokenize([row["smiles"]])
-            usable.append(row)
-        except InputError:
-            continue
-    y, smiles = np.asarray([r["bbb"] == "BBB+" for r in usable]), [r["smiles"] for r in usable]
-    auroc = {}
-    for name, hidden in (("subject", None), ("replaced", lambda b: replaced_hidden(molm, clt, b, "free_running"))):
-        auroc[name] = roc_auc_score(y, probe.value(torch.from_numpy(pooled(molm, smiles, hidden)).float()))
+    probe, _ = load_probe(molm, "bbb")
+    examples, y = test_part(molm, "bbb", "bbb")
+    auroc, layers = {}, probe.config.layers
+    for name, hidden in (("subject", None), ("replaced", lambda b: replaced(molm, clt, layers, b))):
+        x = pooled_states(molm, examples, layers, probe.config.pool, hidden=hidden)
+        auroc[name] = roc_auc_score(y, probe.value(torch.from_numpy(x)))
     assert abs(auroc["subject"] - auroc["replaced"]) <= 0.02
     claimed = shelf_of(clt).card["probes_free_running"]["bbb"]
     for name, value in auroc.items():

@@ -142,7 +142,7 @@ def false_alarms(n):
         y = rng.permutation(truth) if seed else truth  # the first is not shuffled
         folds = folds_of("regression", y, groups, (), 5, seed)
         draws = group_weights(groups.tolist(), 200, seed)
-        scores = [rmse(crossed(x, y, "regression", folds, ())[0], y, draws) for x in inputs]
+        scores = [rmse(crossed(x, y, "regression", folds, ()).outputs, y, draws) for x in inputs]
         gains = [other - scores[0] for other in (rmse(np.full((len(y), 1), y.mean()), y, draws), scores[1])]
         named = zip(("constant", "untrained"), gains, strict=True)
         told = {name: (float(gain[0]), *interval(gain[1:])) for name, gain in named}

@@ -1,6 +1,7 @@
 """The replacement model: what the dictionary writes stands in for what the subject wrote (METHODS §3),
 differentiably. For a transcoder that is every MLP it covers, for an autoencoder the hookpoint itself."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,9 +16,15 @@ Mode = Literal["free_running", "teacher_forced"]
 
 
 def replaced_hidden(
-    subject: Subject, dictionary: Dictionary, batch: Batch, mode: Mode, clean: list[Tensor] | None = None
+    subject: Subject,
+    dictionary: Dictionary,
+    batch: Batch,
+    mode: Mode,
+    clean: list[Tensor] | None = None,
+    reads: Sequence[int] = (),
 ) -> Tensor:
-    """Final hidden state `[batch, tokens, d_model]` with every output of the dictionary in place, no error terms.
+    """Final hidden state `[batch, tokens, d_model]`, or those of the layers `reads` as `Subject.hidden` gives them,
+    with every output of the dictionary in place, no error terms.
 
     free_running: encoders read the drifting stream. teacher_forced: encoders read `clean`, the subject's own
     activations at `config.reads` (one tensor `[batch, tokens, d_in]` per layer).
@@ -26,7 +33,7 @@ def replaced_hidden(
         raise ValueError("teacher_forced needs clean activations, free_running takes none")
     components = Features(dictionary, errors="drop", teacher=None if clean is None else tuple(clean))
     with components.edited(subject, lambda _, values: values):
-        return subject.hidden(batch.ids, batch.mask)
+        return subject.hidden(batch.ids, batch.mask, reads)
 
 
 @torch.no_grad()

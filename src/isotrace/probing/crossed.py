@@ -1,6 +1,7 @@
 """Predictions of rows by readouts that have not seen their group, calibrated; the same of a forest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,36 +17,39 @@ STRENGTHS = {"classification": (1e-4, 1e-3, 1e-2, 1e-1), "regression": (10.0, 10
 TREES = 100
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Of the groups that a readout is fitted on: the points of the learning curve beside all of them."""
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def crossed(
-    x: np.ndarray, y: np.ndarray, task: Task, folds: Folds, classes: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """(outputs `[n, outputs]` of rows held out, NaN elsewhere, the same before calibration, the strength of every
-    fold)."""
+@dataclass(frozen=True, eq=False)
+class Crossed:
+    """`raw`, `outputs [n, outputs]` of rows held out, NaN elsewhere, before calibration and behind it; `readouts` and
+    `strengths` of the folds, the former calibrated."""
+
+    raw: np.ndarray
+    outputs: np.ndarray
+    readouts: tuple[Weights, ...]
+    strengths: tuple[float, ...]
+
+
+def crossed(x: np.ndarray, y: np.ndarray, task: Task, folds: Folds, classes: Sequence[str]) -> Crossed:
+    """Of every fold: a readout fitted on its rows `fit` and `valid`, the penalty chosen, and classes calibrated, by one
+    that had seen `fit` alone."""
     n_outputs = len(classes) if len(classes) > 2 else 1
-    raw, found, strengths = *np.full((2, len(y), n_outputs), np.nan), []
+    raw, outputs = np.full((2, len(y), n_outputs), np.nan)
+    readouts, strengths = [], []
     for fit, valid, test in folds:
         rows = np.concatenate([fit, valid])
         inner = [(np.arange(len(fit)), np.arange(len(fit), len(rows)))]
         weights, strength = searched(x[rows], y[rows], task, STRENGTHS[task], inner)
         alone = fitted(x[fit], y[fit], task, strength) if task == "classification" else weights
-        scale = _scale(x[valid] @ alone[0] + alone[1], y[valid], task)
-        raw[test] = x[test] @ weights[0] + weights[1]
-        found[test] = scale(raw[test])
+        own = calibrated(weights, x[valid] @ alone[0] + alone[1], y[valid], task)
+        raw[test], outputs[test] = (x[test] @ weight + bias for weight, bias in (weights, own))
+        readouts.append(own)
         strengths.append(strength)
-    return found, raw, strengths
-
-
-def _scale(outputs: np.ndarray, y: np.ndarray, task: Task) -> Predict:
-    """What turns outputs into calibrated ones: Platt's slope and offset of two classes, a temperature of more; numbers
-    stay."""
-    slope, offset = _calibration(outputs, y, task)
-    return lambda raw: raw * slope + offset
+    return Crossed(raw, outputs, tuple(readouts), tuple(strengths))
 
 
 def _calibration(outputs: np.ndarray, y: np.ndarray, task: Task) -> tuple[float, float]:
+    """(slope, offset) that make outputs true: Platt's of two classes, a temperature of more; numbers stay."""
     if task == "regression" or len(np.unique(y)) < 2:
         return 1.0, 0.0
     if outputs.shape[1] == 1:

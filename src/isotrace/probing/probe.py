@@ -9,7 +9,8 @@
 4. tell      does the subject know it: better than a constant, and than its untrained copy, both with intervals
 5. fit       the probe that is kept: on all sequences, calibrated on what the folds predicted
 
-Where a column names the parts, `test` is what is held out, `valid` chooses.
+Where a column names the parts, `test` is what is held out, `valid` chooses, and the probe that is kept has seen both
+but never `test`.
 """
 
 from collections.abc import Sequence
@@ -110,7 +111,12 @@ def fit_probe(
     if settings.pool == "token" and not token:
         raise InputError("--pool token is for labels of atoms or residues, a string of 0 and 1: give mean, max or cls.")
     layers = _layers(subject, settings.layers)
-    examples = data.examples if not token else _some_tokens(data.examples, settings.seed)
+    if token:
+        chosen = _some_tokens(data.examples, settings.seed)
+        data = replace(
+            data, examples=tuple(data.examples[i] for i in chosen), given=tuple(data.given[i] for i in chosen)
+        )
+    examples = data.examples
     y = np.concatenate([np.atleast_1d(e.y) for e in examples]).astype(float)
     places = np.repeat(np.arange(len(examples)), [np.size(e.y) for e in examples])
     groups = np.asarray([examples[i].group for i in places])
@@ -132,13 +138,15 @@ def fit_probe(
     for _, _, test in folds:
         held[test] = True
     crosses = {s: crossed(x, y, task, folds, data.classes) for s, x in progress([*inputs.items()], "fitting")}
-    outputs, (_, raw, strengths) = {source: one[0] for source, one in crosses.items()}, crosses["subject"]
+    outputs, own = {source: one.outputs for source, one in crosses.items()}, crosses["subject"]
     if prints is not None:
         outputs["forest"] = forest(prints, y, task, folds, settings.seed)
     draws = group_weights(groups[held].tolist(), settings.n_bootstrap, (settings.seed, 3))
-    strength = float(np.exp(np.median(np.log(strengths))))
+    strength = float(np.exp(np.median(np.log(own.strengths))))
     curve = learning_curve(inputs["subject"], y, groups, task, folds, strength, settings.seed)
-    weight, bias = calibrated(fitted(inputs["subject"], y, task, strength), raw[held], y[held], task)
+    weight, bias = own.readouts[0]
+    if split is None:
+        weight, bias = calibrated(fitted(inputs["subject"], y, task, strength), own.raw[held], y[held], task)
     outputs_of = _outputs(data)
     about = f"{data.label}, log-odds of {outputs_of[0]}" if len(data.classes) == 2 else data.label
     own_unit = "log-odds" if len(data.classes) == 2 or token else "logit" if data.classes else data.label
@@ -150,7 +158,6 @@ def fit_probe(
     )  # fmt: skip
     probe = Probe(config, torch.from_numpy(weight).float(), torch.from_numpy(bias).float())
     said = f"column {split!r}" if split else f"{len(folds)} folds of whole groups"
-    data = replace(data, examples=tuple(examples))
     return Probed(probe, data, y, places, held, outputs, draws, curve, strength, said, prints)
 
 
@@ -172,11 +179,11 @@ def _layers(subject: Subject, layers: tuple[int, ...] | None) -> tuple[int, ...]
     return tuple(sorted(layers))
 
 
-def _some_tokens(examples: Sequence[Example], seed: int) -> tuple[Example, ...]:
-    """Whole examples in random order, so many that they hold at most MAX_TOKENS labelled tokens, in their order."""
+def _some_tokens(examples: Sequence[Example], seed: int) -> list[int]:
+    """Whole examples in random order, so many that they hold at most MAX_TOKENS labelled tokens."""
     order = np.random.default_rng((seed, 4)).permutation(len(examples))
     total = np.cumsum([len(examples[i].places) for i in order])
-    return tuple(examples[i] for i in sorted(order[: max(1, int((total <= MAX_TOKENS).sum()))]))
+    return sorted(order[: max(1, int((total <= MAX_TOKENS).sum()))].tolist())
 
 
 def _check(data: Labelled, y: np.ndarray) -> None:

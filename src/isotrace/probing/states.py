@@ -1,30 +1,36 @@
 """What a probe is fitted on: pooled hidden states of labelled sequences, and what a look at the tokens alone gives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from isotrace.base.progress import Progress, silent
 from isotrace.datasets.tasks import Example, batches
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.probe import Pool, pool
-from isotrace.subjects.subject import Subject
+from isotrace.subjects.subject import Batch, Subject
 
 BATCH_TOKENS = 4_096
 
 
 @torch.no_grad()
 def pooled_states(
-    subject: Subject, examples: Sequence[Example], layers: Sequence[int], how: Pool, progress: Progress = silent
-) -> np.ndarray:
-    """float32 `[n, d_pooled]`, a row per example in their order; of the pool token a row per labelled token."""
+    subject: Subject, examples: Sequence[Example], layers: Sequence[int], how: Pool, progress: Progress = silent,
+    hidden: Callable[[Batch], Tensor] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """float32 `[n, d_pooled]`, a row per example in their order; of the pool token a row per labelled token. `hidden`
+    computes the hidden states of the layers otherwise than the subject does."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
     ranked, found = [examples[i] for i in order], [np.zeros((0, 0), np.float32)] * len(examples)
     for rows, batch in progress(batches(ranked, BATCH_TOKENS, subject), f"reading {subject.source}"):
-        with fast_kernels(subject):
-            hidden = subject.hidden(batch.ids, batch.mask, layers)
-        states = pool(subject, batch, hidden, how)
+        if hidden is None:
+            with fast_kernels(subject):
+                read = subject.hidden(batch.ids, batch.mask, layers)
+        else:
+            read = hidden(batch)
+        states = pool(subject, batch, read, how)
         for i, state in zip(rows.tolist(), states, strict=True):
             kept = state[[*ranked[i].places]] if how == "token" else state[None]
             found[order[i]] = kept.float().cpu().numpy()
