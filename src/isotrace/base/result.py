@@ -32,6 +32,7 @@ _SHIPPED = {
     "pair": "isotrace.report.pair.pair:PairResult",
     "pairs": "isotrace.report.pair.index:Pairs",
     "probing": "isotrace.report.probe:ProbeResult",
+    "screen": "isotrace.report.trace.screen:ScreenResult",
     "study": "isotrace.report.study:StudyResult",
     "trace": "isotrace.report.trace.trace:TraceResult",
     "traces": "isotrace.report.trace.index:Traces",

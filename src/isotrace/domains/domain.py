@@ -129,6 +129,9 @@ class Domain(Protocol):
         """The part that carries a measured property: a molecule without its counter-ions, else the text itself."""
         ...
 
+    substructures: frozenset[str]
+    """Names of the concepts that practitioners think in: what a file of sequences is told by."""
+
     fingerprint: str
     """What `fingerprints` are, in a word or two."""
 

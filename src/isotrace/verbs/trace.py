@@ -34,6 +34,8 @@ class TraceRequest(OnDictionary, Seeded):
     """A second SMILES or sequence to explain the difference to; with a file, the column that holds one in every row."""
     out: Path | None = None
     """Run folder; left out, the command takes one in runs/, and with --json or in Python nothing is saved."""
+    quick: bool = False
+    """Neither graph nor circuit: what hiding atoms and substructures does, over a whole file in minutes."""
     max_features: int = Field(default=1_200, ge=1)
     """Most active features that become nodes."""
     tolerance: float = Field(default=0.1, ge=0)

@@ -1,5 +1,6 @@
 """The molecule domain: sequences are SMILES, elements are atoms."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,11 @@ class Molecule:
         parts = text.strip().split(".")
         return max(parts, key=_heavy_atoms) if len(parts) > 1 and all(map(_heavy_atoms, parts)) else text
 
+    substructures = frozenset(
+        concept.name
+        for concept in CONCEPTS
+        if concept.group == "functional group" or re.fullmatch(r"(\d|larger).*-membered ring|element (F|Cl|Br|I)", concept.name)
+    )
     fingerprint = "ECFP4, 2,048 bits"
 
     def fingerprints(self, texts: Sequence[str]) -> np.ndarray:

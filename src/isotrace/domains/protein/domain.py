@@ -53,6 +53,7 @@ class ProteinDomain:
     def parent(self, text: str) -> str:
         return text
 
+    substructures: frozenset[str] = frozenset()
     fingerprint = "one-hot residues where all are as long, else counts of residues and pairs"
 
     def fingerprints(self, texts: Sequence[str]) -> np.ndarray:

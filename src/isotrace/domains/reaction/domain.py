@@ -80,6 +80,7 @@ class ReactionDomain:
     def parent(self, text: str) -> str:
         return text
 
+    substructures: frozenset[str] = frozenset()
     fingerprint = "ECFP4 of reactants and of products, 2,048 bits each"
 
     def fingerprints(self, texts: Sequence[str]) -> np.ndarray:

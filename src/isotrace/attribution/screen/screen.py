@@ -1,0 +1,127 @@
+"""One molecule in a fraction of a second: no graph, no circuit, only what moves the target when it is taken away.
+
+1. hide      every atom, every substructure, and as many random atoms, by mask tokens in the running subject
+2. features  the fall of the target to first order were a feature at its mean, of the running subject too
+
+A file of molecules is told in one table over all of them, see `over_molecules`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from isotrace.attribution.ablation import Ablation, feature_values, first_order
+from isotrace.attribution.units import tokens_of_atoms, with_ids
+from isotrace.base.errors import SubjectError
+from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.features import Features
+from isotrace.domains.domain import Domain, Reading
+from isotrace.stats.bootstrap import mean_interval
+from isotrace.subjects.subject import Batch, Subject
+from isotrace.subjects.targets import Target
+
+DRAWS = 4
+"""Random sets of atoms for every substructure."""
+LEAST = 5
+"""Molecules below which a mean over them has no interval."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A substructure in a molecule: the fall of the target when its tokens are hidden, and that of as many random atom
+    tokens of the molecule, the mean over DRAWS (NaN where it has no others)."""
+
+    name: str
+    tokens: tuple[int, ...]
+    effect: float
+    random: float
+
+
+@dataclass(frozen=True)
+class Screened:
+    """`atoms`: the fall of the target when each is hidden. `features`: (layer, position, feature, effect to first
+    order), strongest first."""
+
+    value: float
+    atoms: dict[int, float]
+    substructures: tuple[Found, ...]
+    features: tuple[tuple[int, int, int, float], ...]
+
+
+def screen(
+    subject: Subject, dictionary: Dictionary, domain: Domain, reading: Reading, batch: Batch, target: Target, *,
+    n_features: int = 20, ablation: Ablation = "mean", seed: int = 0,
+) -> Screened:  # fmt: skip
+    """`batch` holds the sequence of `reading` alone, prepared for the target. Raises SubjectError where the subject has
+    no mask token, so that nothing can be hidden from it."""
+    if subject.mask_id is None:
+        raise SubjectError(f"{subject.source} has no mask token, so no atom can be hidden from it: leave out --quick.")
+    atoms = {atom: frozenset(at) for atom, at in tokens_of_atoms(reading.units).items()}
+    masked = {p for p in range(batch.ids.shape[1]) if int(batch.ids[0, p]) == subject.mask_id}
+    named = [(name, frozenset(at) - masked) for name, at in substructures(domain, reading)]
+    named = [(name, at) for name, at in named if at]
+    free, rng = sorted({p for at in atoms.values() for p in at} - masked), np.random.default_rng(seed)
+    draws = [_random(free, at, rng) for _, at in named]
+    own = {atom: at - masked for atom, at in atoms.items() if at - masked}
+    sets = [*dict.fromkeys([*own.values(), *(at for _, at in named), *(one for few in draws for one in few)])]
+    ids = batch.ids.repeat(1 + len(sets), 1)
+    for row, at in enumerate(sets, 1):
+        ids[row, sorted(at)] = subject.mask_id
+    values = with_ids(subject, batch, target, ids)
+    fall = dict(zip(sets, (values[0] - values[1:]).tolist(), strict=True))
+    found = [
+        Found(name, tuple(sorted(at)), fall[at], float(np.mean([fall[one] for one in few])) if few else np.nan)
+        for (name, at), few in zip(named, draws, strict=True)
+    ]
+    together = {at: sum(other == at for other in own.values()) for at in own.values()}
+    hidden = {atom: fall[at] / together[at] for atom, at in own.items()}
+    parts = Features(dictionary), feature_values(dictionary, ablation)
+    effects = torch.stack(first_order(subject, *parts, batch, target))
+    best = effects.abs().flatten().topk(min(n_features, effects.numel())).indices
+    places = torch.stack(torch.unravel_index(best, effects.shape), 1).tolist()
+    features = tuple((*map(int, place), float(effects[tuple(place)])) for place in places)
+    return Screened(float(values[0]), hidden, tuple(found), features)  # pyright: ignore[reportArgumentType]
+
+
+def substructures(domain: Domain, reading: Reading) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, tokens) of every part of the sequence that practitioners have a word for."""
+    concepts, kept = domain.concepts, []
+    for i, tokens in domain.label(reading).instances:
+        if concepts[i].name in domain.substructures:
+            kept.append((concepts[i].name, tokens))
+    return kept
+
+
+def _random(free: Sequence[int], at: frozenset[int], rng: np.random.Generator) -> list[frozenset[int]]:
+    """Sets as large as `at` of other atom tokens, as far as there are any."""
+    others = [p for p in free if p not in at]
+    if len(others) < len(at):
+        return []
+    return [frozenset(int(p) for p in rng.choice(others, len(at), replace=False)) for _ in range(DRAWS)]
+
+
+def over_molecules(found: Iterable[Screened], seed: int = 0) -> list[dict[str, Any]]:
+    """One row per substructure, those of most molecules first: the mean fall of the target when it is hidden, averaged
+    first within a molecule, beside that of as many random atoms of the same molecules, and their difference, with 95 %
+    intervals over molecules (None for fewer than LEAST)."""
+    by_name: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in found:
+        own: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for part in one.substructures:
+            own[part.name].append((part.effect, part.random))
+        for name, pairs in own.items():
+            by_name[name].append(tuple(np.mean(pairs, 0)))  # pyright: ignore[reportArgumentType]
+    rows = []
+    for name, pairs in by_name.items():
+        effects, random = np.asarray(pairs).T
+        both = np.isfinite(random)
+        row: dict[str, Any] = {"substructure": name, "molecules": len(effects)}
+        for key, values in (("effect", effects), ("random", random[both]), ("beyond", (effects - random)[both])):
+            row[key] = float(values.mean()) if len(values) else None
+            row[f"{key}_ci"] = list(mean_interval(values, seed)) if len(values) >= LEAST else None
+        rows.append(row)
+    return sorted(rows, key=lambda row: (-row["molecules"], row["substructure"]))
