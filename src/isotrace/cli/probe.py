@@ -5,7 +5,6 @@ from typing import Any
 import typer
 
 from isotrace.cli.command import command_of, show_problems, show_table
-from isotrace.report.page import interval, number
 from isotrace.verbs.probe import ProbeRequest, fit_probe
 
 SAID = {
@@ -18,6 +17,8 @@ SAID = {
 
 
 def show(summary: dict[str, Any], request: ProbeRequest) -> None:
+    from isotrace.report.page import interval, number  # which takes RDKit
+
     n, metrics = summary["n"], summary["metrics"]
     title = f"{summary['label']}: {n['rows']:,} {summary['rows_are']} in {n['groups']:,} groups, {summary['split']}"
     rows = [

@@ -4,11 +4,16 @@ from typing import Any
 
 import typer
 
-from isotrace.cli.command import command_of, show_problems
+from isotrace.cli.command import command_of, show_problems, show_table
 from isotrace.verbs.trace import TraceRequest, trace
+
+MOST = 25
 
 
 def show(summary: dict[str, Any], request: TraceRequest) -> None:
+    if request.quick:
+        show_screen(summary, request)
+        return
     many = next((name for name in ("traces", "pairs") if name in summary), None)
     if many is None:
         if request.against is None:
@@ -26,6 +31,23 @@ def show(summary: dict[str, Any], request: TraceRequest) -> None:
     show_problems(summary, request)
     if request.out is not None:
         typer.echo(f"report: {request.out / 'summary' / 'report.html'}")
+
+
+def show_screen(summary: dict[str, Any], request: TraceRequest) -> None:
+    from isotrace.report.page import interval, number  # which takes RDKit
+
+    unit = summary["target"]["unit"]
+    rows = [
+        (row["substructure"], str(row["molecules"]), *(
+            f"{number(row[key])} {interval(row[f'{key}_ci'])}" for key in ("effect", "random", "beyond")))
+        for row in summary["substructures"][:MOST]
+    ]  # fmt: skip
+    title = f"{summary['target']['description']}: {summary['n_molecules']} molecules"
+    columns = ("substructure", "molecules", f"effect, {unit} [95 % CI]", "as many random atoms", "beyond these")
+    show_table(title, columns, rows, width=None)
+    show_problems(summary, request)
+    if request.out is not None:
+        typer.echo(f"report: {request.out / 'report.html'}")
 
 
 command = command_of(trace, show, saves=True)

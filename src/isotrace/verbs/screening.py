@@ -12,9 +12,9 @@ from isotrace.datasets.inputs import rejects_frame
 from isotrace.report.trace.screen import ScreenResult, screen_result
 from isotrace.subjects.targets import parse_target
 from isotrace.verbs.loading import domain_of_subject, label
-from isotrace.verbs.tracing import Tracer
 from isotrace.verbs.request import Progress
 from isotrace.verbs.trace import TraceRequest
+from isotrace.verbs.tracing import Tracer
 
 
 def screened(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from isotrace.report.pair.index import Pairs
     from isotrace.report.pair.pair import PairResult
     from isotrace.report.trace.index import Traces
+    from isotrace.report.trace.screen import ScreenResult
     from isotrace.report.trace.trace import TraceResult
     from isotrace.verbs.tracing import Tracer
 
@@ -63,6 +64,8 @@ class TraceRequest(OnDictionary, Seeded):
 
     def look(self) -> None:
         super().look()
+        if self.quick and self.against is not None:
+            raise InputError("a pair is compared by its circuit: leave out --quick.")
         if self.against is not None and self.supernodes is not None:
             raise InputError("a pair has no graph to group: leave out --supernodes.")
         if isinstance(self.against, str) and os.path.isfile(str(self.data)):  # the name of a column
@@ -87,11 +90,12 @@ class TraceRequest(OnDictionary, Seeded):
 
 
 @verb(TraceRequest)
-def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | PairResult | Pairs":
+def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | PairResult | Pairs | ScreenResult":
     """Trace one prediction to features and atoms, verify it by intervention, and write a report.
 
     One text or molecule gives a TraceResult, anything else Traces: one for every row that can be traced. With `against`
-    it is the difference of two that is explained, and the result a PairResult, or Pairs.
+    it is the difference of two that is explained, and the result a PairResult, or Pairs. With `quick` it is a
+    ScreenResult: substructures, atoms and features over all of the data.
     """
     from rdkit import Chem
 
@@ -114,6 +118,14 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | 
     subject = subject_of(request)
     check_target(request.target, subject)
     tracer = Tracer(subject, request.dictionary, names=request.names, fidelity=request.fidelity)
+    if request.quick:
+        from isotrace.verbs.screening import screened
+
+        with opened(request, tracer, request.out) as run:
+            result = screened(request, tracer, rows, refused, progress)
+            if run is not None:
+                result.write(run)
+        return result
     if single:
         row = rows.row(0, named=True)
         return traced(request, tracer, row, request.out, against=request.against, progress=progress)

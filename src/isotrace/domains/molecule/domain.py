@@ -63,7 +63,8 @@ class Molecule:
     substructures = frozenset(
         concept.name
         for concept in CONCEPTS
-        if concept.group == "functional group" or re.fullmatch(r"(\d|larger).*-membered ring|element (F|Cl|Br|I)", concept.name)
+        if concept.group == "functional group"
+        or re.fullmatch(r"(\d|larger).*-membered ring|element (F|Cl|Br|I)", concept.name)
     )
     fingerprint = "ECFP4, 2,048 bits"
 

@@ -79,9 +79,7 @@ def bars(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
         parts.append(text(LEFT - 10, y + 5, f"{name} ({row['molecules']})", "end", INK, 13))
         parts.append(path([(across(v), y) for v in row["effect_ci"]], COLOURS[0], 'stroke-width="2"'))
         parts.append(dot(across(row["effect"]), y, COLOURS[0], said(row, unit), 4.5))
-        parts.append(
-            f'<circle cx="{across(row["random"]):.1f}" cy="{y:.1f}" r="4" fill="none" stroke="{GREY}"/>'
-        )
+        parts.append(f'<circle cx="{across(row["random"]):.1f}" cy="{y:.1f}" r="4" fill="none" stroke="{GREY}"/>')
     for value in ticks(low, high, 7):
         parts.append(text(across(value), height - 10, number(value), "middle"))
     return picture(WIDTH, height, "substructures", parts, "bars")
