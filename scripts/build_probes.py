@@ -28,12 +28,14 @@ from isotrace.subjects.subject import load_subject
 
 RDLogger.DisableLog("rdApp.*")
 TASKS = Path(__file__).parents[1] / "src/isotrace/assets/tasks"
-PROPERTIES = {  # name → (table, column, unit, description)
-    "bbb": ("bbb", "bbb", "log-odds", "blood-brain barrier, log-odds of BBB+"),
-    "esol": ("esol", "measured_log_solubility_mol_per_l", "log mol/l", "water solubility (ESOL), log mol/l"),
-    "logd": ("lipophilicity", "logD", "log units", "lipophilicity at pH 7.4, logD"),
-}
 WAYS: tuple[tuple[str, Pool], ...] = (("final", "mean"), ("all", "mean"), ("all", "mean+max"))
+# name → (table, column, unit, description, ways to read it)
+PROPERTIES: dict[str, tuple[str, str, str, str, tuple[tuple[str, Pool], ...]]] = {
+    "logd": ("lipophilicity", "logD", "log units", "lipophilicity at pH 7.4, logD", WAYS),
+    "esol": ("esol", "measured_log_solubility_mol_per_l", "log mol/l", "water solubility (ESOL), log mol/l", WAYS),
+    # no way to read it beats an untrained copy: the simplest, as a warning
+    "bbb": ("bbb", "bbb", "log-odds", "blood-brain barrier, log-odds of BBB+", WAYS[:1]),
+}
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def main() -> None:
     subject, domain = load_subject(args.subject, domain="molecule"), domain_of("molecule")
     every = tuple(range(subject.n_layers + 1))
     report = {}
-    for name, (table, label, unit, description) in PROPERTIES.items():
+    for name, (table, label, unit, description, ways) in PROPERTIES.items():
         rows, rejects = read_inputs(args.tasks / f"{table}.csv.gz")
         ready = cleaned(rows, rejects, domain, label=label, split=None, salts="keep")
         given = {"label": label, "kind": None, "group": "murcko_scaffold", "mutations": None}
@@ -58,7 +60,7 @@ def main() -> None:
         y = np.asarray([e.y for e in data.examples], dtype=float)
         task = "regression" if data.kind == "regression" else "classification"
         tried = {}
-        for layers, pool in WAYS:
+        for layers, pool in ways:
             x = pooled_states(subject, data.examples, every if layers == "all" else every[-1:], pool)
             kept = np.concatenate([fit, valid])
             inner = [(np.arange(len(fit)), np.arange(len(fit), len(kept)))]

@@ -39,11 +39,11 @@ def show_screen(summary: dict[str, Any], request: TraceRequest) -> None:
     unit = summary["target"]["unit"]
     rows = [
         (row["substructure"], str(row["molecules"]), *(
-            f"{number(row[key])} {interval(row[f'{key}_ci'])}" for key in ("effect", "random", "beyond")))
+            f"{number(row[key])} {interval(row[f'{key}_ci'])}" for key in ("beyond", "effect", "random")))
         for row in summary["substructures"][:MOST]
     ]  # fmt: skip
     title = f"{summary['target']['description']}: {summary['n_molecules']} molecules"
-    columns = ("substructure", "molecules", f"effect, {unit} [95 % CI]", "as many random atoms", "beyond these")
+    columns = ("substructure", "molecules", f"beyond random atoms, {unit} [95 % CI]", "it hidden", "random hidden")
     show_table(title, columns, rows, width=None)
     show_problems(summary, request)
     if request.out is not None:

@@ -24,7 +24,7 @@ from isotrace.stats.bootstrap import mean_interval
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
-DRAWS = 4
+DRAWS = 2
 """Random sets of atoms for every substructure."""
 LEAST = 5
 """Molecules below which a mean over them has no interval."""

@@ -59,27 +59,27 @@ class ScreenResult(Result):
 
 
 def said(row: Mapping[str, Any], unit: str) -> str:
-    bounds = row["effect_ci"]
-    return f"{number(row['effect'])} {unit}" + (f" [{number(bounds[0])}, {number(bounds[1])}]" if bounds else "")
+    """What it does beyond random atoms, with its interval."""
+    bounds = row["beyond_ci"]
+    return f"{number(row['beyond'])} {unit}" + (f" [{number(bounds[0])}, {number(bounds[1])}]" if bounds else "")
 
 
 def bars(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
-    """Mean effects with their intervals, filled; of random atoms hollow, of those in enough molecules for intervals."""
-    shown = [row for row in rows if row["effect_ci"] and row["random"] is not None][:SHOWN]
-    shown = sorted(shown, key=lambda row: row["effect"])
+    """What hiding does beyond random atoms, with its interval; of substructures in enough molecules to have one."""
+    shown = sorted([row for row in rows if row["beyond_ci"]][:SHOWN], key=lambda row: row["beyond"])
     if not shown:
         return picture(WIDTH, 60, "substructures", [text(WIDTH / 2, 34, "too few molecules for intervals", "middle")])
-    low, high = reach([0.0, *(v for row in shown for v in (*row["effect_ci"], row["random"]))])
+    low, high = reach([0.0, *(v for row in shown for v in row["beyond_ci"])])
     across, height = scale(low, high, LEFT, WIDTH - 16), TOP + ROW * len(shown) + 30
     parts = [path([(across(0), TOP - 6), (across(0), height - 30)], GREY)]
-    parts.append(text(8, 18, f"● hidden substructure, 95 % CI   ○ as many random atoms; {unit}", "start"))
+    parts.append(text(8, 18, f"← lowers   raises →   {unit}, beyond random atoms, 95 % CI", "start"))
     for i, row in enumerate(shown):
-        y = TOP + ROW * (i + 0.5)
+        y, ends = TOP + ROW * (i + 0.5), row["beyond_ci"]
+        colour = GREY if ends[0] <= 0 <= ends[1] else COLOURS[0]
         name = row["substructure"] if len(row["substructure"]) < 28 else f"{row['substructure'][:27]}…"
         parts.append(text(LEFT - 10, y + 5, f"{name} ({row['molecules']})", "end", INK, 13))
-        parts.append(path([(across(v), y) for v in row["effect_ci"]], COLOURS[0], 'stroke-width="2"'))
-        parts.append(dot(across(row["effect"]), y, COLOURS[0], said(row, unit), 4.5))
-        parts.append(f'<circle cx="{across(row["random"]):.1f}" cy="{y:.1f}" r="4" fill="none" stroke="{GREY}"/>')
+        parts.append(path([(across(v), y) for v in ends], colour, 'stroke-width="2"'))
+        parts.append(dot(across(row["beyond"]), y, colour, said(row, unit), 4.5))
     for value in ticks(low, high, 7):
         parts.append(text(across(value), height - 10, number(value), "middle"))
     return picture(WIDTH, height, "substructures", parts, "bars")
