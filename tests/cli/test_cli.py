@@ -23,6 +23,7 @@ from isotrace.dictionaries.saving import dictionary_folder, reference, save_dict
 from isotrace.subjects.sources.source import assets
 from isotrace.subjects.subject import load_subject
 from isotrace.verbs.corpus import domain_check, read_corpus, usable
+from isotrace.verbs.demo import TABLE
 from isotrace.verbs.trace import TraceRequest
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -227,20 +228,27 @@ def test_the_run_folder_holds_what_the_docs_promise(isotrace, tmp_path):
 
 def test_the_demo_writes_a_page_for_every_trace_and_one_that_lists_them(isotrace, tmp_path, monkeypatch):
     monkeypatch.setattr("isotrace.verbs.demo.DRUGS", (("ethanol", "CCO", 2),))
+    short = pl.read_csv(TABLE, infer_schema=False).head(26)
+    short.write_csv(tmp_path / "short.csv")
+    monkeypatch.setattr("isotrace.verbs.demo.TABLE", tmp_path / "short.csv")
     quick = partial(TraceRequest, max_features=20, nodes=4, controls=2, spellings=0)
     monkeypatch.setattr("isotrace.verbs.trace.TraceRequest", quick)
     code, printed, _ = isotrace("demo", "--out", tmp_path / "demo", "--json")
     assert code == 0
     found = json.loads(printed)
-    assert [t["target"]["name"] for t in found["traces"]] == ["probe:bbb", "mask:3"]
+    assert [t["target"]["name"] for t in found["traces"]] == ["probe:logd", "mask:3"]
     listed = (tmp_path / "demo" / "summary" / "report.html").read_text()
-    for place in ("probe-bbb", "mask-3"):
+    for place in ("probe-logd", "mask-3"):
         assert f"../ethanol/{place}/report.html" in listed
         manifest = json.loads((tmp_path / "demo" / "ethanol" / place / "manifest.json").read_text())
         assert manifest["command"].startswith("isotrace trace bundled:molm bundled:molm-clt CCO --target")
         assert manifest["command"] in (tmp_path / "demo" / "ethanol" / place / "report.html").read_text()
     assert found["index"] == str(tmp_path / "demo" / "index.html")
-    assert "summary/report.html" in (tmp_path / "demo" / "index.html").read_text()
+    home = (tmp_path / "demo" / "index.html").read_text()
+    for place in ("summary", "pair", "solubility", "substructures"):
+        assert f"{place}/report.html" in home
+        assert (tmp_path / "demo" / place / "report.html").is_file()
+    assert found["verdict"] in home
 
 
 def test_doctor_finds_a_healthy_installation(isotrace, tmp_path):

@@ -1,8 +1,13 @@
 """Real drugs through the bundled model, as pages to look at."""
 
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from isotrace.verbs.request import Answer, Progress, Seeded, verb
+
+if TYPE_CHECKING:
+    from isotrace.verbs.tracing import Tracer
 
 DRUGS = (
     # name, SMILES, atom to mask (in writing order)
@@ -13,9 +18,8 @@ DRUGS = (
     ("penicillin G", "CC1(C)S[C@@H]2[C@H](NC(=O)Cc3ccccc3)C(=O)N2[C@H]1C(=O)O", 3),
     ("morphine", "CN1CC[C@]23c4c5ccc(O)c4O[C@H]2[C@@H](O)C=C[C@H]3[C@H]1C5", 1),
 )
-HOME = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=summary/report.html">
-<title>isotrace demo</title><a href="summary/report.html">isotrace demo</a>
-"""
+PAIR = ("Clc1ccccc1CN1CCCC1=O", "OC(=O)c1ccccc1CN1CCCC1=O")  # a chlorine, or an acid, at one place
+TABLE = Path(__file__).parents[1] / "assets/examples/solubility.csv"
 
 
 class DemoRequest(Seeded):
@@ -25,7 +29,7 @@ class DemoRequest(Seeded):
 
 @verb(DemoRequest)
 def demo(request: DemoRequest, progress: Progress) -> Answer:
-    """Trace six drugs for the blood-brain-barrier probe and one masked atom each; write an index page."""
+    """Trace six drugs (lipophilicity, one masked atom), compare a pair, and take a table all the way."""
     from isotrace.base.files import locked, write_whole
     from isotrace.base.progress import slug
     from isotrace.base.runs import SUMMARY, open_run
@@ -41,7 +45,7 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
         batch = tracer.subject.tokenize([smiles])
         units = token_map(smiles, tracer.subject.tokens(batch.ids[0]), batch.offsets[0])
         position = next(i for i, u in enumerate(units) if u.kind == "atom" and u.atoms == (atom,))
-        jobs += [(index, name, smiles, target) for target in ("probe:bbb", f"mask:{position}")]
+        jobs += [(index, name, smiles, target) for target in ("probe:logd", f"mask:{position}")]
     arguments = {"command": request.command, "seed": request.seed, "inputs": {}, "overwrite": False}
     with locked(request.out), open_run(request.out / SUMMARY, **arguments) as run:
         found, folders = [], []
@@ -60,5 +64,49 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
         title = "Why did the model say so? Six drugs, traced"
         result = Traces.of(title, tracer.about, found, folders, rejects_frame(()))
         result.write(run)
-        write_whole(request.out / "index.html", HOME.encode())
-    return Answer({"traces": result.summary["traces"], "index": str(request.out / "index.html")})
+        more = own_table(request, tracer, progress)
+        write_whole(request.out / "index.html", home(more).encode())
+    return Answer({"traces": result.summary["traces"], **more, "index": str(request.out / "index.html")})
+
+
+def own_table(request: DemoRequest, tracer: "Tracer", progress: Progress) -> dict[str, Any]:
+    """A pair, and a user's table through probe and trace; each in a folder of its own, kept where it is complete."""
+    from isotrace.base.result import load
+    from isotrace.base.runs import MANIFEST, read_manifest
+    from isotrace.verbs.probe import fit_probe
+    from isotrace.verbs.trace import trace
+
+    def done(folder: Path) -> bool:
+        return (folder / MANIFEST).is_file() and read_manifest(folder)["status"] == "complete"
+
+    subject, seed = tracer.subject, request.seed
+    both = {"subject": subject, "dictionary": tracer.dictionary, "seed": seed}
+    pair, probe, screen = (request.out / name for name in ("pair", "solubility", "substructures"))
+    if not done(pair):
+        trace(**both, data=PAIR[0], against=PAIR[1], target="probe:logd", out=pair, overwrite=True, progress=progress)
+    if not done(probe):
+        fit_probe(subject, TABLE, "log S", unit="log mol/l", out=probe, seed=seed, overwrite=True, progress=progress)
+    if not done(screen):
+        trace(**both, data=TABLE, target=f"probe:{probe}", quick=True, out=screen, overwrite=True, progress=progress)
+    return {
+        "pair": load(pair).to_dict(),
+        "verdict": load(probe).summary["verdict"],
+        "substructures": load(screen).summary["substructures"],
+    }
+
+
+def home(more: dict[str, Any]) -> str:
+    """The page that leads to all others."""
+    links = (
+        ("summary", "Six drugs: why this lipophilicity, and why this atom behind a mask?"),
+        ("pair", f"Two molecules that differ in one place: {PAIR[0]} and {PAIR[1]}"),
+        ("solubility", f"A table of 60 molecules: does the model know their solubility? {more['verdict']}"),
+        ("substructures", "The same table: which substructures move the prediction"),
+    )
+    items = "".join(f'<li><a href="{place}/report.html">{escape(said)}</a></li>' for place, said in links)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        "<title>isotrace demo</title><style>body{font:18px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;"
+        "padding:0 1rem}li{margin:.6rem 0}</style>"
+        f"<h1>isotrace demo</h1><ul>{items}</ul></html>\n"
+    )
