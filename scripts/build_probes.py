@@ -51,7 +51,7 @@ def main() -> None:
         ready = cleaned(rows, rejects, domain, label=label, split=None, salts="keep")
         given = {"label": label, "kind": None, "group": "murcko_scaffold", "mutations": None}
         # molecules without a ring share the empty scaffold, which the split keeps together
-        scaffold = pl.col("murcko_scaffold").fill_null("none").replace("", "none")
+        scaffold = pl.col("murcko_scaffold").fill_null("acyclic").replace("", "acyclic")
         data = labelled(
             subject, domain, ready.rows.with_columns(scaffold), split="split_scaffold", rejects=ready.rejects, **given
         )
