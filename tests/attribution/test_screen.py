@@ -13,7 +13,7 @@ from isotrace.subjects.targets import Target
 TEXT = "CC(=O)Oc1ccccc1C"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def screened(rotary):
     batch = rotary.tokenize([TEXT])
     reading = read(rotary, MOLECULE, TEXT)[1]
