@@ -1,15 +1,15 @@
 # %% [markdown]
 # # A prediction, followed back to its atoms
 #
-# The bundled model reads caffeine, and a probe on it says how likely the molecule is to pass the blood–brain barrier.
-# Which features make it say so, on which atoms, and does the explanation hold when the model is changed?
+# The bundled model reads caffeine, and a probe on it says how lipophilic the molecule is. Which features make it say so,
+# on which atoms, and does the explanation hold when the model is changed?
 
 # %%
 import isotrace
 
 CAFFEINE = "Cn1cnc2c1c(=O)n(C)c(=O)n2C"
 quick = {"max_features": 80, "nodes": 6, "controls": 3, "spellings": 0}
-found = isotrace.trace("bundled:molm", "bundled:molm-clt", CAFFEINE, "probe:bbb", **quick)
+found = isotrace.trace("bundled:molm", "bundled:molm-clt", CAFFEINE, "probe:logd", **quick)
 
 # %% [markdown]
 # In a notebook what was found shows itself: the atoms in the colours of their effects, what was asked, what to doubt.

@@ -42,11 +42,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", default="src/isotrace/assets/molm")
     parser.add_argument("--tasks", type=Path, default=TASKS)
+    parser.add_argument("--only", nargs="*", choices=PROPERTIES, help="these alone, into the report that is there")
     args = parser.parse_args()
     subject, domain = load_subject(args.subject, domain="molecule"), domain_of("molecule")
     every = tuple(range(subject.n_layers + 1))
-    report = {}
+    path = subject.files.folder / "probe_report.json"
+    report = json.loads(path.read_text()) if args.only else {}
     for name, (table, label, unit, description, ways) in PROPERTIES.items():
+        if args.only and name not in args.only:
+            continue
         rows, rejects = read_inputs(args.tasks / f"{table}.csv.gz")
         ready = cleaned(rows, rejects, domain, label=label, split=None, salts="keep")
         given = {"label": label, "kind": None, "group": "murcko_scaffold", "mutations": None}
@@ -71,7 +75,15 @@ def main() -> None:
         layers, pool = (min if task == "regression" else max)(tried, key=lambda way: tried[way])
         settings = ProbeSettings(None if layers == "all" else every[-1:], pool)
         found = fit_probe(
-            subject, domain, data, settings, name=name, unit=unit, description=description, split="split_scaffold"
+            subject,
+            domain,
+            data,
+            settings,
+            name=name,
+            unit=unit,
+            description=description,
+            split="split_scaffold",
+            positive="BBB+" if name == "bbb" else None,
         )
         found.probe.save(subject.files.folder / "probes" / name)
         report[name] = {
@@ -83,7 +95,7 @@ def main() -> None:
             **about(found),
         }  # fmt: skip
         print(json.dumps({name: report[name]}), flush=True)
-    (subject.files.folder / "probe_report.json").write_text(json.dumps(report, indent=2) + "\n")
+    path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

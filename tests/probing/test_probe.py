@@ -101,6 +101,15 @@ def test_classes_and_their_targets(subject, root):
     found = isotrace.fit_probe(subject, two, "kind", out=root / "two", **QUICK)
     target = parse_target(f"probe:{root / 'two'}", subject, batch)
     assert (target.unit, found.summary["metrics"][0]) == ("log-odds", "auroc")
+    other = isotrace.fit_probe(subject, two, "kind", positive="no", out=root / "no", **QUICK)
+    turned = parse_target(f"probe:{root / 'no'}", subject, batch)
+    value, against = (float(t.value(subject, batch, t.hidden(subject, batch))) for t in (target, turned))
+    assert value == pytest.approx(-against, abs=2e-2)
+    assert other.summary["performance"]["subject"]["auroc"]["value"] == pytest.approx(
+        found.summary["performance"]["subject"]["auroc"]["value"], abs=1e-3
+    )
+    with pytest.raises(InputError, match="names one of two classes"):
+        isotrace.fit_probe(subject, two, "kind", positive="maybe", **QUICK)
     with pytest.raises(InputError, match="one output"):
         parse_target(f"probe:{root / 'two'}:yes", subject, batch)
 

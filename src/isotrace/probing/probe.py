@@ -102,10 +102,13 @@ class Probed:
 
 def fit_probe(
     subject: Subject, domain: Domain, data: Labelled, settings: ProbeSettings, *, name: str, unit: str | None = None,
-    description: str | None = None, split: str | None = None, progress: Progress = silent,
+    description: str | None = None, split: str | None = None, positive: str | None = None,
+    progress: Progress = silent,
 ) -> Probed:  # fmt: skip
-    """`split`: the column that names the parts, as `data` was read with. Raises InputError for fewer than LEAST rows,
+    """`split`: the column that names the parts, as `data` was read with. `positive`: of two classes that whose log-odds
+    is read; left out, the second in the alphabet. Raises InputError for fewer than LEAST rows,
     labels of one class, constant numbers, too few groups, a class in too few groups, layers that are not there."""
+    data = data if positive is None else _with_positive(data, positive)
     token = data.kind == "residue"
     how: Pool = "token" if token else settings.pool
     if settings.pool == "token" and not token:
@@ -159,6 +162,17 @@ def fit_probe(
     probe = Probe(config, torch.from_numpy(weight).float(), torch.from_numpy(bias).float())
     said = f"column {split!r}" if split else f"{len(folds)} folds of whole groups"
     return Probed(probe, data, y, places, held, outputs, draws, curve, strength, said, prints)
+
+
+def _with_positive(data: Labelled, positive: str) -> Labelled:
+    if len(data.classes) != 2 or positive not in data.classes:
+        raise InputError(
+            f"--positive {positive}: it names one of two classes, and column {data.label!r} has "
+            f"{', '.join(data.classes[:10]) or 'none'}."
+        )
+    if data.classes[1] == positive:
+        return data
+    return replace(data, classes=data.classes[::-1], examples=tuple(replace(e, y=1 - e.y) for e in data.examples))
 
 
 def _outputs(data: Labelled) -> tuple[str, ...]:

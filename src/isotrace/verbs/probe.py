@@ -30,6 +30,8 @@ class ProbeRequest(OnSubject, InFolder, Seeded):
     """Column of groups that are held out together; left out, scaffolds or clusters."""
     task: Literal["class", "regression", "residue"] | None = None
     """Else told from the labels."""
+    positive: str | None = None
+    """Of two classes, that whose log-odds is read; left out, the second in the alphabet."""
     name: str | None = None
     """What the probe is called; left out, the label."""
     unit: str | None = None
@@ -81,7 +83,7 @@ def fit_probe(request: ProbeRequest, progress: Progress) -> "ProbeResult":
         )  # fmt: skip
         found = fit(
             subject, domain, data, settings, name=request.name or request.label, unit=request.unit,
-            split=request.split, progress=progress,
+            split=request.split, positive=request.positive, progress=progress,
         )  # fmt: skip
         result = probe_result(found, subject, domain, table)
         if run is not None:
