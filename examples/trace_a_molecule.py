@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A prediction, followed back to its atoms
 #
-# The bundled model reads caffeine, and a probe on it says how lipophilic the molecule is. Which features make it say so,
-# on which atoms, and does the explanation hold when the model is changed?
+# The bundled model reads caffeine, and a probe on it says how lipophilic the molecule is. Which features make it say
+# so, on which atoms, and does the explanation hold when the model is changed?
 
 # %%
 import isotrace

@@ -188,7 +188,11 @@ def probe_row(name: str, row: dict) -> tuple[str, str, str]:
     metric, unit = row["metrics"][0], "" if row["task"] == "classification" else f" {row['unit']}"
     said = {"untrained": "untrained copy", "tokens": "token counts", "forest": "ECFP4 + forest"}
     beside = ", ".join(f"{words} {ci(row['performance'][k][metric])}" for k, words in said.items())
-    return f"`probe:{name}`, {metric.upper()}, scaffold test", f"{ci(row['performance']['subject'][metric])}{unit}", beside
+    return (
+        f"`probe:{name}`, {metric.upper()}, scaffold test",
+        f"{ci(row['performance']['subject'][metric])}{unit}",
+        beside,
+    )
 
 
 def readme() -> str:

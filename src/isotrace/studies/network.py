@@ -79,9 +79,8 @@ def traced(
     framed = frame(subject, dictionary, prepared, goal)
     graph = build_graph(framed, max_features=config.max_features)
     parts = {"shares": config.sizes, "tolerance": config.tolerance, "ablation": config.ablation}
-    pruned = prune_to_circuit(
-        graph, choose_circuit(subject, framed, goal, graph.feature_nodes, **parts).circuit, config
-    )
+    circuit = choose_circuit(subject, framed, goal, graph.feature_nodes, **parts).circuit
+    pruned = prune_to_circuit(graph, circuit, config.node_threshold, config.edge_threshold)
     if int(pruned.nodes[: graph.n_features].sum()) < 3:
         return None
     return network_view(

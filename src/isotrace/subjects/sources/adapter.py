@@ -102,7 +102,7 @@ def merged(model: Any, folder: Path, source: str) -> Any:
 
     with catch_warnings():
         simplefilter("ignore")  # that keys are missing, which is checked below, and what peft calls in transformers
-        config = peft.PeftConfig.from_pretrained(folder)
+        config = peft.PeftConfig.from_pretrained(str(folder))
         config.inference_mode = True
         if config.is_prompt_learning:
             raise SubjectError(
