@@ -81,7 +81,7 @@ def train(args: argparse.Namespace, subject: Subject) -> None:
     save_dictionary(dictionary, args.out, reference(subject), dtype=torch.float16, training=summary)
 
 
-def test_part(subject: Subject, task: str, column: str) -> tuple[list[Example], np.ndarray]:
+def held_out_part(subject: Subject, task: str, column: str) -> tuple[list[Example], np.ndarray]:
     """Molecules and labels of the test part of a bundled table, without those that the subject cannot take."""
     frame = pl.read_csv(TASKS / f"{task}.csv.gz", infer_schema=False).filter(pl.col("split_scaffold") == "test")
     labels = frame[column].replace({"BBB+": "1", "BBB-": "0"}).cast(pl.Float64)
@@ -99,7 +99,7 @@ def probes_replaced(subject: Subject, dictionary: Dictionary) -> dict[str, Any]:
     found = {}
     for name, (table, column, *_) in PROPERTIES.items():
         probe, _ = load_probe(subject, name)
-        examples, y = test_part(subject, table, column)
+        examples, y = held_out_part(subject, table, column)
         reads, metric = probe.config.layers, "rmse" if probe.task == "regression" else "auroc"
         weights = np.concatenate([np.ones((1, len(y))), bootstrap_weights(len(y), 1_000, 0)])
         streams = {"subject": None, "replaced": partial(replaced, subject, dictionary, reads)}

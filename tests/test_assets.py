@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, jaxtyped
 from sklearn.metrics import roc_auc_score
 
-from build_clt import replaced, test_part
+from build_clt import held_out_part, replaced
 from card_molm import masked_scores, validity
 from isotrace.activations.harvest import Corpus, mlp_activations
 from isotrace.dictionaries.saving import load_dictionary
@@ -77,7 +77,7 @@ def test_fidelity_is_what_the_card_says(molm, clt):
 @pytest.mark.card
 def test_the_probe_survives_the_replacement_of_every_mlp(molm, clt):
     probe, _ = load_probe(molm, "bbb")
-    examples, y = test_part(molm, "bbb", "bbb")
+    examples, y = held_out_part(molm, "bbb", "bbb")
     auroc, layers = {}, probe.config.layers
     for name, hidden in (("subject", None), ("replaced", lambda b: replaced(molm, clt, layers, b))):
         x = pooled_states(molm, examples, layers, probe.config.pool, hidden=hidden)

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 import tiny
 from isotrace.base.errors import InputError, RunError
+from isotrace.base.result import load
 from isotrace.cli import main
 from isotrace.dictionaries.saving import dictionary_folder, reference, save_dictionary
 from isotrace.subjects.sources.source import assets
@@ -249,6 +250,9 @@ def test_the_demo_writes_a_page_for_every_trace_and_one_that_lists_them(isotrace
         assert f"{place}/report.html" in home
         assert (tmp_path / "demo" / place / "report.html").is_file()
     assert found["verdict"] in home
+    screened = load(tmp_path / "demo" / "substructures")
+    assert len(repr(screened)) <= 1_000
+    assert {"Compound", "log S", "value"} <= {*screened.tables["molecules"].columns}
 
 
 def test_doctor_finds_a_healthy_installation(isotrace, tmp_path):

@@ -16,7 +16,7 @@ SAID = {  # arguments → (what is said, exit code, what may be imported)
     ("trace", "bundled:nope", CLT, "CCO", "--target", "probe:bbb"): ("no bundled subject", 3, set()),
     ("trace", MOLM, "bundled:nope", "CCO", "--target", "probe:bbb"): ("no bundled dictionary", 4, set()),
     ("trace", MOLM, CLT, "CCO", "--target", "bbb"): ("did you mean probe:bbb?", 2, RDKIT),
-    ("trace", MOLM, CLT, "CCO", "--target", "probe:logd"): ("no probe 'logd'", 2, RDKIT),
+    ("trace", MOLM, CLT, "CCO", "--target", "probe:logp"): ("no probe 'logp'", 2, RDKIT),
     ("trace", MOLM, CLT, "absent.csv", "--target", "probe:bbb"): ("absent.csv does not exist", 2, RDKIT),
     ("trace", MOLM, CLT, "c1ccc", "--target", "probe:bbb"): ("ring closure 1", 2, RDKIT),
     ("trace", MOLM, CLT, "CCO", "--target", "mask:1", "--seed", "-1"): ("", 2, set()),

@@ -16,6 +16,7 @@ REFERENCES = {
     "balanced_accuracy": lambda p, y: np.mean([(p[y == c].argmax(1) == c).mean() for c in np.unique(y)]),
     "accuracy": lambda p, y: sk.accuracy_score(np.ones(len(y)), p[:, 0]),
     "spearman": lambda p, y: scipy.stats.spearmanr(p[:, 0], y).statistic,
+    "rmse": lambda p, y: sk.root_mean_squared_error(y, p[:, 0]),
     "r2": lambda p, y: sk.r2_score(y, p[:, 0]),
 }
 

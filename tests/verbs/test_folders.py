@@ -124,7 +124,7 @@ def test_rows_that_are_gone_leave_no_folder(world, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target", ["probe:logd", "bbb", "mask:²", "mask:--1", "mask:99", "mask:1:Zz", "diff:1:C", "x:1"]
+    "target", ["probe:logp", "bbb", "mask:²", "mask:--1", "mask:99", "mask:1:Zz", "diff:1:C", "x:1"]
 )
 def test_a_target_that_fits_nothing_stops_before_the_first_row(world, data, tmp_path, traced, target):
     with pytest.raises(InputError):

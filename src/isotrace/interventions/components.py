@@ -188,6 +188,8 @@ class Writers(Components):
         base = self.base(subject, [m for m in means if m is not None])
 
         def read(x: Tensor, layer: int) -> Tensor:
+            if layer == 0:  # a pass in which something else stood for what is written, as in a replay, left its own
+                pending.clear()
             before = outer.get(layer)
             if layers is not None and layer not in layers:
                 own[layer] = (x, None) if before is None else before

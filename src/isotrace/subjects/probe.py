@@ -5,6 +5,7 @@ standardisation and calibration folded in, so that `value = pooled · weight + b
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -128,11 +129,11 @@ def probe_folder(folder: Path, source: str, text: str) -> tuple[Path, list[str]]
     for n in range(len(parts), 0, -1):
         name = ":".join(parts[:n])
         for place in (folder / "probes" / name, Path(expanded(name))):
-            if name and (place / CONFIG).is_file():
+            if name and os.path.isfile(place / CONFIG):
                 return place, parts[n:]
-    if (old := Path(expanded(text))).is_file():
+    if os.path.isfile(old := Path(expanded(text))):
         raise InputError(f"{text!r} is a file: give the folder that isotrace probe wrote.")
-    way = f"{old} holds no {CONFIG}" if old.is_dir() else f"it has {', '.join(probes_of(folder)) or 'none'}"
+    way = f"{old} holds no {CONFIG}" if os.path.isdir(old) else f"it has {', '.join(probes_of(folder)) or 'none'}"
     raise InputError(f"no probe {text!r} for {source}: {way}; isotrace probe fits one.")
 
 

@@ -106,6 +106,7 @@ class _Tangent:
 
     metric: Metric
     batch: Batch
+    reads: tuple[int, ...] = ()
 
     def linear(self, frozen: FrozenSubject) -> tuple[Tensor, float]:
         final = frozen.actual.final.detach().requires_grad_(True)

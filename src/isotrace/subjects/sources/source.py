@@ -59,8 +59,8 @@ def _adapted(source: str, folder: Path, domain: str | None) -> SubjectFiles:
     place = base_of(folder, source)
     base = _model(source, folder, domain) if place == folder else resolve(str(place), None)
     digest = hashlib.sha256(f"{base.weights_sha256} {weights_hash(folder)}".encode()).hexdigest()
-    domain = domain or _recorded(source, folder, weights_hash(folder)) or base.domain
-    return SubjectFiles(source, base.folder, domain, digest, folder)
+    recorded = _recorded(source, folder, weights_hash(folder)) or base.domain
+    return SubjectFiles(source, base.folder, domain or recorded, digest, folder)
 
 
 def _model(source: str, folder: Path, domain: str | None) -> SubjectFiles:
@@ -71,7 +71,8 @@ def _model(source: str, folder: Path, domain: str | None) -> SubjectFiles:
     if not weight_files(folder):
         raise SubjectError(f"{source!r} has no weights ({' or '.join(WEIGHTS)}): save it with save_pretrained.")
     digest = weights_hash(folder)
-    return SubjectFiles(source, folder, domain or _recorded(source, folder, digest), digest)
+    recorded = _recorded(source, folder, digest)  # which also compares the hash
+    return SubjectFiles(source, folder, domain or recorded, digest)
 
 
 def _recorded(source: str, folder: Path, digest: str) -> str | None:

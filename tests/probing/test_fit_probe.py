@@ -56,6 +56,8 @@ def test_a_number_that_is_there_is_read_and_the_target_reads_the_same(subject, r
     assert found.summary["performance"]["subject"]["r2"]["ci"][0] > 0.7
     assert found.summary["knows"]
     assert isotrace.load(root / "number") == found
+    assert repr(found).startswith("ProbeResult")
+    assert len(repr(found)) <= 1_000
     frame = found.to_frame()
     assert frame["Compound"].to_list() == rows["Compound"].to_list(), "the user's own columns travel along"
     assert frame["held_out"].all()
