@@ -19,7 +19,7 @@ from isotrace.datasets.replicates import cleaned
 from isotrace.datasets.tasks import labelled, parts_named
 from isotrace.domains.domain import domain_of
 from isotrace.probing.crossed import STRENGTHS
-from isotrace.probing.linear import searched
+from isotrace.probing.linear import fitted, searched
 from isotrace.probing.probe import ProbeSettings, about, fit_probe
 from isotrace.probing.states import pooled_states
 from isotrace.stats.metrics import METRICS
@@ -69,7 +69,7 @@ def main() -> None:
             kept = np.concatenate([fit, valid])
             inner = [(np.arange(len(fit)), np.arange(len(fit), len(kept)))]
             strength = searched(x[kept], y[kept], task, STRENGTHS[task], inner)[1]
-            weight, bias = searched(x[fit], y[fit], task, [strength], [(np.arange(len(fit)), np.arange(10))])[0]
+            weight, bias = fitted(x[fit], y[fit], task, strength)
             metric = METRICS["rmse" if task == "regression" else "auroc"]
             tried[layers, pool] = float(metric(x[valid] @ weight + bias, y[valid], np.ones((1, len(valid))))[0])
         layers, pool = (min if task == "regression" else max)(tried, key=lambda way: tried[way])

@@ -19,9 +19,9 @@ from isotrace.attribution.ablation import Ablation
 from isotrace.attribution.atoms.spelled import SpellingScores, numbered, spelling_scores
 from isotrace.attribution.circuits.choice import Choice, choose_circuit
 from isotrace.attribution.circuits.neurons import NeuronEffects, neuron_effects
-from isotrace.attribution.circuits.nodes import LiveEffects, NodeEffects, NodeMeter, ablation_effects
+from isotrace.attribution.circuits.nodes import LiveEffects, NodeEffects, NodeMeter
 from isotrace.attribution.graph import AttributionGraph, Frame, build_graph, frame
-from isotrace.attribution.influence import Pruned, Scores, prune_to_circuit, scores, supporters, total_effects
+from isotrace.attribution.influence import Pruned, Scores, prune_to_circuit, scores, supporters
 from isotrace.attribution.percolation import NetworkView, network_view
 from isotrace.attribution.units import UnitScores, hidden_effects, unit_scores
 from isotrace.attribution.verification import CircuitEffects, circuit_effects
@@ -154,7 +154,6 @@ def trace(
     step()
     measured = circuit_effects(subject, framed, goal, choice.circuit, n_controls=config.n_controls, **given)
     step()
-    effects = total_effects(graph)
     meter = NodeMeter(subject, framed, graph, goal, config.ablation)
     predicted = meter.measure_largest().predicted
     support = predicted if measured.full >= measured.empty else -predicted
@@ -183,10 +182,10 @@ def trace(
         graph=graph,
         pruned=pruned,
         scores=scores(graph),
-        effects=effects,
-        graph_effects=ablation_effects(framed, graph, effects, config.ablation),
+        effects=meter.totals,
+        graph_effects=meter.graph_effects,
         live=meter.effects,
-        unit_scores=unit_scores(graph, pruned, effects, units),
+        unit_scores=unit_scores(graph, pruned, meter.totals, units),
         hidden=hidden_effects(subject, prepared, goal, units),
         circuit=circuit,
         supporters=lists[0],

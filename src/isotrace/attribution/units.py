@@ -1,8 +1,9 @@
 """From nodes to what a chemist points at: mass per position, atom, bond and piece of syntax."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -99,15 +100,31 @@ def hidden_effects(subject: Subject, batch: Batch, target: Target, units: Sequen
     """
     if subject.mask_id is None:
         return {}
-    places = tokens_of_atoms(units)
-    together = {atom: frozenset(at) for atom, at in places.items()}
-    sets = [at for at in dict.fromkeys(together.values()) if any(batch.ids[0, p] != subject.mask_id for p in at)]
-    if not sets:
-        return {}
+    places = atoms_to_hide(subject, batch, units)
+    return shared(places, falls(subject, batch, target, places.values())[1]) if places else {}
+
+
+def atoms_to_hide(subject: Subject, batch: Batch, units: Sequence[Unit]) -> dict[int, frozenset[int]]:
+    """Positions of the tokens that write each atom and are no mask tokens; atoms without such a one are left out."""
+    shown = batch.ids[0] != subject.mask_id
+    found = {atom: frozenset(p for p in at if shown[p]) for atom, at in tokens_of_atoms(units).items()}
+    return {atom: at for atom, at in found.items() if at}
+
+
+def falls(
+    subject: Subject, batch: Batch, target: Target, sets: Iterable[frozenset[int]]
+) -> tuple[float, dict[frozenset[int], float]]:
+    """(the target, by how much it falls when the tokens at each set of positions are replaced by mask tokens), in the
+    running subject, which has one; `batch` holds one sequence."""
+    sets = [*dict.fromkeys(sets)]
     ids = batch.ids.repeat(1 + len(sets), 1)
     for row, at in enumerate(sets, 1):
-        ids[row, sorted(at)] = subject.mask_id
+        ids[row, sorted(at)] = cast(int, subject.mask_id)
     values = with_ids(subject, batch, target, ids)
-    falls = dict(zip(sets, (values[0] - values[1:]).tolist(), strict=True))
-    share = {at: sum(other == at for other in together.values()) for at in sets}
-    return {atom: falls[at] / share[at] for atom, at in together.items() if at in falls}
+    return float(values[0]), dict(zip(sets, (values[0] - values[1:]).tolist(), strict=True))
+
+
+def shared(places: Mapping[int, frozenset[int]], found: Mapping[frozenset[int], float]) -> dict[int, float]:
+    """What was `found` of the tokens of every atom, evenly among the atoms that the same tokens write."""
+    n_atoms = Counter(places.values())
+    return {atom: found[at] / n_atoms[at] for atom, at in places.items()}

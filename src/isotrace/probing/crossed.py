@@ -95,14 +95,19 @@ def forest(x: np.ndarray, y: np.ndarray, task: Task, folds: Folds, seed: int) ->
     return found
 
 
+def metrics_of(task: Task, classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of METRICS, that which is compared first."""
+    if task == "regression":
+        return ("rmse", "r2", "spearman")
+    return ("auroc" if len(classes) < 3 else "macro_auroc", "balanced_accuracy")
+
+
 def learning_curve(
-    x: np.ndarray, y: np.ndarray, groups: np.ndarray, task: Task, folds: Folds, strength: float, seed: int
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray, task: Task, folds: Folds, strength: float, metric: str, seed: int
 ) -> tuple[tuple[float, float], ...]:
-    """(rows fitted on, first metric of the rows held out) with rising shares of the groups; NaN where a class is
+    """(rows fitted on, `metric` of the rows held out) with rising shares of the groups; left out where a class is
     lost."""
-    metric, points, rng = "rmse" if task == "regression" else "auroc", [], np.random.default_rng((seed, 5))
-    if len(np.unique(y)) > 2 and task == "classification":
-        metric = "macro_auroc"
+    points, rng = [], np.random.default_rng((seed, 5))
     for share in (*SHARES, 1.0):
         sizes, held, outputs = [], [], []
         for fit, valid, test in folds:

@@ -26,7 +26,7 @@ from isotrace.base.progress import Progress, silent
 from isotrace.base.settings import checked_seed
 from isotrace.datasets.tasks import Example, Labelled
 from isotrace.domains.domain import Domain
-from isotrace.probing.crossed import calibrated, crossed, forest, learning_curve
+from isotrace.probing.crossed import calibrated, crossed, forest, learning_curve, metrics_of
 from isotrace.probing.folds import folds_named, folds_of
 from isotrace.probing.linear import Task, fitted
 from isotrace.probing.states import pooled_states, token_counts
@@ -81,9 +81,7 @@ class Probed:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        if self.probe.task == "regression":
-            return ("rmse", "r2", "spearman")
-        return ("auroc", "balanced_accuracy") if len(self.data.classes) < 3 else ("macro_auroc", "balanced_accuracy")
+        return metrics_of(self.probe.config.task, self.data.classes)
 
     @property
     def chance(self) -> np.ndarray:
@@ -146,7 +144,8 @@ def fit_probe(
         outputs["forest"] = forest(prints, y, task, folds, settings.seed)
     draws = group_weights(groups[held].tolist(), settings.n_bootstrap, (settings.seed, 3))
     strength = float(np.exp(np.median(np.log(own.strengths))))
-    curve = learning_curve(inputs["subject"], y, groups, task, folds, strength, settings.seed)
+    metric = metrics_of(task, data.classes)[0]
+    curve = learning_curve(inputs["subject"], y, groups, task, folds, strength, metric, settings.seed)
     weight, bias = own.readouts[0]
     if split is None:
         weight, bias = calibrated(fitted(inputs["subject"], y, task, strength), own.raw[held], y[held], task)

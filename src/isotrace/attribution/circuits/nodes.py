@@ -10,6 +10,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -80,6 +81,16 @@ class NodeMeter:
         base = torch.stack(reference)[layer, feature, 0].cpu()
         self.written = (graph.activations - base).abs() * frame.dictionary.decoder_norms().cpu()[layer, feature]
 
+    @cached_property
+    def totals(self) -> Tensor:
+        """Of every node, see `total_effects`."""
+        return total_effects(self.graph)
+
+    @cached_property
+    def graph_effects(self) -> Tensor:
+        """What the frozen graph says of every feature node, see `ablation_effects`."""
+        return ablation_effects(self.frame, self.graph, self.totals, self.ablation)
+
     def measure(self, nodes: Sequence[int]) -> LiveEffects:
         """With the ablation of `nodes` carried out."""
         new = [n for n in dict.fromkeys(nodes) if bool(self.effects.measured[n].isnan())]
@@ -110,11 +121,11 @@ class NodeMeter:
         order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
         nodes = torch.cat([top, rest[order[: n_nodes - len(top)]]])
         found = self.measure(nodes.tolist())
-        told = ablation_effects(self.frame, graph, total_effects(graph), self.ablation)
         clean = graph.preactivation[graph.target]
         frozen = clean - ablate_in_frozen(self.frame, graph.feature_nodes[nodes], self.ablation).double()
         first, predicted = found.first_order[nodes], found.predicted[nodes]
-        return NodeEffects(nodes, first, predicted, told[nodes], frozen, found.measured[nodes], found.exact[nodes])
+        told, real = self.graph_effects[nodes], found.measured[nodes]
+        return NodeEffects(nodes, first, predicted, told, frozen, real, found.exact[nodes])
 
 
 def ablation_effects(frame: Frame, graph: AttributionGraph, effects: Tensor, ablation: Ablation) -> Tensor:

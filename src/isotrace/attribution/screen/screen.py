@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from isotrace.attribution.ablation import Ablation, feature_values, first_order
-from isotrace.attribution.units import tokens_of_atoms, with_ids
+from isotrace.attribution.units import atoms_to_hide, falls, shared
 from isotrace.base.errors import SubjectError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
@@ -60,31 +60,24 @@ def screen(
     no mask token, so that nothing can be hidden from it."""
     if subject.mask_id is None:
         raise SubjectError(f"{subject.source} has no mask token, so no atom can be hidden from it: leave out --quick.")
-    atoms = {atom: frozenset(at) for atom, at in tokens_of_atoms(reading.units).items()}
-    masked = {p for p in range(batch.ids.shape[1]) if int(batch.ids[0, p]) == subject.mask_id}
-    named = [(name, frozenset(at) - masked) for name, at in substructures(domain, reading)]
+    atoms = atoms_to_hide(subject, batch, reading.units)
+    free, rng = sorted(frozenset().union(*atoms.values())), np.random.default_rng(seed)
+    shown = batch.ids[0] != subject.mask_id
+    named = [(name, frozenset(p for p in at if shown[p])) for name, at in substructures(domain, reading)]
     named = [(name, at) for name, at in named if at]
-    free, rng = sorted({p for at in atoms.values() for p in at} - masked), np.random.default_rng(seed)
     draws = [_random(free, at, rng) for _, at in named]
-    own = {atom: at - masked for atom, at in atoms.items() if at - masked}
-    sets = [*dict.fromkeys([*own.values(), *(at for _, at in named), *(one for few in draws for one in few)])]
-    ids = batch.ids.repeat(1 + len(sets), 1)
-    for row, at in enumerate(sets, 1):
-        ids[row, sorted(at)] = subject.mask_id
-    values = with_ids(subject, batch, target, ids)
-    fall = dict(zip(sets, (values[0] - values[1:]).tolist(), strict=True))
+    sets = [*atoms.values(), *(at for _, at in named), *(one for few in draws for one in few)]
+    value, fall = falls(subject, batch, target, sets)
     found = [
         Found(name, tuple(sorted(at)), fall[at], float(np.mean([fall[one] for one in few])) if few else np.nan)
         for (name, at), few in zip(named, draws, strict=True)
     ]
-    together = {at: sum(other == at for other in own.values()) for at in own.values()}
-    hidden = {atom: fall[at] / together[at] for atom, at in own.items()}
     parts = Features(dictionary), feature_values(dictionary, ablation)
     effects = torch.stack(first_order(subject, *parts, batch, target))
     best = effects.abs().flatten().topk(min(n_features, effects.numel())).indices
     places = torch.stack(torch.unravel_index(best, effects.shape), 1).tolist()
     features = tuple((*map(int, place), float(effects[tuple(place)])) for place in places)
-    return Screened(float(values[0]), hidden, tuple(found), features)  # pyright: ignore[reportArgumentType]
+    return Screened(value, shared(atoms, fall), tuple(found), features)  # pyright: ignore[reportArgumentType]
 
 
 def substructures(domain: Domain, reading: Reading) -> list[tuple[str, tuple[int, ...]]]:

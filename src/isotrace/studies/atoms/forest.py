@@ -8,6 +8,8 @@ from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
+from isotrace.domains.molecule.domain import ecfp4
+
 BITS = 2_048
 
 
@@ -28,7 +30,7 @@ class Forest:
             self.explainer = TreeExplainer(self.model)
 
     def bits(self, mols: Sequence[Chem.Mol]) -> np.ndarray:
-        return np.stack([self.generator.GetFingerprintAsNumPy(mol) for mol in mols])
+        return ecfp4(mols)
 
     def predicted(self, bits: np.ndarray) -> np.ndarray:
         """Probability of label 1, or the number."""
