@@ -71,5 +71,6 @@ def study(name: str, about: str) -> Callable[[Callable[[Setting], Outcome]], Cal
 
 
 def bundled_table(name: str) -> pl.DataFrame:
-    """A data set of `assets/tasks`, every column as text: `bbb`, `esol`, `bace`, `reactions`, `antibodies`."""
+    """A data set of `assets/tasks`, every column as text: `bbb`, `esol`, `lipophilicity`, `bace`, `reactions`,
+    `antibodies`."""
     return pl.read_csv(str(files("isotrace") / "assets" / "tasks" / f"{name}.csv.gz"), infer_schema=False)

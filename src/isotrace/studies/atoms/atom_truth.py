@@ -10,9 +10,7 @@ A readout counts where it knows its label: AUROC of 0.98 on molecules it has not
 """
 
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -23,7 +21,7 @@ from rdkit.Chem import Crippen
 
 from isotrace.base.errors import InputError
 from isotrace.base.files import write_whole
-from isotrace.base.settings import child_seed, expanded
+from isotrace.base.settings import child_seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.domains.molecule import parse
@@ -43,7 +41,6 @@ Scores = dict[str, np.ndarray]
 SOURCE = ("bundled:molm", "bundled:molm-clt")
 KNOWN = 0.98
 """AUROC from which on a readout is taken to know a rule."""
-LIPOPHILICITY = "moleculenet/lipophilicity.csv"
 QUICK = Sizes(pool=600, measured=400, cell=200, molecules=4, pairs=2, spellings=1, rules=1)
 FULL = Sizes(pool=9_000, measured=4_000, cell=900, molecules=12, pairs=12, spellings=2, rules=len(RULES))
 
@@ -158,13 +155,10 @@ def tasks_of(subject: Subject, sizes: Sizes, setting: Setting) -> list[tuple[Tas
     pool = read_pool(subject, pl.concat(tables), None, sizes.pool, setting)
     computed = np.asarray([Crippen.MolLogP(mol) for mol in pool.mols])  # pyright: ignore[reportAttributeAccessIssue]
     found = [(number_task(subject, "crippen", "RDKit's logP", "log units", computed, pool, sizes, setting), pool)]
-    if folder := os.environ.get("ISOTRACE_DATA"):
-        file = Path(expanded(folder)) / LIPOPHILICITY
-        if not file.is_file():
-            raise InputError(f"{file} is missing: set ISOTRACE_DATA to a folder that has it, or unset it.")
-        other = read_pool(subject, pl.read_csv(file, infer_schema=False), "label", sizes.measured, setting)
-        about = ("lipophilicity", "measured logD, MoleculeNet", "standard deviations")
-        found.append((number_task(subject, *about, other.label, other, sizes, setting), other))
+    measured = bundled_table("lipophilicity")
+    other = read_pool(subject, measured, "logD", sizes.measured, setting)
+    about = ("lipophilicity", "measured logD, MoleculeNet", "log units")
+    found.append((number_task(subject, *about, other.label, other, sizes, setting), other))
     return found + [(rule_task(subject, rule, pool, sizes, setting), pool) for rule in RULES[: sizes.rules]]
 
 
@@ -191,5 +185,4 @@ def compared(sizes: Sizes, setting: Setting) -> Outcome:
 
 @study("atom_truth", "which scores of atoms find the atoms that are known to decide a label")
 def atom_truth(setting: Setting) -> Outcome:
-    """With the environment variable ISOTRACE_DATA also of measured lipophilicity, see `LIPOPHILICITY`."""
     return compared(QUICK if setting.quick else FULL, setting)
