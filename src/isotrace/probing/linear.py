@@ -23,6 +23,7 @@ def searched(
     predicts the held-out rows of `cv` best, by R², AUROC or, of several classes, accuracy; `cv` and
     `groups` as scikit-learn takes them. Where none can be told apart the first stands."""
     if task == "regression":
+        x = x.astype(np.float64)  # with little penalty the normal equations are ill-conditioned in float32
         model, name, scoring = Ridge(), "ridge__alpha", "r2"
     else:
         model, name = LogisticRegression(max_iter=2_000), "logisticregression__C"

@@ -23,7 +23,7 @@ from isotrace.dictionaries.saving import load_dictionary
 from isotrace.interventions.components import Values, mean_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.stats.bootstrap import mean_interval
-from isotrace.studies.effects.inputs import DICTIONARY, SUBJECT, TABLES, Case, cases
+from isotrace.studies.effects.inputs import DICTIONARY, SUBJECT, TABLES, Case, each
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import Batch, Subject, load_subject
 
@@ -37,10 +37,8 @@ def run(setting: Setting) -> Outcome:
     dictionary = load_dictionary(DICTIONARY, subject)
     texts = bundled_table("bbb").filter(bundled_table("bbb")["split_scaffold"] == "train")["smiles"][:BACKGROUND]
     means = mean_values(subject, Neurons(), [subject.tokenize([text]) for text in texts])
-    rows = []
-    for kind in TABLES:
-        for case in cases(subject, dictionary, kind, MOLECULES[setting.quick], setting.seed):
-            rows += measured(subject, dictionary, means, kind, case, setting.seed)
+    measure = lambda kind, case: measured(subject, dictionary, means, kind, case, setting.seed)  # noqa: E731
+    rows = [row for found in each(subject, dictionary, MOLECULES[setting.quick], setting, measure) for row in found]
     table = [summarised(kind, share, rows, setting.seed) for kind in TABLES for share in TraceConfig().sizes]
     return Outcome({"circuits": table, "molecules": rows}, notes(table))
 

@@ -25,7 +25,7 @@ from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.interventions.gradients import activations_and_slopes
 from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
-from isotrace.studies.effects.inputs import DICTIONARY, SUBJECT, TABLES, Case, cases
+from isotrace.studies.effects.inputs import DICTIONARY, SUBJECT, TABLES, Case, each
 from isotrace.studies.study import Outcome, Setting, study
 from isotrace.subjects.subject import Subject, load_subject
 
@@ -39,10 +39,8 @@ MEDIAN, LOWEST = 0.95, 0.80
 def run(setting: Setting) -> Outcome:
     subject = load_subject(SUBJECT)
     dictionary = load_dictionary(DICTIONARY, subject)
-    n, rows = MOLECULES[setting.quick], []
-    for kind in TABLES:
-        found = cases(subject, dictionary, kind, n, setting.seed)
-        rows += [measured(subject, dictionary, kind, case, setting.seed) for case in found]
+    measure = lambda kind, case: measured(subject, dictionary, kind, case, setting.seed)  # noqa: E731
+    rows = each(subject, dictionary, MOLECULES[setting.quick], setting, measure)
     table = [summarised(kind, method, rows, setting.seed) for kind in TABLES for method in METHODS]
     return Outcome({"node_effects": table, "molecules": rows}, notes(table))
 
