@@ -13,7 +13,7 @@ from isotrace.probing.folds import Folds
 from isotrace.probing.linear import Task, Weights, fitted, searched
 from isotrace.stats.metrics import METRICS
 
-STRENGTHS = {"classification": (1e-4, 1e-3, 1e-2, 1e-1), "regression": (1.0, 10.0, 100.0, 1e3, 1e4)}
+STRENGTHS = {"classification": (1e-4, 1e-3, 1e-2, 1e-1, 1.0), "regression": (1.0, 10.0, 100.0, 1e3, 1e4)}
 TREES = 100
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Of the groups that a readout is fitted on: the points of the learning curve beside all of them."""
