@@ -1,11 +1,14 @@
 """Screening: what is hidden is what a masked input gives, and the table over molecules adds up."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 import tiny
-from isotrace.attribution.screen.screen import Found, Screened, over_molecules, screen
+from isotrace.attribution.screen.screen import screen
+from isotrace.attribution.screen.substructures import Found, over_molecules, summed
 from isotrace.datasets.annotated import read
 from isotrace.domains.molecule.domain import MOLECULE
 from isotrace.subjects.targets import Target
@@ -32,13 +35,13 @@ def test_hiding_is_a_mask_token_in_the_running_subject(screened):
     assert found.value == pytest.approx(value(batch.ids), rel=1e-5)
     assert set(found.atoms) == set(range(reading.parsed.GetNumAtoms()))
     ester = next(part for part in found.substructures if part.name == "ester")
-    for tokens, effect in [(ester.tokens, ester.effect)] + [
+    for tokens, effect in [(ester.at, ester.effect)] + [
         ((place,), found.atoms[unit.atoms[0]]) for place, unit in enumerate(reading.units) if unit.kind == "atom"
     ]:
         ids = batch.ids.clone()
         ids[0, list(tokens)] = subject.mask_id
         assert effect == pytest.approx(value(batch.ids) - value(ids), abs=1e-5)
-    assert {reading.units[place].kind for part in found.substructures for place in part.tokens} == {"atom"}
+    assert {reading.units[place].kind for part in found.substructures for place in part.at} == {"atom"}
 
 
 def test_features_are_those_of_the_largest_first_order_effect(screened):
@@ -50,7 +53,7 @@ def test_features_are_those_of_the_largest_first_order_effect(screened):
 
 def test_a_mean_over_molecules_is_one_of_means_within_them():
     def one(*parts):
-        return Screened(0.0, {}, tuple(Found("acid", (), e, r) for e, r in parts), ())
+        return [Found("acid", (), e, r) for e, r in parts]
 
     rows = over_molecules([one((1.0, 0.0), (3.0, 2.0)), one((4.0, np.nan)), *[one((2.0, 1.0))] * 4])
     (row,) = rows
@@ -72,3 +75,15 @@ def test_the_mask_of_a_target_stays_and_is_no_atom(rotary):
     hidden = reading.units[2].atoms
     assert not set(hidden) & set(found.atoms)
     assert torch.isfinite(torch.tensor(list(found.atoms.values()))).all()
+
+
+def test_effects_that_add_up_are_compared_with_the_mean_of_all_draws():
+    effects = {0: 1.0, 1: 2.0, 2: -4.0, 3: 0.5, 4: 3.0}
+    named = [("ring", (4, 0)), ("most", (0, 1, 2)), ("gone", (7, 8)), ("partly", (1, 9))]
+    ring, most, partly = summed(named, effects)
+    draws = [sum(effects[a] for a in pair) for pair in itertools.combinations((1, 2, 3), 2)]
+    assert (ring.at, ring.effect) == ((0, 4), 4.0)
+    assert ring.random == pytest.approx(np.mean(draws))
+    assert most.effect == -1.0
+    assert np.isnan(most.random), "two others are too few for three"
+    assert partly.at == (1,), "atoms without an effect of their own count nowhere"

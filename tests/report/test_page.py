@@ -229,6 +229,8 @@ def index_payload() -> dict:
         "summary": ["Two molecules were traced, one input was left out."],
         "fidelity": fidelity(),
         "entries": [entry, entry | {"name": "Aspirin again"}],
+        "over_molecules": [],
+        "too_few": "Too few molecules for a table of substructures (it takes 5 with one target): t.",
         "rejects": [{"input": "C1CC<b>", "reason": "ring closure 1 is never closed"}],
     }
 

@@ -99,6 +99,19 @@ def test_other_spellings_are_compared_atom_by_atom(traced):
     assert any(u["sd"] > 0 for u in found["units"])
 
 
+def test_substructures_are_sums_over_their_atoms(traced):
+    """Aspirin: the ester, the ring and the acid, of what the picture shows; an atom behind the mask is none."""
+    found, scores = traced.to_dict(), {u["index"]: u["score"] for u in traced.units}
+    masked = {} if found["target"]["kind"] == "probe" else {3}  # token 7, the ester's oxygen
+    of = {p["name"]: p for p in found["substructures"]}
+    assert set(of["ester"]["atoms"]) == {1, 2, 3} - {*masked}
+    assert set(of["benzene ring"]["atoms"]) == set(range(4, 10))
+    for part in of.values():
+        assert part["effect"] == pytest.approx(sum(scores[a] for a in part["atoms"]))
+    others = [scores[a] for a in scores if a not in {*of["benzene ring"]["atoms"], *masked}]
+    assert of["benzene ring"]["random"] == pytest.approx(6 * np.mean(others))
+
+
 def test_spellings_keep_track_of_atoms():
     from isotrace.domains.molecule import parse
     from isotrace.domains.molecule.spelling import spellings
@@ -194,7 +207,7 @@ def test_hydrogens_that_smiles_drop_are_refused(tracer):
         tracer.trace(Chem.AddHs(Chem.MolFromSmiles("CCO")), "probe:bbb", QUICK)
 
 
-def planted(text, target, error=0.1, empty=2.0, neurons: float | None = 0.2, reason=None):
+def planted(text, target, error=0.1, empty=2.0, neurons: float | None = 0.2, reason=None, acid: float = 1.0):
     """What a trace says, every number another."""
     control = {"error_mean": 3.0, "removed_mean": 4.0, "error_ci": [2.5, 3.5], "spread": 0.7, "n": 8}
     circuit = {"n_features": 9, "full": 1.0, "empty": 1.0 + empty, "value": 1.0 - error, "error": error, "removed": 6.0}
@@ -202,7 +215,8 @@ def planted(text, target, error=0.1, empty=2.0, neurons: float | None = 0.2, rea
     circuit |= {"reproduces": reason is None, "reason": reason}
     graph, about = {"replacement_score": 0.6, "completeness_score": 0.8}, {"unit": "1", "description": f"of {target}"}
     return {"input": text, "name": None, "target": {"name": target, "value": 1.5} | about, "circuit": circuit,
-            "graph": graph, "warnings": ["one", "two"]}  # fmt: skip
+            "graph": graph, "warnings": ["one", "two"],
+            "substructures": [{"name": "acid", "atoms": [0, 1], "effect": acid, "random": 0.5}]}  # fmt: skip
 
 
 def test_the_index_claims_what_holds_by_distance():
@@ -236,6 +250,35 @@ def test_the_index_has_a_card_for_every_molecule_and_a_row_for_every_trace():
         "neuron_error": 0.2, "replacement_score": 0.6, "warnings": 2,
     }  # fmt: skip
     assert "3 predictions of 2 molecules" in made.page()
+
+
+def test_many_traces_tell_what_substructures_do(tmp_path):
+    def result(summary):
+        return SimpleNamespace(summary=summary, to_dict=lambda: dict(summary), drawn=lambda: ("<svg></svg>", ""))
+
+    effects = (0.75, 1.0, 1.25, 1.5, 3.0)
+    found = [(i, result(planted("CO", "t", acid=effect))) for i, effect in enumerate(effects)]
+    found.append((9, result(planted("CO", "u"))))
+    source = {"subject": "s", "dictionary": "d", "fidelity": None}
+    made = Traces.of("Many", source, found, [None] * 6, pl.DataFrame())  # pyright: ignore[reportArgumentType]
+    many, one = made.summary["over_molecules"]
+    (row,) = many["rows"]
+    assert (many["target"], many["molecules"], row["molecules"]) == ("t", 5, 5)
+    assert row["effect"] == pytest.approx(1.5)
+    assert row["beyond"] == pytest.approx(1.0)
+    assert 0.25 <= row["beyond_ci"][0] < 1 < row["beyond_ci"][1] <= 2.5
+    assert one["rows"][0]["beyond_ci"] is None
+    page = made.page()
+    assert "Substructures over 5 molecules: t" in page
+    assert "Too few molecules for a table of substructures (it takes 5 with one target): u." in page
+    made.save(tmp_path / "run")
+    read = isotrace.load(tmp_path / "run")
+    assert read == made
+    assert read.tables["substructures"].to_dicts()[4] == {
+        "index": 4, "target": "t", "substructure": "acid", "atoms": "0 1", "effect": 3.0, "random": 0.5
+    }  # fmt: skip
+    told = pl.read_csv(tmp_path / "run" / "substructures.csv").to_dicts()
+    assert [(r["target"], r["molecules"], r["beyond_low"] is None) for r in told] == [("t", 5, False), ("u", 1, True)]
 
 
 def test_results_are_equal_by_all_that_they_hold(tmp_path):

@@ -68,7 +68,8 @@ def render_index(payload: Mapping[str, Any]) -> str:
     """HTML that lists several traces.
 
     `payload` holds title, subject, dictionary, created, summary, fidelity, entries (name, smiles, svg, and pages
-    with their headline numbers) and rejects (input, reason). Links are the entries' `href` as given: relative.
+    with their headline numbers), over_molecules and too_few (tables of substructures) and rejects (input, reason).
+    Links are the entries' `href` as given: relative.
     """
     return render_page("index.html.j2", to_jsonable(payload), script="", data=None)
 

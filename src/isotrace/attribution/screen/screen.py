@@ -3,48 +3,33 @@
 1. hide      every atom, every substructure, and as many random atoms, by mask tokens in the running subject
 2. features  the fall of the target to first order were a feature at its mean, of the running subject too
 
-A file of molecules is told in one table over all of them, see `over_molecules`.
+A file of molecules is told in one table over all of them, see `substructures.over_molecules`.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from isotrace.attribution.ablation import Ablation, feature_values, first_order
+from isotrace.attribution.screen.substructures import Found, substructures
 from isotrace.attribution.units import atoms_to_hide, falls, shared
 from isotrace.base.errors import SubjectError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.domains.domain import Domain, Reading
-from isotrace.stats.bootstrap import mean_interval
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
 DRAWS = 2
 """Random sets of atoms for every substructure."""
-LEAST = 5
-"""Molecules below which a mean over them has no interval."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """A substructure in a molecule: the fall of the target when its tokens are hidden, and that of as many random atom
-    tokens of the molecule, the mean over DRAWS (NaN where it has no others)."""
-
-    name: str
-    tokens: tuple[int, ...]
-    effect: float
-    random: float
 
 
 @dataclass(frozen=True)
 class Screened:
-    """`atoms`: the fall of the target when each is hidden. `features`: (layer, position, feature, effect to first
-    order), strongest first."""
+    """`atoms`, `substructures`: the fall of the target when each is hidden, beside that of as many random atom tokens,
+    the mean over DRAWS. `features`: (layer, position, feature, effect to first order), strongest first."""
 
     value: float
     atoms: dict[int, float]
@@ -80,41 +65,9 @@ def screen(
     return Screened(value, shared(atoms, fall), tuple(found), features)  # pyright: ignore[reportArgumentType]
 
 
-def substructures(domain: Domain, reading: Reading) -> list[tuple[str, tuple[int, ...]]]:
-    """(name, tokens) of every part of the sequence that practitioners have a word for."""
-    concepts, kept = domain.concepts, []
-    for i, tokens in domain.label(reading).instances:
-        if concepts[i].name in domain.substructures:
-            kept.append((concepts[i].name, tokens))
-    return kept
-
-
 def _random(free: Sequence[int], at: frozenset[int], rng: np.random.Generator) -> list[frozenset[int]]:
     """Sets as large as `at` of other atom tokens, as far as there are any."""
     others = [p for p in free if p not in at]
     if len(others) < len(at):
         return []
     return [frozenset(int(p) for p in rng.choice(others, len(at), replace=False)) for _ in range(DRAWS)]
-
-
-def over_molecules(found: Iterable[Screened], seed: int = 0) -> list[dict[str, Any]]:
-    """One row per substructure, those of most molecules first: the mean fall of the target when it is hidden, averaged
-    first within a molecule, beside that of as many random atoms of the same molecules, and their difference, with 95 %
-    intervals over molecules (None for fewer than LEAST)."""
-    by_name: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for one in found:
-        own: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        for part in one.substructures:
-            own[part.name].append((part.effect, part.random))
-        for name, pairs in own.items():
-            by_name[name].append(tuple(np.mean(pairs, 0)))  # pyright: ignore[reportArgumentType]
-    rows = []
-    for name, pairs in by_name.items():
-        effects, random = np.asarray(pairs).T
-        both = np.isfinite(random)
-        row: dict[str, Any] = {"substructure": name, "molecules": len(effects)}
-        for key, values in (("effect", effects), ("random", random[both]), ("beyond", (effects - random)[both])):
-            row[key] = float(values.mean()) if len(values) else None
-            row[f"{key}_ci"] = list(mean_interval(values, seed)) if len(values) >= LEAST else None
-        rows.append(row)
-    return sorted(rows, key=lambda row: (-row["molecules"], row["substructure"]))

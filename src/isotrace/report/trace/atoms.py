@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from isotrace.attribution.screen.substructures import substructures, summed
 from isotrace.attribution.trace import Traced
+from isotrace.datasets.annotated import read
+from isotrace.domains.domain import domain_of
 from isotrace.report.page import number
 from isotrace.stats.bootstrap import bootstrap_weights, interval
 from isotrace.stats.metrics import spearman
@@ -28,6 +31,22 @@ def unit_rows(traced: Traced) -> list[dict[str, Any]]:
             row["hidden"] = float(measured.mean()) if np.isfinite(measured).all() else None
         rows.append({"index": i, "symbol": traced.mol.GetAtomWithIdx(i).GetSymbol()} | row)
     return rows
+
+
+def substructures_of(traced: Traced, units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The functional groups, rings and halogens of the molecule: the sum of their atoms' scores, and what as many
+    other atoms have on average. Atoms behind the target's mask belong to none; the beginning of a molecule has none."""
+    subject, ids = traced.frame.frozen.subject, traced.frame.batch.ids[0].tolist()
+    if traced.begun is not None:
+        return []
+    domain = domain_of("molecule")
+    named = [
+        (name, [a for p in tokens if ids[p] != subject.mask_id for a in traced.units[p].atoms])
+        for name, tokens in substructures(domain, read(subject, domain, traced.sequence)[1])
+    ]
+    masked = {a for p, unit in enumerate(traced.units) if ids[p] == subject.mask_id for a in unit.atoms}
+    found = summed(named, {u["index"]: u["score"] for u in units if u["index"] not in masked})
+    return [{"name": f.name, "atoms": list(f.at), "effect": f.effect, "random": f.random} for f in found]
 
 
 def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,15 +8,18 @@ import polars as pl
 
 from isotrace.attribution.verification import NEARER
 from isotrace.base.result import Result
+from isotrace.base.runs import Run
 from isotrace.report.page import render_index
 from isotrace.report.trace.payload import fidelity_table
+from isotrace.report.trace.substructures import over_traces, said, shown, trace_frames
 from isotrace.report.trace.trace import TraceResult, described
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Traces(Result):
     """What `isotrace.trace` found for many inputs. `summary["traces"]` holds what `TraceResult.to_dict` gives, with the
-    `index` of its row. `found`: the results themselves, none after `load`: each was saved in a folder of its own.
+    `index` of its row, `summary["over_molecules"]` a table of substructures for every target. `found`: the results
+    themselves, none after `load`: each was saved in a folder of its own.
 
     `view`: `title`, and `entries`, a card for every molecule.
     """
@@ -43,9 +46,11 @@ class Traces(Result):
             href = None if folder is None else f"../{folder}/report.html"
             entries.setdefault(index, card)["pages"].append(page_row(one, href))
         traces = [result.to_dict() | {"index": index} for index, result in found]
-        summary = {**source, "traces": traces, "rejects": rejects.to_dicts()}
+        over = over_traces(traces)
+        summary = {**source, "traces": traces, "over_molecules": over, "rejects": rejects.to_dicts()}
         view = {"title": title, "entries": list(entries.values())}
-        return cls(summary, view, {"traces": flat(traces), "rejects": rejects}, found=tuple(r for _, r in found))
+        tables = {"traces": flat(traces), **trace_frames(traces, over), "rejects": rejects}
+        return cls(summary, view, tables, found=tuple(r for _, r in found))
 
     def to_frame(self) -> pl.DataFrame:
         """One row per trace."""
@@ -61,6 +66,7 @@ class Traces(Result):
                 **{name: self.summary[name] for name in ("subject", "dictionary", "rejects")},
                 "created": (manifest or {}).get("started", ""),
                 "summary": [*told, *claims(pages)],
+                **shown(self.summary["over_molecules"]),
                 "fidelity": fidelity_table(self.summary["fidelity"]),
             }
         )
@@ -70,6 +76,13 @@ class Traces(Result):
         yield f"{len(traces)} traced, {len(self.summary['rejects'])} rejected"
         for one in traces[:3]:
             yield next(iter(described(one)))
+        for one in self.summary["over_molecules"]:
+            for row in [row for row in one["rows"] if row["beyond_ci"]][:3]:
+                yield f"{one['target']}, {row['substructure']}: {said(row, one['unit'])} ({row['molecules']} molecules)"
+
+    def write(self, run: Run) -> None:
+        super().write(run)
+        run.text("substructures.csv", self.tables["over_molecules"].write_csv())
 
     def _repr_html_(self) -> str:
         return self.to_frame()._repr_html_()

@@ -14,7 +14,7 @@ from isotrace.attribution.trace import Traced
 from isotrace.base.runs import to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.molecule.drawing import draw_molecule
-from isotrace.report.trace.atoms import picture, unit_rows
+from isotrace.report.trace.atoms import picture, substructures_of, unit_rows
 from isotrace.report.trace.effects import agreement, checked, disagreement, effects_of
 from isotrace.report.trace.neuronpedia import graph_json, target_probability
 from isotrace.report.trace.payload import trace_view
@@ -97,6 +97,7 @@ class Record:
             "verification": checked(traced),
             "picture": self.picture,
             "units": self.units,
+            "substructures": substructures_of(traced, self.units),
             "bonds": [
                 {"atoms": list(u.atoms), "token": u.text, "pos": p, "score": s}
                 for p, u, s in self._positions()
