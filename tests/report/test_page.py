@@ -132,6 +132,11 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             "unsettled": None,
             "trust": "How far to trust such a picture: not measured.",
         },
+        "groups": [
+            {"name": "ester", "atoms": [1, 2, 3], "hidden": -0.76, "sd": 0.2, "beyond": True, "picture": 0.27},
+            {"name": "CH3", "atoms": [0], "hidden": 0.1, "sd": 0.3, "beyond": False, "picture": 0.67},
+        ],
+        "finding": {"sentence": "It reads 7.31 logits, against 1.2: ester lowers it.", "overturned": ""},
         "syntax": [
             {"token": t["text"], "pos": t["pos"], "score": t["score"]} for t in tokens if t["kind"] not in ("atom",)
         ],
@@ -427,14 +432,16 @@ def test_colours_switch(open_page):
         assert [legends.nth(n).is_visible() for n in range(3)] == [n == seen for n in range(3)]
 
 
-def test_what_the_spellings_unsettle_stands_before_anything_else():
+def test_the_finding_stands_before_the_picture_and_warnings_last():
     payload = trace_payload()
     payload["picture"]["unsettled"] = "Spellings differ by more."
+    payload["finding"]["overturned"] = "But its spellings differ by more."
     payload["warnings"] = ["Spellings differ by more.", "Another."]
     page = render_trace(payload)
-    places = [page.index(text) for text in ("Spellings differ by more.", 'id="molecule"', "Another.", "Tokens</h2>")]
+    order = ("ester lowers it.", "But its spellings", 'id="molecule"', "Tokens</h2>", "Attribution graph", "Another.")
+    places = [page.index(text) for text in order]
     assert places == sorted(places)
-    assert page.count("Spellings differ by more.") == 1
+    assert "Spellings differ by more." not in page, "said once, in the finding"
 
 
 def test_a_picture_without_a_measurement_says_why():

@@ -14,7 +14,7 @@ from isotrace.base.errors import SubjectError
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.molecule import parse
 from isotrace.domains.molecule.spelling import spellings
-from isotrace.report.trace.neuronpedia import graph_json
+from isotrace.report.trace.graph.neuronpedia import graph_json
 from isotrace.report.trace.payload import top_outputs
 from isotrace.report.trace.record import Record
 

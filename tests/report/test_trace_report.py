@@ -2,6 +2,8 @@
 
 import json
 import pickle
+from dataclasses import replace
+from html import unescape
 from types import SimpleNamespace
 
 import jsonschema
@@ -16,8 +18,12 @@ from isotrace.attribution.trace import TraceConfig
 from isotrace.base.errors import InputError, RunError
 from isotrace.base.result import Result
 from isotrace.base.runs import read_manifest
+from isotrace.domains.molecule import parse, token_map
+from isotrace.report.page import number
+from isotrace.report.trace.finding import finding
 from isotrace.report.trace.index import Traces, claims, page_row
 from isotrace.report.trace.trace import TraceResult
+from isotrace.subjects.targets import parse_target
 from isotrace.verbs.tracing import Tracer
 
 QUICK = TraceConfig(max_features=150, n_nodes=24, n_controls=20, n_spellings=3)
@@ -89,6 +95,51 @@ def test_graph_json_is_what_viewers_read(traced):
             layer, feature, position = map(int, node["node_id"].split("_"))
             assert (node["layer"], node["ctx_idx"]) == (str(layer), position)
             assert node["feature"] == (layer + feature) * (layer + feature + 1) // 2 + feature
+
+
+def test_the_finding_says_what_the_json_says(traced):
+    summary = traced.to_dict()
+    target, circuit, seen, groups = (summary[name] for name in ("target", "circuit", "picture", "groups"))
+    found = finding(summary)
+    assert sorted(a for g in groups for a in g["atoms"]) == list(range(13))
+    assert found.prediction.startswith(f"{target['name']} reads {number(target['value'])} {target['unit']}")
+    assert f"{number(seen['mean'])} ± {number(seen['sd'])} over 4 spellings" in found.prediction
+    assert number(circuit["empty"]) in found.reference
+    assert number(circuit["error"]) in found.circuit
+    assert number(circuit["control"]["error_mean"]) in found.circuit
+    assert ("no small circuit" in found.circuit) == (not circuit["reproduces"])
+    moving = [g for g in groups if g["hidden"] is not None and abs(g["hidden"]) > g["sd"]]
+    assert {g["name"] for g in (*found.raises, *found.lowers)} == {g["name"] for g in moving}
+    for group in groups:
+        assert (group["name"] in found.groups) == (group in moving)
+    assert ("an untrained copy" in found.taken_back) == (target["knows"] is False)
+    assert ("explains this spelling" in found.taken_back) == (seen["sd"] > abs(circuit["full"] - circuit["empty"]))
+    assert found.sentence in unescape(traced.page())
+
+
+def test_groups_are_hidden_in_every_spelling(tracer):
+    """The mean over the spellings of what hiding the group's tokens does, each computed anew."""
+    found = tracer.trace("CC(=O)Oc1ccccc1C(=O)O", "probe:logd", QUICK).to_dict()
+    acid = next(g for g in found["groups"] if g["name"] == "carboxylic acid")
+    falls, mol = [], Chem.MolFromSmiles(found["input"])
+    for one in found["spellings"]["spellings"]:
+        batch = tracer.subject.tokenize([one["smiles"]])
+        goal = parse_target("probe:logd", tracer.subject, batch)
+        units = token_map(one["smiles"], tracer.subject.tokens(batch.ids[0]), batch.offsets[0])
+        other = parse(one["smiles"])
+        (match,) = other.GetSubstructMatches(Chem.MolFromSmarts("C(=O)[OH]"))
+        hidden = batch.ids.clone()
+        for position, unit in enumerate(units):
+            if unit.kind == "atom" and unit.atoms[0] in match:
+                hidden[0, position] = tracer.subject.mask_id
+        read = [
+            float(goal.value(tracer.subject, b, goal.hidden(tracer.subject, b)))
+            for b in (batch, replace(batch, ids=hidden))
+        ]
+        falls.append(read[0] - read[1])
+    assert mol.GetSubstructMatch(Chem.MolFromSmarts("C(=O)[OH]")) == tuple(acid["atoms"])
+    assert acid["hidden"] == pytest.approx(np.mean(falls), abs=1e-4)
+    assert acid["sd"] == pytest.approx(np.std(falls, ddof=1), abs=1e-4)
 
 
 def test_other_spellings_are_compared_atom_by_atom(traced):
@@ -189,8 +240,8 @@ def test_a_molecule_keeps_its_atoms(tracer):
     same = tracer.trace(text, "probe:bbb", QUICK).units
     match = written.GetSubstructMatch(Chem.RenumberAtoms(mol, order))  # unique: aspirin has no symmetry
     assert match != tuple(range(13))
-    for number in ("effect", "mass"):  # of the text itself: which other spellings are drawn follows the numbering
-        assert [units[i][number] for i in range(13)] == [same[match[i]][number] for i in range(13)]
+    for name in ("effect", "mass"):  # of the text itself: which other spellings are drawn follows the numbering
+        assert [units[i][name] for i in range(13)] == [same[match[i]][name] for i in range(13)]
     spelled = found.to_dict()["spellings"]["units"]
     assert [s["index"] for s in spelled] == list(range(13))
     tokens = found.view["page"]["tokens"]

@@ -23,13 +23,14 @@ from isotrace.attribution.circuits.nodes import LiveEffects, NodeEffects, NodeMe
 from isotrace.attribution.graph import AttributionGraph, Frame, build_graph, frame
 from isotrace.attribution.influence import Pruned, Scores, prune_to_circuit, scores, supporters
 from isotrace.attribution.percolation import NetworkView, network_view
-from isotrace.attribution.units import UnitScores, hidden_effects, unit_scores
+from isotrace.attribution.units import UnitScores, group_falls, hidden_effects, unit_scores
 from isotrace.attribution.verification import CircuitEffects, circuit_effects
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.progress import Progress, silent
 from isotrace.base.settings import checked_seed
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.molecule import TokenUnit, parse_or_begin, token_map
+from isotrace.domains.molecule.groups import Group, disjoint_groups
 from isotrace.domains.molecule.spelling import Spelling
 from isotrace.interventions.components import Values, zero_values
 from isotrace.interventions.hookpoints import Neurons
@@ -75,7 +76,8 @@ class Traced:
     by a causal subject; else None. Atoms are numbered as in `mol`: as they came in. `neurons` is None where
     nobody knows what a neuron is on average. `live`: by how much the target falls where a feature is ablated in the
     running subject; `graph_effects`: in the frozen graph; `effects`: where any node is removed from that. `hidden`: see
-    `hidden_effects`."""
+    `hidden_effects`; `groups`: functional groups, rings and the rest of the molecule, none of its beginning;
+    `group_falls [groups]`: see the function of that name."""
 
     sequence: str
     mol: Chem.Mol
@@ -92,6 +94,8 @@ class Traced:
     live: LiveEffects
     unit_scores: UnitScores
     hidden: dict[int, float]
+    groups: tuple[Group, ...]
+    group_falls: tuple[float, ...]
     circuit: Tensor
     supporters: Tensor
     opponents: Tensor
@@ -169,7 +173,9 @@ def trace(
     network = network_view(subject, framed, graph, pruned, goal, **given)
     share, other = len(choice.circuit) / graph.n_active, replace(config, n_spellings=0) if begun else config
     step()
-    spelled = spelling_scores(subject, dictionary, written, mol, goal, units, share, other)
+    groups = () if begun else disjoint_groups(mol)
+    parts = [group.atoms for group in groups]
+    spelled = spelling_scores(subject, dictionary, written, mol, goal, units, parts, share, other)
     step()
     return Traced(
         sequence=sequence,
@@ -187,6 +193,8 @@ def trace(
         live=meter.effects,
         unit_scores=unit_scores(graph, pruned, meter.totals, units),
         hidden=hidden_effects(subject, prepared, goal, units),
+        groups=groups,
+        group_falls=tuple(group_falls(subject, prepared, goal, units, parts)),
         circuit=circuit,
         supporters=lists[0],
         opponents=lists[1],

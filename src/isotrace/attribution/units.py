@@ -104,6 +104,19 @@ def hidden_effects(subject: Subject, batch: Batch, target: Target, units: Sequen
     return shared(places, falls(subject, batch, target, places.values())[1]) if places else {}
 
 
+def group_falls(
+    subject: Subject, batch: Batch, target: Target, units: Sequence[Unit], groups: Sequence[Sequence[int]]
+) -> list[float]:
+    """By how much the target falls when all atoms of a group are hidden at once, per group of atoms; NaN for one of
+    which nothing can be hidden. `batch` as in `hidden_effects`."""
+    if subject.mask_id is None:
+        return [float("nan")] * len(groups)
+    own = atoms_to_hide(subject, batch, units)
+    sets = [frozenset(p for atom in atoms for p in own.get(atom, ())) for atoms in groups]
+    fall = falls(subject, batch, target, (at for at in sets if at))[1]
+    return [fall.get(at, float("nan")) for at in sets]
+
+
 def atoms_to_hide(subject: Subject, batch: Batch, units: Sequence[Unit]) -> dict[int, frozenset[int]]:
     """Positions of the tokens that write each atom and are no mask tokens; atoms without such a one are left out."""
     shown = batch.ids[0] != subject.mask_id

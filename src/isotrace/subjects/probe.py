@@ -137,6 +137,17 @@ def probe_folder(folder: Path, source: str, text: str) -> tuple[Path, list[str]]
     raise InputError(f"no probe {text!r} for {source}: {way}; isotrace probe fits one.")
 
 
+def judged(folder: Path) -> dict[str, Any]:
+    """`knows`, whether the subject knows the property better than an untrained copy of it does, and the `verdict`, as
+    they were found when the probe in `folder` was fitted; both None where nobody looked."""
+    for place, own in ((folder / "probing.json", None), (folder.parent.parent / "probe_report.json", folder.name)):
+        if place.is_file():
+            found = json.loads(place.read_bytes())
+            found = found if own is None else found.get(own, {})
+            return {name: found.get(name) for name in ("knows", "verdict")}
+    return {"knows": None, "verdict": None}
+
+
 def read_config(folder: Path) -> ProbeConfig:
     """Raises SubjectError for a damaged file or one of another format."""
     try:

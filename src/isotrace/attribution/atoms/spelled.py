@@ -1,5 +1,6 @@
 """Atoms over the spellings of a molecule: what belongs to the molecule, and what to the way it is written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from isotrace.attribution.ablation import feature_values
 from isotrace.attribution.circuits.halving import halved
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import prune_to_circuit, total_effects
-from isotrace.attribution.units import hidden_effects, unit_scores
+from isotrace.attribution.units import group_falls, hidden_effects, unit_scores
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
 class SpellingScores:
     """`values [spellings]` of the target, and of every atom `[spellings, atoms]`, in the order of the molecule, its
     mass, its signed effect and the measured effect of hiding it (NaN where it is not measured); the input's own
-    spelling first. `correlations`: Spearman of each other spelling's signed effects with the first's."""
+    spelling first. `groups [spellings, groups]`: the measured effects of hiding groups of atoms. `correlations`:
+    Spearman of each other spelling's signed effects with the first's."""
 
     smiles: tuple[str, ...]
     values: np.ndarray
     masses: np.ndarray
     effects: np.ndarray
     hidden: np.ndarray
+    groups: np.ndarray
     correlations: np.ndarray
 
 
@@ -43,6 +46,7 @@ class _Spelled:
     masses: np.ndarray
     effects: np.ndarray
     hidden: np.ndarray
+    groups: np.ndarray
 
 
 def numbered(units: tuple[TokenUnit, ...], written: Spelling) -> tuple[TokenUnit, ...]:
@@ -57,11 +61,12 @@ def spelling_scores(
     mol: Chem.Mol,
     target: Target,
     units: tuple[TokenUnit, ...],
+    groups: Sequence[Sequence[int]],
     share: float,
     config: "TraceConfig",
 ) -> SpellingScores | None:
-    """With circuits of `share` of the active features. None where it is not defined: for a masked token that is no
-    single atom, which other spellings lack, and for what is behind the end."""
+    """With circuits of `share` of the active features; `groups` of atoms are hidden together. None where it is not
+    defined: for a masked token that is no single atom, which other spellings lack, and for what is behind the end."""
     if config.n_spellings == 0 or target.position == len(units):
         return None
     asked = target.place if target.position is None else target.position
@@ -70,17 +75,20 @@ def spelling_scores(
         return None
     kept: dict[str, _Spelled] = {}
     for spelling in [written, *spellings(mol, config.n_spellings, config.seed)]:
-        result = _spelled(subject, dictionary, spelling, target, masked, share, config)
+        result = _spelled(subject, dictionary, spelling, target, masked, groups, share, config)
         if result is not None:
             kept[spelling.smiles] = result
     if len(kept) < 3:
         return None
     found = kept.values()
-    masses, effects, hidden = (np.stack([getattr(s, n) for s in found]) for n in ("masses", "effects", "hidden"))
+    names = ("masses", "effects", "hidden", "groups")
+    masses, effects, hidden, together = (np.stack([getattr(s, name) for s in found]) for name in names)
     ranks = effects.argsort(1).argsort(1).astype(float)
     with np.errstate(invalid="ignore"):
         correlations = np.asarray([np.corrcoef(ranks[0], row)[0, 1] for row in ranks[1:]])
-    return SpellingScores(tuple(kept), np.asarray([s.value for s in found]), masses, effects, hidden, correlations)
+    return SpellingScores(
+        tuple(kept), np.asarray([s.value for s in found]), masses, effects, hidden, together, correlations
+    )
 
 
 def _spelled(
@@ -89,6 +97,7 @@ def _spelled(
     spelling: Spelling,
     target: Target,
     masked: TokenUnit | None,
+    groups: Sequence[Sequence[int]],
     share: float,
     config: "TraceConfig",
 ) -> _Spelled | None:
@@ -119,4 +128,6 @@ def _spelled(
         masses[atom], effects[atom] = mass, effect
     for atom, fall in hidden_effects(subject, prepared, goal, units).items():
         hidden[atom] = fall
-    return _Spelled(float(goal.value(subject, prepared, framed.frozen.actual.final)), masses, effects, hidden)
+    value = float(goal.value(subject, prepared, framed.frozen.actual.final))
+    together = np.asarray(group_falls(subject, prepared, goal, units, groups))
+    return _Spelled(value, masses, effects, hidden, together)

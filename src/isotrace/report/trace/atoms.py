@@ -49,6 +49,26 @@ def substructures_of(traced: Traced, units: list[dict[str, Any]]) -> list[dict[s
     return [{"name": f.name, "atoms": list(f.at), "effect": f.effect, "random": f.random} for f in found]
 
 
+def group_rows(traced: Traced) -> list[dict[str, Any]]:
+    """Functional groups, rings and the rest, every atom in one (see `disjoint_groups`), those that move the target most
+    first. `hidden`: by how much the target falls when the whole group is hidden, measured, the mean over the spellings
+    where there are several, with their standard deviation `sd`; None where nothing can be hidden. `beyond`: |hidden|
+    exceeds `sd`, or there is none. `picture`: the sum of the scores of its atoms. None of the beginning of a molecule.
+    """
+    spelled, rows = traced.spellings, []
+    for i, group in enumerate(traced.groups):
+        over = np.asarray([traced.group_falls[i]]) if spelled is None else spelled.groups[:, i]
+        effects = np.asarray([[traced.unit_scores.atoms[a][1] for a in group.atoms]])
+        effects = effects if spelled is None else spelled.effects[:, list(group.atoms)]
+        known, several = bool(np.isfinite(over).all()), len(over) > 1
+        mean, sd = float(over.mean()), float(over.std(ddof=1)) if several else None
+        row: dict[str, Any] = {"name": group.name, "atoms": list(group.atoms)}
+        row |= {"hidden": mean if known else None, "sd": sd if known else None}
+        row |= {"beyond": known and (sd is None or abs(mean) > sd), "picture": float(effects.sum(1).mean())}
+        rows.append(row)
+    return sorted(rows, key=lambda row: -abs(row["hidden"] or 0.0))
+
+
 def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
     """What belongs to the picture as a whole: over how many spellings it is, the target's mean and spread over them,
     and how the atoms' scores rank beside the measured effects of hiding them (Spearman, bootstrap over atoms)."""

@@ -14,13 +14,14 @@ from isotrace.attribution.trace import Traced
 from isotrace.base.runs import to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.molecule.drawing import draw_molecule
-from isotrace.report.trace.atoms import picture, substructures_of, unit_rows
+from isotrace.report.trace.atoms import group_rows, picture, substructures_of, unit_rows
 from isotrace.report.trace.effects import agreement, checked, disagreement, effects_of
-from isotrace.report.trace.neuronpedia import graph_json, target_probability
+from isotrace.report.trace.graph.neuronpedia import graph_json, target_probability
 from isotrace.report.trace.payload import trace_view
 from isotrace.report.trace.trace import TraceResult
-from isotrace.report.trace.trace_graph import control_frame, edge_frame, intervention_frame, supernodes_of
+from isotrace.report.trace.graph.trace_graph import control_frame, edge_frame, intervention_frame, supernodes_of
 from isotrace.stats.bootstrap import mean_interval
+from isotrace.subjects.probe import judged, probe_folder
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Record:
                 "unit": target.unit,
                 "description": target.description,
                 "probability": target_probability(traced),
+                **self._judged,
             },
             "graph": {
                 "n_nodes": int(traced.pruned.nodes.sum()),
@@ -98,6 +100,7 @@ class Record:
             "picture": self.picture,
             "units": self.units,
             "substructures": substructures_of(traced, self.units),
+            "groups": group_rows(traced),
             "bonds": [
                 {"atoms": list(u.atoms), "token": u.text, "pos": p, "score": s}
                 for p, u, s in self._positions()
@@ -110,6 +113,14 @@ class Record:
             "spellings": self._spellings,
             "warnings": self.warnings,
         }
+
+    @property
+    def _judged(self) -> dict[str, Any]:
+        """Whether the subject knows what a probe reads, see `isotrace.subjects.probe.judged`."""
+        if self.traced.target.probe is None:
+            return {"knows": None, "verdict": None}
+        files, text = self.traced.frame.frozen.subject.files, self.traced.target.name.partition(":")[2]
+        return judged(probe_folder(files.folder, self.subject, text)[0])
 
     @cached_property
     def circuit(self) -> dict[str, Any]:

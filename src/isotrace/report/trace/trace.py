@@ -11,6 +11,7 @@ from isotrace.attribution.graph_files import KEY
 from isotrace.base.result import Result
 from isotrace.base.runs import Run
 from isotrace.report.page import number, render_trace
+from isotrace.report.trace.finding import finding
 
 PEARSON = tuple(f"pearson_{name}" for name in ("free_running", "first_order", "rest", "graph", "frozen"))
 
@@ -42,12 +43,13 @@ class TraceResult(Result):
     def payload(self, manifest: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What `render_trace` takes: the page's own data beside the summary's."""
         summary, page, run = self.summary, self.view["page"], dict(manifest or {})
-        circuit = summary["circuit"] | page["circuit"]
+        circuit, found = summary["circuit"] | page["circuit"], finding(summary)
         circuit["control"] = summary["circuit"]["control"] | page["circuit"]["control"]
         shared = ("input", "subject", "dictionary", "warnings", "picture", "units", "syntax", "graph", "spellings")
         return {
             **page,
-            **{name: summary[name] for name in (*shared, "supporters", "opponents")},
+            **{name: summary[name] for name in (*shared, "groups", "supporters", "opponents")},
+            "finding": {"sentence": found.sentence, "overturned": found.taken_back},
             "target": summary["target"] | page["target"],
             "verification": page["verification"]
             | {"n_exact": summary["verification"]["n_exact"]}
