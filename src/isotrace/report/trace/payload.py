@@ -11,8 +11,8 @@ from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Reading, domain_of
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 from isotrace.report.trace.effects import effects_of
-from isotrace.report.trace.trace import strongest
 from isotrace.report.trace.graph.trace_graph import page_edges, page_supernodes
+from isotrace.report.trace.trace import strongest
 
 if TYPE_CHECKING:
     from isotrace.report.trace.record import Record

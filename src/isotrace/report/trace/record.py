@@ -17,9 +17,9 @@ from isotrace.domains.molecule.drawing import draw_molecule
 from isotrace.report.trace.atoms import group_rows, picture, substructures_of, unit_rows
 from isotrace.report.trace.effects import agreement, checked, disagreement, effects_of
 from isotrace.report.trace.graph.neuronpedia import graph_json, target_probability
+from isotrace.report.trace.graph.trace_graph import control_frame, edge_frame, intervention_frame, supernodes_of
 from isotrace.report.trace.payload import trace_view
 from isotrace.report.trace.trace import TraceResult
-from isotrace.report.trace.graph.trace_graph import control_frame, edge_frame, intervention_frame, supernodes_of
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.subjects.probe import judged, probe_folder
 
