@@ -55,6 +55,7 @@ _SHIPPED |= {
     "network": "network",
     "circuits": "effects.circuits",
     "node_effects": "effects.node_effects",
+    "pairs": "effects.pairs",
     "atom_truth": "atoms.atom_truth",
 }
 STUDIES: Registry[Study] = Registry(
