@@ -52,7 +52,8 @@ def run(setting: Setting) -> Outcome:
             rows.append(about | json.loads(file.read_text()))
     table = [row for target in LABELS for row in summarised(target, rows, setting.seed)]
     sizes = [by_size(target, i, rows, setting.seed) for target in LABELS for i in range(len(SHARES))]
-    return Outcome({"pairs": table, "sizes": sizes, "molecules": rows}, (*notes(rows), *left_out))
+    flat = [{name: value for name, value in row.items() if name != "by_size"} for row in rows]
+    return Outcome({"pairs": table, "sizes": sizes, "molecules": flat}, (*notes(rows), *left_out))
 
 
 def drawn(target: str, n: int, seed: int) -> list[tuple[str, str, float]]:
