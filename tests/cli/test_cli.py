@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from functools import partial
 from types import SimpleNamespace
 
 import polars as pl
@@ -232,8 +231,13 @@ def test_the_demo_writes_a_page_for_every_trace_and_one_that_lists_them(isotrace
     short = pl.read_csv(TABLE, infer_schema=False).head(26)
     short.write_csv(tmp_path / "short.csv")
     monkeypatch.setattr("isotrace.verbs.demo.TABLE", tmp_path / "short.csv")
-    quick = partial(TraceRequest, max_features=20, nodes=4, controls=2, spellings=0)
-    monkeypatch.setattr("isotrace.verbs.trace.TraceRequest", quick)
+    few = {"nodes": 4, "controls": 2, "spellings": 0}
+
+    def small(**given):
+        own = {} if given.get("quick") else few if "against" in given else few | {"max_features": 20}
+        return TraceRequest(**given, **own)
+
+    monkeypatch.setattr("isotrace.verbs.trace.TraceRequest", small)
     code, printed, _ = isotrace("demo", "--out", tmp_path / "demo", "--json")
     assert code == 0
     found = json.loads(printed)
@@ -253,6 +257,13 @@ def test_the_demo_writes_a_page_for_every_trace_and_one_that_lists_them(isotrace
     screened = load(tmp_path / "demo" / "substructures")
     assert len(repr(screened)) <= 1_000
     assert {"Compound", "log S", "value"} <= {*screened.tables["molecules"].columns}
+    # what is done is kept, of another table nothing is
+    monkeypatch.setattr("isotrace.verbs.probe.fit_probe", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr("isotrace.verbs.trace.trace", lambda *_, **__: pytest.fail("traced again"))
+    assert isotrace("demo", "--out", tmp_path / "demo", "--json")[1] == printed
+    short.head(25).write_csv(tmp_path / "short.csv")
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):
+        isotrace("demo", "--out", tmp_path / "demo", "--json")
 
 
 def test_doctor_finds_a_healthy_installation(isotrace, tmp_path):

@@ -122,7 +122,8 @@ class Domain(Protocol):
         ...
 
     def same(self, text: str) -> str:
-        """A name that all texts of the same thing share: canonical SMILES, the residues without spaces."""
+        """A name that all texts of the same thing share: canonical SMILES, the residues without spaces. Raises
+        InputError for a text that cannot be read at all."""
         ...
 
     def parent(self, text: str) -> str:

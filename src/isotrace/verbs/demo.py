@@ -18,6 +18,7 @@ DRUGS = (
     ("penicillin G", "CC1(C)S[C@@H]2[C@H](NC(=O)Cc3ccccc3)C(=O)N2[C@H]1C(=O)O", 3),
     ("morphine", "CN1CC[C@]23c4c5ccc(O)c4O[C@H]2[C@@H](O)C=C[C@H]3[C@H]1C5", 1),
 )
+SUBJECT, DICTIONARY = "bundled:molm", "bundled:molm-clt"
 PAIR = ("Clc1ccccc1CN1CCCC1=O", "OC(=O)c1ccccc1CN1CCCC1=O")  # a chlorine, or an acid, at one place
 TABLE = Path(__file__).parents[1] / "assets/examples/solubility.csv"
 
@@ -39,7 +40,7 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
     from isotrace.verbs.trace import TraceRequest, traced
     from isotrace.verbs.tracing import Tracer
 
-    tracer = Tracer("bundled:molm", "bundled:molm-clt")
+    tracer = Tracer(SUBJECT, DICTIONARY)
     jobs = []
     for index, (name, smiles, atom) in enumerate(DRUGS):
         batch = tracer.subject.tokenize([smiles])
@@ -53,8 +54,8 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
             folders.append(f"{slug(name)}/{slug(target)}")
             place = request.out / folders[-1]
             asked = TraceRequest(
-                subject="bundled:molm",
-                dictionary="bundled:molm-clt",
+                subject=SUBJECT,
+                dictionary=DICTIONARY,
                 data=smiles,
                 target=target,
                 seed=request.seed,
@@ -70,27 +71,26 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
 
 
 def own_table(request: DemoRequest, tracer: "Tracer", progress: Progress) -> dict[str, Any]:
-    """A pair, and a user's table through probe and trace; each in a folder of its own, kept where it is complete."""
+    """A pair, and a user's table through probe and trace; each in a folder of its own, kept where it is done."""
     from isotrace.base.result import load
-    from isotrace.base.runs import MANIFEST, read_manifest
-    from isotrace.verbs.probe import fit_probe
-    from isotrace.verbs.trace import trace
+    from isotrace.base.runs import is_done
+    from isotrace.verbs import probe, trace
 
-    def done(folder: Path) -> bool:
-        return (folder / MANIFEST).is_file() and read_manifest(folder)["status"] == "complete"
-
-    subject, seed = tracer.subject, request.seed
-    both = {"subject": subject, "dictionary": tracer.dictionary, "seed": seed}
-    pair, probe, screen = (request.out / name for name in ("pair", "solubility", "substructures"))
-    if not done(pair):
-        trace(**both, data=PAIR[0], against=PAIR[1], target="probe:logd", out=pair, overwrite=True, progress=progress)
-    if not done(probe):
-        fit_probe(subject, TABLE, "log S", unit="log mol/l", out=probe, seed=seed, overwrite=True, progress=progress)
-    if not done(screen):
-        trace(**both, data=TABLE, target=f"probe:{probe}", quick=True, out=screen, overwrite=True, progress=progress)
+    pair, solubility, screen = (request.out / name for name in ("pair", "solubility", "substructures"))
+    always = {"seed": request.seed, "overwrite": True}
+    both = {"subject": SUBJECT, "dictionary": DICTIONARY, **always}
+    two = trace.TraceRequest(**both, data=PAIR[0], against=PAIR[1], target="probe:logd", out=pair)
+    compared = trace.traced(two, tracer, {"sequence": PAIR[0], "name": None}, pair, against=PAIR[1], go_on=True)
+    asked = {"subject": SUBJECT, "data": TABLE, "label": "log S", "unit": "log mol/l", "out": solubility}
+    one = probe.ProbeRequest(**asked, **always)
+    if not is_done(solubility, **probe.run_of(one, tracer.subject)):
+        probe.fit_probe(one, progress=progress)
+    many = trace.TraceRequest(**both, data=TABLE, target=f"probe:{solubility}", quick=True, out=screen)
+    if not is_done(screen, **trace.run_of(many, tracer)):
+        trace.trace(many, progress=progress)
     return {
-        "pair": load(pair).to_dict(),
-        "verdict": load(probe).summary["verdict"],
+        "pair": compared.to_dict(),
+        "verdict": load(solubility).summary["verdict"],
         "substructures": load(screen).summary["substructures"],
     }
 

@@ -1,7 +1,7 @@
 """Does the subject know a property, and the probe that reads it: what `--target probe:DIR` explains."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -9,6 +9,7 @@ from isotrace.verbs.request import COMMAS, Column, Data, InFolder, OnSubject, Pr
 
 if TYPE_CHECKING:
     from isotrace.report.probe import ProbeResult
+    from isotrace.subjects.subject import Subject
 
 
 class ProbeRequest(OnSubject, InFolder, Seeded):
@@ -55,7 +56,6 @@ def fit_probe(request: ProbeRequest, progress: Progress) -> "ProbeResult":
     """Fit a linear probe of a property to a subject's hidden states, and tell whether the subject knows it at all."""
     from contextlib import nullcontext
 
-    from isotrace.base.identity import Source
     from isotrace.base.runs import open_run
     from isotrace.datasets.inputs import read_inputs
     from isotrace.datasets.replicates import cleaned
@@ -63,7 +63,7 @@ def fit_probe(request: ProbeRequest, progress: Progress) -> "ProbeResult":
     from isotrace.probing.probe import ProbeSettings
     from isotrace.probing.probe import fit_probe as fit
     from isotrace.report.probe import probe_result
-    from isotrace.verbs.loading import domain_of_subject, named, subject_of
+    from isotrace.verbs.loading import domain_of_subject, subject_of
 
     settings = ProbeSettings(
         request.layers, request.pool, request.folds, request.bootstrap, request.baselines, request.seed
@@ -72,9 +72,9 @@ def fit_probe(request: ProbeRequest, progress: Progress) -> "ProbeResult":
     subject.require_float32("a probe")
     domain = domain_of_subject(subject)
     rows, rejects = read_inputs(request.data, column=request.column)
-    table = cleaned(rows, rejects, domain, label=request.label, split=request.split, salts=request.salts)
-    inputs = {"subject": Source.of(subject.source, subject), "data": named(request.data, request.column)}
-    where = {"command": request.command, "seed": request.seed, "inputs": inputs, "overwrite": request.overwrite}
+    asked = {"label": request.label, "split": request.split, "salts": request.salts, "kind": request.task}
+    table = cleaned(rows, rejects, domain, **asked)
+    where = {**run_of(request, subject), "overwrite": request.overwrite}
     with nullcontext() if request.out is None else open_run(request.out, **where) as run:
         data = labelled(
             subject, domain, table.rows, label=request.label, kind=request.task, split=request.split,
@@ -89,3 +89,12 @@ def fit_probe(request: ProbeRequest, progress: Progress) -> "ProbeResult":
         if run is not None:
             result.write(run)
     return result
+
+
+def run_of(request: ProbeRequest, subject: "Subject") -> dict[str, Any]:
+    """What the run depends on."""
+    from isotrace.base.identity import Source
+    from isotrace.verbs.loading import named
+
+    inputs = {"subject": Source.of(subject.source, subject), "data": named(request.data, request.column)}
+    return {"command": request.command, "seed": request.seed, "inputs": inputs}

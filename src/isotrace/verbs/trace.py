@@ -10,7 +10,7 @@ from pydantic import Field
 
 from isotrace.base.errors import InputError
 from isotrace.base.progress import silent
-from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded, look_at, verb
+from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded, look_at, option, verb
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from isotrace.report.trace.screen import ScreenResult
     from isotrace.report.trace.trace import TraceResult
     from isotrace.verbs.tracing import Tracer
+
+GRAPH = ("max_features", "circuit", "node_threshold", "edge_threshold", "supernodes")
+CIRCUIT = ("tolerance", "nodes", "controls", "spellings")
+"""Options that not every way to trace reads."""
 
 
 class TraceRequest(OnDictionary, Seeded):
@@ -62,12 +66,20 @@ class TraceRequest(OnDictionary, Seeded):
     supernodes: Path | None = None
     """supernodes.json to take over; default: that of the same command's earlier run."""
 
+    def _without(self, *names: str, why: str) -> None:
+        """Raises InputError for options that would be ignored."""
+        fields = type(self).model_fields
+        if given := [name for name in names if getattr(self, name) != fields[name].default]:
+            raise InputError(f"{why}: leave out {', '.join(option(name, fields[name]) for name in given)}.")
+
     def look(self) -> None:
         super().look()
         if self.quick and self.against is not None:
             raise InputError("a pair is compared by its circuit: leave out --quick.")
-        if self.against is not None and self.supernodes is not None:
-            raise InputError("a pair has no graph to group: leave out --supernodes.")
+        if self.quick:
+            self._without(*GRAPH, *CIRCUIT, why="--quick makes neither graph nor circuit")
+        if self.against is not None:
+            self._without(*GRAPH, why="a pair is compared without a graph")
         if isinstance(self.against, str) and os.path.isfile(str(self.data)):  # the name of a column
             look_at(self.data, self.column, against=self.against)
         if not isinstance(self.subject, str | Path):

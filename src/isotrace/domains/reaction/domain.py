@@ -73,9 +73,10 @@ class ReactionDomain:
         return [scaffold_group(_main_product(text)) for text in texts]
 
     def same(self, text: str) -> str:
-        sides = (".".join(sorted(Chem.MolToSmiles(Chem.MolFromSmiles(part)) for part in side.split(".") if part))
-                 for side in text.strip().split(">"))  # fmt: skip
-        return ">".join(sides)
+        reaction, sides = parse_reaction(text), {side: [] for side in SIDES}
+        for atoms, side in zip(reaction.components, reaction.sides, strict=True):
+            sides[side].append(Chem.MolFragmentToSmiles(reaction.mol, atoms))
+        return ">".join(".".join(sorted(parts)) for parts in sides.values())
 
     def parent(self, text: str) -> str:
         return text
