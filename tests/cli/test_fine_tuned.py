@@ -130,6 +130,13 @@ def test_fidelity_of_tokens_and_of_numbers(tmp_path):
         evaluate(number, tiny.random_dictionary(number), ["CCO"])
 
 
+def test_a_label_is_checked_before_anything_is_loaded(tuned, monkeypatch):
+    monkeypatch.setattr("isotrace.verbs.loading.load_subject", lambda *_, **__: pytest.fail("loaded"))
+    for target, reason in (("class:toxic", "no output"), ("label:2:active", "reads sequences"), ("class:active", None)):
+        with pytest.raises(IsotraceError if reason else pytest.fail.Exception, match=reason or "loaded"):
+            isotrace.trace(str(tuned[0]), str(tuned[1]), "CCO", target)
+
+
 def test_what_a_fine_tuned_subject_cannot_be_asked(tuned):
     subject, dictionary, _ = tuned
     for arguments, reason in (

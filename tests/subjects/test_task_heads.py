@@ -16,6 +16,7 @@ from isotrace.attribution.influence import total_effects
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.subjects.conformance import check
 from isotrace.subjects.families import HeadPaths
+from isotrace.subjects.heads.targets import look_at_head
 from isotrace.subjects.heads.task_head import TaskHead
 from isotrace.subjects.subject import load_subject
 from isotrace.subjects.targets import check_target, parse_target
@@ -164,12 +165,28 @@ def test_what_is_refused(classifier, tuned, tmp_path, folders):
         (token, "label:1:toxic", InputError, "no output"),
         (plain, "class:active", SubjectError, "no head of a fine-tuned model.*use a probe, or mask:POS"),
     ):  # fmt: skip
-        for ask in (check_target, lambda t, s: parse_target(t, s, s.tokenize(["CCO"]))):
+        ways = [check_target, lambda t, s: parse_target(t, s, s.tokenize(["CCO"]))]
+        if text not in ("mask:1", "label:x:active"):  # these ask for more than the config
+            ways.append(lambda t, s: look_at_head(t, s.files.folder, s.source))
+        for ask in ways:
             with pytest.raises(error, match=reason) as found:
                 ask(text, subject)
             assert "\n" not in str(found.value)
     with pytest.raises(InputError, match="'0' is none that can be labelled: this input has 1 to 3"):
         parse_target("label:0:active", token, token.tokenize(["CCO"]))
+
+
+@pytest.mark.parametrize("two_sided", ["bart", "t5-gated"])
+def test_a_head_that_is_not_read_is_named(two_sided, tmp_path):
+    """It loads all the same: its hidden states have features and probes."""
+    folder = tiny.save_subject(tiny.tiny_model(two_sided, "ForSequenceClassification"), tmp_path / "tuned")
+    subject = tiny.load_tiny(folder)
+    with pytest.raises(SubjectError, match=r"ForSequenceClassification, whose head isotrace does not read") as found:
+        check_target("class:LABEL_0", subject)
+    assert "it reads those of albert, bert, " in str(found.value)
+    look_at_head("class:LABEL_1", folder, "it")  # its labels can be told from the config
+    with pytest.raises(InputError, match="no output"):
+        look_at_head("class:LABEL_7", folder, "it")
 
 
 def test_heads_that_do_not_fit_their_weights(tuned, tmp_path):

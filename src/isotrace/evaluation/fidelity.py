@@ -22,7 +22,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
 from isotrace.stats.bootstrap import bootstrap_weights, interval
 from isotrace.stats.share import share
-from isotrace.subjects.heads.task_head import ONE_LABEL
+from isotrace.subjects.heads.outputs import ONE_LABEL
 from isotrace.subjects.subject import Batch, Subject
 
 MODES = ("free_running", "teacher_forced")

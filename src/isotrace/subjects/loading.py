@@ -18,7 +18,8 @@ from transformers.utils import logging as transformers_logging
 from isotrace.base.errors import SubjectError
 from isotrace.subjects.dispatch import ATTENTION
 from isotrace.subjects.families import Family, family_of
-from isotrace.subjects.heads.task_head import Kind, TaskHead
+from isotrace.subjects.heads.outputs import Kind
+from isotrace.subjects.heads.task_head import TaskHead
 from isotrace.subjects.sources import adapter
 from isotrace.subjects.sources.source import SubjectFiles
 from isotrace.subjects.tokenizers import load_tokenizer

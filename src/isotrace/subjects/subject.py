@@ -16,9 +16,10 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.progress import shortened
 from isotrace.domains.domain import domain_of
 from isotrace.subjects.dispatch import hookpoints_edited, install
-from isotrace.subjects.families import Family, Side, family_of
+from isotrace.subjects.families import FAMILIES, Family, Side, family_of
 from isotrace.subjects.generation import Generated, Sampling, sampled
-from isotrace.subjects.heads.task_head import Kind, TaskHead
+from isotrace.subjects.heads.outputs import Kind, headless
+from isotrace.subjects.heads.task_head import TaskHead
 from isotrace.subjects.loading import load_model, settings_of
 from isotrace.subjects.sources.source import SubjectFiles, resolve
 from isotrace.subjects.tokenizers import Spans, fault, spaced, unspaced, wants_spaces, way_out
@@ -334,18 +335,14 @@ class Subject:
     @property
     def instead(self) -> str:
         """What can be explained of a subject that predicts no tokens."""
-        named = {"sequence": "class:LABEL, output:NAME or a probe", "token": "label:POS:NAME or a probe"}
-        return "a probe" if self.task is None else named[self.task.kind]
+        return "a probe" if self.task is None else self.task.instead
 
     def require_task(self, kind: Kind | None = None) -> TaskHead:
         """Raises SubjectError for a subject without the head of a fine-tuned model, or with one of another kind."""
         if self.task is None:
-            raise SubjectError(
-                f"{self.source} has no head of a fine-tuned model, as …ForSequenceClassification has one: use a probe, "
-                "or mask:POS where it predicts tokens."
-            )
-        if kind not in (None, self.task.kind):
-            raise SubjectError(f"the head of {self.source} reads {self.task.kind}s: use {self.instead}.")
+            architecture = (self.model.config.architectures or [""])[0]
+            raise headless(self.source, architecture, [name for name in FAMILIES if FAMILIES[name].sequence])
+        self.task.require(kind)
         return self.task
 
     @torch.no_grad()

@@ -6,11 +6,14 @@ output:NAME               one output as it is: the number of a regression, or a 
 label:POS:NAME[-OTHER]    as class, by a head of tokens, of the token at POS
 """
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.settings import whole_number
-from isotrace.subjects.heads.task_head import MANY_LABELS, REGRESSION, TaskHead
+from isotrace.subjects.heads.outputs import HEADS, MANY_LABELS, REGRESSION, Kind, Outputs, headless
+from isotrace.subjects.sources.adapter import is_adapter
 from isotrace.subjects.targets import TARGETS, Target
 
 if TYPE_CHECKING:
@@ -31,16 +34,40 @@ def task_target(text: str, subject: "Subject", batch: "Batch | None" = None) -> 
         position = _position(place, subject, batch)
         token = "" if batch is None else f" ({subject.tokens(batch.ids[0, position : position + 1])[0]})"
         where = f" at position {position}{token}"
-    if kind == "output":
-        number = task.problem == REGRESSION
-        coefficients, unit = _hot(task, _known(task, rest, text)), "output" if number else "logit"
-        description = f"{'output' if number else 'logit of output'} {rest}"
-    else:
-        coefficients, description, unit = _contrast(task, rest, text)
+    coefficients, description, unit = _combination(task, kind, rest, text)
     return Target(kind, text, description + where, unit, place=position, outputs=coefficients)
 
 
-def _contrast(task: TaskHead, rest: str, text: str) -> tuple[tuple[float, ...], str, str]:
+def look_at_head(text: str, folder: Path, source: str) -> None:
+    """Raises what the config in `folder` tells of a target of a head, before torch is imported. Of an adapter, which
+    may bring a head of its own, nothing."""
+    if is_adapter(folder):
+        return
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):  # said where it is loaded
+        return
+    kind, _, rest = text.partition(":")
+    architecture = str((config.get("architectures") or [""])[0])
+    reads: Kind | None = next((HEADS[end] for end in HEADS if architecture.endswith(end)), None)
+    if reads is None:
+        raise headless(source, architecture)
+    unnamed = {place: f"LABEL_{place}" for place in range(config.get("num_labels", 2))}
+    task = Outputs(config.get("id2label") or unnamed, config.get("problem_type"), reads, source)
+    task.require("token" if kind == "label" else "sequence")
+    _combination(task, kind, rest.partition(":")[2] if kind == "label" else rest, text)
+
+
+def _combination(task: Outputs, kind: str, rest: str, text: str) -> tuple[tuple[float, ...], str, str]:
+    """(how often every output counts, description, unit) of what stands behind the kind and the position."""
+    if kind != "output":
+        return _contrast(task, rest, text)
+    number = task.problem == REGRESSION
+    said, unit = ("output", "output") if number else ("logit of output", "logit")
+    return _hot(task, _known(task, rest, text)), f"{said} {rest}", unit
+
+
+def _contrast(task: Outputs, rest: str, text: str) -> tuple[tuple[float, ...], str, str]:
     """(how often every output counts, description, unit) of LABEL or LABEL-OTHER."""
     if task.problem == REGRESSION:
         raise InputError(
@@ -64,7 +91,7 @@ def _contrast(task: TaskHead, rest: str, text: str) -> tuple[tuple[float, ...], 
     return coefficients, f"logit of {label} minus the mean logit of the {n - 1} other classes", "logit"
 
 
-def _split(task: TaskHead, rest: str) -> tuple[str, str | None]:
+def _split(task: Outputs, rest: str) -> tuple[str, str | None]:
     """LABEL and OTHER; a label may hold "-" itself."""
     cuts = [place for place, character in enumerate(rest) if character == "-"]
     both = [(rest[:at], rest[at + 1 :]) for at in cuts if rest[:at] in task.names]
@@ -72,18 +99,18 @@ def _split(task: TaskHead, rest: str) -> tuple[str, str | None]:
     return (rest, None) if rest in task.names or not both else both[0]
 
 
-def _known(task: TaskHead, name: str, text: str) -> int:
+def _known(task: Outputs, name: str, text: str) -> int:
     if name not in task.names:
         raise InputError(f"{text!r} asks for {name!r}, which is no output of {task.source}: {_listed(task)}.")
     return task.names.index(name)
 
 
-def _listed(task: TaskHead) -> str:
+def _listed(task: Outputs) -> str:
     own = " (transformers' own names: id2label in its config gives no others)" if task.unnamed else ""
     return f"it has {', '.join(task.names)}{own}"
 
 
-def _hot(task: TaskHead, index: int) -> tuple[float, ...]:
+def _hot(task: Outputs, index: int) -> tuple[float, ...]:
     return tuple(float(place == index) for place in range(len(task.names)))
 
 

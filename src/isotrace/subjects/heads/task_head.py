@@ -2,7 +2,7 @@
 called."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +11,19 @@ from transformers.modeling_utils import PreTrainedModel
 
 from isotrace.base.errors import SubjectError
 from isotrace.subjects.families import HeadPaths
+from isotrace.subjects.heads.outputs import ONE_LABEL, Kind, Outputs
 
 if TYPE_CHECKING:
     from isotrace.subjects.subject import Batch
 
-Kind = Literal["sequence", "token"]
-REGRESSION, ONE_LABEL, MANY_LABELS = "regression", "single_label_classification", "multi_label_classification"
 
-
-class TaskHead:
-    """pool → dense → function → norm → classifier, the middle of it where `dense` is not None.
-
-    `names`: of the outputs, as `id2label` in the config has them. `problem`: what they were trained to be, by
-    `problem_type` in the config; one that does not say it means one label of several, and None where there is one
-    output. Raises SubjectError for two outputs of one name, and for a pooling that is not known.
-    """
+class TaskHead(Outputs):
+    """pool → dense → function → norm → classifier, the middle of it where `dense` is not None. Raises SubjectError for
+    two outputs of one name, and for a pooling that is not known."""
 
     def __init__(self, model: PreTrainedModel, paths: HeadPaths, kind: Kind, source: str) -> None:
         config = model.config
-        self.kind, self.source = kind, source
+        super().__init__(cast(dict[int, str], config.id2label), cast("str | None", config.problem_type), kind, source)
         self.pool = cast(str, _setting(config, paths.pool))
         if self.pool not in ("cls", "mean", "last", "token"):
             raise SubjectError(f"the head of {source} pools by {self.pool!r}, which isotrace does not know.")
@@ -40,17 +34,6 @@ class TaskHead:
         if paths.function is not None:
             self.function = ACT2FN[_setting(config, paths.function)]
         self.filler = cast("int | None", getattr(config, "pad_token_id", None))
-        names = cast(dict[int, str], config.id2label)
-        self.names = tuple(str(names[place]) for place in sorted(names))
-        if repeated := sorted({name for name in self.names if self.names.count(name) > 1}):
-            raise SubjectError(f"two outputs of {source} are called {repeated[0]!r}: name them apart in id2label.")
-        said = cast("str | None", config.problem_type)
-        self.problem = said or (None if kind == "sequence" and len(self.names) == 1 else ONE_LABEL)
-
-    @property
-    def unnamed(self) -> bool:
-        """Whether the names are those that transformers gives outputs of which a config says none."""
-        return self.names == tuple(f"LABEL_{place}" for place in range(len(self.names)))
 
     def weights(self, batch: "Batch", position: int | None = None) -> Tensor:
         """`[batch, tokens]`, each row summing to one: how much of every final hidden state is read; a head of tokens

@@ -7,7 +7,7 @@ import torch
 
 from isotrace import __version__
 from isotrace.attribution.trace import Traced
-from isotrace.subjects.heads.task_head import REGRESSION
+from isotrace.subjects.heads.outputs import REGRESSION
 
 
 def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, int], str]) -> dict[str, Any]:
