@@ -1,6 +1,7 @@
 """The commands as a user meets them, on the bundled subject and dictionary."""
 
 import json
+import re
 import shutil
 import sys
 from types import SimpleNamespace
@@ -244,15 +245,28 @@ def test_the_demo_writes_a_page_for_every_trace_and_one_that_lists_them(isotrace
     assert [t["target"]["name"] for t in found["traces"]] == ["probe:logd", "mask:3"]
     listed = (tmp_path / "demo" / "summary" / "report.html").read_text()
     for place in ("probe-logd", "mask-3"):
+        folder = tmp_path / "demo" / "ethanol" / place
         assert f"../ethanol/{place}/report.html" in listed
-        manifest = json.loads((tmp_path / "demo" / "ethanol" / place / "manifest.json").read_text())
+        assert f"../ethanol/{place}/card.png" in listed
+        manifest, page = json.loads((folder / "manifest.json").read_text()), (folder / "report.html").read_text()
         assert manifest["command"].startswith("isotrace trace bundled:molm bundled:molm-clt CCO --target")
-        assert manifest["command"] in (tmp_path / "demo" / "ethanol" / place / "report.html").read_text()
+        assert manifest["command"] in page
+        assert '<a href="../../summary/report.html">' in page
+        card = (folder / "card.svg").read_text()
+        (folder / "card.svg").unlink()
+        assert isotrace("report", folder)[0] == 0
+        assert (folder / "card.svg").read_text() == card
+        assert (folder / "report.html").read_text() == page
+        assert isotrace("report", folder, "--out", tmp_path / f"{place}.html")[0] == 0
+        assert not re.search(r"card\.png|summary/report", (tmp_path / f"{place}.html").read_text())
+    assert '<a href="../index.html">' in listed
     assert found["index"] == str(tmp_path / "demo" / "index.html")
     home = (tmp_path / "demo" / "index.html").read_text()
     for place in ("summary", "pair", "solubility", "substructures"):
         assert f"{place}/report.html" in home
         assert (tmp_path / "demo" / place / "report.html").is_file()
+    assert all((tmp_path / "demo" / name).is_file() for name in re.findall(r'src="([^"]*card.png)"', home))
+    assert home.count("card.png") == 4
     assert found["verdict"] in home
     screened = load(tmp_path / "demo" / "substructures")
     assert len(repr(screened)) <= 1_000

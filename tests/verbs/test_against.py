@@ -56,7 +56,15 @@ def test_two_molecules(result, tmp_path):
     read = isotrace.load(result.save(tmp_path / "run"))
     assert read == result
     assert read.to_frame().equals(result.to_frame())
-    assert {"input.svg", "against.svg", "report.html", "pair.json"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"input.svg", "against.svg", "report.html", "pair.json", "card.svg", "card.png"} <= files
+    assert (tmp_path / "run" / "card.svg").read_text() == result.card_svg()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert '<meta property="og:image" content="card.png">' in page
+    assert '<a href="card.svg" download>' in page
+    assert f'data-copy="{A}"' in page
+    assert "all results" not in page
+    assert "og:image" not in result.page()  # of which nobody knows where it will lie
 
 
 def test_what_features_do_is_told(result):
@@ -109,6 +117,8 @@ def test_a_file_of_pairs(world, table, tmp_path):
     read = isotrace.load(tmp_path / "o")
     assert read == found
     assert "00000-p1/report.html" in read.page()
+    assert "../00000-p1/card.png" in read.page()
+    assert '<a href="../summary/report.html">' in (tmp_path / "o/00000-p1/report.html").read_text()
     assert isotrace.load(tmp_path / "o/00000-p1").summary["name"] == "p1"
     assert pl.read_parquet(tmp_path / "o/summary/pairs.parquet").equals(frame)
 

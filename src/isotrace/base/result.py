@@ -62,6 +62,10 @@ class Result(ABC):
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
         """HTML that opens offline; `manifest` is that of the run it stands in."""
 
+    def beside(self) -> Mapping[str, bytes]:
+        """Pictures that go with the page, by the name of their file; they are made again with it."""
+        return {}
+
     @abstractmethod
     def _repr_html_(self) -> str:
         """What a notebook shows, and keeps in its file: some kilobytes."""
@@ -104,6 +108,8 @@ class Result(ABC):
             run.table(name, table)
         if self.tensors:
             run.tensors(self.tensor_file, self.tensors, self.header)
+        for name, picture in self.beside().items():
+            run.bytes(name, picture)
         run.text("report.html", self.page(run.manifest))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:

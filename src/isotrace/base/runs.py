@@ -66,9 +66,7 @@ class Run:
         from safetensors.torch import save
 
         # Views of one storage are legal here, not in the format: each is copied.
-        owned = {
-            key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()
-        }
+        owned = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
         return self.bytes(_suffixed(name, ".safetensors"), save(owned, dict(header) if header else None))
 
     def text(self, name: str, text: str) -> Path:
@@ -115,6 +113,7 @@ def open_run(
     inputs: Inputs,
     overwrite: bool,
     resume: bool = False,
+    home: str | None = None,
 ) -> Iterator[Run]:
     """Make the run folder `path`, yield it open, and close its manifest. Open it before the work: then a folder that
     cannot be used costs nothing, and `wall_seconds` is what the work took.
@@ -125,6 +124,7 @@ def open_run(
         (a SMILES); a Source is a subject or a dictionary by name and identity.
     overwrite: replace a complete run of another command. Files no run wrote are never removed.
     resume: go on in a folder that holds a run: nothing is removed, its list of files is taken over.
+    home: the page that lists this run among others, as seen from its folder.
 
     Otherwise the folder's earlier run is removed first, but for the `work` of the same command. On an exception the
     manifest says `failed` and why, and the exception goes on. Raises RunError if the folder cannot be written, holds
@@ -143,6 +143,7 @@ def open_run(
         "wall_seconds": None,
         "status": "running",
         "error": None,
+        "home": home,
         "files": {},
     }
     run = Run(Path(path), manifest)
@@ -185,10 +186,10 @@ def is_run(path: Path) -> bool:
     return False
 
 
-def rewritten(path: str | Path, name: str, text: str) -> Path:
+def rewritten(path: str | Path, name: str, content: bytes) -> Path:
     """Replace a file of a finished run, and its hash in the manifest."""
     with locked(Path(path)):
-        return Run(Path(path), read_manifest(path)).text(name, text)
+        return Run(Path(path), read_manifest(path)).bytes(name, content)
 
 
 def _suffixed(name: str, suffix: str) -> str:

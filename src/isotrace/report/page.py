@@ -60,7 +60,7 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     page["strongest"] = max((u["mass"] for u in page["units"] if u["mass"] is not None), default=None)
     page["n_feature_nodes"] = len(features)
     data = {key: page[key] for key in _IN_SCRIPT} | {"edges": _indexed(page["edges"], nodes)}
-    script = "".join(map(template_text, ("dom.js", "trace.js", "plots.js")))
+    script = "".join(map(template_text, ("dom.js", "copy.js", "trace.js", "plots.js")))
     return render_page("trace.html.j2", page, script=script, data=in_script(data))
 
 
@@ -71,7 +71,7 @@ def render_index(payload: Mapping[str, Any]) -> str:
     with their headline numbers), over_molecules and too_few (tables of substructures) and rejects (input, reason).
     Links are the entries' `href` as given: relative.
     """
-    return render_page("index.html.j2", to_jsonable(payload), script="", data=None)
+    return render_page("index.html.j2", to_jsonable(payload), script=template_text("copy.js"), data=None)
 
 
 def render_page(template: str, page: dict[str, Any], *, script: str, data: Markup | None) -> str:
@@ -107,6 +107,11 @@ def number(value: Any) -> str:
     else:
         text = f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
     return text.replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """`number` with a plus sign where it is above zero."""
+    return "–" if value is None else ("+" if value > 0 else "") + number(value)
 
 
 def percent(value: float | None) -> str:

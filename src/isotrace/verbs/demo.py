@@ -1,5 +1,6 @@
 """Real drugs through the bundled model, as pages to look at."""
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,8 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
         units = token_map(smiles, tracer.subject.tokens(batch.ids[0]), batch.offsets[0])
         position = next(i for i, u in enumerate(units) if u.kind == "atom" and u.atoms == (atom,))
         jobs += [(index, name, smiles, target) for target in ("probe:logd", f"mask:{position}")]
-    arguments = {"command": request.command, "seed": request.seed, "inputs": {}, "overwrite": False}
+    arguments: dict[str, Any] = {"command": request.command, "seed": request.seed, "inputs": {}, "overwrite": False}
+    arguments["home"] = "../index.html"
     with locked(request.out), open_run(request.out / SUMMARY, **arguments) as run:
         found, folders = [], []
         for index, name, smiles, target in progress(jobs, "tracing"):
@@ -61,12 +63,13 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
                 seed=request.seed,
                 out=place,
             )
-            found.append((index, traced(asked, tracer, {"sequence": smiles, "name": name}, place, go_on=True)))
+            row, up = {"sequence": smiles, "name": name}, f"../../{SUMMARY}/report.html"
+            found.append((index, traced(asked, tracer, row, place, go_on=True, home=up)))
         title = "Why did the model say so? Six drugs, traced"
         result = Traces.of(title, tracer.about, found, folders, rejects_frame(()))
         result.write(run)
         more = own_table(request, tracer, progress)
-        write_whole(request.out / "index.html", home(more).encode())
+        write_whole(request.out / "index.html", home(more, ["pair", *folders]).encode())
     return Answer({"traces": result.summary["traces"], **more, "index": str(request.out / "index.html")})
 
 
@@ -80,7 +83,8 @@ def own_table(request: DemoRequest, tracer: "Tracer", progress: Progress) -> dic
     always = {"seed": request.seed, "overwrite": True}
     both = {"subject": SUBJECT, "dictionary": DICTIONARY, **always}
     two = trace.TraceRequest(**both, data=PAIR[0], against=PAIR[1], target="probe:logd", out=pair)
-    compared = trace.traced(two, tracer, {"sequence": PAIR[0], "name": None}, pair, against=PAIR[1], go_on=True)
+    row, above = {"sequence": PAIR[0], "name": None}, "../index.html"
+    compared = trace.traced(two, tracer, row, pair, against=PAIR[1], go_on=True, home=above)
     asked = {"subject": SUBJECT, "data": TABLE, "label": "log S", "unit": "log mol/l", "out": solubility}
     one = probe.ProbeRequest(**asked, **always)
     if not is_done(solubility, **probe.run_of(one, tracer.subject)):
@@ -95,18 +99,21 @@ def own_table(request: DemoRequest, tracer: "Tracer", progress: Progress) -> dic
     }
 
 
-def home(more: dict[str, Any]) -> str:
-    """The page that leads to all others."""
+def home(more: dict[str, Any], folders: Sequence[str]) -> str:
+    """The page that leads to all others, with the cards in `folders`."""
     links = (
         ("summary", "Six drugs: why this lipophilicity, and why this atom behind a mask?"),
         ("pair", f"Two molecules that differ in one place: {PAIR[0]} and {PAIR[1]}"),
         ("solubility", f"A table of 60 molecules: does the model know their solubility? {more['verdict']}"),
         ("substructures", "The same table: which substructures move the prediction"),
     )
+    cards = "".join(f'<a href="{at}/report.html"><img src="{at}/card.png" alt="{at}"></a>' for at in folders)
     items = "".join(f'<li><a href="{place}/report.html">{escape(said)}</a></li>' for place, said in links)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         "<title>isotrace demo</title><style>body{font:18px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;"
-        "padding:0 1rem}li{margin:.6rem 0}</style>"
-        f"<h1>isotrace demo</h1><ul>{items}</ul></html>\n"
+        "padding:0 1rem}li{margin:.6rem 0}.cards{display:grid;gap:1rem;grid-template-columns:"
+        "repeat(auto-fit,minmax(min(20rem,100%),1fr))}img{width:100%;border:1px solid #dfe4ea}</style>"
+        '<meta property="og:title" content="isotrace demo"><meta property="og:image" content="pair/card.png">'
+        f'<h1>isotrace demo</h1><ul>{items}</ul><div class="cards">{cards}</div></html>\n'
     )

@@ -156,7 +156,7 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | 
         for row, other, folder in zip(progress(table, "tracing"), others, folders, strict=True):
             place = request.out and request.out / folder
             try:
-                one = traced(request, tracer, row, place, against=other, go_on=go_on)
+                one = traced(request, tracer, row, place, against=other, go_on=go_on, home=f"../{SUMMARY}/report.html")
                 found.append((row["index"], one, {name: row[name] for name in own}))
                 kept.append(request.out and folder)
             except InputError as error:
@@ -184,10 +184,11 @@ def traced(
     *,
     against: Any = None,
     go_on: bool = False,
+    home: str | None = None,
     progress: Progress = silent,
 ) -> Any:
     """One row, as `read_inputs` has it, traced, or compared with a second, and saved in `place`, if any. `go_on`: a
-    complete run with the same inputs that is there already is read instead."""
+    complete run with the same inputs that is there already is read instead. `home`: see `open_run`."""
     from isotrace.attribution.pairs.pair import PairConfig
     from isotrace.attribution.trace import TraceConfig
     from isotrace.base.result import Result
@@ -196,7 +197,7 @@ def traced(
     if go_on and place is not None and is_done(place, **run_of(request, tracer, row, against)):
         return Result.load(place)
     if request.against is not None:
-        with opened(request, tracer, place, row, against) as run:
+        with opened(request, tracer, place, row, against, home) as run:
             kept = {"name": row["name"], "progress": progress}
             result = tracer.pair(row["sequence"], against, request.target, request.settings(PairConfig), **kept)
             if run is not None:
@@ -206,7 +207,7 @@ def traced(
     groups = earlier_groups(tracer, request.supernodes, place, request.command)
     atoms = row.get("original")
     kept = {"name": row["name"], "supernodes": groups, "atoms": None if atoms is None else tuple(atoms)}
-    with opened(request, tracer, place, row) as run:
+    with opened(request, tracer, place, row, home=home) as run:
         result = tracer.trace(row["sequence"], request.target, config, **kept, progress=progress)
         if run is not None:
             result.write(run)
@@ -247,12 +248,13 @@ def opened(
     place: Path | None,
     row: Mapping[str, Any] | None = None,
     against: Any = None,
+    home: str | None = None,
 ) -> AbstractContextManager["Run | None"]:
     from isotrace.base.runs import open_run
 
     if place is None:
         return nullcontext()
-    return open_run(place, **run_of(request, tracer, row, against), overwrite=request.overwrite)
+    return open_run(place, **run_of(request, tracer, row, against), overwrite=request.overwrite, home=home)
 
 
 @contextmanager

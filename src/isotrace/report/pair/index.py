@@ -9,7 +9,8 @@ import polars as pl
 from isotrace.attribution.verification import NEARER
 from isotrace.base.result import Result
 from isotrace.base.runs import to_jsonable
-from isotrace.report.page import render_page
+from isotrace.report.card.carded import shared, tsv
+from isotrace.report.page import render_page, template_text
 from isotrace.report.pair.pair import PairResult, described
 
 Own = Mapping[str, Any]
@@ -50,20 +51,23 @@ class Pairs(Result):
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
         pairs, view = self.summary["pairs"], self.view
         rows = [
-            one | {"drawings": drawings, "href": None if folder is None else f"../{folder}/report.html"}
+            one | {"drawings": drawings, "folder": folder and f"../{folder}"}
             for one, drawings, folder in zip(pairs, view["drawings"], view["folders"], strict=True)
         ]
+        title, said, run = view["title"], claims(pairs), dict(manifest or {})
+        copies = {"command": run.get("command", ""), "table (TSV)": tsv(self.to_frame())}
         return render_page(
             "pairs.html.j2",
             {
+                **shared(run, title, said[0], copies),
                 **{name: self.summary[name] for name in ("subject", "dictionary", "rejects")},
-                "title": view["title"],
-                "created": (manifest or {}).get("started", ""),
-                "sentences": claims(pairs),
+                "title": title,
+                "created": run.get("started", ""),
+                "sentences": said,
                 "pairs": sorted(rows, key=lambda one: -abs(one["target"]["difference"] or 0.0)),
                 "own": list(dict.fromkeys(name for one in pairs for name in one["columns"])),
             },
-            script="",
+            script=template_text("copy.js"),
             data=None,
         )
 

@@ -7,16 +7,17 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from isotrace.base.result import Result
 from isotrace.base.runs import Run, to_jsonable
-from isotrace.report.page import colour, number, percent, render_page
+from isotrace.report.card.carded import Carded, shared, tsv
+from isotrace.report.card.pair import pair_card, said
+from isotrace.report.page import colour, number, percent, render_page, signed, template_text
 
 SHOWN = 40
 """Features of the circuit on the page; all are in the table."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PairResult(Result):
+class PairResult(Carded):
     """What `isotrace.trace(…, against=…)` found. `view`: `drawings` (SVG of either), `scale` (the effect at full
     colour), `settings`."""
 
@@ -38,6 +39,9 @@ class PairResult(Result):
             "framed: outside the common part."
         )
 
+    def card_svg(self) -> str:
+        return pair_card(to_jsonable(self.summary), self.view["drawings"], self.view["scale"])
+
     def _repr_html_(self) -> str:
         """Both drawings, and what was found."""
         drawn = "".join(f"<td>{svg}</td>" for svg in self.view["drawings"])
@@ -51,11 +55,21 @@ class PairResult(Result):
         for token in strip:
             for name in ("effect", "effect_against"):
                 token[f"{name}_colour"] = colour(token[name] or 0.0, scale, diverging=True)
+        title, sentence = summary["name"] or f"{summary['input']} against {summary['against']}", said(summary)
+        copies = {
+            "first": summary["input"],
+            "second": summary["against"],
+            "sentence": sentence,
+            "command": run.get("command", ""),
+            "tokens (TSV)": tsv(self.tables["tokens"]),
+            "circuit features (TSV)": tsv(self.tables["features"]),
+        }
         page = {
             **summary,
             **to_jsonable(self.view),
             "strip": strip,
-            "title": summary["name"] or f"{summary['input']} against {summary['against']}",
+            "title": title,
+            **shared(run, f"{title}: {summary['target']['description']}", sentence, copies),
             "sentences": [*sentences(summary)],
             "legend": self.legend,
             "shown": summary["features"][:SHOWN],
@@ -63,7 +77,7 @@ class PairResult(Result):
             "created": run.get("started", ""),
             "manifest": self.view["settings"] | run.get("versions", {}),
         }
-        return render_page("pair.html.j2", page, script="", data=None)
+        return render_page("pair.html.j2", page, script=template_text("copy.js"), data=None)
 
     def write(self, run: Run) -> None:
         """Also either drawing."""
@@ -103,10 +117,6 @@ def sentences(summary: Mapping[str, Any]) -> Iterable[str]:
                 f"as many matched nodes elsewhere {signed(changed['control_mean'])}; on the common ones "
                 f"{signed(common['moved'])}."
             )
-
-
-def signed(value: float | None) -> str:
-    return "–" if value is None else ("+" if value > 0 else "") + number(value)
 
 
 def described(summary: Mapping[str, Any]) -> Iterable[str]:

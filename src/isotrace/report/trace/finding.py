@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isotrace.report.page import number, percent
+from isotrace.report.page import number, percent, signed
 
 NAMED = 3
 """Groups named in either direction."""
@@ -80,10 +80,6 @@ def _moving(found: Rows, verb: str) -> str:
 def told(group: Mapping[str, Any]) -> str:
     """`+0.52 ± 0.1`: the effect of a group with its spread over spellings."""
     return signed(group["hidden"]) + ("" if group["sd"] is None else f" ± {number(group['sd'])}")
-
-
-def signed(value: float) -> str:
-    return ("+" if value > 0 else "") + number(value)
 
 
 def _circuit(circuit: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import polars as pl
 from isotrace.attribution.verification import NEARER
 from isotrace.base.result import Result
 from isotrace.base.runs import Run
+from isotrace.report.card.carded import shared, tsv
 from isotrace.report.page import render_index
 from isotrace.report.trace.payload import fidelity_table
 from isotrace.report.trace.substructures import over_traces, said, shown, trace_frames
@@ -43,8 +44,9 @@ class Traces(Result):
             one, (svg, legend) = result.summary, result.drawn()
             drawn = {"svg": svg, "legend": f"{one['target']['name']}: {legend}"}
             card = {"name": one["name"] or one["input"], "smiles": one["input"], "pages": []} | drawn
-            href = None if folder is None else f"../{folder}/report.html"
-            entries.setdefault(index, card)["pages"].append(page_row(one, href))
+            row = page_row(one, None if folder is None else f"../{folder}/report.html")
+            row["card"] = None if folder is None else f"../{folder}/card.png"
+            entries.setdefault(index, card)["pages"].append(row)
         traces = [result.to_dict() | {"index": index} for index, result in found]
         over = over_traces(traces)
         summary = {**source, "traces": traces, "over_molecules": over, "rejects": rejects.to_dicts()}
@@ -57,14 +59,16 @@ class Traces(Result):
         return self.tables["traces"]
 
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
-        entries = self.view["entries"]
+        entries, run = self.view["entries"], dict(manifest or {})
         pages = [p for e in entries for p in e["pages"]]
         told = [f"{len(pages)} predictions of {len(entries)} molecules, each traced to features and atoms."]
+        copies = {"command": run.get("command", ""), "table (TSV)": tsv(self.to_frame())}
         return render_index(
             {
                 **self.view,
+                **shared(run, self.view["title"], told[0], copies),
                 **{name: self.summary[name] for name in ("subject", "dictionary", "rejects")},
-                "created": (manifest or {}).get("started", ""),
+                "created": run.get("started", ""),
                 "summary": [*told, *claims(pages)],
                 **shown(self.summary["over_molecules"]),
                 "fidelity": fidelity_table(self.summary["fidelity"]),

@@ -12,7 +12,8 @@ from isotrace.base.runs import Run, to_jsonable
 from isotrace.datasets.reading.cells import free_names
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Reading
-from isotrace.report.page import render_page
+from isotrace.report.card.carded import shared, tsv
+from isotrace.report.page import render_page, template_text
 from isotrace.report.trace.substructures import bars, frame, over_frame, said
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.subjects.targets import Target
@@ -43,14 +44,18 @@ class ScreenResult(Result):
         return bars(self.summary["substructures"], self.summary["target"]["unit"])
 
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
+        title, run = f"Which substructures move {self.summary['target']['name']}", dict(manifest or {})
+        about = f"{self.summary['n_molecules']} molecules, {self.summary['target']['description']}"
+        copies = {"command": run.get("command", ""), "substructures (TSV)": tsv(self.to_frame())}
         page = self.summary | {
-            "title": f"Which substructures move {self.summary['target']['name']}",
+            "title": title,
+            **shared(run, title, about, copies),
             "picture": self.drawn(),
             "features": self.tables["features"].head(30).to_dicts(),
-            "created": (manifest or {}).get("started", ""),
-            "command": (manifest or {}).get("command", ""),
+            "created": run.get("started", ""),
+            "command": run.get("command", ""),
         }
-        return render_page("screen.html.j2", to_jsonable(page), script="", data=None)
+        return render_page("screen.html.j2", to_jsonable(page), script=template_text("copy.js"), data=None)
 
     def _repr_html_(self) -> str:
         return f"<div>{self.drawn()}</div>"

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import polars as pl
 
 from isotrace.attribution.graph_files import KEY
-from isotrace.base.result import Result
-from isotrace.base.runs import Run
+from isotrace.base.runs import Run, to_jsonable
+from isotrace.report.card.carded import Carded, shared, tsv
+from isotrace.report.card.trace import said, trace_card
 from isotrace.report.page import number, render_trace
 from isotrace.report.trace.finding import finding
 
@@ -17,7 +18,7 @@ PEARSON = tuple(f"pearson_{name}" for name in ("free_running", "first_order", "r
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TraceResult(Result):
+class TraceResult(Carded):
     """What `isotrace.trace` found. `tensors`: the pruned graph, as `attribution.graph_files` keeps it.
 
     `view`: `page` (what the page shows and the summary does not hold), `drawing` (a small SVG), `viewer` (the graph for
@@ -58,10 +59,26 @@ class TraceResult(Result):
                 for key in PEARSON
             },
             "circuit": circuit,
+            **self._shared(run),
             "command": run.get("command", "isotrace.trace"),
             "created": run.get("started", ""),
             "manifest": page["settings"] | run.get("versions", {}),
         }
+
+    def _shared(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        summary, title = to_jsonable(self.summary), self.view["page"]["title"]
+        found = finding(summary)
+        copies = {
+            "SMILES": summary["input"],
+            "sentence": f"{found.sentence} {found.taken_back}".rstrip(),
+            "command": run.get("command", ""),
+            "atoms (TSV)": tsv(self.tables["units"]),
+            "circuit features (TSV)": tsv(self.tables["features"]),
+        }
+        return shared(run, f"{title}: {summary['target']['description']}", said(summary), copies)
+
+    def card_svg(self) -> str:
+        return trace_card(to_jsonable(self.summary), self.view["page"]["molecule"]["signed_svg"])
 
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
         return render_trace(self.payload(manifest))
