@@ -469,6 +469,15 @@ def test_residue_task(fitted, exact):
     assert metric["subject"] == pytest.approx(roc_auc_score(y, (x @ found.readout.weight)[:, 0]))
 
 
+def test_the_head_of_a_fine_tuned_subject_is_not_what_is_read(found, tmp_path):
+    assert found.readout.left_out is None
+    labels = {"id2label": {0: "inactive", 1: "active"}}
+    tuned = tiny.load_tiny(tiny.save_subject(tiny.tiny_model("bert", "ForSequenceClassification", **labels), tmp_path))
+    settings = TaskConfig(**QUICK | {"sizes": (2,)})
+    told = find_circuit(tuned, tiny.exact_dictionary(tuned), task(tuned), settings).summary["warnings"][0]
+    assert "not the subject's own head: isotrace trace --target class:LABEL, output:NAME explains" in told
+
+
 def test_warnings_tell_what_the_numbers_hide():
     entry = {"n": 5, "fraction": 1.0, "free_running": {"sufficiency": 0.75, "ci": [0.6, 0.9]},
              "random": {"mean": 0.5, "ci": [0.4, 0.7]}, "neurons": {"ci": [0.1, 0.5]}}  # fmt: skip

@@ -54,6 +54,17 @@ class Readout:
             return 1 / max(2, self._probe()[0].shape[1])
         return 0.5 if self.metric.endswith("auroc") else 0.0
 
+    @property
+    def left_out(self) -> str | None:
+        """A warning where the subject was fine-tuned: its head is not what is read."""
+        if self.weight is None or self.subject.task is None:
+            return None
+        return (
+            "what is read is a linear probe that was fitted to your labels on the final hidden state, not the "
+            f"subject's own head: isotrace trace --target {self.subject.task.instead.removesuffix(' or a probe')} "
+            "explains that"
+        )
+
     def outputs(self, examples: Sequence[Example], batch: Batch, final: Tensor) -> Tensor:
         """`[n, outputs]` of a batch from its final hidden states `[batch, tokens, d_model]`: one row per example, or
         per labelled token. Masked tasks have two outputs: 1 for a hit, and logit of the true token minus the mean."""

@@ -193,7 +193,7 @@ def _found(
         keep = top(bases[0], features.scores, min(reference, ILLUSIONS))
         rows = _illusions(bases[0], data, keep, config)
         summary["illusion"] = [row | {"layer": numbers[row["layer"]]} for row in rows]
-    summary["warnings"] = warnings(summary)
+    summary["warnings"] = [*filter(None, [readout.left_out]), *warnings(summary)]
     return TaskCircuit(data, readout, features, neurons, summary, config)
 
 
