@@ -123,6 +123,9 @@ def test_faithfulness_is_an_ablation_of_what_no_longer_leads_to_the_target(trace
         assert view.features[k] == len(kept)
         assert view.faithfulness[k] == pytest.approx(1 - abs(value - full) / abs(full - empty), abs=1e-4)
     assert view.faithfulness[0] != pytest.approx(view.faithfulness[-1], abs=1e-3)
+    within = network_view(*traced, ablation="mean", seed=0, n_thresholds=10, spread=2 * abs(full - empty))
+    assert np.isnan(within.faithfulness).all()
+    assert within.breaks is None
     broken = [k for k, f in enumerate(view.faithfulness) if f < 0.5]
     assert view.breaks == (broken[0] if broken else None)
     assert view.percolates == int(np.argmax(view.curve.susceptibility))

@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 
 import tiny
 from handbuilt import DECOYS, READER, SOURCE, handbuilt
+from isotrace.attribution.atoms import spelled
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import influence, scores
 from isotrace.attribution.trace import TraceConfig, trace
@@ -274,3 +275,19 @@ def test_completeness_counts_the_target(subject64):
     expected = float(np.average(clean, weights=weights))
     assert scores(graph).completeness == pytest.approx(expected, rel=1e-9)
     assert expected != pytest.approx(float(np.average(clean[:-1], weights=weights[:-1])), rel=1e-3)
+
+
+def test_every_spelling_is_read_once(rotary, monkeypatch):
+    """The input's own too, of which the trace says by itself what hiding its atoms does."""
+    seen, real = [], spelled.hidden_effects
+
+    def hidden_effects(subject, batch, *rest):
+        seen.append(tuple(batch.ids[0].tolist()))
+        return real(subject, batch, *rest)
+
+    monkeypatch.setattr(spelled, "hidden_effects", hidden_effects)
+    config = TraceConfig(max_features=12, spelling_features=12, sizes=(0.5,), n_controls=2, n_nodes=2, n_spellings=4)
+    found = trace(rotary, tiny.random_dictionary(rotary), "CC(=O)Nc1ccccc1", "mask:2", config)
+    assert len(found.spellings.smiles) > 3
+    assert len(seen) == len(set(seen)) == len(found.spellings.smiles)
+    assert found.hidden == {a: v for a, v in enumerate(found.spellings.hidden[0]) if np.isfinite(v)}

@@ -175,10 +175,12 @@ def network_view(
     n_thresholds: int = 24,
     n_shuffled: int = 20,
     n_shuffled_faithfulness: int = 0,
+    spread: float = 0.0,
     chunk: int = 24,
 ) -> NetworkView:
     """Steps 1 to 4 for one traced input. Faithfulness is 1 − |M(C) − M(full)| / |M(full) − M(∅)|, ∅ = every feature
-    ablated; NaN where both coincide. It is measured for the first `n_shuffled_faithfulness` shuffles too.
+    ablated; NaN where both coincide, or differ by no more than `spread`, that of the circuit's controls. It is measured
+    for the first `n_shuffled_faithfulness` shuffles too.
 
     Raises ValueError for fewer than 20 shuffles, from which no 95 % interval can be read, or for fewer shuffles than
     are to be measured.
@@ -200,7 +202,7 @@ def network_view(
     empty = values[nothing.tobytes()]
     full = float(target.value(subject, frame.batch, frame.frozen.actual.final))
     errors = np.array([abs(values[row.tobytes()] - full) for row in kept]).reshape(-1, len(thresholds))
-    faithfulness = 1 - share(errors, abs(full - empty), rounding(frame))
+    faithfulness = 1 - share(errors, abs(full - empty), max(rounding(frame), spread))
     return NetworkView(
         network,
         thresholds,

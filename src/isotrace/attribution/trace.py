@@ -16,14 +16,14 @@ from rdkit import Chem
 from torch import Tensor
 
 from isotrace.attribution.ablation import Ablation
-from isotrace.attribution.atoms.spelled import SpellingScores, numbered, spelling_scores
+from isotrace.attribution.atoms.spelled import SpellingScores, numbered, read_spelling, spelling_scores
 from isotrace.attribution.circuits.choice import Choice, choose_circuit
 from isotrace.attribution.circuits.neurons import NeuronEffects, neuron_effects
 from isotrace.attribution.circuits.nodes import LiveEffects, NodeEffects, NodeMeter
 from isotrace.attribution.graph import AttributionGraph, Frame, build_graph, frame
 from isotrace.attribution.influence import Pruned, Scores, prune_to_circuit, scores, supporters
 from isotrace.attribution.percolation import NetworkView, network_view
-from isotrace.attribution.units import UnitScores, group_falls, hidden_effects, unit_scores
+from isotrace.attribution.units import UnitScores, unit_scores
 from isotrace.attribution.verification import CircuitEffects, circuit_effects
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.progress import Progress, silent
@@ -170,18 +170,19 @@ def trace(
     meter.measure_named(circuit[pruned.influence[circuit].argsort(descending=True)], lists)
     nodes = meter.check(pruned, config.n_nodes, config.seed)
     step()
-    network = network_view(subject, framed, graph, pruned, goal, **given)
+    network = network_view(subject, framed, graph, pruned, goal, spread=measured.spread, **given)
     share, other = len(choice.circuit) / graph.n_active, replace(config, n_spellings=0) if begun else config
     step()
     groups = () if begun else disjoint_groups(mol)
     parts = [group.atoms for group in groups]
-    spelled = spelling_scores(subject, dictionary, written, mol, goal, units, parts, share, other)
+    own = read_spelling(framed, goal, units, parts)
+    spelled = spelling_scores(subject, dictionary, written, own, mol, parts, share, other)
     step()
     return Traced(
         sequence=sequence,
         mol=mol,
         target=goal,
-        value=float(goal.value(subject, prepared, framed.frozen.actual.final)),
+        value=own.value,
         tokens=tuple(subject.tokens(prepared.ids[0])),
         units=units,
         frame=framed,
@@ -192,9 +193,9 @@ def trace(
         graph_effects=meter.graph_effects,
         live=meter.effects,
         unit_scores=unit_scores(graph, pruned, meter.totals, units),
-        hidden=hidden_effects(subject, prepared, goal, units),
+        hidden=own.hidden,
         groups=groups,
-        group_falls=tuple(group_falls(subject, prepared, goal, units, parts)),
+        group_falls=tuple(own.groups),
         circuit=circuit,
         supporters=lists[0],
         opponents=lists[1],
