@@ -11,6 +11,7 @@ from rdkit import Chem
 
 from isotrace.base.errors import InputError
 from isotrace.domains.molecule.drawing import draw_molecule
+from isotrace.domains.molecule.tokens import begin
 from isotrace.domains.protein.drawing import draw_track
 from isotrace.report.card.layout import HEIGHT, WIDTH, public
 from isotrace.report.card.pair import pair_card
@@ -199,6 +200,13 @@ def test_whatever_rdkit_draws_can_be_drawn(smiles):
     mol = Chem.MolFromSmiles(smiles)
     drawn = draw_molecule(mol, {0: 1.0}, size=(100, 80), diverging=True)
     assert np.asarray(Image.open(io.BytesIO(png(drawn)))).min() < 255
+
+
+def test_a_molecule_that_is_not_finished_can_be_drawn():
+    """Its bonds have no order yet: RDKit draws them in dashes."""
+    mol = begin("CC(=O)Oc1ccc")
+    assert "dasharray" in draw_molecule(mol, {}, size=(100, 80), diverging=True)
+    assert png(draw_molecule(mol, {}, size=(100, 80), diverging=True))
 
 
 @pytest.mark.parametrize("inner", ['<image href="x.png"/>', '<path d="M0 0A1 1 0 0 0 2 2"/>', '<path d="m0 0l1 1"/>'])

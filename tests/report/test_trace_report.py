@@ -1,5 +1,6 @@
 """Reports of real traces: the viewer's JSON, the page, and what the warnings say."""
 
+import io
 import json
 import pickle
 from dataclasses import replace
@@ -140,6 +141,25 @@ def test_groups_are_hidden_in_every_spelling(tracer):
     assert mol.GetSubstructMatch(Chem.MolFromSmarts("C(=O)[OH]")) == tuple(acid["atoms"])
     assert acid["hidden"] == pytest.approx(np.mean(falls), abs=1e-4)
     assert acid["sd"] == pytest.approx(np.std(falls, ddof=1), abs=1e-4)
+
+
+def test_what_the_page_offers_to_take_along(traced, tmp_path):
+    found, folder = traced.to_dict(), traced.save(tmp_path / "run")
+    share = traced.payload(read_manifest(folder))["share"]
+    copies = {c["name"]: c["text"] for c in share["copies"]}
+    assert copies["SMILES"] == found["input"]
+    said = finding(found)
+    assert copies["sentence"] == f"{said.sentence} {said.taken_back}".rstrip()
+    assert copies["command"].startswith("TraceResult.save")
+    atoms = pl.read_csv(io.StringIO(copies["atoms (TSV)"]), separator="\t")
+    assert atoms["score"].to_list() == pytest.approx([u["score"] for u in found["units"]])
+    groups = pl.read_csv(io.StringIO(copies["groups (TSV)"]), separator="\t", infer_schema_length=None)
+    assert groups["name"].to_list() == [g["name"] for g in found["groups"]]
+    features = pl.read_csv(io.StringIO(copies["circuit features (TSV)"]), separator="\t", infer_schema_length=None)
+    assert features["effect"].to_list() == pytest.approx([f["effect"] for f in found["features"]])
+    assert share["cards"] == ["card.svg", "card.png"]
+    assert (folder / "card.svg").read_text() == traced.card_svg() == Result.load(folder).card_svg()
+    assert traced.payload()["share"]["cards"] == []
 
 
 def test_other_spellings_are_compared_atom_by_atom(traced):

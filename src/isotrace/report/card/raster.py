@@ -183,7 +183,7 @@ def _stroke(image: Image.Image, line: Line, colour: str, frame: _Frame) -> None:
     brush, half = ImageDraw.Draw(image), max(0.0, (frame.size("stroke-width") - 1) / 2)
     dashes = frame.style.get("stroke-dasharray", "none")
     whole = dashes == "none"
-    for a, b in pairwise(line) if whole else _dashed(line, [float(v) * frame.scale for v in dashes.split()]):
+    for a, b in pairwise(line) if whole else _dashed(line, [float(v) * frame.scale for v in re.split("[ ,]+", dashes)]):
         size = hypot(*(b - a))
         if size > 0:
             aside = np.array([a[1] - b[1], b[0] - a[0]]) / size * half

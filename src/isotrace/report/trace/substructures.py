@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from isotrace.attribution.screen.substructures import LEAST, Found, over_molecules
+from isotrace.base.runs import to_jsonable
 from isotrace.report.figures import COLOURS, GREY, INK, dot, path, picture, reach, scale, text, ticks
 from isotrace.report.page import number
 
@@ -76,7 +77,8 @@ def trace_frames(traces: Sequence[Mapping[str, Any]], tables: Sequence[Mapping[s
         for p in t["substructures"]
     ]
     over = [{"target": one["target"], "unit": one["unit"]} | row for one in tables for row in one["rows"]]
-    every = frame(rows, "index", "target", "substructure", "atoms", "effect", "random")
+    # NaN as null, which it is in a trace that was saved and read again
+    every = frame(to_jsonable(rows), "index", "target", "substructure", "atoms", "effect", "random")
     return {"substructures": every, "over_molecules": over_frame(over)}
 
 

@@ -72,6 +72,7 @@ class TraceResult(Carded):
             "SMILES": summary["input"],
             "sentence": f"{found.sentence} {found.taken_back}".rstrip(),
             "command": run.get("command", ""),
+            "groups (TSV)": tsv(pl.DataFrame(summary["groups"], infer_schema_length=None)),
             "atoms (TSV)": tsv(self.tables["units"]),
             "circuit features (TSV)": tsv(self.tables["features"]),
         }
