@@ -46,6 +46,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             "influence": influence,
             "effect": effect,
             "f1": rng.random() if kind == "feature" else None,
+            "about": rng.choice(("chemistry", "unnamed", "syntax")) if kind == "feature" else None,
             "measured": k % 2 == 0 if (k := len(id)) and kind == "feature" else None,
             "first_order": effect and 0.9 * effect,
             "graph_effect": effect and 0.5 * effect,
@@ -137,8 +138,14 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             {"name": "CH3", "atoms": [0], "hidden": 0.1, "sd": 0.3, "beyond": False, "picture": 0.67},
         ],
         "finding": {"sentence": "It reads 7.31 logits, against 1.2: ester lowers it.", "overturned": ""},
+        "lanes": {
+            name: {"n": 20, "sum": -0.125, "share": 0.25, "removed": 0.5, "mass": 0.75}
+            for name in ("chemistry", "unnamed", "syntax", "tokens")
+        },
         "syntax": [
-            {"token": t["text"], "pos": t["pos"], "score": t["score"]} for t in tokens if t["kind"] not in ("atom",)
+            {"token": t["text"], "pos": t["pos"], "score": t["score"], "effect": t["signed"]}
+            for t in tokens
+            if t["kind"] != "atom"
         ],
         "nodes": nodes,
         "edges": edges,
@@ -184,6 +191,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         },
         "supporters": [
             {"layer": 1, "feature": 2, "position": 3, "token": "O", "label": "ester oxygen", "effect": 1.25}
+            | {"kind": "chemistry"}
             | {"measured": True, "first_order": 1.1, "graph_effect": 0.4}
         ],
         "opponents": [],
@@ -414,8 +422,9 @@ def test_clicking_a_node_shows_its_card(open_page):
 def test_table_row_selects_by_keyboard(open_page):
     payload = trace_payload()
     page = open_page(render_trace(payload))
-    strongest = max((n for n in payload["nodes"] if n["kind"] == "feature"), key=lambda n: n["influence"])
-    assert page.locator("#features tbody tr").count() == 30
+    told = [n for n in payload["nodes"] if n["about"] in ("chemistry", "unnamed")]
+    strongest = max(told, key=lambda n: n["influence"])
+    assert page.locator("#features tbody tr").count() == 31, "and one for all syntax"
     page.focus("#features tbody tr:first-child button")
     page.keyboard.press("Enter")
     assert page.text_content("#card h3") == strongest["label"]

@@ -11,6 +11,7 @@ import jsonschema
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from rdkit import Chem
 
 import isotrace
@@ -19,9 +20,12 @@ from isotrace.attribution.trace import TraceConfig
 from isotrace.base.errors import InputError, RunError
 from isotrace.base.result import Result
 from isotrace.base.runs import read_manifest
+from isotrace.dictionaries.features import Features
 from isotrace.domains.molecule import parse, token_map
+from isotrace.interventions import Intervention, Nodes, Plan, To
 from isotrace.report.page import number
 from isotrace.report.trace.finding import finding
+from isotrace.report.trace.graph.kinds import KINDS
 from isotrace.report.trace.index import Traces, claims, page_row
 from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.targets import parse_target
@@ -118,14 +122,15 @@ def test_the_finding_says_what_the_json_says(traced):
     assert found.sentence in unescape(traced.page())
 
 
-def test_groups_are_hidden_in_every_spelling(tracer):
+@pytest.mark.parametrize("traced", ["probe:bbb"], indirect=True)
+def test_groups_are_hidden_in_every_spelling(traced, tracer):
     """The mean over the spellings of what hiding the group's tokens does, each computed anew."""
-    found = tracer.trace("CC(=O)Oc1ccccc1C(=O)O", "probe:logd", QUICK).to_dict()
+    found = traced.to_dict()
     acid = next(g for g in found["groups"] if g["name"] == "carboxylic acid")
     falls, mol = [], Chem.MolFromSmiles(found["input"])
     for one in found["spellings"]["spellings"]:
         batch = tracer.subject.tokenize([one["smiles"]])
-        goal = parse_target("probe:logd", tracer.subject, batch)
+        goal = parse_target("probe:bbb", tracer.subject, batch)
         units = token_map(one["smiles"], tracer.subject.tokens(batch.ids[0]), batch.offsets[0])
         other = parse(one["smiles"])
         (match,) = other.GetSubstructMatches(Chem.MolFromSmarts("C(=O)[OH]"))
@@ -160,6 +165,49 @@ def test_what_the_page_offers_to_take_along(traced, tmp_path):
     assert share["cards"] == ["card.svg", "card.png"]
     assert (folder / "card.svg").read_text() == traced.card_svg() == Result.load(folder).card_svg()
     assert traced.payload()["share"]["cards"] == []
+
+
+def test_lanes_add_up(traced):
+    """What a lane says is the sum over its members, here and in the graph of the page; nothing is in two."""
+    summary, page = traced.to_dict(), traced.view["page"]
+    lanes, features = summary["lanes"], summary["features"]
+    total = sum(abs(f["effect"]) for f in features)
+    for kind in KINDS:
+        own = [f for f in features if f["kind"] == kind]
+        assert lanes[kind]["n"] == len(own)
+        assert lanes[kind]["sum"] == pytest.approx(sum(f["effect"] for f in own))
+        assert lanes[kind]["share"] == pytest.approx(sum(abs(f["effect"]) for f in own) / total)
+    assert sum(lanes[kind]["share"] for kind in KINDS) == pytest.approx(1)
+    assert lanes["tokens"]["sum"] == pytest.approx(sum(s["effect"] for s in summary["syntax"]))
+    assert lanes["tokens"]["mass"] == pytest.approx(sum(s["score"] for s in summary["syntax"]))
+    graph, nodes = page["circuit"]["supernodes"], page["nodes"]
+    folded = [i for part in (*graph["members"], *(f["members"] for f in graph["folds"])) for i in part]
+    rest = {i for i, n in enumerate(nodes) if n["kind"] in ("error", "target")}
+    assert sorted([*folded, *rest]) == list(range(len(nodes)))
+    (syntax,) = [f for f in graph["folds"] if f["kind"] == "syntax"]
+    assert {i for i, n in enumerate(nodes) if n["about"] == "syntax"} == set(syntax["members"])
+    assert sum(nodes[i]["effect"] for i in syntax["members"]) == pytest.approx(lanes["syntax"]["sum"])
+    atoms = {f["label"]: f["members"] for f in graph["folds"] if f["kind"] == "token"}
+    own = {g["name"]: set(g["atoms"]) for g in summary["groups"]}
+    for label, members in atoms.items():
+        units = [page["tokens"][nodes[i]["pos"]] for i in members]
+        assert {u["kind"] == "atom" for u in units} == {label != "tokens of no atom"}
+        assert {a for u in units for a in u["atoms"] if u["kind"] == "atom"} <= own.get(label, set())
+
+
+def test_removing_a_lane_is_measured(traced, tracer):
+    """All features of a kind at their mean at once, by an intervention of its own."""
+    summary = traced.to_dict()
+    batch = tracer.subject.tokenize([summary["input"]])
+    goal = parse_target(summary["target"]["name"], tracer.subject, batch)
+    batch = goal.prepare(tracer.subject, batch)
+    for kind in ("chemistry", "syntax"):
+        own = [(f["layer"], f["position"], f["feature"]) for f in summary["features"] if f["kind"] == kind]
+        means = tuple(m[:, None] for m in tracer.dictionary.mean_activation)
+        plan = Plan((Intervention(Features(tracer.dictionary), To(means), Nodes.of(torch.tensor(own))),))
+        with tracer.subject.edited(plan):
+            value = float(goal.value(tracer.subject, batch, goal.hidden(tracer.subject, batch)))
+        assert summary["lanes"][kind]["removed"] == pytest.approx(summary["target"]["value"] - value, abs=1e-3)
 
 
 def test_other_spellings_are_compared_atom_by_atom(traced):
@@ -216,6 +264,7 @@ def test_the_readme_example_runs(tmp_path, monkeypatch):
 @pytest.mark.browser
 def test_the_page_of_a_real_trace_works_offline(traced, open_page):
     page = open_page(traced.page())
+    page.uncheck("#collapse")
     best = traced.to_dict()["features"][0]
     node = f"f{best['layer']}_{best['feature']}_{best['position']}"
     page.hover(f'[data-node-id="{node}"]', force=True)

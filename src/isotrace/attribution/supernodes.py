@@ -6,7 +6,7 @@
 3. groups     average linkage on 1 − similarity, cut where two groups are less similar than `threshold` on average
 4. stability  positions drawn again with replacement, groups made anew, compared by the adjusted Rand index; the null
               shuffles every feature's activations over the positions, so that co-activation says nothing
-5. names      the commonest concept of a group's features, to be edited
+5. names      the commonest concept of a group's features, else where most of them fire, to be edited
 
 Nodes of one feature at several positions are one item here: they share vectors and concept.
 """
@@ -136,10 +136,12 @@ def find_supernodes(
     concepts: Sequence[str | None],
     dictionary: Dictionary,
     profiles: Tensor,
+    places: Sequence[str] = (),
 ) -> Supernodes:
     """Steps 1 to 5. `keys`: distinct features, most important first, which is the order of the groups; `concepts`: of
     each, None where unknown; `profiles [len(keys), samples]`: their activations, over the positions of one input or of
-    many. Raises ValueError for keys that repeat or do not match the rest."""
+    many; `places`: where each fires, in a word, which names groups without a concept. Raises ValueError for keys that
+    repeat or do not match the rest."""
     if len(set(keys)) < len(keys) or not len(keys) == len(concepts) == len(profiles):
         raise ValueError("every feature is named once, with its concept and its activations")
     empty = Supernodes(FORMAT, FORMAT_VERSION, identity(dictionary), config, None, ())
@@ -152,7 +154,8 @@ def find_supernodes(
     groups = []
     for label in range(labels.max() + 1):
         members = np.nonzero(labels == label)[0].tolist()
-        groups.append((_name([concepts[i] for i in members], keys[members[0]]), tuple(keys[i] for i in members)))
+        known = [concepts[i] for i in members], [places[i] for i in members] if places else []
+        groups.append((_name(*known, keys[members[0]]), tuple(keys[i] for i in members)))
     counts, seen = Counter(name for name, _ in groups), Counter()
     named = []
     for name, members in groups:
@@ -192,8 +195,8 @@ def merged(given: Supernodes, automatic: Supernodes) -> Supernodes:
     return replace(automatic, groups=tuple(g for g in [*kept, *rest] if g.features))
 
 
-def _name(concepts: Sequence[str | None], first: Key) -> str:
-    known = Counter(c for c in concepts if c is not None)
+def _name(concepts: Sequence[str | None], places: Sequence[str], first: Key) -> str:
+    known = Counter(c for c in concepts if c is not None) or Counter(f"unnamed, on {place}" for place in places)
     if not known:
         return f"layer {first[0]}, feature {first[1]}" + (f" and {len(concepts) - 1} more" if len(concepts) > 1 else "")
     return min(known, key=lambda c: (-known[c], c))

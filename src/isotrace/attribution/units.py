@@ -37,14 +37,15 @@ class UnitScores:
     signed: Tensor
     atoms: dict[int, tuple[float, float]]
 
-    @property
-    def spread(self) -> float:
-        """Effective share of the atoms: exp(entropy of atom masses) / number of atoms; 1 = evenly smeared."""
-        mass = torch.tensor([m for m, _ in self.atoms.values()], dtype=torch.float64)
-        if len(mass) < 2 or float(mass.sum()) == 0:
-            return float("nan")
-        p = mass / mass.sum()
-        return float(torch.exp(-(p * p.clamp(min=1e-300).log()).sum()) / len(p))
+
+def evenness(values: Iterable[float]) -> float:
+    """Effective share of the values by size: exp(entropy of |v| / Σ|v|) / n; 1 is evenly smeared, normal noise about
+    0.75. NaN for fewer than two, or where all are 0."""
+    size = torch.tensor([abs(value) for value in values], dtype=torch.float64)
+    if len(size) < 2 or float(size.sum()) == 0:
+        return float("nan")
+    p = size / size.sum()
+    return float(torch.exp(-(p * p.clamp(min=1e-300).log()).sum()) / len(p))
 
 
 def unit_scores(graph: AttributionGraph, pruned: Pruned, effects: Tensor, units: Sequence[Unit]) -> UnitScores:

@@ -28,6 +28,8 @@ TABLES = {"names": ("features", "examples"), "fidelity": (), "card": ()}
 RESULTS = {"names": "annotation", "fidelity": "evaluation"}
 """Which result a part comes from, and the command's name for it."""
 SHARED = ("seed", "mask_rate", "n_bootstrap", "n_sequences", "n_tokens", "n_predicted", "n_masked", "clean")
+UNEXPLAINED = "unexplained"
+"""Label of a feature that no concept fits."""
 Key = tuple[int, int]
 """(layer, feature)."""
 
@@ -44,9 +46,14 @@ class FeatureTables:
         return {(row["layer"], row["feature"]): row for row in self._select(self.features, keys)}
 
     @staticmethod
+    def named(row: Mapping[str, Any]) -> bool:
+        """Whether the row of `of` gives a name."""
+        return row.get("label") not in (None, "", UNEXPLAINED)
+
+    @staticmethod
     def label(row: Mapping[str, Any]) -> str:
         """The name in a row of `of`; an empty row is a feature nobody annotated."""
-        return row.get("label") or ("unexplained" if row else "not annotated")
+        return row.get("label") or (UNEXPLAINED if row else "not annotated")
 
     def examples_of(self, keys: Iterable[Key]) -> dict[Key, list[dict[str, Any]]]:
         """Each with its text in `sequence`."""

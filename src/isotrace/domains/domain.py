@@ -133,6 +133,9 @@ class Domain(Protocol):
     substructures: frozenset[str]
     """Names of the concepts that practitioners think in: what a file of sequences is told by."""
 
+    syntax: frozenset[str]
+    """Names of the concepts that are about how a sequence is written, not about what it is."""
+
     fingerprint: str
     """What `fingerprints` are, in a word or two."""
 

@@ -54,7 +54,9 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     for feature in page["features"].values():
         _colour_examples(feature["examples"])
     features = [n for n in nodes if n["kind"] == "feature"]
-    page["top"] = sorted(features, key=lambda n: -(n["influence"] or 0.0))[:_TOP_FEATURES]
+    ranked = sorted(features, key=lambda n: -(n["influence"] or 0.0))
+    page["top"] = [n for n in ranked if n["about"] != "syntax"][:_TOP_FEATURES]
+    page["written"] = [n for n in ranked if n["about"] == "syntax"][:_TOP_FEATURES]
     for name in ("score", "hidden"):
         page[f"unit_{name}_scale"] = max((abs(u[name]) for u in page["units"] if u[name] is not None), default=None)
     page["strongest"] = max((u["mass"] for u in page["units"] if u["mass"] is not None), default=None)

@@ -14,12 +14,12 @@ from isotrace.annotation.scores.structure_stats import morans_i, stability
 from isotrace.base.progress import Progress
 from isotrace.datasets.annotated import Data, read
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.shelf import UNEXPLAINED
 from isotrace.subjects.subject import Subject
 
 if TYPE_CHECKING:
     from isotrace.annotation.annotate import AnnotationConfig
 
-UNEXPLAINED = "unexplained"
 LABEL_F1, LABEL_AUROC, ALPHA = 0.5, 0.8, 0.05
 Loader = Callable[[], sparse.csr_matrix]
 

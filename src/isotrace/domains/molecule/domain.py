@@ -18,6 +18,7 @@ from isotrace.domains.molecule.tokens import parse, token_map
 from isotrace.domains.molecule.vocabulary.concepts import CONCEPTS, atom_tokens, label_molecule, tokens_of
 from isotrace.domains.molecule.vocabulary.patterns import atoms_matching, compiled
 from isotrace.domains.molecule.vocabulary.scaffolds import scaffold_group
+from isotrace.domains.molecule.vocabulary.syntax import SYNTAX
 
 KINDS = ("smarts", "regex")
 
@@ -66,6 +67,7 @@ class Molecule:
         if concept.group == "functional group"
         or re.fullmatch(r"(\d|larger).*-membered ring|element (F|Cl|Br|I)", concept.name)
     )
+    syntax = SYNTAX
     fingerprint = "ECFP4, 2,048 bits"
 
     def fingerprints(self, texts: Sequence[str]) -> np.ndarray:

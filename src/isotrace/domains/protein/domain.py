@@ -54,6 +54,7 @@ class ProteinDomain:
         return text
 
     substructures: frozenset[str] = frozenset()
+    syntax = frozenset(concept.name for concept in CONCEPTS if concept.name.startswith("special token"))
     fingerprint = "one-hot residues where all are as long, else counts of residues and pairs"
 
     def fingerprints(self, texts: Sequence[str]) -> np.ndarray:

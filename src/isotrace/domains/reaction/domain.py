@@ -16,6 +16,7 @@ from isotrace.domains.molecule.sketch import draw_sketch, picture_of
 from isotrace.domains.molecule.spelling import fragments, respelled
 from isotrace.domains.molecule.vocabulary.concepts import placed
 from isotrace.domains.molecule.vocabulary.scaffolds import scaffold_group
+from isotrace.domains.molecule.vocabulary.syntax import SYNTAX
 from isotrace.domains.reaction.concepts import (
     MAPPED_CONCEPTS,
     REACTION_CONCEPTS,
@@ -82,6 +83,7 @@ class ReactionDomain:
         return text
 
     substructures: frozenset[str] = frozenset()
+    syntax = SYNTAX | {c.name for c in REACTION_CONCEPTS if c.group == "component" and not c.name.endswith("reactant")}
     fingerprint = "ECFP4 of reactants and of products, 2,048 bits each"
 
     def fingerprints(self, texts: Sequence[str]) -> np.ndarray:

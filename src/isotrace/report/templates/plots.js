@@ -154,14 +154,14 @@ function rows(pairs) {
   return list;
 }
 function neighbours(title, i, end) {
-  const list = incident[i].filter((e) => e[1 - end] === i), top = list.slice(0, 12);
+  const list = incident[i].filter((e) => e[1 - end] === i).sort((a, b) => Math.abs(b[2]) - Math.abs(a[2])), top = list.slice(0, 12);
   const box = make("div", {}, make("h4", {}, list.length > top.length ? `${title}, 12 of ${list.length}` : `${title}`));
   if (!list.length) box.append(make("p", { class: "note" }, "none kept"));
   for (const edge of top) {
     const other = nodes[edge[end]];
     box.append(make("button", { type: "button", class: `neighbour ${sign(edge[2])}`, "data-ref": other.id },
       make("i", { style: `width:${100 * Math.abs(edge[2]) / Math.abs(top[0][2] || 1)}%` }),
-      make("span", {}, other.label), make("small", {}, other.pos === null ? "" : tokens[other.pos].text),
+      make("span", {}, other.label), make("small", {}, other.pos === null || other.members ? "" : tokens[other.pos].text),
       make("b", {}, num(edge[2]))));
   }
   return box;
@@ -177,24 +177,27 @@ function example(e) {
   return figure;
 }
 const GROUPS = { top: "Fires most", middle: "Fires at the middle of its range", weak: "Fires weakly" };
-// Every group of features becomes one node, the errors of a layer another; edges between the same two add up.
+// Every group of features becomes one node, all syntax another, the tokens of a group of atoms and the errors of a layer
+// too; edges between the same two add up.
 function collapsed() {
   const found = [], home = new Array(data.nodes.length), errors = new Map();
   const add = (node, members) => {
     for (const i of members) home[i] = found.length;
     found.push({ ...node, members });
   };
-  const mass = (i) => data.nodes[i].influence ?? 0;
+  const mass = (i) => data.nodes[i].influence ?? 0, known = (list) => list.filter((v) => v !== null);
   const joined = (members, own) => {
     const list = members.map((i) => data.nodes[i]), most = members.reduce((a, b) => (mass(b) > mass(a) ? b : a));
-    const layers = list.map((n) => n.layer).sort((a, b) => a - b);
-    return { feature: null, f1: null, activation: null, effect: null, pos: data.nodes[most].pos,
+    const layers = list.map((n) => n.layer).sort((a, b) => a - b), effects = known(list.map((n) => n.effect));
+    return { feature: null, f1: null, activation: null, pos: data.nodes[most].pos, effect: effects.length ? total(effects) : null,
       influence: members.reduce((sum, i) => sum + mass(i), 0), layer: layers[Math.floor(layers.length / 2)],
       layers: [layers[0], layers.at(-1)], places: [...new Set(list.map((n) => n.pos))].sort((a, b) => a - b), ...own };
   };
   groups.members.forEach((members, k) => {
     if (members.length) add(joined(members, { id: `s${k}`, kind: "supernode", label: groups.file.groups[k].name, group: k }), members);
   });
+  groups.folds.forEach(({ kind, label, members }, k) => add(joined(members, { id: `fold${k}`, kind, label,
+    layer: kind === "syntax" ? SYNTAX : -1 }), members));
   data.nodes.forEach((n, i) => {
     if (n.kind === "error") errors.set(n.layer, [...(errors.get(n.layer) ?? []), i]);
     else if (home[i] === undefined) add(n, [i]);
@@ -211,21 +214,36 @@ function collapsed() {
   const ids = new Map(found.flatMap((n, k) => [[n.id, k], ...n.members.map((i) => [data.nodes[i].id, k])]));
   return { nodes: found, edges: list.sort((a, b) => Math.abs(b[2]) - Math.abs(a[2])), byId: ids };
 }
+const total = (list) => list.reduce((a, b) => a + b, 0);
 
-// A supernode's name is edited here and travels with the file that is downloaded; errors keep theirs.
+// What a node that stands for several says: where they are, what they do summed, and the strongest of them.
+function groupLines(n) {
+  const list = n.members.map((i) => data.nodes[i]).sort((a, b) => Math.abs(b.effect ?? 0) - Math.abs(a.effect ?? 0));
+  const where = n.layer < 0 && n.kind === "token" ? "" : `, ${span(n)}`, features = list.filter((m) => m.kind === "feature");
+  const lines = [`${list.length} nodes${where}, at ${n.places.length} positions`, `influence ${num(n.influence)}, summed`
+    + (n.effect === null ? "" : ` · effects ${num(n.effect)} ${data.target.unit}, summed`)];
+  for (const m of features.slice(0, 5)) lines.push(`${m.label}, layer ${m.layer}, ${tokens[m.pos].text}: ${num(m.effect)}`);
+  if (features.length > 5) lines.push(`and ${features.length - 5} more: click`);
+  return lines;
+}
+
+// A supernode's name is edited here and travels with the file that is downloaded; other groups keep theirs.
 function groupCard(i) {
-  const n = nodes[i], parts = [make("p", { class: "kind" }, `${n.members.length} nodes, ${span(n)}`)];
+  const n = nodes[i], parts = [make("p", { class: "kind" }, groupLines(n)[0])];
   if (n.kind === "supernode") {
     const input = make("input", { type: "text", class: "rename", value: n.label, "aria-label": "Name of the supernode" });
     input.addEventListener("input", () => {
       n.label = groups.file.groups[n.group].name = input.value;
       document.querySelector(`[data-name="${n.id}"]`).textContent = short(input.value);
     });
-    const features = groups.file.groups[n.group].features.map(([layer, feature]) => data.nodes.find((m) =>
-      m.kind === "feature" && m.layer === layer && m.feature === feature)).filter((m) => m);
-    parts.push(input, make("h4", {}, `${features.length} features`), make("ul", { class: "members" },
-      ...features.map((m) => make("li", {}, `${m.label} (layer ${m.layer}, feature ${m.feature})`))));
+    parts.push(input);
   } else parts.push(make("h3", {}, n.label));
+  if (n.effect !== null) parts.push(rows([["effects, summed", `${num(n.effect)} ${data.target.unit}`], ["influence, summed", num(n.influence)]]));
+  const members = n.members.map((m) => data.nodes[m]).sort((a, b) => Math.abs(b.effect ?? 0) - Math.abs(a.effect ?? 0));
+  if (n.kind !== "error") {
+    parts.push(make("h4", {}, "What is in it"), make("ul", { class: "members" }, ...members.map((m) => make("li", {},
+      m.kind === "feature" ? `${m.label} (layer ${m.layer}, ${tokens[m.pos].text} ${m.pos}): ${num(m.effect)}` : `${m.label} ${m.pos}: ${num(m.effect)}`))));
+  }
   parts.push(make("div", { class: "pair" }, neighbours("Inputs, summed", i, 0), neighbours("Outputs, summed", i, 1)));
   return parts;
 }
@@ -270,6 +288,8 @@ function download() {
 }
 $("save-groups")?.addEventListener("click", download);
 
+use($("collapse")?.checked ? collapsed() : whole);
+start();
 scatter("free", "predicted", "free_running", "measured, running");
 scatter("graph-free", "graph", "free_running", "measured, running");
 scatter("frozen", "graph", "frozen", "measured, frozen");

@@ -12,21 +12,36 @@ const layerName = (layer) => `layer ${layer}${side(layer) && ` of the ${side(lay
 // ---- the graph shown ----
 const SLOT = 16, TOP = 20, LEFT = 62, BUCKETS = 5, PAINTED = 2000;
 // byId knows what a supernode holds too, so that whatever names a feature finds the node that stands for it.
-let nodes, edges, byId, incident, maxInfluence, maxWeight, at, nodeElements, edgeLayer, edgeCanvas, overlay, graphBox;
+let nodes, edges, byId, closed, incident, maxInfluence, maxWeight, at, nodeElements, edgeLayer, edgeCanvas, overlay, graphBox;
 const largest = (list, of) => list.reduce((most, item) => Math.max(most, of(item)), 1e-12);
 function use(graph) {
   ({ nodes, edges, byId } = graph);
+  closed = graph !== whole;
   incident = nodes.map(() => []);
   for (const edge of edges) { incident[edge[0]].push(edge); if (edge[1] !== edge[0]) incident[edge[1]].push(edge); }
   maxInfluence = largest(nodes, (n) => n.influence ?? 0);
   maxWeight = largest(edges, (e) => Math.abs(e[2]));
 }
 const whole = { nodes: data.nodes, edges: data.edges, byId: new Map(data.nodes.map((n, i) => [n.id, i])) };
-use(whole);
+const SYNTAX = -0.5;  // the lane of syntax lies between the tokens and the first layer
+const laneName = (layer) => (layer === -1 ? (closed ? "atoms" : "tokens") : layer === SYNTAX ? "syntax"
+  : layer === data.n_layers ? "target" : `${side(layer).slice(0, 3) || "layer"} ${layer}`);
 const radius = (n) => 2.5 + 5 * Math.sqrt((n.influence ?? 0) / maxInfluence);
 const places = (n) => n.places ?? (n.pos === null ? [] : [n.pos]);
 
 // ---- drawing ----
+// Lanes from the target down to the tokens; of closed graphs those that hold something.
+function lanes() {
+  const all = [data.n_layers, ...Array.from({ length: data.n_layers }, (_, k) => data.n_layers - 1 - k), SYNTAX, -1];
+  const held = new Set(nodes.map((n) => n.layer));
+  return all.filter((layer) => (closed ? held.has(layer) : layer !== SYNTAX));
+}
+function stack(heightOf) {
+  const base = new Map();
+  let y = TOP;
+  for (const layer of lanes()) { base.set(layer, { top: y, height: heightOf(layer) }); y += heightOf(layer); }
+  return { base, bottom: y };
+}
 
 // A cell is one layer at one position; its nodes sit in a small grid, so that none hides another.
 function place() {
@@ -36,7 +51,7 @@ function place() {
     if (!cells.has(key)) cells.set(key, []);
     cells.get(key).push(i);
   });
-  const widest = tokens.map(() => 1), tallest = new Array(data.n_layers + 2).fill(1);
+  const widest = tokens.map(() => 1), tallest = new Map();
   for (const list of cells.values()) {
     list.sort((a, b) => (nodes[b].influence ?? 0) - (nodes[a].influence ?? 0));
     const { pos } = nodes[list[0]];
@@ -45,49 +60,66 @@ function place() {
   for (const list of cells.values()) {
     const { pos, layer } = nodes[list[0]];
     const columns = pos === null ? list.length : widest[pos];
-    tallest[layer + 1] = Math.max(tallest[layer + 1], Math.ceil(list.length / columns));
+    tallest.set(layer, Math.max(tallest.get(layer) ?? 1, Math.ceil(list.length / columns)));
   }
   const natural = tokens.map((t, p) => Math.max(SLOT * widest[p] + 6, 7.4 * t.text.length + 6));
   const sum = natural.reduce((a, b) => a + b, 0);
-  const stretch = Math.max(1, ($("graph").clientWidth - LEFT - 14) / sum);
+  const stretch = Math.max(1, (room() - LEFT - 14) / sum);
   const centre = [];
   let x = LEFT;
   for (const w of natural) { centre.push(x + w * stretch / 2); x += w * stretch; }
-  const width = x + 12, base = [], named = stagger(centre, width);
-  let y = TOP;
-  for (let layer = data.n_layers; layer >= -1; layer--) {
-    const height = Math.max(tallest[layer + 1] * SLOT + 26, named.rows(layer) * 30 + 18);
-    base[layer + 1] = { top: y, height };
-    y += height;
-  }
+  const width = x + 12, { base, bottom } = stack((layer) => (tallest.get(layer) ?? 1) * SLOT + 26);
   for (const list of cells.values()) {
     const { pos, layer } = nodes[list[0]], columns = pos === null ? list.length : widest[pos];
-    const rows = Math.ceil(list.length / columns), band = base[layer + 1];
+    const rows = Math.ceil(list.length / columns), band = base.get(layer);
     list.forEach((i, k) => {
       const row = Math.floor(k / columns), inRow = Math.min(columns, list.length - row * columns);
       at[i] = [(pos === null ? (LEFT + width) / 2 : centre[pos]) + (k % columns - (inRow - 1) / 2) * SLOT,
         band.top + band.height / 2 + (row - (rows - 1) / 2) * SLOT];
-      if (named.x[i]) at[i] = [named.x[i], band.top + band.height - 12 - 30 * named.row[i]];
     });
   }
-  return { width, height: y + 30, centre, base };
+  return { width, height: bottom + 30, centre, base };
 }
 
-// Supernodes carry their names: each takes the lowest row of its layer in which its name overlaps no other.
-const NAME = 24, short = (text) => (text.length > NAME ? `${text.slice(0, NAME - 1)}…` : text);
-function stagger(centre, width) {
-  const ends = new Map(), row = new Array(nodes.length), x = new Array(nodes.length);
-  const order = nodes.map((_, i) => i).filter((i) => nodes[i].kind === "supernode").sort((a, b) => nodes[a].pos - nodes[b].pos);
-  for (const i of order) {
-    const half = 3.2 * short(nodes[i].label).length + 5, { layer, pos } = nodes[i];
-    x[i] = Math.max(LEFT + half, Math.min(width - half, centre[pos]));
-    if (!ends.has(layer)) ends.set(layer, []);
-    const list = ends.get(layer), free = list.findIndex((end) => end < x[i] - half);
-    row[i] = free < 0 ? list.length : free;
-    list[row[i]] = x[i] + half;
+// A closed graph is as wide as its box: nodes carry their names and stand as near to their tokens as names that do not
+// touch allow. Errors stand at the right edge.
+const ROW = 30, EDGE = 20;
+function placeNamed() {
+  const width = room(), right = width - EDGE, rows = new Map(), row = new Array(nodes.length);
+  const longest = Math.floor((right - LEFT - 10) / 6.4);
+  const middle = (n) => LEFT + (right - LEFT) * ((n.places ?? [n.pos]).reduce((a, b) => a + b, 0) / (n.places ?? [0]).length + 0.5) / tokens.length;
+  nodes.forEach((n, i) => {
+    n.shown = short(n.label, Math.min(NAME, longest));
+    if (n.kind === "error") at[i] = [width - EDGE / 2, 0];
+    if (n.kind === "target") at[i] = [(LEFT + right) / 2, 0];
+  });
+  const named = nodes.map((_, i) => i).filter((i) => at[i] === undefined).sort((a, b) => middle(nodes[a]) - middle(nodes[b]));
+  const half = (i) => 3.2 * nodes[i].shown.length + 6;
+  for (const i of named) rows.set(nodes[i].layer, [...(rows.get(nodes[i].layer) ?? []), i]);
+  for (const [layer, list] of rows) {
+    // As few rows as there must be, dealt in turn, so that each spans the width.
+    let dealt = [list];
+    for (let n = 2; dealt.some((part) => part.reduce((sum, i) => sum + 2 * half(i), 0) > right - LEFT); n++) {
+      dealt = Array.from({ length: n }, (_, r) => list.filter((_, k) => k % n === r));
+    }
+    dealt.forEach((part, r) => {
+      let end = LEFT;
+      const x = part.map((i) => { const left = Math.max(end, middle(nodes[i]) - half(i)); end = left + 2 * half(i); return left; });
+      let limit = right;
+      for (let k = part.length - 1; k >= 0; k--) { x[k] = Math.min(x[k], limit - 2 * half(part[k])); limit = x[k]; }
+      part.forEach((i, k) => { at[i] = [x[k] + half(i), 0]; row[i] = r; });
+    });
+    rows.set(layer, dealt);
   }
-  return { x, row, rows: (layer) => ends.get(layer)?.length ?? 0 };
+  const { base, bottom } = stack((layer) => Math.max(1, rows.get(layer)?.length ?? 0) * ROW + 12);
+  nodes.forEach((n, i) => {
+    const { top, height } = base.get(n.layer);
+    at[i][1] = row[i] === undefined ? top + height / 2 : top + height - 12 - ROW * row[i];
+  });
+  return { width, height: bottom + 8, centre: null, base };
 }
+const room = () => $("graph").clientWidth;
+const NAME = 28, short = (text, most = NAME) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 function shape(n, [x, y]) {
   const r = radius(n), common = { class: `node ${n.kind} ${n.effect === null ? "" : sign(n.effect)}`, "data-node-id": n.id };
@@ -102,39 +134,39 @@ function shape(n, [x, y]) {
 function drawGraph() {
   at = new Array(nodes.length);
   nodeElements = new Map();
-  const { width, height, centre, base } = place();
+  const { width, height, centre, base } = closed ? placeNamed() : place();
   const size = { width, height, viewBox: `0 0 ${width} ${height}` };
   const back = make("g"), names = make("svg", { class: "names", width: 54, height }), marks = make("g", { class: "marks" });
   names.append(make("rect", { width: 54, height }));
-  base.forEach(({ top, height: h }, k) => {
-    const name = k === 0 ? "tokens" : k === data.n_layers + 1 ? "target" : `${side(k - 1).slice(0, 3) || "layer"} ${k - 1}`;
+  [...base].forEach(([layer, { top, height: h }], k) => {
     if (k % 2) back.append(make("rect", { class: "band", x: 0, y: top, width, height: h }));
-    names.append(make("text", { class: "axis", x: 6, y: top + h / 2 + 4 }, name));
+    names.append(make("text", { class: "axis", x: 6, y: top + h / 2 + 4 }, laneName(layer)));
   });
   // Edges lie in a layer of their own, which the browser composes: dimming it on hover repaints nothing.
   edgeLayer = make("svg", { ...size, class: "edges", "aria-hidden": "true" });
   edgeCanvas = make("canvas", { width, height, class: "edges", "aria-hidden": "true" });
   overlay = make("g", { class: "overlay" });
-  tokens.forEach((t, p) => marks.append(make("text",
+  if (centre) tokens.forEach((t, p) => marks.append(make("text",
     { class: `label ${t.kind}`, x: centre[p], y: height - 14, "text-anchor": "middle", "data-column": p }, t.text)));
   nodes.forEach((n, i) => {
     const element = shape(n, at[i]);
     nodeElements.set(n.id, element);
     marks.append(element);
-    if (n.kind === "target" || n.kind === "supernode") {
-      const lift = n.kind === "target" ? 16 : radius(n) + 4, small = n.kind === "target" ? "" : " small";
+    if (n.kind === "target" || (closed && n.kind !== "error")) {
+      const lift = n.kind === "target" ? 14 : radius(n) + 4, small = n.kind === "target" ? "" : " small";
       marks.append(make("text", { class: `goal${small}`, x: at[i][0], y: at[i][1] - lift, "text-anchor": "middle",
-        "data-name": n.id }, n.kind === "target" ? n.label : short(n.label)));
+        "data-name": n.id }, make("title", {}, n.label), closed && n.shown ? n.shown : n.label));
     }
   });
-  graphBox = make("div", { class: "canvas", style: `width:${width}px;height:${height}px` },
+  const scale = closed ? 1 : Math.min(1, Math.max(LEAST, room() / width));
+  graphBox = make("div", { class: "canvas", style: `width:${width}px;height:${height}px;transform:scale(${scale})` },
     make("svg", { ...size, "aria-hidden": "true" }, back), edgeLayer, edgeCanvas,
     make("svg", { ...size, role: "img", "aria-label": "Attribution graph; the table below lists its features" }, overlay, marks),
     names);
-  $("graph").replaceChildren(graphBox);
-  const goal = at[nodes.findIndex((n) => n.kind === "target")];
-  if (goal) $("graph").scrollLeft = goal[0] - $("graph").clientWidth / 2;
+  $("graph").replaceChildren(make("div", { style: `width:${width * scale}px;height:${height * scale}px` }, graphBox));
+  $("wide").hidden = width * scale <= room() + 1;
 }
+const LEAST = 0.7;  // a graph of single features shrinks to fit its box, no further than one can read; then it scrolls
 
 const strength = (w) => Math.min(BUCKETS - 1, Math.floor(BUCKETS * Math.sqrt(Math.abs(w) / maxWeight)));
 const thickness = (bucket) => 0.7 + 0.75 * bucket, opacity = (bucket, floor) => Math.min(1, floor + 0.16 * bucket);
@@ -184,7 +216,7 @@ function refreshEdges() {
   cancelAnimationFrame(painting);
   drawEdges(edgeLayer, many ? [] : list, 0.16);
   paintEdges(many ? list : []);
-  const order = edges === data.edges ? "most influential" : "largest sum";
+  const order = !closed ? "most influential" : "largest sum";
   $("shown").textContent = `${n.toLocaleString("en")} of ${edges.length.toLocaleString("en")}, ${order} first`;
 }
 let pending = 0;
@@ -226,10 +258,7 @@ function tip(event, title, lines) {
 }
 function tipNode(event, i) {
   const n = nodes[i];
-  if (n.layers) {
-    const lines = [`${n.members.length} nodes, ${span(n)}, at ${n.places.length} positions`, `influence ${num(n.influence)}, summed`];
-    return tip(event, n.label, lines);
-  }
+  if (n.members) return tip(event, n.label, groupLines(n));
   const place = n.layer < 0 ? "input" : n.layer >= data.n_layers ? "target" : layerName(n.layer);
   tip(event, n.label, [`${place} · ${tokenText(n.pos)}`, `activation ${num(n.activation)} · influence ${num(n.influence)}`
     + (n.effect === null ? "" : ` · effect ${num(n.effect)}${n.measured ? ", measured" : ""}`)]);
@@ -276,7 +305,6 @@ function show(graph) {
   select(id === null ? null : byId.get(id) ?? byId.get(data.nodes[member].id));
 }
 $("collapse")?.addEventListener("change", (event) => show(event.target.checked ? collapsed() : whole));
-start();
 let resizing = 0;
 addEventListener("resize", () => {
   clearTimeout(resizing);

@@ -11,7 +11,7 @@ from isotrace.attribution.trace import Traced
 from isotrace.datasets.annotated import read
 from isotrace.domains.domain import domain_of
 from isotrace.report.page import number
-from isotrace.stats.bootstrap import bootstrap_weights, interval
+from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
 from isotrace.stats.metrics import spearman
 
 DRAWS = 1_000
@@ -67,6 +67,23 @@ def group_rows(traced: Traced) -> list[dict[str, Any]]:
         row |= {"beyond": known and (sd is None or abs(mean) > sd), "picture": float(effects.sum(1).mean())}
         rows.append(row)
     return sorted(rows, key=lambda row: -abs(row["hidden"] or 0.0))
+
+
+def spelling_rows(traced: Traced) -> dict[str, Any] | None:
+    """The target and the atoms over the spellings; None where there are no others."""
+    found = traced.spellings
+    if found is None:
+        return None
+    low, high = mean_interval(found.correlations, traced.config.seed)
+    return {
+        "spellings": [{"smiles": s, "value": float(v)} for s, v in zip(found.smiles, found.values, strict=True)],
+        "units": [
+            {"index": i, "mean": float(effects.mean()), "sd": float(effects.std(ddof=1)), "mass": float(mass)}
+            for i, (effects, mass) in enumerate(zip(found.effects.T, found.masses.mean(0), strict=True))
+        ],
+        "rank_correlation": {"mean": float(found.correlations.mean()), "ci": [low, high]},
+        "target_sd": float(found.values.std(ddof=1)),
+    }
 
 
 def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,10 @@ from isotrace.datasets.annotated import read
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Reading, domain_of
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
+from isotrace.report.page import number
 from isotrace.report.trace.effects import effects_of
+from isotrace.report.trace.finding import signed
+from isotrace.report.trace.graph.kinds import node_kind
 from isotrace.report.trace.graph.trace_graph import page_edges, page_supernodes
 from isotrace.report.trace.trace import strongest
 
@@ -82,48 +85,24 @@ def trace_view(trace: "Record") -> dict[str, Any]:
 
 
 def sentences(trace: "Record", summary: dict[str, Any]) -> list[str]:
-    """What a reader should take away, in plain words, each number beside its control."""
+    """What stands behind the finding, in plain words."""
     target, circuit = summary["target"], summary["circuit"]
-    control, neurons, unit = circuit["control"], circuit["neurons"], summary["target"]["unit"]
-    probability = target["probability"]
-    value = f"{target['value']:.2f} {unit}" + ("" if probability is None else f", probability {probability:.2f}")
-    way = "up" if circuit["full"] >= circuit["empty"] else "down"
-    found = [
-        f"{target['description']}: {value}.",
-        f"With every feature ablated it would be {circuit['empty']:.2f} {unit}, the reference of every effect here: "
-        f"all features together move it {way} by {abs(circuit['full'] - circuit['empty']):.2f}.",
-    ]
+    unit, probability = target["unit"], target["probability"]
+    way, moved = "up" if circuit["full"] >= circuit["empty"] else "down", abs(circuit["full"] - circuit["empty"])
+    found = [] if probability is None else [f"Probability {number(probability)}."]
+    found.append(
+        f"With every feature ablated it would be {number(circuit['empty'])} {unit}, the reference of every effect "
+        f"here: all features together move it {way} by {number(moved)}."
+    )
     probe = trace.traced.target.probe
     if probe is not None and probe.config.mean is not None:
         mean, sd = probe.config.mean, probe.config.sd
-        spread = "" if sd is None else f" (standard deviation {sd:.2f})"
+        spread = "" if sd is None else f" (standard deviation {number(sd)})"
         found.append(
-            f"What the probe was fitted on averages {mean:.2f} {unit}{spread}: this is {target['value'] - mean:+.2f} "
-            f"from it, the reference {circuit['empty'] - mean:+.2f}."
+            f"What the probe was fitted on averages {number(mean)} {unit}{spread}: this is "
+            f"{signed(target['value'] - mean)} from it, the reference {signed(circuit['empty'] - mean)}."
         )
-    nodes = f"{circuit['n_features']} feature nodes, {circuit['fraction_of_features']:.0%} of the active ones"
-    if circuit["reproduces"]:
-        found.append(
-            f"A circuit of {nodes}, gives {circuit['value']:.2f} by itself, {circuit['error']:.2f} from the model."
-        )
-    else:
-        found.append(
-            f"No small circuit reproduces this prediction: {circuit['reason']}. The one shown, {nodes}, gives "
-            f"{circuit['value']:.2f} by itself, {circuit['error']:.2f} from the model."
-        )
-    beside = f"Matched random circuits are {control['error_mean']:.2f} from it"
-    found.append(beside + (f", as many neurons {neurons['error']:.2f}." if neurons["error"] is not None else "."))
-    found.append(
-        f"Without the circuit the target is {circuit['removed']:.2f}; without matched random circuits "
-        f"{control['removed_mean']:.2f}."
-    )
-    lane = sum(s["score"] for s in summary["syntax"])
     found.append(f"Atoms that move it most: {strongest(trace.units, 3)} {unit}.")
-    found.append(f"{lane:.0%} of the circuit's mass lies on syntax and special tokens, which the picture leaves out.")
-    named = [f for f in summary["features"] if f["label"] not in ("unexplained", "not annotated")]
-    if named:
-        labels = list(dict.fromkeys(f["label"] for f in named))[:5]
-        found.append(f"Named features in it include {', '.join(labels)}.")
     return found
 
 
@@ -140,6 +119,7 @@ def _node(trace: "Record", node: int) -> dict[str, Any]:
         "influence": float(traced.pruned.influence[node]),
         "effect": float(traced.effects[node]),
         "measured": None,
+        "about": None,
         "f1": None,
     }
     if kind == "feature":
@@ -149,6 +129,7 @@ def _node(trace: "Record", node: int) -> dict[str, Any]:
             "feature": feature,
             "activation": float(graph.activations[node]),
             "label": trace.tables.label(row),
+            "about": node_kind(trace, node),
             "f1": row.get("f1"),
             **effects_of(traced, node),
         }

@@ -11,17 +11,22 @@ import torch
 from isotrace.attribution.graph_files import graph_tensors, origin_of
 from isotrace.attribution.supernodes import Supernodes
 from isotrace.attribution.trace import Traced
+from isotrace.attribution.units import evenness
 from isotrace.base.runs import to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.molecule.drawing import draw_molecule
-from isotrace.report.trace.atoms import group_rows, picture, substructures_of, unit_rows
+from isotrace.report.trace.atoms import group_rows, picture, spelling_rows, substructures_of, unit_rows
 from isotrace.report.trace.effects import agreement, checked, disagreement, effects_of
+from isotrace.report.trace.graph.kinds import lanes, node_kind
 from isotrace.report.trace.graph.neuronpedia import graph_json, target_probability
 from isotrace.report.trace.graph.trace_graph import control_frame, edge_frame, intervention_frame, supernodes_of
 from isotrace.report.trace.payload import trace_view
 from isotrace.report.trace.trace import TraceResult
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.subjects.probe import judged, probe_folder
+
+SMEARED = 0.75
+"""`evenness` of the atoms' scores from which on a trace warns: that of normal noise."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +111,16 @@ class Record:
                 for p, u, s in self._positions()
                 if u.kind in ("bond", "ring") and len(u.atoms) == 2
             ],
-            "syntax": [{"token": u.text, "pos": p, "score": s} for p, u, s in self._positions() if u.kind != "atom"],
+            "syntax": [
+                {"token": u.text, "pos": p, "score": s, "effect": float(traced.unit_scores.signed[p])}
+                for p, u, s in self._positions()
+                if u.kind != "atom"
+            ],
+            "lanes": lanes(traced, self.features),
             "features": self.features,
             "supporters": self.pushes(traced.supporters.tolist()),
             "opponents": self.pushes(traced.opponents.tolist()),
-            "spellings": self._spellings,
+            "spellings": spelling_rows(traced),
             "warnings": self.warnings,
         }
 
@@ -189,10 +199,10 @@ class Record:
         return [self._named(node) | effects_of(self.traced, node) for node in nodes]
 
     def _named(self, node: int) -> dict[str, Any]:
-        """Where a feature node is, and the feature's label."""
+        """Where a feature node is, the feature's label, and what it is about."""
         layer, position, feature = self.traced.graph.feature_nodes[node].tolist()
         place = {"layer": layer, "feature": feature, "position": position, "token": self.traced.tokens[position]}
-        return place | {"label": self.tables.label(self.rows.get((layer, feature), {}))}
+        return place | {"label": self.tables.label(self.rows.get((layer, feature), {})), "kind": node_kind(self, node)}
 
     @cached_property
     def features(self) -> list[dict[str, Any]]:
@@ -236,29 +246,16 @@ class Record:
         if traced.scores.replacement < 0.5:
             share = 1 - traced.scores.replacement
             found.append(f"Most influence passes through error nodes ({share:.0%}): the features miss most of it.")
-        if traced.unit_scores.spread > 0.75:
-            found.append(f"Not localised: the mass is spread over {traced.unit_scores.spread:.0%} of the atoms.")
+        if (even := evenness(u["score"] for u in self.units)) > SMEARED:
+            found.append(
+                f"Not localised: the effects in the picture, without their signs, are as even as of {even:.0%} of the "
+                "atoms with equal ones, noise would be as well."
+            )
         if traced.graph.completeness_error() > 1e-4:
             found.append("Edges and constants do not add up to 1e-4: treat small edges with care.")
         if self.fidelity is None:
             found.append("The dictionary has no fidelity on its shelf: what it misses of held-out data is unknown.")
         return found
-
-    @property
-    def _spellings(self) -> dict[str, Any] | None:
-        found = self.traced.spellings
-        if found is None:
-            return None
-        low, high = mean_interval(found.correlations, self.traced.config.seed)
-        return {
-            "spellings": [{"smiles": s, "value": float(v)} for s, v in zip(found.smiles, found.values, strict=True)],
-            "units": [
-                {"index": i, "mean": float(effects.mean()), "sd": float(effects.std(ddof=1)), "mass": float(mass)}
-                for i, (effects, mass) in enumerate(zip(found.effects.T, found.masses.mean(0), strict=True))
-            ],
-            "rank_correlation": {"mean": float(found.correlations.mean()), "ci": [low, high]},
-            "target_sd": float(found.values.std(ddof=1)),
-        }
 
     @property
     def settings(self) -> dict[str, Any]:

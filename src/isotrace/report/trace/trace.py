@@ -49,7 +49,7 @@ class TraceResult(Carded):
         shared = ("input", "subject", "dictionary", "warnings", "picture", "units", "syntax", "graph", "spellings")
         return {
             **page,
-            **{name: summary[name] for name in (*shared, "groups", "supporters", "opponents")},
+            **{name: summary[name] for name in (*shared, "groups", "lanes", "supporters", "opponents")},
             "finding": {"sentence": found.sentence, "overturned": found.taken_back},
             "target": summary["target"] | page["target"],
             "verification": page["verification"]

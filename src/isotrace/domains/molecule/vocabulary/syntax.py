@@ -35,6 +35,7 @@ _NAMES = {
     "position": ("first token", "last token", "special token at the start", "special token at the end"),
 }
 SYNTAX_CONCEPTS = tuple(Concept(name, group, "token") for group, names in _NAMES.items() for name in names)
+SYNTAX = frozenset(concept.name for concept in SYNTAX_CONCEPTS)
 
 
 def syntax_concepts(text: str, units: Sequence[TokenUnit]) -> Iterator[tuple[str, tuple[int, ...]]]:

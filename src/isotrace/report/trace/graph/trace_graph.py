@@ -1,6 +1,7 @@
 """The graph of a trace for its page and its run folder: edges, supernodes, tables."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -9,6 +10,7 @@ import torch
 from isotrace.attribution.graph import normalise
 from isotrace.attribution.influence import influence
 from isotrace.attribution.supernodes import (
+    Supernode,
     SupernodeConfig,
     Supernodes,
     activation_profiles,
@@ -16,6 +18,8 @@ from isotrace.attribution.supernodes import (
     merged,
 )
 from isotrace.base.runs import to_jsonable
+from isotrace.domains.domain import domain_of
+from isotrace.report.trace.graph.kinds import node_kind
 
 if TYPE_CHECKING:
     from isotrace.report.trace.record import Record
@@ -24,25 +28,63 @@ EDGES, PER_NODE = 100_000, 3
 """Edges on the page: the most influential ones, and at least so many into and out of every node."""
 
 
+OUTSIDE = "syntax"
+
+
 def supernodes_of(trace: "Record") -> Supernodes:
-    """Those given, where there are, and automatic ones of the features they do not name. The features of the circuit
-    come in the order of their influence, their activations from this input."""
+    """Those given, where there are, and automatic ones of the features they do not name: features whose name is syntax
+    in one group, the others by what they are about. The features of the circuit come in the order of their influence,
+    their activations from this input."""
     keys = list(dict.fromkeys((f["layer"], f["feature"]) for f in trace.features))
-    concepts = [trace.rows.get(key, {}).get("concept") for key in keys]
     config, framed = SupernodeConfig(seed=trace.traced.config.seed), trace.traced.frame
-    automatic = find_supernodes(config, keys, concepts, framed.dictionary, activation_profiles(framed, keys))
-    return merged(trace.given, automatic) if trace.given else automatic
+    rows = {key: trace.rows.get(key, {}) for key in keys}
+    named = {key: row["concept"] for key, row in rows.items() if trace.tables.named(row)}
+    written = [key for key in keys if named.get(key) in domain_of("molecule").syntax]
+    about = [key for key in keys if key not in written]
+    profiles = activation_profiles(framed, about)
+    concepts = [named.get(key) for key in about]
+    found = find_supernodes(config, about, concepts, framed.dictionary, profiles, _places(trace, profiles))
+    if written:
+        found = replace(found, groups=(*found.groups, Supernode("syntax", tuple(written))))
+    return merged(trace.given, found) if trace.given else found
+
+
+def _places(trace: "Record", profiles: torch.Tensor) -> list[str]:
+    """The group of atoms, or `OUTSIDE`, at whose tokens each feature is most active in sum."""
+    at = [_group(trace, position) for position in range(trace.traced.graph.n_tokens)]
+    names = list(dict.fromkeys(at))
+    sums = torch.stack([profiles[:, [one == name for one in at]].sum(1) for name in names])
+    return [names[place] for place in sums.argmax(0).tolist()]
+
+
+def _group(trace: "Record", position: int) -> str:
+    """What a token belongs to: the group of its first atom."""
+    unit = trace.traced.units[position]
+    if unit.kind != "atom":
+        return OUTSIDE
+    return next((g.name for g in trace.traced.groups if unit.atoms[0] in g.atoms), "atoms")
 
 
 def page_supernodes(trace: "Record", nodes: list[int]) -> dict[str, Any]:
-    """`file`: what `supernodes.json` holds; `members`: per group, the places in `nodes` of its feature nodes."""
+    """`file`: what `supernodes.json` holds; `members`: per group, the places in `nodes` of its feature nodes, without
+    those that are about syntax. `folds`: what else is one node there, with its places: all syntax, and the tokens of
+    each group of atoms."""
     found, members = trace.supernodes, [[] for _ in trace.supernodes.groups]
     groups, graph = found.group_of(), trace.traced.graph
+    folds: dict[tuple[str, str], list[int]] = {}
     for place, node in enumerate(nodes):
-        if node < graph.n_features:
+        kind = graph.kind_of(node)
+        if kind == "feature" and node_kind(trace, node) == "syntax":
+            folds.setdefault(("syntax", "syntax"), []).append(place)
+        elif kind == "feature":
             layer, _, feature = graph.feature_nodes[node].tolist()
             members[groups[layer, feature]].append(place)
-    return {"file": to_jsonable(found), "members": members}
+        elif kind not in ("error", "target"):
+            group = _group(trace, graph.position_of(node) or 0)
+            label = f"{trace.side(node)} {'tokens of no atom' if group == OUTSIDE else group}".strip()
+            folds.setdefault(("token", label), []).append(place)
+    told = [{"kind": kind, "label": label, "members": own} for (kind, label), own in folds.items()]
+    return {"file": to_jsonable(found), "members": members, "folds": told}
 
 
 def page_edges(trace: "Record") -> list[dict[str, Any]]:
