@@ -243,7 +243,7 @@ def test_numbers_on_a_card_are_those_of_the_summary():
 
 def test_a_share_that_is_not_defined_is_a_reason():
     text = " ".join(found[0] for found in words(trace_card(*trace_summary())))
-    assert "No share is given: all features together move it by 0.522 log units" in text
+    assert "No share is given: all features together move it by 0.522, no more" in text
     assert "differ (0.529)" in text
 
 

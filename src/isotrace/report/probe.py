@@ -17,8 +17,9 @@ from isotrace.domains.domain import Domain
 from isotrace.probing.crossed import probabilities
 from isotrace.probing.probe import Probed, about
 from isotrace.probing.validity import validity
+from isotrace.report.card.carded import shared
 from isotrace.report.figures import COLOURS, GREY, GRID, INK, dot, path, picture, reach, scale, text, ticks
-from isotrace.report.page import interval, number, render_page
+from isotrace.report.page import interval, number, render_page, template_text
 from isotrace.subjects.probe import Probe, ProbeConfig
 from isotrace.subjects.subject import Subject
 
@@ -63,15 +64,18 @@ class ProbeResult(Result):
 
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
         sources = {s: t.format(fingerprint=self.summary["fingerprint"]) for s, t in SOURCES.items()}
+        title, run = f"Does the subject know {self.summary['label']}?", dict(manifest or {})
+        verdict = self.summary["verdict"]
         page = self.summary | {
-            "title": f"Does the subject know {self.summary['label']}?",
+            "title": title,
+            **shared(run, title, verdict, {"verdict": verdict, "command": run.get("command", "")}),
             "sources": sources,
             "pictures": self._pictures(),
-            "created": (manifest or {}).get("started", ""),
-            "command": (manifest or {}).get("command", ""),
+            "created": run.get("started", ""),
+            "command": run.get("command", ""),
             "rows": self._extreme(),
         }
-        return render_page("probe.html.j2", to_jsonable(page), script="", data=None)
+        return render_page("probe.html.j2", to_jsonable(page), script=template_text("copy.js"), data=None)
 
     def _extreme(self) -> list[dict[str, Any]]:
         """Of numbers, the rows furthest from what was measured."""

@@ -22,7 +22,7 @@ def pair_card(summary: Mapping[str, Any], drawings: Sequence[str], scale: float)
     told = said(summary)
     values = (target["value"], target["against"])
     sd = "" if spelled is None else f" ± {number(spelled['difference_sd'])}"
-    over = "read in one spelling each" if spelled is None else "± SD over spellings of both"
+    over = "as written" if spelled is None else "± SD over spellings of both"
     parts = [head(name, "", target["description"]), sentence(told)]
     for i, (svg, text, value) in enumerate(zip(drawings, (summary["input"], summary["against"]), values, strict=True)):
         x = MARGIN + i * (_PICTURE + _GAP)

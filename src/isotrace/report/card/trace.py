@@ -28,7 +28,7 @@ def trace_card(summary: Mapping[str, Any], drawing: str) -> str:
         *_prediction(target, seen, circuit),
         heading(_RIGHT, 368, f"Distance to the model's value, {unit}", _HALF, (18, 16, 14)),
         bars(_rows(circuit), _RIGHT, 380, _HALF, 28),
-        fitted(_ratio(circuit, unit), _HALF, 60, (SMALL, 14)).svg(_RIGHT, 500, GREY),
+        fitted(_ratio(circuit), _HALF, 60, (SMALL, 14)).svg(_RIGHT, 500, GREY),
         foot((summary["subject"], summary["dictionary"], target["name"])),
     ]
     return card(f"{name}: {told}", parts)
@@ -78,7 +78,7 @@ def _rows(circuit: Mapping[str, Any]) -> list[Row]:
     return [row for row in rows if row.value is not None]
 
 
-def _ratio(circuit: Mapping[str, Any], unit: str) -> str:
+def _ratio(circuit: Mapping[str, Any]) -> str:
     """The share that the circuit keeps, or why there is none, and why it is no circuit, where it is none."""
     found = []
     if circuit["reason"] is not None:
@@ -88,7 +88,7 @@ def _ratio(circuit: Mapping[str, Any], unit: str) -> str:
     else:
         moved = abs(circuit["full"] - circuit["empty"])
         found.append(
-            f"No share is given: all features together move it by {number(moved)} {unit}, no more than random circuits "
+            f"No share is given: all features together move it by {number(moved)}, no more than random circuits "
             f"differ ({number(circuit['control']['spread'])})."
         )
     return " ".join(found)
