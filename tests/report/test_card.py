@@ -52,9 +52,16 @@ def trace_summary(smiles=ASPIRIN, name="aspirin", **changes):
         "probability": None, "knows": True, "verdict": "It knows.",
     }  # fmt: skip
     groups = [
-        {"name": "carboxylic acid", "atoms": [10, 11, 12], "hidden": -1.2, "sd": 0.31, "beyond": True},
-        {"name": "benzene ring", "atoms": [4, 5, 6, 7, 8, 9], "hidden": 0.61, "sd": 0.2, "beyond": True},
-        {"name": "ester", "atoms": [1, 2, 3], "hidden": 0.15, "sd": 0.4, "beyond": False},
+        {"name": "carboxylic acid", "atoms": [10, 11, 12], "hidden": -1.2, "sd": 0.31, "beyond": True, "picture": -2.0},
+        {
+            "name": "benzene ring",
+            "atoms": [4, 5, 6, 7, 8, 9],
+            "hidden": 0.61,
+            "sd": 0.2,
+            "beyond": True,
+            "picture": -0.5,
+        },
+        {"name": "ester", "atoms": [1, 2, 3], "hidden": 0.15, "sd": 0.4, "beyond": False, "picture": -1.0},
     ]
     summary = {
         "input": smiles, "name": name, "subject": "bundled:molm", "dictionary": "bundled:molm-clt", "units": units,
@@ -245,6 +252,12 @@ def test_a_share_that_is_not_defined_is_a_reason():
     text = " ".join(found[0] for found in words(trace_card(*trace_summary())))
     assert "No share is given: all features together move it by 0.522, no more" in text
     assert "differ (0.529)" in text
+
+
+def test_colours_that_contradict_what_is_measured_are_named():
+    assert said(trace_summary()[0]).endswith("The colours, which are linearised, say the opposite of benzene ring.")
+    agreeing = [{**group, "picture": group["hidden"]} for group in trace_summary()[0]["groups"]]
+    assert "opposite" not in said(trace_summary(groups=agreeing)[0])
 
 
 def test_spellings_that_differ_by_more_than_is_explained_are_the_sentence():

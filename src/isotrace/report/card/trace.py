@@ -35,12 +35,16 @@ def trace_card(summary: Mapping[str, Any], drawing: str) -> str:
 
 
 def said(summary: Mapping[str, Any]) -> str:
-    """The sentence: which groups raise and lower the prediction and what takes that back, or, where spellings differ by
-    more than is explained, that."""
+    """The sentence: which groups raise and lower the prediction, which of them the picture colours the other way round,
+    and what takes that back; or, where spellings differ by more than is explained, that."""
     if summary["picture"]["unsettled"]:
         return summary["picture"]["unsettled"]
     found = finding(summary)
-    return f"{found.groups[0].upper()}{found.groups[1:]}. {found.taken_back}".rstrip()
+    told = [f"{found.groups[0].upper()}{found.groups[1:]}."]
+    other = [g["name"] for g in (*found.raises, *found.lowers) if g["hidden"] * g["picture"] < 0]
+    if other:
+        told.append(f"The colours, which are linearised, say the opposite of {' and '.join(other)}.")
+    return " ".join([*told, found.taken_back]).rstrip()
 
 
 def _prediction(target: Mapping[str, Any], seen: Mapping[str, Any], circuit: Mapping[str, Any]) -> list[str]:

@@ -10,9 +10,8 @@ from isotrace.datasets.annotated import read
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Reading, domain_of
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
-from isotrace.report.page import number
+from isotrace.report.page import number, signed
 from isotrace.report.trace.effects import effects_of
-from isotrace.report.trace.finding import signed
 from isotrace.report.trace.graph.kinds import node_kind
 from isotrace.report.trace.graph.trace_graph import page_edges, page_supernodes
 from isotrace.report.trace.trace import strongest
