@@ -67,6 +67,8 @@ def test_a_closed_node_adds_up_what_is_in_it(open_page):
     assert float(said.replace("−", "-")) == pytest.approx(total, rel=1e-2)
     strongest = max(members, key=lambda n: abs(n["effect"]))
     assert strongest["label"] in told
+    page.hover('[data-node-id="goal"]', force=True)
+    assert "logit of O" in page.inner_text("#tooltip")
     page.uncheck("#collapse")
     assert page.locator('[data-node-id="fold0"]').count() == 0
     assert page.locator(f'[data-node-id="{members[0]["id"]}"]').count() == 1

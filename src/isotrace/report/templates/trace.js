@@ -258,7 +258,7 @@ function tip(event, title, lines) {
 }
 function tipNode(event, i) {
   const n = nodes[i];
-  if (n.members) return tip(event, n.label, groupLines(n));
+  if (n.layers) return tip(event, n.label, groupLines(n));
   const place = n.layer < 0 ? "input" : n.layer >= data.n_layers ? "target" : layerName(n.layer);
   tip(event, n.label, [`${place} · ${tokenText(n.pos)}`, `activation ${num(n.activation)} · influence ${num(n.influence)}`
     + (n.effect === null ? "" : ` · effect ${num(n.effect)}${n.measured ? ", measured" : ""}`)]);

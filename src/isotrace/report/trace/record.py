@@ -248,8 +248,8 @@ class Record:
             found.append(f"Most influence passes through error nodes ({share:.0%}): the features miss most of it.")
         if (even := evenness(u["score"] for u in self.units)) > SMEARED:
             found.append(
-                f"Not localised: the effects in the picture, without their signs, are as even as of {even:.0%} of the "
-                "atoms with equal ones, noise would be as well."
+                f"Not localised: without their signs, the effects in the picture are spread over {even:.0%} of the "
+                "atoms, as evenly as noise."
             )
         if traced.graph.completeness_error() > 1e-4:
             found.append("Edges and constants do not add up to 1e-4: treat small edges with care.")
