@@ -1,14 +1,12 @@
 """Screening: what is hidden is what a masked input gives, and the table over molecules adds up."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 
 import tiny
 from isotrace.attribution.screen.screen import screen
-from isotrace.attribution.screen.substructures import Found, over_molecules, summed
+from isotrace.attribution.screen.substructures import Found, over_molecules
 from isotrace.datasets.annotated import read
 from isotrace.domains.molecule.domain import MOLECULE
 from isotrace.subjects.targets import Target
@@ -75,15 +73,3 @@ def test_the_mask_of_a_target_stays_and_is_no_atom(rotary):
     hidden = reading.units[2].atoms
     assert not set(hidden) & set(found.atoms)
     assert torch.isfinite(torch.tensor(list(found.atoms.values()))).all()
-
-
-def test_effects_that_add_up_are_compared_with_the_mean_of_all_draws():
-    effects = {0: 1.0, 1: 2.0, 2: -4.0, 3: 0.5, 4: 3.0}
-    named = [("ring", (4, 0)), ("most", (0, 1, 2)), ("gone", (7, 8)), ("partly", (1, 9))]
-    ring, most, partly = summed(named, effects)
-    draws = [sum(effects[a] for a in pair) for pair in itertools.combinations((1, 2, 3), 2)]
-    assert (ring.at, ring.effect) == ((0, 4), 4.0)
-    assert ring.random == pytest.approx(np.mean(draws))
-    assert most.effect == -1.0
-    assert np.isnan(most.random), "two others are too few for three"
-    assert partly.at == (1,), "atoms without an effect of their own count nowhere"

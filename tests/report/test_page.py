@@ -137,7 +137,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             {"name": "ester", "atoms": [1, 2, 3], "hidden": -0.76, "sd": 0.2, "beyond": True, "picture": 0.27},
             {"name": "CH3", "atoms": [0], "hidden": 0.1, "sd": 0.3, "beyond": False, "picture": 0.67},
         ],
-        "finding": {"sentence": "It reads 7.31 logits, against 1.2: ester lowers it.", "overturned": ""},
+        "finding": {"sentence": "It reads 7.31 logits, against 1.2: ester lowers it.", "overturned": "", "colours": ""},
         "lanes": {
             name: {"n": 20, "sum": -0.125, "share": 0.25, "removed": 0.5, "mass": 0.75}
             for name in ("chemistry", "unnamed", "syntax", "tokens")

@@ -218,17 +218,24 @@ def test_other_spellings_are_compared_atom_by_atom(traced):
     assert any(u["sd"] > 0 for u in found["units"])
 
 
-def test_substructures_are_sums_over_their_atoms(traced):
-    """Aspirin: the ester, the ring and the acid, of what the picture shows; an atom behind the mask is none."""
-    found, scores = traced.to_dict(), {u["index"]: u["score"] for u in traced.units}
-    masked = {} if found["target"]["kind"] == "probe" else {3}  # token 7, the ester's oxygen
+def test_substructures_are_hidden_in_the_running_subject(traced, tracer):
+    """Aspirin: the ester, the ring and the acid; an atom behind the mask is none."""
+    found, subject = traced.to_dict(), tracer.subject
+    masked = set() if found["target"]["kind"] == "probe" else {3}  # token 7, the ester's oxygen
     of = {p["name"]: p for p in found["substructures"]}
-    assert set(of["ester"]["atoms"]) == {1, 2, 3} - {*masked}
+    assert set(of["ester"]["atoms"]) == {1, 2, 3} - masked
     assert set(of["benzene ring"]["atoms"]) == set(range(4, 10))
-    for part in of.values():
-        assert part["effect"] == pytest.approx(sum(scores[a] for a in part["atoms"]))
-    others = [scores[a] for a in scores if a not in {*of["benzene ring"]["atoms"], *masked}]
-    assert of["benzene ring"]["random"] == pytest.approx(6 * np.mean(others))
+    batch = subject.tokenize([found["input"]])
+    goal = parse_target(found["target"]["name"], subject, batch)
+    batch = goal.prepare(subject, batch)
+    tokens = traced.view["page"]["tokens"]
+    for name in ("ester", "benzene ring"):
+        at = [t["pos"] for t in tokens if t["kind"] == "atom" and t["atoms"][0] in of[name]["atoms"]]
+        ids = batch.ids.clone()
+        ids[0, at] = subject.mask_id
+        values = [float(goal.value(subject, b, goal.hidden(subject, b))) for b in (batch, batch.with_ids(ids))]
+        assert of[name]["effect"] == pytest.approx(values[0] - values[1], abs=1e-4)
+    assert np.isfinite(of["benzene ring"]["random"])
 
 
 def test_spellings_keep_track_of_atoms():

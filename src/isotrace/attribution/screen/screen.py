@@ -45,6 +45,20 @@ def screen(
     no mask token, so that nothing can be hidden from it."""
     if subject.mask_id is None:
         raise SubjectError(f"{subject.source} has no mask token, so no atom can be hidden from it: leave out --quick.")
+    value, atoms, found = hide(subject, domain, reading, batch, target, seed)
+    parts = Features(dictionary), feature_values(dictionary, ablation)
+    effects = torch.stack(first_order(subject, *parts, batch, target))
+    best = effects.abs().flatten().topk(min(n_features, effects.numel())).indices
+    places = torch.stack(torch.unravel_index(best, effects.shape), 1).tolist()
+    features = tuple((*map(int, place), float(effects[tuple(place)])) for place in places)
+    return Screened(value, atoms, found, features)  # pyright: ignore[reportArgumentType]
+
+
+def hide(
+    subject: Subject, domain: Domain, reading: Reading, batch: Batch, target: Target, seed: int = 0
+) -> tuple[float, dict[int, float], tuple[Found, ...]]:
+    """(the target, by how much it falls when each atom is hidden, when each substructure is). `batch` as in `screen`,
+    of a subject that has a mask token."""
     atoms = atoms_to_hide(subject, batch, reading.units)
     free, rng = sorted(frozenset().union(*atoms.values())), np.random.default_rng(seed)
     shown = batch.ids[0] != subject.mask_id
@@ -53,16 +67,11 @@ def screen(
     draws = [_random(free, at, rng) for _, at in named]
     sets = [*atoms.values(), *(at for _, at in named), *(one for few in draws for one in few)]
     value, fall = falls(subject, batch, target, sets)
-    found = [
+    found = tuple(
         Found(name, tuple(sorted(at)), fall[at], float(np.mean([fall[one] for one in few])) if few else np.nan)
         for (name, at), few in zip(named, draws, strict=True)
-    ]
-    parts = Features(dictionary), feature_values(dictionary, ablation)
-    effects = torch.stack(first_order(subject, *parts, batch, target))
-    best = effects.abs().flatten().topk(min(n_features, effects.numel())).indices
-    places = torch.stack(torch.unravel_index(best, effects.shape), 1).tolist()
-    features = tuple((*map(int, place), float(effects[tuple(place)])) for place in places)
-    return Screened(value, shared(atoms, fall), tuple(found), features)  # pyright: ignore[reportArgumentType]
+    )
+    return value, shared(atoms, fall), found
 
 
 def _random(free: Sequence[int], at: frozenset[int], rng: np.random.Generator) -> list[frozenset[int]]:

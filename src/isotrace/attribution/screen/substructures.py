@@ -1,7 +1,7 @@
 """Substructures: the parts of a sequence that practitioners have a word for, and what they do over many sequences."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ LEAST = 5
 
 @dataclass(frozen=True)
 class Found:
-    """A substructure in a molecule: `at`, the positions of its tokens, or its atoms; `effect`, how it raises the
-    target; `random`, how as many random atoms of the molecule do (NaN where it has no others)."""
+    """A substructure in a molecule: `at`, the positions of its tokens; `effect`, by how much the target falls when it
+    is hidden; `random`, the same of as many random atom tokens of the molecule (NaN where it has no others)."""
 
     name: str
     at: tuple[int, ...]
@@ -32,19 +32,6 @@ def substructures(domain: Domain, reading: Reading) -> list[tuple[str, tuple[int
         if concepts[i].name in domain.substructures:
             kept.append((concepts[i].name, tokens))
     return kept
-
-
-def summed(named: Iterable[tuple[str, Iterable[int]]], effects: Mapping[int, float]) -> list[Found]:
-    """Of effects per atom that add up: a substructure's is their sum over its atoms, as far as they have one, and that
-    of as many random other atoms the mean over all draws."""
-    found = []
-    for name, atoms in named:
-        own = sorted(set(atoms) & set(effects))
-        others = [value for atom, value in effects.items() if atom not in own]
-        random = len(own) * float(np.mean(others)) if others and len(others) >= len(own) else np.nan
-        if own:
-            found.append(Found(name, tuple(own), sum(effects[atom] for atom in own), random))
-    return found
 
 
 def over_molecules(found: Iterable[Iterable[Found]], seed: int = 0) -> list[dict[str, Any]]:

@@ -41,9 +41,7 @@ def said(summary: Mapping[str, Any]) -> str:
         return summary["picture"]["unsettled"]
     found = finding(summary)
     told = [f"{found.groups[0].upper()}{found.groups[1:]}."]
-    other = [g["name"] for g in (*found.raises, *found.lowers) if g["hidden"] * g["picture"] < 0]
-    if other:
-        told.append(f"The colours, which are linearised, say the opposite of {' and '.join(other)}.")
+    told += [found.colours] if found.colours else []
     return " ".join([*told, found.taken_back]).rstrip()
 
 

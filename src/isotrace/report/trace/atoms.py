@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from isotrace.attribution.screen.substructures import substructures, summed
+from isotrace.attribution.screen.screen import hide
 from isotrace.attribution.trace import Traced
 from isotrace.datasets.annotated import read
 from isotrace.domains.domain import domain_of
@@ -33,20 +33,20 @@ def unit_rows(traced: Traced) -> list[dict[str, Any]]:
     return rows
 
 
-def substructures_of(traced: Traced, units: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The functional groups, rings and halogens of the molecule: the sum of their atoms' scores, and what as many
-    other atoms have on average. Atoms behind the target's mask belong to none; the beginning of a molecule has none."""
-    subject, ids = traced.frame.frozen.subject, traced.frame.batch.ids[0].tolist()
-    if traced.begun is not None:
+def substructures_of(traced: Traced) -> list[dict[str, Any]]:
+    """The functional groups, rings and halogens of the molecule, which may overlap: by how much the target falls when
+    one is hidden in the text as it is (`effect`), and when as many random atoms are (`random`), measured as for
+    `--quick`. None of the beginning of a molecule, nor where the subject has no mask token."""
+    subject, batch, domain = traced.frame.frozen.subject, traced.frame.batch, domain_of("molecule")
+    if traced.begun is not None or subject.mask_id is None:
         return []
-    domain = domain_of("molecule")
-    named = [
-        (name, [a for p in tokens if ids[p] != subject.mask_id for a in traced.units[p].atoms])
-        for name, tokens in substructures(domain, read(subject, domain, traced.sequence)[1])
+    reading, seed = read(subject, domain, traced.sequence)[1], traced.config.seed
+    found = hide(subject, domain, reading, batch, traced.target, seed)[2]
+    atoms = [sorted({a for p in one.at for a in traced.units[p].atoms}) for one in found]
+    return [
+        {"name": one.name, "atoms": own, "effect": one.effect, "random": one.random}
+        for one, own in zip(found, atoms, strict=True)
     ]
-    masked = {a for p, unit in enumerate(traced.units) if ids[p] == subject.mask_id for a in unit.atoms}
-    found = summed(named, {u["index"]: u["score"] for u in units if u["index"] not in masked})
-    return [{"name": f.name, "atoms": list(f.at), "effect": f.effect, "random": f.random} for f in found]
 
 
 def group_rows(traced: Traced) -> list[dict[str, Any]]:

@@ -29,6 +29,12 @@ class Finding:
         return f"{self.prediction}, {self.reference}: {self.groups}; {self.circuit}."
 
     @property
+    def colours(self) -> str:
+        """The groups named whose colours, summed, have the other sign; empty where there are none."""
+        names = [g["name"] for g in (*self.raises, *self.lowers) if g["hidden"] * g["picture"] < 0]
+        return f"The colours, which are linearised, say the opposite of {' and '.join(names)}." if names else ""
+
+    @property
     def taken_back(self) -> str:
         """The sentence that has to follow, empty where nothing is overturned."""
         return f"But {'; and '.join(self.overturned)}." if self.overturned else ""

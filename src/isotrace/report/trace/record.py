@@ -104,7 +104,7 @@ class Record:
             "verification": checked(traced),
             "picture": self.picture,
             "units": self.units,
-            "substructures": substructures_of(traced, self.units),
+            "substructures": substructures_of(traced),
             "groups": group_rows(traced),
             "bonds": [
                 {"atoms": list(u.atoms), "token": u.text, "pos": p, "score": s}

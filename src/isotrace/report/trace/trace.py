@@ -50,7 +50,7 @@ class TraceResult(Carded):
         return {
             **page,
             **{name: summary[name] for name in (*shared, "groups", "lanes", "supporters", "opponents")},
-            "finding": {"sentence": found.sentence, "overturned": found.taken_back},
+            "finding": {"sentence": found.sentence, "overturned": found.taken_back, "colours": found.colours},
             "target": summary["target"] | page["target"],
             "verification": page["verification"]
             | {"n_exact": summary["verification"]["n_exact"]}
