@@ -112,6 +112,7 @@ CARDS = {
     "no name": lambda: trace_card(*trace_summary(PENICILLIN, None, target__description=MASK, target__probability=0.02)),
     "60 atoms": lambda: trace_card(*trace_summary(LONG, LONG, circuit__kept=0.81)),
     "no letters for it": lambda: trace_card(*trace_summary(name="阿司匹林")),
+    "no text": lambda: trace_card(*trace_summary(name="a\x00b <&\u2028> \udcff", subject="mod\udce9l\x0b")),
     "long words": lambda: trace_card(*trace_summary(
         PENICILLIN, "a name that goes on and on, as names in tables of suppliers do, up to one hundred letters & more",
         target__unit="log10 of micrograms per millilitre of human plasma at 37 degrees",
@@ -173,7 +174,7 @@ def test_nothing_leaves_the_card_or_lies_over_other_words(name):
             )
 
 
-@pytest.mark.parametrize("name", ["60 atoms", "pair", "two sequences"])
+@pytest.mark.parametrize("name", ["60 atoms", "no text", "pair", "two sequences"])
 def test_a_png_of_the_same_size_comes_from_the_svg(name):
     image = Image.open(io.BytesIO(png(CARDS[name]())))
     assert image.size == (1200, 630)

@@ -13,6 +13,7 @@ from isotrace.base.errors import InputError
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 from isotrace.domains.molecule.smiles import lex
 from isotrace.report import render_index, render_trace
+from isotrace.report.card.carded import shared
 from isotrace.report.page import interval, number, percent
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -286,7 +287,7 @@ def test_page_asks_for_nothing(render, payload):
 
 @pytest.mark.parametrize("attack", ["</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}"])
 def test_hostile_text_stays_text(attack):
-    payload = trace_payload()
+    payload = trace_payload() | shared({}, "title", "said", {"SMILES": "C"})
     clean = [tag for tag, _ in Elements(render_trace(payload)).found]
     for holder, key in [
         (payload, "title"),
@@ -297,6 +298,8 @@ def test_hostile_text_stays_text(attack):
         (payload["nodes"][len(payload["tokens"])], "label"),
         (payload["features"].setdefault("x", next(iter(payload["features"].values()))), "label"),
         (payload["manifest"], "version"),
+        *((payload["share"], key) for key in ("title", "said")),
+        *((payload["share"]["copies"][0], key) for key in ("name", "text")),
     ]:
         holder[key] = attack
     payload["manifest"][attack] = attack
@@ -304,6 +307,7 @@ def test_hostile_text_stays_text(attack):
     parsed = Elements(html := render_trace(payload))
     assert [tag for tag, _ in parsed.found if tag in ("script", "img")] == [t for t in clean if t in ("script", "img")]
     assert not any(name.startswith("on") for _, attrs in parsed.found for name in attrs)
+    assert [attrs["data-copy"] for _, attrs in parsed.found if "data-copy" in attrs] == [attack]
     assert json.loads(parsed.data)["tokens"][1]["text"] == attack
     assert ">49<" not in html
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from isotrace.report.card.words import FONT, fitted, heading, length, shortened, word
+from isotrace.report.card.words import FONT, fitted, heading, length, printable, shortened, word
 from isotrace.report.figures import GREY, INK
 from isotrace.report.page import colour, number
 
@@ -33,7 +33,7 @@ def card(title: str, parts: Sequence[str]) -> str:
     """The SVG of a card."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'role="img" font-family="{FONT}"><title>{escape(title)}</title>'
+        f'role="img" font-family="{FONT}"><title>{escape(printable(title))}</title>'
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/><rect width="{WIDTH}" height="8" fill="{BAR}"/>'
         f"{''.join(parts)}</svg>\n"
     )

@@ -46,6 +46,11 @@ def _drawn(letter: str) -> bytes:
     return bytes(font(_AT).getmask(letter))  # pyright: ignore[reportArgumentType]
 
 
+def printable(text: str) -> str:
+    """Without what XML has no place for: control characters, and bytes of a file name that are no text."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
     """`text`, or as much of its beginning as fits, with an ellipsis."""
     if length(text, size, bold) <= width:
@@ -110,6 +115,7 @@ def word(
     """One line of text with its baseline at `y`."""
     weight = ' font-weight="600"' if bold else ""
     at = "" if anchor == "start" else f' text-anchor="{anchor}"'
+    text = printable(text)
     wide = length(text, size, bold)
     return (
         f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{colour}"{weight}{at} textLength="{wide:.1f}" '
