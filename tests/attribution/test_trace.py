@@ -27,11 +27,13 @@ from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.interventions.components import zero_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.report.page import number
+from isotrace.report.trace.finding import finding
 from isotrace.report.trace.record import Record
 
 CONFIG = TraceConfig(sizes=(0.25, 0.5, 1.0), ablation="zero", n_controls=3, n_nodes=4, n_spellings=6)
 MOVED = 1.4 / 5 * 4 * 2 / 5**0.5
 NORMED = 4 / (1 + MOVED**2) ** 0.5
+ZERO = r"(?:0|\d\.\de−\d+|0\.00\d+)"  # up to rounding
 E, OWN = 12 * MOVED * NORMED, 8 * NORMED
 HIGH = E + OWN - 45
 S = E / (E + OWN)
@@ -198,12 +200,11 @@ def test_spellings_agree_atom_by_atom(planted, result):
 
 def test_the_sentences_say_it(planted, result):
     sign, found, _ = planted
-    value, said = found.value, " ".join(result.view["page"]["summary"]).replace("−", "-")
-    assert f"mean of v: {value:.2f} 1." in said
-    assert f"all features together move it {'up' if sign > 0 else 'down'} by {abs(value):.2f}." in said
-    assert f"A circuit of 2 feature nodes, 50% of the active ones, gives {value:.2f} by itself, 0.00 from" in said
-    assert f"Matched random circuits are {abs(value):.2f} from it, as many neurons 0.00." in said
-    assert re.search(rf"Without the circuit the target is -?0\.00; without matched random circuits {value:.2f}\.", said)
+    said, more, value = finding(result.summary).sentence, " ".join(result.view["page"]["summary"]), number(found.value)
+    assert said.startswith(f"probe:v reads {value} 1 (")
+    assert re.search(rf"; a circuit of 2 features \(50 % of the active ones\) reproduces it, {ZERO} away, ", said)
+    assert f", matched random circuits {value.removeprefix('−')}, as many neurons " in said
+    assert f"all features together move it {'up' if sign > 0 else 'down'} by {value.removeprefix('−')}." in more
 
 
 def cells(html):
