@@ -120,6 +120,9 @@ def test_the_finding_says_what_the_json_says(traced):
     assert ("an untrained copy" in found.taken_back) == (target["knows"] is False)
     assert ("explains this spelling" in found.taken_back) == (seen["sd"] > abs(circuit["full"] - circuit["empty"]))
     assert found.sentence in unescape(traced.page())
+    assert "alone" not in found.groups
+    unspelled = summary | {"groups": [g | {"sd": None, "beyond": True} for g in groups if g["hidden"] is not None]}
+    assert "in this spelling alone" in finding(unspelled).groups
 
 
 @pytest.mark.parametrize("traced", ["probe:bbb"], indirect=True)

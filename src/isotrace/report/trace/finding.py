@@ -75,7 +75,8 @@ def _groups(raises: Rows, lowers: Rows, summary: Mapping[str, Any]) -> str:
     parts = [_moving(found, verb) for found, verb in ((raises, "raise"), (lowers, "lower")) if found]
     if not parts:
         return "hiding any one of its groups moves it by no more than that varies over spellings"
-    return f"{' and '.join(parts)} ({unit}, measured by hiding each)"
+    alone = "" if any(g["sd"] is not None for g in measured) else " in this spelling alone"
+    return f"{' and '.join(parts)} ({unit}, measured by hiding each{alone})"
 
 
 def _moving(found: Rows, verb: str) -> str:
