@@ -16,7 +16,7 @@ from isotrace.base.result import Result
 from isotrace.dictionaries.features import Features
 from isotrace.interventions import Intervention, Scale, Select, Set
 
-table = pl.read_csv(str(files("isotrace") / "assets" / "tasks" / "esol.csv.gz")).sample(160, seed=0)
+table = pl.read_csv(str(files("isotrace") / "assets" / "tasks" / "esol.csv.gz")).sample(100, seed=0)
 table = table.rename({"measured_log_solubility_mol_per_l": "solubility"})
 subject = isotrace.load_subject("bundled:molm", device="auto")
 dictionary = isotrace.load_dictionary("bundled:molm-clt", subject)
@@ -34,9 +34,9 @@ print(featuriser.transform([Chem.MolFromSmiles("CCO"), Chem.MolFromSmiles("c1ccn
 # A dictionary of one's own, beside the bundled one.
 
 # %%
-isotrace.train(subject, table, architecture="transcoder", out="mine", tokens=4_000, features=256, k=16)
+isotrace.train(subject, table, architecture="transcoder", out="mine", tokens=2_000, features=128, k=16)
 mine = isotrace.load_dictionary("mine", subject)
-fidelity = isotrace.evaluate(subject, [dictionary, mine], table.tail(30), bootstrap=20, controls=False)
+fidelity = isotrace.evaluate(subject, [dictionary, mine], table.tail(12), bootstrap=20, controls=False)
 print(fidelity.to_frame())
 
 # %% [markdown]
@@ -44,7 +44,7 @@ print(fidelity.to_frame())
 
 # %%
 small = {"sources": ("dictionary", "neurons"), "permutations": 20, "bootstrap": 20, "spellings": 0, "effects": False}
-names = isotrace.annotate(subject, mine, table.head(100), min_positive=10, **small)
+names = isotrace.annotate(subject, mine, table.head(50), min_positive=5, **small)
 print(
     names.tables["associations"]
     .sort("f1", descending=True, nulls_last=True)
@@ -57,7 +57,7 @@ print(
 
 # %%
 task = isotrace.circuit(
-    subject, dictionary, table, "solubility", sizes=(50,), limit=24, controls=2, bootstrap=20, drawn=2
+    subject, dictionary, table, "solubility", sizes=(50,), limit=10, controls=2, bootstrap=20, drawn=1
 )
 print(task.to_frame())
 

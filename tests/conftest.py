@@ -8,15 +8,20 @@ import torch
 
 import tiny
 from isotrace.discovery.tasks import choice
+from isotrace.report.trace import payload
+from isotrace.verbs import tracing
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_halvings():
-    """Circuits of tasks are halved twice, which is as many ways as five are to a test, in half the time."""
+def _few():
+    """Circuits of tasks are halved twice, which is as many ways as five are to a test, in half the time; a trace takes
+    the mean of neurons over twenty sequences, and draws the examples of eight features."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "HALVINGS", 2)
+        patch.setattr(tracing, "BACKGROUND", 20)
+        patch.setattr(payload, "CARDS", 8)
         yield
 
 

@@ -22,7 +22,7 @@ from isotrace.interventions import Add, Edges, Heads, Intervention, Neurons, Pla
 from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.subject import load_subject
 
-ROWS = [text for text, _ in tiny_tasks.molecules()[:24]]
+ROWS = [text for text, _ in tiny_tasks.molecules()[:10]]
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +79,15 @@ def train(subject, dictionary, place):
 
 
 def trace(subject, dictionary, place):
-    own = {"max_features": 30, "nodes": 6, "controls": 2, "spellings": 2}
+    own = {"max_features": 20, "nodes": 4, "controls": 2}
     probe = place.parent / "probe"
     tiny.random_probe(subject, layers=(0, subject.n_layers)).save(probe)
-    targets = "mask:3", f"probe:{probe}"
-    return [isotrace.trace(subject, dictionary, ROWS[0], target, **own).to_dict() for target in targets]
+    targets = {"mask:3": 2, f"probe:{probe}": 0}  # spellings of each
+    return [isotrace.trace(subject, dictionary, "CC(O)N", t, spellings=n, **own).to_dict() for t, n in targets.items()]
 
 
 def annotate(subject, dictionary, place):
-    own = {"permutations": 20, "bootstrap": 20, "min_positive": 5, "spellings": 1, "untrained_tokens": 64}
+    own = {"permutations": 20, "bootstrap": 20, "min_positive": 3, "spellings": 1, "untrained_tokens": 64}
     return isotrace.annotate(subject, dictionary, ROWS, **own).to_dict() | {"seconds": None}
 
 

@@ -1,6 +1,8 @@
-"""Two threads, one subject, fifty traces each of different inputs: what either gets is what it gets alone."""
+"""Two threads, one subject, traces of different inputs: what either gets is what it gets alone."""
 
 import threading
+
+import pytest
 
 import tiny
 from isotrace.attribution.trace import TraceConfig, trace
@@ -12,7 +14,8 @@ from isotrace.subjects.subject import load_subject
 CONFIG = TraceConfig(max_features=12, sizes=(0.5,), n_controls=2, n_nodes=2, n_spellings=0)
 
 
-def test_two_threads_trace_as_one_does(tmp_path):
+@pytest.mark.parametrize("n", [8, pytest.param(50, marks=pytest.mark.nightly)])
+def test_two_threads_trace_as_one_does(n, tmp_path):
     subject = load_subject(
         tiny.save_subject(tiny.tiny_model("esm-rotary"), tmp_path / "m"), domain="molecule", device="cpu"
     )
@@ -20,8 +23,8 @@ def test_two_threads_trace_as_one_does(tmp_path):
     jobs = [
         (text, f"mask:{p}") for text in tiny.MOLECULES for p in range(1, int(subject.tokenize([text]).mask.sum()) - 1)
     ]
-    first, second = jobs[:50], jobs[-50:]
-    assert len(first) == len(second) == 50
+    first, second = jobs[:n], jobs[-n:]
+    assert len(first) == len(second) == n
     assert {text for text, _ in first} != {text for text, _ in second}
 
     def made(job) -> str:

@@ -313,7 +313,8 @@ def test_a_negative_seed_is_a_usage_error(isotrace, tmp_path, command):
     assert "--seed" in err
 
 
-def test_doctor_fails_where_it_cannot_write(isotrace, tmp_path):
+def test_doctor_fails_where_it_cannot_write(isotrace, tmp_path, monkeypatch):
+    monkeypatch.setattr("isotrace.verbs.doctor.determinism", lambda: "found healthy above")
     (tmp_path / "file").write_text("in the way")
     code, out, _ = isotrace("doctor", "--out", tmp_path / "file" / "x", "--json")
     assert code == 5

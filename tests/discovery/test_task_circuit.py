@@ -1,5 +1,6 @@
 """A task decided by a planted motif: the whole search against its parts done by hand, stopped and taken up again."""
 
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -50,8 +51,21 @@ def data(fitted):
 
 
 @pytest.fixture(scope="module")
-def found(fitted, exact, data):
-    return find_circuit(fitted, exact, data, TaskConfig(**QUICK))
+def measured(fitted, exact, data, tmp_path_factory):
+    """(the circuit, the folder in which its search kept what it measured)."""
+    work = tmp_path_factory.mktemp("measured") / "work"
+    return find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=work), work
+
+
+@pytest.fixture(scope="module")
+def found(measured):
+    return measured[0]
+
+
+@pytest.fixture
+def work(measured, tmp_path):
+    """A copy of that folder, of one's own."""
+    return shutil.copytree(measured[1], tmp_path / "work")
 
 
 def final(subject, example):
@@ -285,19 +299,16 @@ def test_a_killed_search_goes_on_to_the_same_result(fitted, exact, data, found, 
     assert len(passes) - total <= 1
 
 
-def test_another_setting_measures_anew(fitted, exact, data, found, tmp_path):
+def test_another_setting_measures_anew(fitted, exact, found, work):
     """Nothing stored for one data set, dictionary or seed may serve another."""
-    find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path)
     shuffled = task(fitted, seed=3)
     alone = find_circuit(fitted, exact, shuffled, TaskConfig(**QUICK, seed=3))
-    shared = find_circuit(fitted, exact, shuffled, TaskConfig(**QUICK, seed=3), work=tmp_path)
+    shared = find_circuit(fitted, exact, shuffled, TaskConfig(**QUICK, seed=3), work=work)
     assert dumps(alone.summary) == dumps(shared.summary) != dumps(found.summary)
 
 
-def test_another_dictionary_of_the_same_fingerprint_is_measured_anew(fitted, exact, data, found, tmp_path):
+def test_another_dictionary_of_the_same_fingerprint_is_measured_anew(fitted, exact, data, found, work):
     """Features in another order are the same function, so that no load check sees them: their numbers are not."""
-    work = tmp_path / "work"
-    find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=work)
     other = tiny.exact_dictionary(fitted)
     for layer in range(fitted.n_layers):
         order = torch.arange(other.config.n_features).flip(0)
@@ -313,17 +324,16 @@ def test_another_dictionary_of_the_same_fingerprint_is_measured_anew(fitted, exa
 
 
 @pytest.mark.parametrize("step", ["ranking", "method"])
-def test_scores_of_changed_code_are_not_used_again(fitted, exact, data, found, tmp_path, monkeypatch, step):
-    find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path)
+def test_scores_of_changed_code_are_not_used_again(fitted, exact, data, found, work, monkeypatch, step):
     monkeypatch.setattr(task_circuit, "rank", lambda *args: -rank(*args))  # the code changes …
-    stale = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path)
+    stale = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=work)
     assert torch.equal(stale.features.scores, found.features.scores)
     if step == "ranking":  # … and says so
         monkeypatch.setattr(ranking, "CACHE", ranking.CACHE + 1)
     else:
         raised = replace(METHODS["attribution_patching"], cache=2)
         monkeypatch.setattr(task_circuit, "METHODS", {"attribution_patching": raised})
-    again = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=tmp_path)
+    again = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=work)
     assert torch.equal(again.features.scores, -found.features.scores)
 
 

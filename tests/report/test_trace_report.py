@@ -31,7 +31,7 @@ from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.targets import parse_target
 from isotrace.verbs.tracing import Tracer
 
-QUICK = TraceConfig(max_features=150, n_nodes=24, n_controls=20, n_spellings=3)
+QUICK = TraceConfig(max_features=150, spelling_features=60, n_nodes=24, n_controls=20, n_spellings=3)
 TEXT, NUMBER = {"type": "string"}, {"type": "number"}
 NODE = {
     "type": "object",
