@@ -22,7 +22,7 @@ def killed(root, seed, n, *cases):
 
 @pytest.mark.timeout(900)
 def test_commands_that_are_killed_go_on(tmp_path):
-    killed(tmp_path, 0, 1, "train", "many")
+    killed(tmp_path, 0, 1, "many")  # trainings: tests/training/test_resume.py, tests/cli/test_train.py
 
 
 @pytest.mark.nightly

@@ -18,6 +18,6 @@ def test_the_example_of_the_page(tmp_path, monkeypatch):
     traced = names["traced"].to_dict()
     value = traced["target"]["value"]
     assert traced["graph"]["max_completeness_error"] < 1e-4
-    few = {"nodes": 8, "controls": 2, "spellings": 0}
+    few = {"max_features": 60, "nodes": 8, "controls": 2, "spellings": 0}
     clean = names["isotrace"].trace(subject, names["dictionary"], "CCO", "probe:bbb", **few).to_dict()
     assert abs(value - clean["target"]["value"]) > 1e-3

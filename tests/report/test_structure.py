@@ -103,7 +103,7 @@ def drawn(page) -> tuple[int, int]:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [FILES[0], *(pytest.param(name, marks=pytest.mark.nightly) for name in FILES[1:])])
 def test_chromium_draws_and_recolours(open_page, name):
     page = open_page(
         structure_page(structure_data(DATA / name, read(), {"helix": HELIX, "silent": SILENT}), title="GB1"), *SMALL

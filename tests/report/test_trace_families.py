@@ -33,20 +33,34 @@ def report(tmp_path):
     return traced
 
 
+@pytest.fixture(scope="module")
+def made():
+    return {}
+
+
+@pytest.fixture
+def shown(subject, variant, report, made):
+    """(trace, result) of every family, made once."""
+    if variant not in made:
+        found = report(subject, "mask:4")
+        made[variant] = found, found.result()
+    return made[variant]
+
+
 @pytest.mark.every_family
-def test_nodes_have_ids_of_their_own(subject, report):
-    found = report(subject)
+def test_nodes_have_ids_of_their_own(shown):
+    found, result = shown
     ids = [found.node_id(node) for node in range(found.traced.graph.n_nodes)]
     assert len(set(ids)) == len(ids)
     viewer = graph_json(found.traced, scan="tiny", slug="x", labels={})
     assert len({n["node_id"] for n in viewer["nodes"]}) == len(viewer["nodes"])
-    assert found.result().page()
+    assert result.page()
 
 
 @pytest.mark.every_family
-def test_labels_say_which_side(subject, variant, report):
-    found = report(subject)
-    nodes = found.result().payload()["nodes"]
+def test_labels_say_which_side(subject, variant, shown):
+    found, result = shown
+    nodes = result.payload()["nodes"]
     texts = found.traced.tokens
     embeddings = [n["label"] for n in nodes if n["kind"] == "token"]
     learned = variant in ("esm-absolute", "bert", "roberta", "albert", "gpt2", "bart")
@@ -68,17 +82,16 @@ def test_labels_say_which_side(subject, variant, report):
 
 @pytest.mark.every_family
 @torch.no_grad()
-def test_predictions_are_those_of_the_whole_model(subject, variant, report, folders):
-    found = report(subject, "mask:4")
-    traced = found.traced
+def test_predictions_are_those_of_the_whole_model(subject, variant, shown, folders):
+    traced, result = shown[0].traced, shown[1]
     place = 3 if variant in ("gpt2", "llama") else 4
     logits = plain_models.run(variant, plain_models.plain(variant, folders[variant]), traced.frame.batch)[1]
     expected = logits[0, place].softmax(-1).topk(6)
-    shown = found.result().payload()
-    predictions = shown["target"]["predictions"]
+    page = result.payload()
+    predictions = page["target"]["predictions"]
     assert [p["token"] for p in predictions] == subject.tokens(expected.indices)
     assert [p["probability"] for p in predictions] == pytest.approx(expected.values.tolist(), rel=1e-3)
-    assert [t["pos"] for t in shown["tokens"] if t["masked"]] == ([] if place == 3 else [4])
+    assert [t["pos"] for t in page["tokens"] if t["masked"]] == ([] if place == 3 else [4])
 
 
 def test_without_a_head_nothing_is_promoted(tmp_path, report):

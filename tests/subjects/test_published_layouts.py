@@ -181,7 +181,7 @@ def test_a_published_layout_goes_all_the_way(layout, name, tmp_path):
     assert harvested.to_dict()["tokens"] >= 200
     isotrace.train(data=texts, architecture="transcoder", features=8, k=2, tokens=200, out=tmp_path / "d", **own)
     own["dictionary"] = tmp_path / "d"
-    assert isotrace.evaluate(data=texts, bootstrap=20, controls=False, **own).to_dict()["dictionaries"]
+    assert isotrace.evaluate(data=texts[:16], bootstrap=20, controls=False, **own).to_dict()["dictionaries"]
     found = isotrace.annotate(
         data=texts, sources=("dictionary",), permutations=20, bootstrap=20, min_positive=2, spellings=0, effects=False,
         **own,
@@ -193,7 +193,7 @@ def test_a_published_layout_goes_all_the_way(layout, name, tmp_path):
         own=pl.int_range(pl.len()).cast(pl.String), part=pl.Series(([*PARTS] * len(texts))[: len(texts)])
     )
     task = {"label": "y", "split": "part", "group": "own", "sizes": (4,), "controls": 2, "bootstrap": 20, "drawn": 1}
-    assert isotrace.circuit(data=table, **task, **own).to_dict()["sweep"]
+    assert isotrace.circuit(data=table, limit=16, **task, **own).to_dict()["sweep"]
 
 
 def test_a_folder_remembers_its_domain(layout, tmp_path):
