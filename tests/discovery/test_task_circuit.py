@@ -480,12 +480,12 @@ def test_residue_task(fitted, exact):
 
 
 def test_the_head_of_a_fine_tuned_subject_is_not_what_is_read(found, tmp_path):
-    assert found.readout.left_out is None
+    assert found.readout.caveat is None
     labels = {"id2label": {0: "inactive", 1: "active"}}
     tuned = tiny.load_tiny(tiny.save_subject(tiny.tiny_model("bert", "ForSequenceClassification", **labels), tmp_path))
     settings = TaskConfig(**QUICK | {"sizes": (2,)})
     told = find_circuit(tuned, tiny.exact_dictionary(tuned), task(tuned), settings).summary["warnings"][0]
-    assert "not the subject's own head: isotrace trace --target class:LABEL, output:NAME explains" in told
+    assert "not the subject's own head: --target class:LABEL, output:NAME reads" in told
 
 
 def test_warnings_tell_what_the_numbers_hide():

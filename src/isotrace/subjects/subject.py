@@ -1,5 +1,6 @@
 """The subject: a published language model, its hookpoints, and running it with interventions."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ class Subject:
         special = torch.zeros(len(tokenizer), dtype=torch.bool)
         special[tokenizer.all_special_ids] = True
         self.is_special = special
+        self.reads: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         shape = (
@@ -296,11 +298,18 @@ class Subject:
             raise SubjectError(f"the tokenizer of {self.source} has no mask token, so no token can be hidden from it.")
         return position
 
+    def reading(self, layers: Sequence[int]) -> "Subject":
+        """The same subject, whose `hidden` gives the hidden states of these layers where it is not asked for others."""
+        view = copy.copy(self)
+        view.reads = tuple(layers)
+        return view
+
     def hidden(self, ids: Tensor, mask: Tensor, reads: Sequence[int] = ()) -> Tensor:
         """Final hidden state `[batch, tokens, d_model]`, differentiable inside replaced forwards; float32, also of a
         subject in fewer digits. `reads`: the hidden states of these layers instead, side by side in the last
         dimension, counted as transformers' `hidden_states` are: 0 is what the first block reads, n_layers the final
         hidden state."""
+        reads = reads or self.reads
         seen: dict[int, Tensor] = {}
 
         def keep(layer: int, state: Tensor) -> Tensor:
@@ -362,7 +371,7 @@ class Subject:
 
         changes = nullcontext() if plan is None else self.edited(plan.on(self, batch))
         with changes, hookpoints_edited(self, {name: partial(keep, name) for name in capture}):
-            final = self.hidden(batch.ids, batch.mask)
+            final = self.hidden(batch.ids, batch.mask, (self.n_layers,))
             return Output(final, self.head(final) if logits and self.has_head else None, captured)
 
     def generate(

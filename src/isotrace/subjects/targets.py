@@ -164,9 +164,15 @@ def _pair(text: str, tokens: str, subject: "Subject") -> tuple[str, str]:
     raise InputError(f"{text!r} names no two tokens of {subject.source}: use diff:POS:A:B.")
 
 
-def look_at_probe(text: str, folder: Path, source: str) -> None:
-    """Raises what can be told of a target `probe:…` before torch is imported."""
-    read_config(probe_folder(folder, source, text.partition(":")[2])[0])
+def look_at_target(text: str, folder: Path, source: str) -> None:
+    """Raises what can be told of a target of the subject in `folder` before torch is imported."""
+    kind = kind_of(text, folder)
+    if kind == "probe":
+        read_config(probe_folder(folder, source, text.partition(":")[2])[0])
+    if kind in ("class", "output", "label"):
+        from isotrace.subjects.heads.targets import look_at_head
+
+        look_at_head(text, folder, source)
 
 
 def _output(text: str, probe: Probe, rest: list[str]) -> tuple[str | None, str, Probe]:

@@ -31,6 +31,8 @@ class CircuitRequest(OnDictionary, Seeded):
     """attribution_patching, relp, eap_ig or pruning; of heads and the like any method for nodes."""
     sizes: Annotated[tuple[int, ...] | None, COMMAS] = None
     """Numbers of features to keep, by commas."""
+    target: str | None = None
+    """probe:…, class:… or output:… to read, instead of a probe fitted to the labels here."""
     metric: str | None = None
     """(macro_)auroc, balanced_accuracy, spearman or r2."""
     controls: int = Field(default=20, ge=2)
@@ -50,6 +52,12 @@ class CircuitRequest(OnDictionary, Seeded):
         super().look()
         named = {"label": self.label, "split": self.split, "group": self.group, "mutations": self.mutations}
         look_at(self.data, self.column, **named)
+        if self.target is not None and isinstance(self.subject, str | Path):
+            from isotrace.subjects.sources.source import look
+            from isotrace.subjects.targets import look_at_target
+
+            if (folder := look(str(self.subject))) is not None:
+                look_at_target(self.target, folder, str(self.subject))
 
 
 @verb(CircuitRequest)

@@ -85,20 +85,12 @@ class TraceRequest(OnDictionary, Seeded):
         if not isinstance(self.subject, str | Path):
             return
         from isotrace.subjects.sources.source import look
-        from isotrace.subjects.targets import kind_of
+        from isotrace.subjects.targets import look_at_target
 
         source = str(self.subject)
         if (folder := look(source)) is None:
             return
-        kind = kind_of(self.target, folder)
-        if kind == "probe":
-            from isotrace.subjects.targets import look_at_probe
-
-            look_at_probe(self.target, folder, source)
-        if kind in ("class", "output", "label"):
-            from isotrace.subjects.heads.targets import look_at_head
-
-            look_at_head(self.target, folder, source)
+        look_at_target(self.target, folder, source)
         alone = isinstance(self.data, str) and self.data != "-" and not os.path.isfile(self.data)
         if alone and source.startswith("bundled:"):
             from isotrace.domains.molecule import parse_or_begin

@@ -20,7 +20,7 @@ from isotrace.discovery.tasks.task_circuit import TaskCircuit
 from isotrace.domains.domain import Domain, Reading
 from isotrace.interventions.components import Writers
 from isotrace.stats.metrics import auroc
-from isotrace.subjects.subject import Batch, Subject
+from isotrace.subjects.subject import Batch
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _combined(readout: Readout, examples: Sequence[Example], batch: Batch, share
 
 
 def example_rows(
-    found: TaskCircuit, subject: Subject, domain: Domain, n_drawn: int, progress: Progress = lambda items, _: items
+    found: TaskCircuit, domain: Domain, n_drawn: int, progress: Progress = lambda items, _: items
 ) -> list[dict[str, Any]]:
     """Plain data of `n_drawn` report sequences: `text` with its `tokens` and `offsets`, as `Domain.read` takes them;
     `index`, `right`, `margin` of `pick`; `label`, and what `subject` and `circuit` alone say, see `label_of` and
@@ -84,6 +84,7 @@ def example_rows(
     its own to multiply a slope with.
     """
     readout, data, basis, statistics = found.readout, found.data, found.features.basis, found.features.statistics
+    subject = readout.subject
     if not n_drawn or not isinstance(basis.components, Writers):
         return []
     report = data.parts["report"]

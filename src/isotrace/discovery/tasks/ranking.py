@@ -38,14 +38,17 @@ STEPS = 5
 BATCH_TOKENS = 2_048
 
 
-def check_ranking(name: str, basis: Basis) -> None:
-    """Raises InputError for a name that is neither a method for nodes nor, of `Writers`, in RANKINGS."""
+def check_ranking(name: str, basis: Basis, *, final: bool = True) -> None:
+    """Raises InputError for a name that is neither a method for nodes nor, of `Writers`, in RANKINGS, and for one that
+    follows the final hidden state where others are read (`final` False)."""
     own = RANKINGS if isinstance(basis.components, Writers) else ()
     if name not in own and (name not in METHODS or isinstance(basis.components, Features)):
         known = own if isinstance(basis.components, Features) else (*own, *METHODS)
         raise InputError(f"no ranking {name!r} of {basis.name}: give one of {', '.join(dict.fromkeys(known))}.")
     if name not in own and METHODS[name].ranks != "node":
         raise InputError(f"{name} ranks edges, not {basis.name}: give another ranking.")
+    if not final and name not in (*RANKINGS, "activation_patching"):
+        raise InputError(f"{name} follows the final hidden state alone, and --target reads others: rank by another.")
 
 
 def rank(

@@ -5,6 +5,7 @@ residue             the same on single tokens
 masked              the head at the masked position: is the true token first?
 mutation            the head at the masked positions: Σ logit(after) − logit(before)
 
+Or, for two classes and numbers, a target that stands already: a saved probe, or the head of a fine-tuned subject.
 A probe is fitted once, on the subject, and never on a circuit.
 """
 
@@ -24,6 +25,7 @@ from isotrace.stats.metrics import METRICS
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.probe import pool
 from isotrace.subjects.subject import Batch, Subject
+from isotrace.subjects.targets import Target, check_target, parse_target
 
 STRENGTHS = {"class": (1e-3, 0.01, 0.1, 1.0), "regression": (1.0, 10.0, 100.0, 1e3)}
 FITTING_TOKENS = 100_000  # tokens a residue probe is fitted on at most
@@ -36,7 +38,8 @@ ALLOWED = {"class": ("auroc", "balanced_accuracy"), "regression": ("spearman", "
 @dataclass(frozen=True, eq=False)
 class Readout:
     """`weight [d_model, outputs]`, `bias [outputs]` of a probe, None where the head is read. `metric` is the name of
-    one of METRICS. `commonest`: of masked tasks, the token that is masked most often in `fit`."""
+    one of METRICS. `commonest`: of masked tasks, the token that is masked most often in `fit`. `target`: what is read
+    instead of all these, times `sign`, so that it rises with the second class."""
 
     subject: Subject
     kind: Kind
@@ -44,6 +47,8 @@ class Readout:
     weight: Tensor | None = None
     bias: Tensor | None = None
     commonest: float | None = None
+    target: Target | None = None
+    sign: float = 1.0
 
     def chance(self, y: np.ndarray) -> float:
         """The metric on labels `y` without any knowledge of the input; of masked tasks that of always naming the
@@ -51,23 +56,29 @@ class Readout:
         if self.commonest is not None:
             return float(np.mean(y == self.commonest))
         if self.metric == "balanced_accuracy":
-            return 1 / max(2, self._probe()[0].shape[1])
+            return 0.5 if self.target is not None else 1 / max(2, self._probe()[0].shape[1])
         return 0.5 if self.metric.endswith("auroc") else 0.0
 
     @property
-    def left_out(self) -> str | None:
-        """A warning where the subject was fine-tuned: its head is not what is read."""
+    def caveat(self) -> str | None:
+        """A warning where the head of a fine-tuned subject is not what is read, and of a probe that stood before."""
+        if self.target is not None and self.target.probe is not None:
+            return (
+                f"{self.target.name} was fitted before: of sequences that it was fitted on, the subject's own metric "
+                "is not one of unseen data"
+            )
         if self.weight is None or self.subject.task is None:
             return None
         return (
             "what is read is a linear probe that was fitted to your labels on the final hidden state, not the "
-            f"subject's own head: isotrace trace --target {self.subject.task.instead.removesuffix(' or a probe')} "
-            "explains that"
+            f"subject's own head: --target {self.subject.task.instead.removesuffix(' or a probe')} reads that"
         )
 
     def outputs(self, examples: Sequence[Example], batch: Batch, final: Tensor) -> Tensor:
-        """`[n, outputs]` of a batch from its final hidden states `[batch, tokens, d_model]`: one row per example, or
-        per labelled token. Masked tasks have two outputs: 1 for a hit, and logit of the true token minus the mean."""
+        """`[n, outputs]` of a batch from `Subject.hidden`, `[batch, tokens, d_read]`: one row per example, or per
+        labelled token. Masked tasks have two outputs: 1 for a hit, and logit of the true token minus the mean."""
+        if self.target is not None:
+            return self.sign * self.target.value(self.subject, batch, final)[:, None]
         if self.kind in ("class", "regression"):
             return pool(self.subject, batch, final) @ self._probe()[0] + self._probe()[1]
         row = torch.tensor([i for i, e in enumerate(examples) for _ in e.places])
@@ -108,6 +119,35 @@ class Readout:
 
     def score(self, predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return METRICS[self.metric](predicted, y, weights)
+
+
+def target_readout(subject: Subject, data: TaskData, metric: str | None, text: str) -> Readout:
+    """What the target `text` reads, see `subjects.targets`; which of two classes it is about its name tells. Raises
+    InputError for a target of single tokens, and labels that it does not predict."""
+    kind, _, rest = text.partition(":")
+    if kind in ("mask", "diff", "label") or data.kind not in ("class", "regression") or len(data.classes) > 2:
+        raise InputError(
+            f"--target {text}: a task is read from a probe:, class: or output: of whole sequences, and its labels are "
+            "two classes or numbers; leave --target out and a readout is fitted."
+        )
+    check_target(text, subject)
+    example = min((e for part in data.parts.values() for e in part), key=lambda e: len(e.ids))
+    target = parse_target(text, subject, subject.tokenize([example.text]))
+    if target.place is not None:
+        raise InputError(f"--target {text} reads a single token: a task asks about whole sequences.")
+    sign = 1.0
+    if data.kind == "class":
+        own = [] if target.probe is None else [*target.probe.config.outputs]
+        asked = own[0] if len(own) == 1 else rest.rpartition(":")[2]
+        named = [c for c in data.classes if asked == c or asked.startswith(f"{c}-")]
+        if not named:
+            raise InputError(
+                f"--target {text} is about {asked!r}, which is none of the classes of {data.label}, "
+                f"{' and '.join(data.classes)}: label them as the target does."
+            )
+        sign = 1.0 if data.classes.index(max(named, key=len)) else -1.0
+    metric = checked_metric(data, metric)
+    return Readout(subject.reading(target.reads), data.kind, metric, target=target, sign=sign)
 
 
 @torch.no_grad()

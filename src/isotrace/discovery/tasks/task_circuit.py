@@ -1,6 +1,6 @@
 """The circuit behind a task, found on discovery sequences and proved on report sequences (METHODS §7).
 
-1. readout    a probe fitted on `fit`, or the subject's head; the task metric of the subject on `report`
+1. readout    a probe fitted on `fit`, the subject's head or a given target; the task metric of the subject on `report`
 2. rank       every feature, and every neuron, over `discover`
 3. choose     how many of either keep 79 % and 90 %, on `discover` alone
 4. sweep      the first n alone, all else at its mean: free-running and teacher-forced, beside matched random
@@ -36,7 +36,7 @@ from isotrace.discovery.tasks import sweep as sweeps
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
 from isotrace.discovery.tasks.choice import choose, halves
 from isotrace.discovery.tasks.ranking import RANKINGS, check_ranking, rank
-from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout, checked_metric, fit_readout
+from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout, checked_metric, fit_readout, target_readout
 from isotrace.discovery.tasks.summary import CURVES, area, in_hindsight, warnings
 from isotrace.discovery.tasks.sweep import Anchors, Judge, Proof, Ranked, per_layer, sizes_on_grid, top
 from isotrace.interventions import Attentions, Components, Heads, MLPs, Neurons
@@ -56,7 +56,7 @@ class TaskConfig:
     mediator: what the circuit is made of, `feature` or one of PLAIN. ranking: see `ranking.RANKINGS`; of other
     mediators than features any method that ranks nodes. sizes: circuits to measure; None = 1, 2 and 5 per decade of
     the share of all features. metric: None = the kind's first, see `readout.ALLOWED`. n_controls: random circuits
-    per size.
+    per size. target: what is read instead of a probe fitted here, see `readout.target_readout`.
     """
 
     mediator: str = "feature"
@@ -66,6 +66,7 @@ class TaskConfig:
     n_controls: int = 20
     n_bootstrap: int = 500
     seed: int = 0
+    target: str | None = None
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)
@@ -123,23 +124,25 @@ def find_circuit(
     features than there are and for a subject no better than chance on the report part, RunError as `claimed`. Where the
     subject's interval reaches down to chance, shares are NaN and nothing is `chosen`."""
     subject.require_float32("a circuit")
+    ready = None if config.target is None else target_readout(subject, data, config.metric, config.target)
+    subject = subject if ready is None else ready.subject
     bases = (_parts(subject, dictionary, config), Basis(subject, Neurons(dictionary.config.layers)))
     sizes = sizes_on_grid(bases[0].n, config.sizes)
-    check_ranking(config.ranking, bases[0])
+    check_ranking(config.ranking, bases[0], final=not subject.reads)
     if sizes[0] < 1:
         raise InputError(f"a circuit of {sizes[0]} parts was asked for: it needs one at least.")
     if sizes[-1] > bases[0].n:
         raise InputError(f"a circuit of {sizes[-1]} features was asked for, and there are {bases[0].n}: ask for less.")
     with nullcontext() if work is None else claimed(work) as folder:
-        memo = Memo(folder, subject, dictionary, data.kind, data.label, data.parts, _steps(config))
-        return _found(subject, dictionary, data, config, bases, sizes, memo, progress)
+        memo = Memo(folder, subject, dictionary, data.kind, data.label, data.parts, _steps(config, ready))
+        readout = _stored_readout(subject, data, config, memo) if ready is None else ready
+        return _found(readout, dictionary, data, config, bases, sizes, memo, progress)
 
 
 def _found(
-    subject: Subject, dictionary: Dictionary, data: TaskData, config: TaskConfig, bases: tuple[Basis, Basis],
+    readout: Readout, dictionary: Dictionary, data: TaskData, config: TaskConfig, bases: tuple[Basis, Basis],
     sizes: list[int], memo: Memo, progress: Progress,
 ) -> TaskCircuit:  # fmt: skip
-    readout = _stored_readout(subject, data, config, memo)
     judge = Judge.of(readout, "report", data.parts["report"], config.n_bootstrap, config.seed, memo)
     whole, chance = judge.subject(), judge.chance
     if not whole[0] > chance:
@@ -177,7 +180,7 @@ def _found(
         "task_metric": {
             "name": readout.metric, "subject": whole[0], "subject_ci": interval(whole[1:]), "chance": chance,
         },
-        "parts_of": identity([config.mediator, dictionary if config.mediator == "feature" else subject]),
+        "parts_of": identity([config.mediator, dictionary if config.mediator == "feature" else readout.subject]),
         "mediator": config.mediator, "n_features": bases[0].n, "n_neurons": bases[1].n, "ranking": config.ranking,
         "empty": features.anchors.summary(features.anchors.empty),
         "sweep": entries,
@@ -193,7 +196,7 @@ def _found(
         keep = top(bases[0], features.scores, min(reference, ILLUSIONS))
         rows = _illusions(bases[0], data, keep, config)
         summary["illusion"] = [row | {"layer": numbers[row["layer"]]} for row in rows]
-    summary["warnings"] = [*filter(None, [readout.left_out]), *warnings(summary)]
+    summary["warnings"] = [*filter(None, [readout.caveat]), *warnings(summary)]
     return TaskCircuit(data, readout, features, neurons, summary, config)
 
 
@@ -216,10 +219,11 @@ def _parts(subject: Subject, dictionary: Dictionary, config: TaskConfig) -> Basi
     return Basis(subject, PLAIN[config.mediator]())
 
 
-def _steps(config: TaskConfig) -> list[Any]:
+def _steps(config: TaskConfig, ready: Readout | None) -> list[Any]:
     """Settings that what a memo holds depends on, and the `CACHE` numbers of the code."""
     caches = [readouts.CACHE, rankings.CACHE, sweeps.CACHE, config.ranking in METHODS and METHODS[config.ranking].cache]
-    return [config.mediator, config.ranking, config.metric, config.seed, caches]
+    steps = [config.mediator, config.ranking, config.metric, config.seed, caches]
+    return steps if ready is None or ready.target is None else [*steps, config.target, ready.target.probe]
 
 
 def _stored_readout(subject: Subject, data: TaskData, config: TaskConfig, memo: Memo) -> Readout:

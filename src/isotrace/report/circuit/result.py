@@ -83,7 +83,7 @@ def circuit_result(
             {"name": name} | {part: sum(int(e.y) == i for e in data.parts[part]) for part in PARTS}
             for i, name in enumerate(data.classes)
         ],
-        "examples": example_rows(found, subject, domain, n_drawn, progress),
+        "examples": example_rows(found, domain, n_drawn, progress),
     }
     said = prediction_table(found.readout, data)
     if rows is not None:
