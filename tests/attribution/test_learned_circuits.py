@@ -6,7 +6,6 @@ import torch
 import tiny
 from handbuilt import READER, SOURCE, handbuilt
 from isotrace.attribution.ablation import ablated, feature_values
-from isotrace.attribution.circuits import learned
 from isotrace.attribution.circuits.choice import choose_circuit
 from isotrace.attribution.circuits.ensemble import ensemble
 from isotrace.attribution.circuits.learned import straight_through
@@ -69,9 +68,7 @@ def test_members_differ_at_one_place_and_those_held_out_at_others(subject, kind)
     assert torch.equal(found.held_out.ids, again.held_out.ids)
 
 
-def test_a_mask_finds_the_circuit_that_was_written_into_the_weights(tmp_path, monkeypatch):
-    """That the target is read from: the decoys are a part of the state."""
-    monkeypatch.setattr(learned, "STATE", 0.0)
+def test_a_mask_finds_the_circuit_that_was_written_into_the_weights(tmp_path):
     subject, dictionary = handbuilt(tmp_path / "esm", 1.0)
     batch = subject.tokenize(["CNO"])
     target = parse_target("probe:v", subject, batch)

@@ -40,7 +40,7 @@ def choose_circuit(
     n_active = int((frame.active.values > 0).sum())
     sizes = sorted({min(len(candidates), max(1, round(s * n_active))) for s in shares})
     arguments = (subject, Features(frame.dictionary), feature_values(frame.dictionary, ablation), frame.batch, target)
-    nested = CIRCUITS[way](Search(*arguments, frame.gradient, candidates, seed), sizes)
+    nested = CIRCUITS[way](Search(*arguments, candidates, seed), sizes)
     values = ablated(*arguments, [candidates[:0], *nested], complement=True).double().numpy()
     full = float(target.value(subject, frame.batch, frame.frozen.actual.final))
     errors = np.abs(values[1:] - full)

@@ -3,17 +3,18 @@ arXiv:1308.3432), sizes nested as in Matryoshka codes.
 
 Every candidate has a score. In a step the k candidates of largest score stand at what they are in the running subject
 and everything else at its reference; k is one size of the grid, drawn anew, so that one ranking serves all sizes. The
-gradient passes the threshold as if it were a sigmoid. What is learned is to reproduce, on the input and on members of
-an `ensemble` around it, the target and the state that it is read from: one number alone is easily matched by chance.
+gradient passes the threshold as if it were a sigmoid. What is learned is to reproduce the target on the input and on
+members of an `ensemble` around it: one number alone is easily matched by chance.
 
-    loss = |M_C − M|² / S² + STATE · ‖s_C − s‖² / ‖s_∅ − s‖²      means over members
+    loss = (M_C − M)²      mean over members
 
-s is the mean of what the target reads, weighted by how strongly it reads each position; S² the larger of what ablating
-everything does to the target, |M_∅ − M|², and what a change of s of that size in a random direction would do.
+One ranking has to serve all sizes, and what it gains for some it loses for others: of a size the set that halving
+chooses stands, where that is nearer to the target on the members that are learned from.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,56 +24,49 @@ from isotrace.attribution.circuits.ensemble import Ensemble, ensemble
 from isotrace.attribution.circuits.halving import halved
 from isotrace.attribution.circuits.masked import Masked
 from isotrace.attribution.circuits.search import CIRCUITS, Search
-from isotrace.interventions.components import Components, Values
-from isotrace.subjects.subject import Batch, Subject
-from isotrace.subjects.targets import Target
+from isotrace.subjects.subject import Batch
 
-STEPS, RATE, MEMBERS = 60, 0.1, 3
+STEPS, RATE, MEMBERS = 30, 0.01, 1
 """Adam steps, their rate, and members in each beside the input itself. Ranked are the mean scores of the second half:
 at a threshold single nodes swap places to the end."""
-STATE = 0.25
 LEARN, HELD_OUT = 24, 12
 """Members of the ensemble, beside the input."""
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What a mask is to reproduce on `members`: `values [n]`, `states [n, d_read]`, in units of `scale` (S², ‖Δs‖²)."""
+    """What a mask is to reproduce: the `values [n]` of the target on `members`, the input first."""
 
     members: Batch
-    weights: Tensor
     values: Tensor
-    states: Tensor
-    scale: tuple[float, float]
 
 
-def _read(subject: Subject, target: Target, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensor]:
-    hidden = target.hidden(subject, batch)
-    return target.value(subject, batch, hidden), torch.einsum("p,bpd->bd", weights, hidden)
-
-
-@torch.no_grad()
-def aim_of(
-    subject: Subject, components: Components, reference: Values, members: Batch, target: Target, gradient: Tensor
-) -> Aim:
-    """`gradient [tokens, d_read]` of the target on the input, the first of `members`."""
-    strength = gradient.norm(dim=-1)
-    weights = strength / strength.sum().clamp(min=1e-30)
-    values, states = _read(subject, target, members, weights)
-    with components.edited(subject, lambda layer, found: reference[layer].to(found).expand_as(found)):
-        empty, none = _read(subject, target, members, weights)
-    moved = float((none - states).square().sum(-1).mean())
-    random = moved * float(strength.sum()) ** 2 / states.shape[-1]
-    scale = max(float((empty - values).square().mean()), random)
-    return Aim(members, weights, values, states, (max(scale, 1e-30), max(moved, 1e-30)))
+def _value(search: Search, batch: Batch) -> Tensor:
+    return search.target.value(search.subject, batch, search.target.hidden(search.subject, batch))
 
 
 @CIRCUITS.named("learned")
 def by_mask(search: Search, sizes: Sequence[int]) -> list[Nodes]:
-    subject, parts = search.subject, (search.subject, search.components, search.reference)
-    around = around_of(search)
-    aim = aim_of(*parts, around.learn, search.target, search.gradient)
-    return learned(subject, *parts[1:], search.target, aim, search.candidates, sizes, search.seed)
+    members = around_of(search).learn
+    with torch.no_grad():
+        aim = Aim(members, _value(search, members))
+    first = start(search, sizes)
+    ways = [ranked(search, first, sizes), ranked(search, learned(search, aim, first, sizes), sizes)]
+    return [min(sets, key=partial(distance, search, aim)) for sets in zip(*ways, strict=True)]
+
+
+def ranked(search: Search, scores: Tensor, sizes: Sequence[int]) -> list[Nodes]:
+    """The candidates of largest score, of each of `sizes`."""
+    order = scores.argsort(descending=True, stable=True)
+    return [search.candidates[order[:size]] for size in sizes]
+
+
+@torch.no_grad()
+def distance(search: Search, aim: Aim, nodes: Nodes) -> float:
+    """|M_C − M|, its mean over the members that are learned from."""
+    masked = Masked(search.subject, search.components, search.reference, nodes, aim.members.ids.shape[1])
+    with masked.by(torch.ones(len(nodes)).to(aim.values)):
+        return float((_value(search, aim.members) - aim.values).abs().mean())
 
 
 def around_of(search: Search) -> Ensemble:
@@ -81,61 +75,40 @@ def around_of(search: Search) -> Ensemble:
     return ensemble(*parts, n_learn=LEARN, n_held_out=HELD_OUT, seed=search.seed)
 
 
-def learned(
-    subject: Subject,
-    components: Components,
-    reference: Values,
-    target: Target,
-    aim: Aim,
-    candidates: Nodes,
-    sizes: Sequence[int],
-    seed: int,
-    steps: int = STEPS,
-) -> list[Nodes]:
-    """A set of each of the ascending `sizes`, every one part of the next. Starts from what halving chooses."""
-    first = Batch(aim.members.ids[:1], aim.members.mask[:1], (), ())
-    scores = start(subject, components, reference, first, target, candidates, sizes).to(aim.values.dtype)
-    scores.requires_grad_(True)
-    mean = torch.zeros_like(scores) if steps and sizes[0] < len(candidates) else scores.detach()
-    generator, n = torch.Generator().manual_seed(seed), len(aim.members.ids)
+def learned(search: Search, aim: Aim, scores: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Scores `[n]` of the candidates from those given, trained for all of `sizes`."""
+    tried = [size for size in sizes if size < len(search.candidates)]
+    if not tried:
+        return scores
+    scores = scores.to(aim.values, copy=True).requires_grad_(True)
+    mean = torch.zeros_like(scores)
+    generator, n = torch.Generator().manual_seed(search.seed), len(aim.members.ids)
     adam = torch.optim.Adam([scores], RATE)
-    masked = Masked(subject, components, reference, candidates, first.ids.shape[1])
-    tried = [size for size in sizes if size < len(candidates)]
-    for step in range(steps if tried else 0):
+    masked = Masked(search.subject, search.components, search.reference, search.candidates, aim.members.ids.shape[1])
+    for step in range(STEPS):
         size = tried[int(torch.randint(len(tried), (1,), generator=generator))]
         rows = torch.cat([torch.zeros(1, dtype=torch.long), torch.randint(n, (MEMBERS,), generator=generator)])
         for group in adam.param_groups:
-            group["lr"] = RATE * (1 - step / steps)
+            group["lr"] = RATE * (1 - step / STEPS)
         batch = Batch(aim.members.ids[rows], aim.members.mask[rows], (), ())
         with torch.enable_grad(), masked.by(straight_through(scores, size)):
-            values, states = _read(subject, target, batch, aim.weights)
-        loss = (values - aim.values[rows]).square().mean() / aim.scale[0]
-        loss = loss + STATE * (states - aim.states[rows]).square().sum(-1).mean() / aim.scale[1]
+            loss = (_value(search, batch) - aim.values[rows]).square().mean()
         (scores.grad,) = torch.autograd.grad(loss, [scores])
         adam.step()
-        if 2 * step >= steps:
+        if 2 * step >= STEPS:
             mean = mean + scores.detach()
-    order = mean.argsort(descending=True, stable=True)
-    return [candidates[order[:size]] for size in sizes]
+    return mean.cpu()
 
 
-def start(
-    subject: Subject,
-    components: Components,
-    reference: Values,
-    batch: Batch,
-    target: Target,
-    candidates: Nodes,
-    sizes: Sequence[int],
-) -> Tensor:
+def start(search: Search, sizes: Sequence[int]) -> Tensor:
     """Scores `[n]` from −1 to 1 that rank the candidates as halving does: by the smallest set that holds them, within a
     set by first-order effects in the whole subject."""
-    effects = torch.stack(first_order(subject, components, reference, batch, target))
-    layer, position, component = candidates.unbind(1)
-    strength = effects[layer, position, component].abs()
-    level = torch.zeros(len(candidates))
-    places = {tuple(node): i for i, node in enumerate(candidates.tolist())}
-    for kept in halved(subject, components, reference, batch, target, candidates, sizes):
+    parts = search.subject, search.components, search.reference, search.batch, search.target
+    layer, position, component = search.candidates.unbind(1)
+    strength = torch.stack(first_order(*parts))[layer, position, component].abs().cpu()
+    level = torch.zeros(len(search.candidates))
+    places = {tuple(node): i for i, node in enumerate(search.candidates.tolist())}
+    for kept in halved(*parts, search.candidates, sizes):
         level[[places[tuple(node)] for node in kept.tolist()]] += 1
     strength = level + strength / strength.max().clamp(min=1e-30) / 2
     rank = strength.argsort().argsort().float()

@@ -31,7 +31,7 @@ def neuron_effects(
              for layer, size in enumerate(sizes)]  # fmt: skip
     everything = torch.cat(parts)
     arguments = (subject, Neurons(), means, frame.batch, target)
-    search = Search(*arguments, frame.gradient, everything, seed)
+    search = Search(*arguments, everything, seed)
     (chosen,) = CIRCUITS[way](search, [min(n, len(everything))])
     value, empty = ablated(*arguments, [chosen, everything[:0]], complement=True).tolist()
     return NeuronEffects(len(chosen), value, empty)

@@ -50,7 +50,7 @@ def measured(
     sizes = [max(1, round(share * case.graph.n_active)) for share in shares]
     everything = torch.cat([torch.cartesian_prod(torch.tensor([layer]), torch.arange(framed.n_tokens),
                                                  torch.arange(len(m))) for layer, m in enumerate(means)])  # fmt: skip
-    rest = framed.batch, case.target, framed.gradient
+    rest = framed.batch, case.target
     candidates, reference = case.graph.feature_nodes, feature_values(dictionary, "mean")
     features = Search(subject, Features(dictionary), reference, *rest, candidates, seed)
     neurons = Search(subject, Neurons(), means, *rest, everything, seed)
@@ -84,7 +84,7 @@ def errors(search: Search, members: Batch, full: torch.Tensor, nodes: Nodes) -> 
     """|M_C − M| on the first of `members`, and its mean over the others, in the target's unit."""
     parts = search.subject, search.components, search.reference
     masked = Masked(*parts, nodes, members.ids.shape[1])
-    with masked.by(torch.ones(len(nodes), dtype=search.gradient.dtype)):
+    with masked.by(torch.ones(len(nodes))):
         hidden = search.target.hidden(search.subject, members)
     away = (search.target.value(search.subject, members, hidden).double() - full).abs()
     return float(away[0]), float(away[1:].mean())
