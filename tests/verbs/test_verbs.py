@@ -118,14 +118,15 @@ QUICK = {"max_features": 30, "nodes": 4, "controls": 2, "spellings": 0}
 
 
 def test_trace_equals_the_command_and_is_saved(world, tmp_path):
-    subject, dictionary, data = world
+    (subject, dictionary, _), rows, data = world, [*ROWS[:2], ROWS[-1]], tmp_path / "few.smi"
+    data.write_text("\n".join(rows) + "\n")
     options = [word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", value)]
     given = ("--target", "mask:2", "--domain", "molecule", *options)
     printed = said("trace", subject, dictionary, data, *given, "--out", tmp_path / "shell")
     found = isotrace.trace(subject, dictionary, data, "mask:2", domain="molecule", out=tmp_path / "python", **QUICK)
     assert as_printed(found) == printed
-    assert [t["index"] for t in printed["traces"]] == list(range(len(ROWS) - 1))
-    assert [r["index"] for r in printed["rejects"]] == [len(ROWS) - 1]
+    assert [t["index"] for t in printed["traces"]] == list(range(len(rows) - 1))
+    assert [r["index"] for r in printed["rejects"]] == [len(rows) - 1]
     table = found.to_frame()
     for trace, row in zip(printed["traces"], table.to_dicts(), strict=True):
         assert row["error"] == trace["circuit"]["error"]
