@@ -56,7 +56,7 @@ def prepare(root: Path) -> None:
     subject = tiny.load_tiny(tiny.save_subject(tiny.tiny_model("bert"), root / "bert"))
     save_dictionary(tiny.random_dictionary(subject), root / "clt", reference(subject), dtype=torch.float32, training={})
     rows = [f"{text},{int('Br' in text)}" for text in TEXTS]
-    (root / "few.csv").write_text("\n".join(["smiles,bromine", *rows[:20:5], "C?C,0"]) + "\n")
+    (root / "few.csv").write_text("\n".join(["smiles,bromine", *rows[:30:5], "C?C,0"]) + "\n")
     (root / "train.toml").write_text(CONFIG)
     (root / "data.csv").write_text("\n".join(["smiles,bromine", *rows, "C?C,0"]) + "\n")
 
