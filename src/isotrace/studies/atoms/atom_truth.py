@@ -1,7 +1,8 @@
 """Are these the right atoms? Scores of atoms against truths that are known.
 
 - `crippen`: the label is RDKit's computed logP, a sum over atoms: the right picture is its terms, by construction
-- `lipophilicity`: measured logD; its terms are not known, the computed ones of logP stand in for them
+- `lipophilicity`: measured logD; its terms are not known, the computed ones of logP stand in for them. `maxima`: the
+  same, read by the means and the maxima over the tokens
 - `rules`: labels planted by substructure, see `rules.RULES`
 - `pairs`: two molecules that differ by one substituent: does the picture of the difference lie on what changed, and do
   its numbers there add up to the difference that the model makes
@@ -158,6 +159,9 @@ def tasks_of(subject: Subject, sizes: Sizes, setting: Setting) -> list[tuple[Tas
     measured = bundled_table("lipophilicity")
     other = read_pool(subject, measured, "logD", sizes.measured, setting)
     about = ("lipophilicity", "measured logD, MoleculeNet", "log units")
+    found.append((number_task(subject, *about, other.label, other, sizes, setting), other))
+    other = read_pool(subject, measured, "logD", sizes.measured, setting, "mean+max")
+    about = ("maxima", "measured logD, read by maxima over the tokens too", "log units")
     found.append((number_task(subject, *about, other.label, other, sizes, setting), other))
     return found + [(rule_task(subject, rule, pool, sizes, setting), pool) for rule in RULES[: sizes.rules]]
 

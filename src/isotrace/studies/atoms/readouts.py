@@ -13,7 +13,7 @@ from isotrace.probing.linear import searched
 from isotrace.probing.states import pooled_states
 from isotrace.stats.bootstrap import bootstrap_weights, interval
 from isotrace.stats.metrics import auroc, r2
-from isotrace.subjects.probe import Probe, ProbeConfig
+from isotrace.subjects.probe import Pool, Probe, ProbeConfig
 from isotrace.subjects.subject import Subject
 from isotrace.subjects.targets import Target
 
@@ -23,11 +23,11 @@ def layers(subject: Subject) -> tuple[int, ...]:
     return tuple(range(subject.n_layers + 1))
 
 
-def pooled(subject: Subject, texts: Sequence[str], progress: Progress) -> np.ndarray:
-    """float32 `[texts, d_read]`: means over the tokens of the hidden states of all `layers` side by side."""
+def pooled(subject: Subject, texts: Sequence[str], how: Pool, progress: Progress) -> np.ndarray:
+    """float32 `[texts, d_pooled]`: the hidden states of all `layers` side by side, pooled over the tokens."""
     rows = [(text, subject.tokenized([text])[0][0]) for text in texts]
     examples = [Example(i, text, np.asarray(ids), "", np.nan) for i, (text, ids) in enumerate(rows)]
-    return pooled_states(subject, examples, layers(subject), "mean", progress)
+    return pooled_states(subject, examples, layers(subject), how, progress)
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def fitted(
     about: str,
     unit: str,
     parts: dict[str, tuple[np.ndarray, np.ndarray]],
+    how: Pool,
     seed: int,
 ) -> Readout:
     """`parts`: (pooled states, labels) of train, valid and test. The penalty is chosen on valid, on which the
@@ -63,7 +64,7 @@ def fitted(
     weights = np.concatenate([np.ones((1, len(y))), bootstrap_weights(len(y), 1_000, seed)])
     draws = auroc(predicted[:, None], y, weights) if classes else r2(predicted[:, None], y, weights)
     config = ProbeConfig(
-        "isotrace-probe", 2, name, about, kind, (name,), unit, layers(subject), "mean", subject.files.weights_sha256
+        "isotrace-probe", 2, name, about, kind, (name,), unit, layers(subject), how, subject.files.weights_sha256
     )
     probe = Probe(config, torch.from_numpy(weight).float(), torch.from_numpy(bias).float())
     target = Target("probe", f"probe:{name}", about, unit, probe=probe)

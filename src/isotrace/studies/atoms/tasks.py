@@ -18,6 +18,7 @@ from isotrace.studies.atoms.forest import Forest
 from isotrace.studies.atoms.readouts import Readout, fitted, pooled
 from isotrace.studies.atoms.rules import Rule, drawn
 from isotrace.studies.study import Setting
+from isotrace.subjects.probe import Pool as How
 from isotrace.subjects.subject import Subject
 
 
@@ -42,13 +43,15 @@ PARTS = (0.7, 0.1, 0.2)
 
 @dataclass(frozen=True)
 class Pool:
-    """Molecules with their pooled states `[molecules, d_read]`; `part` is 0 to fit, 1 to choose, 2 to test."""
+    """Molecules with their states `[molecules, d_pooled]`, pooled as `how` says; `part` is 0 to fit, 1 to choose, 2 to
+    test."""
 
     texts: list[str]
     mols: list[Chem.Mol]
     part: np.ndarray
     states: np.ndarray
     label: np.ndarray
+    how: How
 
     def mol(self, row: int) -> Chem.Mol:
         return self.mols[row]
@@ -71,7 +74,9 @@ class Task:
     metric: str
 
 
-def read_pool(subject: Subject, table: pl.DataFrame, label: str | None, most: int, setting: Setting) -> Pool:
+def read_pool(
+    subject: Subject, table: pl.DataFrame, label: str | None, most: int, setting: Setting, how: How = "mean"
+) -> Pool:
     """Molecules of one part, of 8 to 40 heavy atoms and at most 100 tokens, in canonical SMILES, each once. Measured
     labels are split by scaffold, as the table says, planted ones, which ask for no new chemistry, at random."""
     parts = {"train": 0, "valid": 1, "test": 2}
@@ -91,9 +96,9 @@ def read_pool(subject: Subject, table: pl.DataFrame, label: str | None, most: in
     part, values = (np.asarray(column) for column in zip(*chosen.values(), strict=True))
     if label is None:
         part = np.random.default_rng(setting.seed).choice(3, len(part), p=PARTS)
-    name = f"pool-{crc32(' '.join(texts).encode())}.npy"
-    states = kept(setting.work / name, lambda: pooled(subject, texts, setting.progress))
-    return Pool(texts, mols, part, states, values)
+    name = f"pool-{how}-{crc32(' '.join(texts).encode())}.npy"
+    states = kept(setting.work / name, lambda: pooled(subject, texts, how, setting.progress))
+    return Pool(texts, mols, part, states, values, how)
 
 
 def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -123,7 +128,9 @@ def rule_task(subject: Subject, rule: Rule, pool: Pool, sizes: Sizes, setting: S
     cells = np.asarray([-1 if (c := rule.cell(mol)) is None else c for mol in pool.mols])
     parts = [drawn(cells, pool.part == p, sizes.cell, rng) for p in range(3)]
     labels = np.isin(cells, rule.positive)
-    readout = fitted(subject, rule.name, rule.about, "log-odds", pool.taken(np.concatenate(parts), labels), seed)
+    readout = fitted(
+        subject, rule.name, rule.about, "log-odds", pool.taken(np.concatenate(parts), labels), pool.how, seed
+    )
     forest = Forest([pool.mol(i) for i in parts[0].tolist()], labels[parts[0]], regression=False, seed=seed)
     right = parts[2][labels[parts[2]] & (readout.values > 0)]
     rows = [
@@ -150,7 +157,7 @@ def number_task(
     """A property whose terms are taken to be those of logP."""
     rng = np.random.default_rng(child_seed(setting.seed, crc32(name.encode())))
     everything = np.arange(len(labels))
-    readout = fitted(subject, name, about, unit, pool.taken(everything, labels), setting.seed)
+    readout = fitted(subject, name, about, unit, pool.taken(everything, labels), pool.how, setting.seed)
     train = everything[pool.part == 0][: 2 * sizes.cell]
     forest = Forest([pool.mol(i) for i in train.tolist()], labels[train], regression=True, seed=setting.seed)
     rows = rng.permutation(everything[pool.part == 2])[: sizes.molecules].tolist()

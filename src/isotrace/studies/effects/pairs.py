@@ -15,6 +15,7 @@ from isotrace.attribution.pairs.pair import PairConfig, Paired, chosen, pair
 from isotrace.base.errors import InputError
 from isotrace.base.files import write_whole
 from isotrace.dictionaries.saving import load_dictionary
+from isotrace.domains.molecule.alignment import common_atoms, in_order, written_like
 from isotrace.interventions.components import mean_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.stats.bootstrap import mean_interval
@@ -57,7 +58,8 @@ def run(setting: Setting) -> Outcome:
 
 
 def drawn(target: str, n: int, seed: int) -> list[tuple[str, str, float]]:
-    """(A, B, measured difference) of `n` matched pairs of the table."""
+    """(A, B, measured difference) of `n` matched pairs of the table, B written in the order of A: to the subject a
+    molecule in another order is another input."""
     name, column = LABELS[target]
     values = {}
     for text, value in bundled_table(name).select("smiles", column).iter_rows():
@@ -65,9 +67,15 @@ def drawn(target: str, n: int, seed: int) -> list[tuple[str, str, float]]:
         if mol is not None and ATOMS[0] <= mol.GetNumAtoms() <= ATOMS[1] and "." not in text:
             values.setdefault(Chem.MolToSmiles(mol), float(value))
     texts = [*values]
-    pairs = matched_pairs([Chem.MolFromSmiles(text) for text in texts], n, seed)
-    named = [(texts[one.first.row], texts[one.second.row]) for one in pairs]
-    return [(a, b, values[a] - values[b]) for a, b in named]
+    mols = [Chem.MolFromSmiles(text) for text in texts]
+    found = []
+    for one in matched_pairs(mols, n, seed):
+        a, b = (texts[half.row] for half in (one.first, one.second))
+        paired, _ = common_atoms(*(mols[half.row] for half in (one.first, one.second)))
+        moved = len(paired) - len(in_order(paired[i] for i in sorted(paired)))
+        written = written_like(mols[one.second.row], paired, moved) if moved else None
+        found.append((a, written or b, values[a] - values[b]))
+    return found
 
 
 def told(found: Paired, seed: int) -> dict[str, Any]:
