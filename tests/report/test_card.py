@@ -34,7 +34,7 @@ def trace_summary(smiles=ASPIRIN, name="aspirin", **changes):
     """What a card reads of a trace's summary, and its drawing."""
     mol, rng = Chem.MolFromSmiles(smiles), np.random.default_rng(0)
     units = [
-        {"index": a.GetIdx(), "symbol": a.GetSymbol(), "score": float(s)}
+        {"index": a.GetIdx(), "symbol": a.GetSymbol(), "score": float(s), "hidden": float(-3 * s)}
         for a, s in zip(mol.GetAtoms(), rng.normal(size=mol.GetNumAtoms()), strict=True)
     ]
     circuit = {
@@ -45,7 +45,7 @@ def trace_summary(smiles=ASPIRIN, name="aspirin", **changes):
     }  # fmt: skip
     picture = {
         "spellings": 6, "mean": -0.536, "sd": 0.79, "hidden_spearman": 0.407, "hidden_spearman_ci": [-0.287, 0.837],
-        "hidden_reason": None, "unsettled": None,
+        "hidden_reason": None, "unsettled": None, "shown": "score",
     }  # fmt: skip
     target = {
         "name": "probe:logd", "description": "lipophilicity at pH 7.4, logD", "value": -1.474, "unit": "log units",
@@ -259,6 +259,17 @@ def test_colours_that_contradict_what_is_measured_are_named():
     assert said(trace_summary()[0]).endswith("The colours, which are linearised, say the opposite of benzene ring.")
     agreeing = [{**group, "picture": group["hidden"]} for group in trace_summary()[0]["groups"]]
     assert "opposite" not in said(trace_summary(groups=agreeing)[0])
+
+
+def test_a_picture_of_what_hiding_does_cannot_contradict_it():
+    summary, drawing = trace_summary(picture__shown="hidden")
+    assert said(summary) == said(trace_summary()[0]).removesuffix(
+        " The colours, which are linearised, say the opposite of benzene ring."
+    )
+    card = trace_card(summary, drawing)
+    largest = max(abs(u["hidden"]) for u in summary["units"])
+    assert any(text.startswith(number(largest)) for text, *_ in words(card))
+    assert any("hiding each atom" in text and "measured" in text for text, *_ in words(card))
 
 
 def test_spellings_that_differ_by_more_than_is_explained_are_the_sentence():

@@ -129,6 +129,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             "mean": 7.1,
             "sd": 0.41,
             "hidden_spearman": 0.45,
+            "shown": "score",
             "hidden_spearman_ci": [0.1, 0.7],
             "hidden_reason": None,
             "unsettled": None,

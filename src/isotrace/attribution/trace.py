@@ -54,7 +54,7 @@ class TraceConfig:
     max_features: int = 1_200
     sizes: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
     tolerance: float = 0.1
-    circuit: str = "effects"
+    circuit: str = "learned"
     node_threshold: float = 0.7
     edge_threshold: float = 0.98
     ablation: Ablation = "mean"

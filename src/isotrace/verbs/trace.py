@@ -45,7 +45,7 @@ class TraceRequest(OnDictionary, Seeded):
     """Most active features that become nodes."""
     tolerance: float = Field(default=0.1, ge=0)
     """Distance to the model that is near enough, as a share of what all features do."""
-    circuit: Literal["effects", "learned"] = "effects"
+    circuit: Literal["effects", "learned"] = "learned"
     """How the circuit is chosen: by effects, or by a mask learned on changed inputs too."""
     node_threshold: float = Field(default=0.7, ge=0, le=1)
     """Share of the support that the features listed as supporting it carry."""

@@ -18,7 +18,7 @@ def trace_card(summary: Mapping[str, Any], drawing: str) -> str:
     target, seen, circuit, unit = summary["target"], summary["picture"], summary["circuit"], summary["target"]["unit"]
     name = summary["name"] if summary["name"] and legible(summary["name"]) else summary["input"]
     told = said(summary)
-    end = max((abs(u["score"] or 0.0) for u in summary["units"]), default=0.0)
+    end = max((abs(u[seen["shown"]] or 0.0) for u in summary["units"]), default=0.0)
     parts = [
         head(name, "" if name == summary["input"] else summary["input"], target["description"]),
         sentence(told),
@@ -61,6 +61,8 @@ def _prediction(target: Mapping[str, Any], seen: Mapping[str, Any], circuit: Map
 
 def _beside(seen: Mapping[str, Any]) -> str:
     mean = f", mean over {seen['spellings']} spellings" if seen["spellings"] > 1 else ""
+    if seen["shown"] == "hidden":
+        return f"What hiding each atom takes from the target, measured{mean}."
     if seen["hidden_reason"] is None:
         rank = f"ρ = {number(seen['hidden_spearman'])} {interval(seen['hidden_spearman_ci'])}"
         return f"What each atom adds, linearised{mean}. Ranks against hiding each atom, measured: {rank}."

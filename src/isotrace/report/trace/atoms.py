@@ -87,8 +87,9 @@ def spelling_rows(traced: Traced) -> dict[str, Any] | None:
 
 
 def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
-    """What belongs to the picture as a whole: over how many spellings it is, the target's mean and spread over them,
-    and how the atoms' scores rank beside the measured effects of hiding them (Spearman, bootstrap over atoms)."""
+    """What belongs to the picture as a whole: which entry of `units` it shows, over how many spellings it is, the
+    target's mean and spread over them, and how the atoms' scores rank beside the measured effects of hiding them
+    (Spearman, bootstrap over atoms)."""
     spelled, effects = traced.spellings, traced.circuit_effects
     values = np.asarray([traced.value]) if spelled is None else spelled.values
     sd = float(values.std(ddof=1)) if len(values) > 1 else None
@@ -104,16 +105,25 @@ def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
             f"{traced.target.unit} over {len(values)} spellings. That is more than all features together move the "
             f"target ({number(moved)}): what follows explains this spelling, not the molecule."
         )
+    unseen = _not_hidden(traced) if len(both) < 3 else None
     return {
+        "shown": "hidden" if reads_maxima(traced) and unseen is None else "score",
         "spellings": len(values),
         "mean": float(values.mean()),
         "sd": sd,
         "hidden_spearman": float(draws[0]),
         "hidden_spearman_ci": list(interval(draws[1:])),
-        "hidden_reason": _not_hidden(traced) if len(both) < 3 else None,
+        "hidden_reason": unseen,
         "unsettled": unsettled,
         "trust": trust(traced),
     }
+
+
+def reads_maxima(traced: Traced) -> bool:
+    """Whether the target reads maxima over the tokens: effects through the graph miss the atoms that decide those, and
+    hiding them does not (`isotrace reproduce atom_truth`)."""
+    probe = traced.target.probe
+    return probe is not None and "max" in probe.config.pool
 
 
 def _not_hidden(traced: Traced) -> str:
@@ -126,7 +136,7 @@ def _not_hidden(traced: Traced) -> str:
 def trust(traced: Traced) -> str:
     """How far such pictures go on targets of this kind, from the table of `isotrace reproduce atom_truth --full`."""
     probe, table = traced.target.probe, json.loads((files("isotrace") / "assets" / "atom_truth.json").read_text())
-    kind = "token" if probe is None else probe.task
+    kind = "token" if probe is None else "maximum" if reads_maxima(traced) else probe.task
     found = table["kinds"].get(kind)
     if found is None:
         return "How far such a picture can be trusted has not been measured for a target of this kind."

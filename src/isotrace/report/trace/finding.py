@@ -23,6 +23,7 @@ class Finding:
     overturned: tuple[str, ...]
     raises: tuple[Mapping[str, Any], ...]
     lowers: tuple[Mapping[str, Any], ...]
+    shown: str
 
     @property
     def sentence(self) -> str:
@@ -30,7 +31,10 @@ class Finding:
 
     @property
     def colours(self) -> str:
-        """The groups named whose colours, summed, have the other sign; empty where there are none."""
+        """The groups named whose colours, summed, have the other sign; empty where there are none, and where colours
+        are measured too."""
+        if self.shown == "hidden":
+            return ""
         names = [g["name"] for g in (*self.raises, *self.lowers) if g["hidden"] * g["picture"] < 0]
         return f"The colours, which are linearised, say the opposite of {' and '.join(names)}." if names else ""
 
@@ -57,6 +61,7 @@ def finding(summary: Mapping[str, Any]) -> Finding:
         overturned=tuple(_overturned(summary)),
         raises=raises,
         lowers=lowers,
+        shown=seen["shown"],
     )
 
 

@@ -101,7 +101,8 @@ def sentences(trace: "Record", summary: dict[str, Any]) -> list[str]:
             f"What the probe was fitted on averages {number(mean)} {unit}{spread}: this is "
             f"{signed(target['value'] - mean)} from it, the reference {signed(circuit['empty'] - mean)}."
         )
-    found.append(f"Atoms that move it most: {strongest(trace.units, 3)} {unit}.")
+    shown = trace.summary["picture"]["shown"]
+    found.append(f"Atoms that move it most: {strongest(trace.units, 3, shown)} {unit}.")
     return found
 
 

@@ -79,7 +79,7 @@ class TraceResult(Carded):
         return shared(run, f"{title}: {summary['target']['description']}", said(summary), copies)
 
     def card_svg(self) -> str:
-        return trace_card(to_jsonable(self.summary), self.view["page"]["molecule"]["signed_svg"])
+        return trace_card(to_jsonable(self.summary), self._drawing)
 
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
         return render_trace(self.payload(manifest))
@@ -89,14 +89,20 @@ class TraceResult(Carded):
         return [*lines[:3], *lines[4:]]  # without the correlations, which the page explains
 
     def drawn(self) -> tuple[str, str]:
-        """(SVG of the molecule in the colours of the signed effects, what they mean)."""
-        most, n = max((abs(u["score"] or 0.0) for u in self.units), default=0.0), self.summary["picture"]["spellings"]
+        """(SVG of the molecule in the colours of the picture, what they mean)."""
+        seen, unit = self.summary["picture"], self.summary["target"]["unit"]
+        most, n = max((abs(u[seen["shown"]] or 0.0) for u in self.units), default=0.0), seen["spellings"]
+        what = "measured by hiding each" if seen["shown"] == "hidden" else "effect of their tokens, linearised"
         legend = (
-            "Orange atoms raise the target, blue ones lower it: effect of their tokens, linearised"
-            f"{f', mean over {n} spellings' if n > 1 else ''}; full colour is {number(most)} "
-            f"{self.summary['target']['unit']}."
+            f"Orange atoms raise the target, blue ones lower it: {what}"
+            f"{f', mean over {n} spellings' if n > 1 else ''}; full colour is {number(most)} {unit}."
         )
-        return self.view["page"]["molecule"]["signed_svg"], legend
+        return self._drawing, legend
+
+    @property
+    def _drawing(self) -> str:
+        kind = "hidden" if self.summary["picture"]["shown"] == "hidden" else "signed"
+        return self.view["page"]["molecule"][f"{kind}_svg"]
 
     def _repr_html_(self) -> str:
         """The molecule, what was asked, and every warning."""
@@ -139,16 +145,19 @@ def described(summary: Mapping[str, Any]) -> Iterable[str]:
         f"first order alone {_fixed(checks['pearson_first_order'])} (frozen graph {_fixed(checks['pearson_graph'])}); "
         f"replacement score {_fixed(summary['graph']['replacement_score'])}"
     )
-    beside = seen["hidden_reason"] or f"measured by hiding each: rank correlation {_fixed(seen['hidden_spearman'])}"
-    yield f"atoms, effect in {target['unit']}: {strongest(summary['units'], 5)} ({beside})"
+    hidden = seen["shown"] == "hidden"
+    other = "effects through the graph" if hidden else "measured by hiding each"
+    beside = seen["hidden_reason"] or f"{other}: rank correlation {_fixed(seen['hidden_spearman'])}"
+    what = "hidden one by one" if hidden else "effect"
+    yield f"atoms, {what}, in {target['unit']}: {strongest(summary['units'], 5, seen['shown'])} ({beside})"
     for warning in summary["warnings"]:
         yield f"warning: {warning}"
 
 
-def strongest(units: Iterable[Mapping[str, Any]], n: int) -> str:
-    """The atoms with the largest scores, either way."""
-    ranked = sorted(units, key=lambda u: -abs(u["score"] or 0.0))[:n]
-    return ", ".join(f"{u['symbol']}{u['index']} {u['score'] or 0.0:+.2f}" for u in ranked)
+def strongest(units: Iterable[Mapping[str, Any]], n: int, shown: str) -> str:
+    """The atoms with the largest entries `shown`, either way."""
+    ranked = sorted(units, key=lambda u: -abs(u[shown] or 0.0))[:n]
+    return ", ".join(f"{u['symbol']}{u['index']} {u[shown] or 0.0:+.2f}" for u in ranked)
 
 
 def _fixed(value: float | None, digits: int = 2) -> str:
