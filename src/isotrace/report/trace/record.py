@@ -246,7 +246,7 @@ class Record:
         if traced.scores.replacement < 0.5:
             share = 1 - traced.scores.replacement
             found.append(f"Most influence passes through error nodes ({share:.0%}): the features miss most of it.")
-        if (even := evenness(u[self.summary["picture"]["shown"]] or 0.0 for u in self.units)) > SMEARED:
+        if (even := evenness(u[self.picture["shown"]] or 0.0 for u in self.units)) > SMEARED:
             found.append(
                 f"Not localised: without their signs, the effects in the picture are spread over {even:.0%} of the "
                 "atoms, as evenly as noise."
