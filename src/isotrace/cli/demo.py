@@ -19,7 +19,7 @@ def show(summary: dict[str, Any], request: DemoRequest) -> None:
     rows = []
     for t in results:
         circuit, control = t["circuit"], t["circuit"]["control"]
-        best = sorted(t["units"], key=lambda u: -abs(u["score"] or 0.0))[:3]
+        best = sorted(t["units"], key=lambda u: -abs(u[t["picture"]["shown"]] or 0.0))[:3]
         rows.append(
             (
                 t["name"],

@@ -52,7 +52,7 @@ class Record:
         origin = origin_of(subject, *identity, traced.sequence, traced.tokens, traced.target, traced.value)
         # the pruned graph's edges, since all of them take megabytes per input
         tensors, header = graph_tensors(traced.graph, traced.pruned, origin, "kept")
-        scores = {u["index"]: u["score"] for u in self.units}
+        scores = {u["index"]: u[self.picture["shown"]] or 0.0 for u in self.units}
         view = {
             "page": trace_view(self),
             "drawing": draw_molecule(traced.mol, scores, size=(420, 300), diverging=True),
