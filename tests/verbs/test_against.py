@@ -159,7 +159,7 @@ def test_from_the_shell(world, result, tmp_path):
     [
         ({"against": "partnr"}, "no column 'partnr' for --against"),
         ({"against": "partner", "supernodes": "s.json"}, "without a graph: leave out --supernodes"),
-        ({"against": "partner", "circuit": "learned", "max_features": 9}, "leave out --max-features, --circuit"),
+        ({"against": "partner", "circuit": "effects", "max_features": 9}, "leave out --max-features, --circuit"),
         ({"quick": True, "tolerance": 0.5}, "neither graph nor circuit: leave out --tolerance, --nodes, --controls, "),
     ],
 )

@@ -32,7 +32,7 @@ def ensemble(subject: Subject, batch: Batch, target: Target, *, n_learn: int, n_
     generator = torch.Generator().manual_seed(seed)
     free = ~subject.special(batch.ids[0])
     if target.position is not None:
-        free[target.position] = False
+        free[target.position : target.position + 1] = False  # a causal subject may be asked behind the end
         if subject.objective == "causal":  # what comes later changes nothing
             free[target.position :] = False
     places = torch.nonzero(free)[:, 0].cpu()

@@ -25,7 +25,7 @@ class Masked:
         self, subject: Subject, components: Components, reference: Values, candidates: Nodes, n_tokens: int
     ) -> None:
         self.subject, self.components, self.reference, self.n_tokens = subject, components, reference, n_tokens
-        sizes = components.sizes(subject)
+        sizes, candidates = components.sizes(subject), candidates.to(subject.device)
         self.where = [torch.nonzero(candidates[:, 0] == layer)[:, 0] for layer in range(len(sizes))]
         self.at = [candidates[where][:, 1:].unbind(1) for where in self.where]
         self.widths = [n for n, _ in sizes]
