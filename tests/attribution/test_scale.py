@@ -20,7 +20,7 @@ from isotrace.report import render_trace
 from isotrace.verbs.trace import earlier_groups
 from isotrace.verbs.tracing import Tracer
 
-QUICK = TraceConfig(max_features=150, n_nodes=8, n_controls=2, n_spellings=0)
+QUICK = TraceConfig(max_features=150, n_nodes=8, n_controls=2, n_spellings=0, circuit="effects")
 MIB = 1 << 20
 
 LONG = """
