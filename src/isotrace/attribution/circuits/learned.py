@@ -1,5 +1,5 @@
 """A mask over nodes, learned by gradient descent, free-running: straight-through estimator (Bengio et al. 2013,
-arXiv:1308.3432), sizes nested as in Matryoshka codes.
+arXiv:1308.3432), one ranking for all sizes as in Matryoshka codes.
 
 Every candidate has a score. In a step the k candidates of largest score stand at what they are in the running subject
 and everything else at its reference; k is one size of the grid, drawn anew, so that one ranking serves all sizes. The

@@ -20,14 +20,14 @@ from isotrace.attribution.verification import matched_controls
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.saving import load_dictionary
-from isotrace.interventions.components import Values, mean_values
+from isotrace.interventions.components import Values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.stats.bootstrap import mean_interval
-from isotrace.studies.effects.inputs import DICTIONARY, SUBJECT, TABLES, Case, each
-from isotrace.studies.study import Outcome, Setting, bundled_table, study
+from isotrace.studies.effects.inputs import DICTIONARY, SUBJECT, TABLES, Case, each, neuron_means
+from isotrace.studies.study import Outcome, Setting, study
 from isotrace.subjects.subject import Batch, Subject, load_subject
 
-MOLECULES, CONTROLS, BACKGROUND = {True: 2, False: 12}, 4, 64
+MOLECULES, CONTROLS = {True: 2, False: 12}, 4
 WAYS = ("effects", "learned")
 
 
@@ -35,8 +35,7 @@ WAYS = ("effects", "learned")
 def run(setting: Setting) -> Outcome:
     subject = load_subject(SUBJECT)
     dictionary = load_dictionary(DICTIONARY, subject)
-    texts = bundled_table("bbb").filter(bundled_table("bbb")["split_scaffold"] == "train")["smiles"][:BACKGROUND]
-    means = mean_values(subject, Neurons(), [subject.tokenize([text]) for text in texts])
+    means = neuron_means(subject)
     measure = lambda kind, case: measured(subject, dictionary, means, kind, case, setting.seed)  # noqa: E731
     rows = [row for found in each(subject, dictionary, MOLECULES[setting.quick], setting, measure) for row in found]
     table = [summarised(kind, share, rows, setting.seed) for kind in TABLES for share in TraceConfig().sizes]

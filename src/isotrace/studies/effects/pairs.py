@@ -4,29 +4,24 @@ Matched pairs of the packaged tables at random, most of which the probes have be
 subject with its probe, not the property. Distances to T(B) in the target's unit, of T(A) with nodes swapped.
 """
 
-import json
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from rdkit import Chem
 
 from isotrace.attribution.pairs.pair import PairConfig, Paired, chosen, pair
 from isotrace.base.errors import InputError
-from isotrace.base.files import write_whole
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.domains.molecule.alignment import common_atoms, in_order, written_like
-from isotrace.interventions.components import mean_values
-from isotrace.interventions.hookpoints import Neurons
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.studies.atoms.pairs import matched_pairs
-from isotrace.studies.effects.inputs import DICTIONARY, SUBJECT
+from isotrace.studies.effects.inputs import DICTIONARY, SUBJECT, kept, neuron_means
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import load_subject
 
 LABELS = {"probe:esol": ("esol", "measured_log_solubility_mol_per_l"), "probe:logd": ("lipophilicity", "logD")}
 """Target → its table and the measured column."""
-PAIRS, BACKGROUND = {True: 3, False: 24}, 64
+PAIRS = {True: 3, False: 24}
 ATOMS = 10, 30
 SHARES = PairConfig().sizes
 SWAPPED = ("nothing", "random", "every", "circuit", "neurons", "neurons_chosen")
@@ -36,21 +31,21 @@ SWAPPED = ("nothing", "random", "every", "circuit", "neurons", "neurons_chosen")
 def run(setting: Setting) -> Outcome:
     subject = load_subject(SUBJECT)
     dictionary = load_dictionary(DICTIONARY, subject)
-    texts = bundled_table("bbb").filter(bundled_table("bbb")["split_scaffold"] == "train")["smiles"][:BACKGROUND]
-    means = mean_values(subject, Neurons(), [subject.tokenize([text]) for text in texts])
+    means = neuron_means(subject)
     rows, left_out = [], []
     for target in LABELS:
         for a, b, measured in setting.progress(drawn(target, PAIRS[setting.quick], setting.seed), target):
-            file = setting.work / f"{target.replace(':', '-')}-{crc32(f'{a} {b}'.encode())}.json"
+            asked = subject, dictionary, a, b, target, PairConfig(seed=setting.seed)
             try:
-                if not file.is_file():
-                    found = pair(subject, dictionary, a, b, target, PairConfig(seed=setting.seed), neuron_means=means)
-                    write_whole(file, json.dumps(told(found, setting.seed)).encode())
+                own = kept(
+                    setting, target, f"{a} {b}",
+                    lambda: told(pair(*asked, neuron_means=means), setting.seed),  # noqa: B023
+                )  # fmt: skip
             except InputError as error:
                 left_out.append(f"{target}: {a} and {b} are left out: {error}")
                 continue
             about = {"target": target, "a": a, "b": b, "measured_difference": measured}
-            rows.append(about | json.loads(file.read_text()))
+            rows.append(about | own)
     table = [row for target in LABELS for row in summarised(target, rows, setting.seed)]
     sizes = [by_size(target, i, rows, setting.seed) for target in LABELS for i in range(len(SHARES))]
     flat = [{name: value for name, value in row.items() if name != "by_size"} for row in rows]
