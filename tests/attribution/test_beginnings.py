@@ -53,8 +53,8 @@ def test_the_next_token_behind_the_end_is_a_target(causal, folders, text):
 def test_a_beginning_is_traced_drawn_and_said_to_be_one(causal, tmp_path):
     subject, dictionary = causal
     found = trace(subject, dictionary, PROMPT, "mask:6", CONFIG)
-    assert [unit.atoms for unit in found.units if unit.kind == "atom"] == [(i,) for i in range(8)]
-    assert (found.units[9].kind, found.units[9].partner) == ("ring", None)
+    assert [written for written in found.reading.elements if written] == [(i,) for i in range(8)]
+    assert (found.reading.units[9].kind, found.reading.units[9].partner) == ("ring", None)
     result = Record(found, "gpt2", "random", FeatureTables(), None).result()
     said = [text for text in result.summary["warnings"] if text.startswith("Read as the beginning of a molecule")]
     assert len(said) == 1

@@ -9,7 +9,7 @@ import json
 import re
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,16 +127,16 @@ def test_an_atom_that_the_target_masks_is_not_hidden_again(planted):
     _, found, _ = planted
     subject, batch = found.frame.frozen.subject, found.frame.batch
     masked = batch.with_ids(batch.ids.masked_fill(torch.arange(5) == 2, subject.mask_id))
-    assert sorted(hidden_effects(subject, masked, found.target, found.units)) == [0, 2]
+    assert sorted(hidden_effects(subject, masked, found.target, found.reading.elements)) == [0, 2]
 
 
 def test_atoms_of_one_token_are_hidden_together(planted):
     _, found, _ = planted
     subject, batch = found.frame.frozen.subject, found.frame.batch
-    several = [replace(u, atoms=(0, 3)) if u.atoms == (0,) else u for u in found.units]
+    several = [(0, 3) if written == (0,) else written for written in found.reading.elements]
     falls = hidden_effects(subject, batch, found.target, several)
     assert (falls[0], falls[3]) == (pytest.approx(found.hidden[0] / 2), pytest.approx(found.hidden[0] / 2))
-    apart = [replace(u, atoms=(0,)) if u.kind == "atom" else u for u in found.units]
+    apart = [(0,) if written else () for written in found.reading.elements]
     ids = batch.ids.clone()
     ids[0, 1:4] = subject.mask_id
     value = found.target.value(subject, batch, found.target.hidden(subject, batch.with_ids(ids)))
@@ -156,15 +156,9 @@ def test_spellings_that_differ_by_more_than_is_explained_come_first(planted):
 
 def test_a_token_of_several_atoms_shares_its_mass(planted):
     _, found, _ = planted
-
-    @dataclass(frozen=True)
-    class Unit:
-        kind: str
-        atoms: tuple[int, ...]
-
-    units = [Unit("special", ()), Unit("atom", (0, 3)), Unit("atom", (1,)), Unit("bond", (1, 2)), Unit("special", ())]
-    shared = unit_scores(found.graph, found.pruned, found.effects, units).atoms
-    (mass, signed), own = shared[0], found.unit_scores.atoms[0]
+    elements = [(), (0, 3), (1,), (), ()]
+    shared = unit_scores(found.graph, found.pruned, found.effects, elements).elements
+    (mass, signed), own = shared[0], found.unit_scores.elements[0]
     assert (2 * mass, 2 * signed) == (pytest.approx(own[0]), pytest.approx(own[1]))
     assert shared[3] == shared[0]
     assert 2 not in shared, "what is no atom token gives atoms nothing"
@@ -191,7 +185,7 @@ def test_what_pushes_towards_the_prediction(planted):
 def test_spellings_agree_atom_by_atom(planted, result):
     """Attention has no positions: written backwards the trace is the same, atom for atom."""
     _, found, _ = planted
-    place = found.spellings.smiles.index("ONC")
+    place = found.spellings.texts.index("ONC")
     np.testing.assert_allclose(found.spellings.masses[place], found.spellings.masses[0], atol=1e-5)
     np.testing.assert_allclose(found.spellings.effects[place], found.spellings.effects[0], atol=1e-5)
     assert found.spellings.masses[0].tolist() == pytest.approx([u["mass"] for u in result.to_dict()["units"]], abs=1e-5)
@@ -289,6 +283,6 @@ def test_every_spelling_is_read_once(rotary, monkeypatch):
     monkeypatch.setattr(spelled, "hidden_effects", hidden_effects)
     config = TraceConfig(max_features=12, spelling_features=12, sizes=(0.5,), n_controls=2, n_nodes=2, n_spellings=4)
     found = trace(rotary, tiny.random_dictionary(rotary), "CC(=O)Nc1ccccc1", "mask:2", config)
-    assert len(found.spellings.smiles) > 3
-    assert len(seen) == len(set(seen)) == len(found.spellings.smiles)
+    assert len(found.spellings.texts) > 3
+    assert len(seen) == len(set(seen)) == len(found.spellings.texts)
     assert found.hidden == {a: v for a, v in enumerate(found.spellings.hidden[0]) if np.isfinite(v)}

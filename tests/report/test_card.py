@@ -52,19 +52,27 @@ def trace_summary(smiles=ASPIRIN, name="aspirin", **changes):
         "probability": None, "knows": True, "verdict": "It knows.",
     }  # fmt: skip
     groups = [
-        {"name": "carboxylic acid", "atoms": [10, 11, 12], "hidden": -1.2, "sd": 0.31, "beyond": True, "picture": -2.0},
+        {
+            "name": "carboxylic acid",
+            "elements": [10, 11, 12],
+            "hidden": -1.2,
+            "sd": 0.31,
+            "beyond": True,
+            "picture": -2.0,
+        },
         {
             "name": "benzene ring",
-            "atoms": [4, 5, 6, 7, 8, 9],
+            "elements": [4, 5, 6, 7, 8, 9],
             "hidden": 0.61,
             "sd": 0.2,
             "beyond": True,
             "picture": -0.5,
         },
-        {"name": "ester", "atoms": [1, 2, 3], "hidden": 0.15, "sd": 0.4, "beyond": False, "picture": -1.0},
+        {"name": "ester", "elements": [1, 2, 3], "hidden": 0.15, "sd": 0.4, "beyond": False, "picture": -1.0},
     ]
     summary = {
-        "input": smiles, "name": name, "subject": "bundled:molm", "dictionary": "bundled:molm-clt", "units": units,
+        "input": smiles, "name": name, "domain": "molecule", "element": "atom",
+        "subject": "bundled:molm", "dictionary": "bundled:molm-clt", "units": units,
         "target": target, "circuit": circuit, "picture": picture, "groups": groups,
     }  # fmt: skip
     for path, value in changes.items():

@@ -13,9 +13,11 @@ SYNTAX = {"bond symbol", "branch", "ring digit", "syntax", "position"}
 
 def test_every_concept_of_molecules_has_a_kind():
     for concept in MOLECULE.concepts:
-        for on_atom in (True, False):
-            kind = kind_of({"label": concept.name, "concept": concept.name}, on_atom=on_atom, syntax=MOLECULE.syntax)
-            assert kind == ("syntax" if concept.group in SYNTAX else "chemistry"), concept
+        for on_element in (True, False):
+            kind = kind_of(
+                {"label": concept.name, "concept": concept.name}, on_element=on_element, syntax=MOLECULE.syntax
+            )
+            assert kind == ("syntax" if concept.group in SYNTAX else "named"), concept
 
 
 def test_syntax_names_concepts_of_its_domain():
@@ -28,11 +30,11 @@ def test_a_name_counts_only_where_it_was_given():
     """The best concept of a feature that none fits says nothing; its token does."""
     row = {"label": "unexplained", "concept": "branch closing"}
     asked = {"syntax": MOLECULE.syntax}
-    assert kind_of(row, on_atom=True, **asked) == "unnamed"
-    assert kind_of(row | {"concept": "benzene ring"}, on_atom=False, **asked) == "syntax"
-    assert kind_of({}, on_atom=True, **asked) == "unnamed"
-    assert kind_of({"label": "low logP", "concept": "logP"}, on_atom=False, **asked) == "chemistry"
-    assert kind_of({"label": "mine", "concept": "a concept of my own"}, on_atom=False, **asked) == "chemistry"
+    assert kind_of(row, on_element=True, **asked) == "unnamed"
+    assert kind_of(row | {"concept": "benzene ring"}, on_element=False, **asked) == "syntax"
+    assert kind_of({}, on_element=True, **asked) == "unnamed"
+    assert kind_of({"label": "low logP", "concept": "logP"}, on_element=False, **asked) == "named"
+    assert kind_of({"label": "mine", "concept": "a concept of my own"}, on_element=False, **asked) == "named"
 
 
 def test_evenness_is_an_effective_share():

@@ -26,11 +26,26 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
     lexemes = lex(smiles)
     mass = [rng.random() ** 3 for _ in lexemes]
     tokens = [
-        {"pos": p + 1, "text": x.text, "kind": x.kind, "atoms": list(x.atoms), "score": m / sum(mass)}
+        {
+            "pos": p + 1,
+            "text": x.text,
+            "kind": x.kind,
+            "about": list(x.atoms),
+            "writes": list(x.atoms) if x.kind == "atom" else [],
+            "score": m / sum(mass),
+        }
         | {"signed": rng.uniform(-1, 1) * m, "hidden": rng.gauss(0, m), "masked": p == len(lexemes) - 1}
         for p, (x, m) in enumerate(zip(lexemes, mass, strict=True))
     ]
-    edge_token = {"kind": "special", "atoms": [], "score": 0.0, "signed": 0.0, "hidden": None, "masked": False}
+    edge_token = {
+        "kind": "special",
+        "about": [],
+        "writes": [],
+        "score": 0.0,
+        "signed": 0.0,
+        "hidden": None,
+        "masked": False,
+    }
     tokens = [
         {"pos": 0, "text": "<cls>"} | edge_token,
         *tokens,
@@ -47,7 +62,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             "influence": influence,
             "effect": effect,
             "f1": rng.random() if kind == "feature" else None,
-            "about": rng.choice(("chemistry", "unnamed", "syntax")) if kind == "feature" else None,
+            "about": rng.choice(("named", "unnamed", "syntax")) if kind == "feature" else None,
             "measured": k % 2 == 0 if (k := len(id)) and kind == "feature" else None,
             "first_order": effect and 0.9 * effect,
             "graph_effect": effect and 0.5 * effect,
@@ -70,11 +85,11 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             edges.append({"source": source["id"], "target": target["id"], "weight": weight, "influence": abs(weight)})
 
     drawn = {
-        name: {a: t[key] for t in atoms for a in t["atoms"]}
+        name: {a: t[key] for t in atoms for a in t["writes"]}
         for name, key in (("signed", "signed"), ("hidden", "hidden"), ("mass", "score"))
     }
     mol = Chem.MolFromSmiles(smiles)
-    example = draw_small(ASPIRIN, {1: 2.0, 10: 1.0}, scale=2.0)
+    example = draw_small(Chem.MolFromSmiles(ASPIRIN), {1: 2.0, 10: 1.0}, scale=2.0)
     features = {
         f"{n['layer']}_{n['feature']}": {
             "layer": n["layer"],
@@ -88,7 +103,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             "density": 0.0134,
             "top_outputs": [{"token": "O", "weight": 0.8}, {"token": "[nH]", "weight": -0.3}],
             "examples": [
-                {"group": g, "svg": example, "smiles": ASPIRIN, "activation": a, "tokens": [["C", a], ["(", 0.0]]}
+                {"group": g, "svg": example, "text": ASPIRIN, "activation": a, "tokens": [["C", a], ["(", 0.0]]}
                 for g, a in (("top", 4.2), ("top", 4.1), ("middle", 2.0), ("weak", 0.2))
             ],
         }
@@ -114,13 +129,22 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         },
         "summary": ["The model predicts O here mostly from the carbonyl written just before it.", "Atoms carry 71 %."],
         "warnings": ["17 % of the influence passes error nodes, which this page cannot explain."],
-        "molecule": {
-            f"{name}_svg": draw_molecule(mol, weights, size=(460, 340), diverging=name != "mass")
+        "domain": "molecule",
+        "element": "atom",
+        "field": "chemistry",
+        "drawings": {
+            name: draw_molecule(mol, weights, size=(460, 340), diverging=name != "mass")
             for name, weights in drawn.items()
         },
         "tokens": tokens,
         "units": [
-            {"index": t["atoms"][0], "symbol": t["text"], "score": t["signed"], "mass": t["score"]}
+            {
+                "index": (a := t["writes"][0]),
+                "symbol": t["text"],
+                "name": f"{t['text']}{a}",
+                "score": t["signed"],
+                "mass": t["score"],
+            }
             | {"effect": t["signed"], "sd": 0.1, "hidden": t["hidden"]}
             for t in atoms
         ],
@@ -136,13 +160,13 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             "trust": "How far to trust such a picture: not measured.",
         },
         "groups": [
-            {"name": "ester", "atoms": [1, 2, 3], "hidden": -0.76, "sd": 0.2, "beyond": True, "picture": 0.27},
-            {"name": "CH3", "atoms": [0], "hidden": 0.1, "sd": 0.3, "beyond": False, "picture": 0.67},
+            {"name": "ester", "elements": [1, 2, 3], "hidden": -0.76, "sd": 0.2, "beyond": True, "picture": 0.27},
+            {"name": "CH3", "elements": [0], "hidden": 0.1, "sd": 0.3, "beyond": False, "picture": 0.67},
         ],
         "finding": {"sentence": "It reads 7.31 logits, against 1.2: ester lowers it.", "overturned": "", "colours": ""},
         "lanes": {
             name: {"n": 20, "sum": -0.125, "share": 0.25, "removed": 0.5, "mass": 0.75}
-            for name in ("chemistry", "unnamed", "syntax", "tokens")
+            for name in ("named", "unnamed", "syntax", "tokens")
         },
         "syntax": [
             {"token": t["text"], "pos": t["pos"], "score": t["score"], "effect": t["signed"]}
@@ -193,7 +217,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         },
         "supporters": [
             {"layer": 1, "feature": 2, "position": 3, "token": "O", "label": "ester oxygen", "effect": 1.25}
-            | {"kind": "chemistry"}
+            | {"kind": "named"}
             | {"measured": True, "first_order": 1.1, "graph_effect": 0.4}
         ],
         "opponents": [],
@@ -209,8 +233,8 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         },
         "fidelity": fidelity(),
         "spellings": {
-            "spellings": [{"smiles": "O=C(C)Oc1ccccc1C(O)=O", "value": 7.0}, {"smiles": ASPIRIN, "value": 7.31}],
-            "units": [{"index": t["atoms"][0], "mean": t["signed"], "sd": 0.1 * rng.random()} for t in atoms],
+            "spellings": [{"text": "O=C(C)Oc1ccccc1C(O)=O", "value": 7.0}, {"text": ASPIRIN, "value": 7.31}],
+            "units": [{"index": t["writes"][0], "mean": t["signed"], "sd": 0.1 * rng.random()} for t in atoms],
             "rank_correlation": {"mean": 0.72, "ci": [0.6, 0.81]},
             "target_sd": 0.41,
         },
@@ -234,7 +258,7 @@ def index_payload() -> dict:
         "reason": None,
         "warnings": 2,
     }
-    entry = {"name": "Aspirin", "smiles": ASPIRIN, "svg": svg, "legend": "Orange: up."}
+    entry = {"name": "Aspirin", "text": ASPIRIN, "svg": svg, "legend": "Orange: up."}
     entry |= {"pages": [page, page | {"warnings": 0}]}
     return {
         "title": "Traces",
@@ -382,7 +406,7 @@ def test_hovering_a_node_lights_its_atoms_and_tokens(open_page):
     atom_token = next(t for t in payload["tokens"] if t["kind"] == "atom")
     assert page.locator(".lit").count() == 0
     page.hover(f'[data-node-id="t{atom_token["pos"]}"]')
-    assert set(lit(page, "#molecule .signed .hit")) == {str(a) for a in atom_token["atoms"]}
+    assert set(lit(page, "#drawing .signed .hit")) == {str(a) for a in atom_token["about"]}
     assert lit(page, "#strip [data-pos]") == [str(atom_token["pos"])]
     assert page.locator("#tooltip").is_visible()
     page.hover("h1")
@@ -396,11 +420,11 @@ def test_hovering_a_token_and_an_atom(open_page):
     page = open_page(render_trace(payload))
     ring = next(t for t in payload["tokens"] if t["kind"] == "ring")
     page.hover(f'#strip [data-pos="{ring["pos"]}"]')
-    assert set(lit(page, "#molecule .signed .hit")) == {str(a) for a in ring["atoms"]}
+    assert set(lit(page, "#drawing .signed .hit")) == {str(a) for a in ring["about"]}
     here = {n["id"] for n in payload["nodes"] if n["pos"] == ring["pos"]}
     assert set(page.eval_on_selector_all(".node.lit", "found => found.map(e => e.dataset.nodeId)")) == here
-    page.hover('#molecule .signed .hit[data-atom="4"]')
-    own = [t["pos"] for t in payload["tokens"] if t["kind"] == "atom" and t["atoms"] == [4]]
+    page.hover('#drawing .signed .hit[data-element="4"]')
+    own = [t["pos"] for t in payload["tokens"] if t["writes"] == [4]]
     assert lit(page, "#strip [data-pos]") == [str(p) for p in own]
 
 
@@ -427,7 +451,7 @@ def test_clicking_a_node_shows_its_card(open_page):
 def test_table_row_selects_by_keyboard(open_page):
     payload = trace_payload()
     page = open_page(render_trace(payload))
-    told = [n for n in payload["nodes"] if n["about"] in ("chemistry", "unnamed")]
+    told = [n for n in payload["nodes"] if n["about"] in ("named", "unnamed")]
     strongest = max(told, key=lambda n: n["influence"])
     assert page.locator("#features tbody tr").count() == 31, "and one for all syntax"
     page.focus("#features tbody tr:first-child button")
@@ -442,7 +466,7 @@ def test_colours_switch(open_page):
     for name, seen in (("signed", 0), ("hiding", 1), ("mass", 2)):
         page.click(f"label:has(#mode-{name})")
         assert [d.is_visible() for d in drawings] == [n == seen for n in range(3)]
-        legends = page.locator("#molecule .legend")
+        legends = page.locator("#drawing .legend")
         assert [legends.nth(n).is_visible() for n in range(3)] == [n == seen for n in range(3)]
 
 

@@ -106,7 +106,7 @@ def test_the_finding_says_what_the_json_says(traced):
     summary = traced.to_dict()
     target, circuit, seen, groups = (summary[name] for name in ("target", "circuit", "picture", "groups"))
     found = finding(summary)
-    assert sorted(a for g in groups for a in g["atoms"]) == list(range(13))
+    assert sorted(a for g in groups for a in g["elements"]) == list(range(13))
     assert found.prediction.startswith(f"{target['name']} reads {number(target['value'])} {target['unit']}")
     assert f"{number(seen['mean'])} ± {number(seen['sd'])} over 4 spellings" in found.prediction
     assert number(circuit["empty"]) in found.reference
@@ -146,7 +146,7 @@ def test_groups_are_hidden_in_every_spelling(traced, tracer):
             for b in (batch, replace(batch, ids=hidden))
         ]
         falls.append(read[0] - read[1])
-    assert mol.GetSubstructMatch(Chem.MolFromSmarts("C(=O)[OH]")) == tuple(acid["atoms"])
+    assert mol.GetSubstructMatch(Chem.MolFromSmarts("C(=O)[OH]")) == tuple(acid["elements"])
     assert acid["hidden"] == pytest.approx(np.mean(falls), abs=1e-4)
     assert acid["sd"] == pytest.approx(np.std(falls, ddof=1), abs=1e-4)
 
@@ -191,11 +191,11 @@ def test_lanes_add_up(traced):
     assert {i for i, n in enumerate(nodes) if n["about"] == "syntax"} == set(syntax["members"])
     assert sum(nodes[i]["effect"] for i in syntax["members"]) == pytest.approx(lanes["syntax"]["sum"])
     atoms = {f["label"]: f["members"] for f in graph["folds"] if f["kind"] == "token"}
-    own = {g["name"]: set(g["atoms"]) for g in summary["groups"]}
+    own = {g["name"]: set(g["elements"]) for g in summary["groups"]}
     for label, members in atoms.items():
         units = [page["tokens"][nodes[i]["pos"]] for i in members]
-        assert {u["kind"] == "atom" for u in units} == {label != "tokens of no atom"}
-        assert {a for u in units for a in u["atoms"] if u["kind"] == "atom"} <= own.get(label, set())
+        assert {bool(u["writes"]) for u in units} == {label != "tokens of no atom"}
+        assert {a for u in units for a in u["writes"]} <= own.get(label, set())
 
 
 def test_removing_a_lane_is_measured(traced, tracer):
@@ -204,7 +204,7 @@ def test_removing_a_lane_is_measured(traced, tracer):
     batch = tracer.subject.tokenize([summary["input"]])
     goal = parse_target(summary["target"]["name"], tracer.subject, batch)
     batch = goal.prepare(tracer.subject, batch)
-    for kind in ("chemistry", "syntax"):
+    for kind in ("named", "syntax"):
         own = [(f["layer"], f["position"], f["feature"]) for f in summary["features"] if f["kind"] == kind]
         means = tuple(m[:, None] for m in tracer.dictionary.mean_activation)
         plan = Plan((Intervention(Features(tracer.dictionary), To(means), Nodes.of(torch.tensor(own))),))
@@ -226,14 +226,14 @@ def test_substructures_are_hidden_in_the_running_subject(traced, tracer):
     found, subject = traced.to_dict(), tracer.subject
     masked = set() if found["target"]["kind"] == "probe" else {3}  # token 7, the ester's oxygen
     of = {p["name"]: p for p in found["substructures"]}
-    assert set(of["ester"]["atoms"]) == {1, 2, 3} - masked
-    assert set(of["benzene ring"]["atoms"]) == set(range(4, 10))
+    assert set(of["ester"]["elements"]) == {1, 2, 3} - masked
+    assert set(of["benzene ring"]["elements"]) == set(range(4, 10))
     batch = subject.tokenize([found["input"]])
     goal = parse_target(found["target"]["name"], subject, batch)
     batch = goal.prepare(subject, batch)
     tokens = traced.view["page"]["tokens"]
     for name in ("ester", "benzene ring"):
-        at = [t["pos"] for t in tokens if t["kind"] == "atom" and t["atoms"][0] in of[name]["atoms"]]
+        at = [t["pos"] for t in tokens if t["writes"] and t["writes"][0] in of[name]["elements"]]
         ids = batch.ids.clone()
         ids[0, at] = subject.mask_id
         values = [float(goal.value(subject, b, goal.hidden(subject, b))) for b in (batch, batch.with_ids(ids))]
@@ -324,12 +324,7 @@ def test_a_molecule_keeps_its_atoms(tracer):
     spelled = found.to_dict()["spellings"]["units"]
     assert [s["index"] for s in spelled] == list(range(13))
     tokens = found.view["page"]["tokens"]
-    assert all(
-        units[a]["symbol"] == t["text"].strip("[]H@+-").capitalize()
-        for t in tokens
-        if t["kind"] == "atom"
-        for a in t["atoms"]
-    )
+    assert all(units[a]["symbol"] == t["text"].strip("[]H@+-").capitalize() for t in tokens for a in t["writes"])
 
 
 def test_hydrogens_that_smiles_drop_are_refused(tracer):
@@ -344,9 +339,10 @@ def planted(text, target, error=0.1, empty=2.0, neurons: float | None = 0.2, rea
     circuit |= {"control": control, "neurons": {"n": 9, "value": 5.0, "error": neurons}}
     circuit |= {"reproduces": reason is None, "reason": reason}
     graph, about = {"replacement_score": 0.6, "completeness_score": 0.8}, {"unit": "1", "description": f"of {target}"}
-    return {"input": text, "name": None, "target": {"name": target, "value": 1.5} | about, "circuit": circuit,
-            "graph": graph, "warnings": ["one", "two"],
-            "substructures": [{"name": "acid", "atoms": [0, 1], "effect": acid, "random": 0.5}]}  # fmt: skip
+    return {"input": text, "name": None, "domain": "molecule", "element": "atom",
+            "target": {"name": target, "value": 1.5} | about, "circuit": circuit, "graph": graph,
+            "warnings": ["one", "two"],
+            "substructures": [{"name": "acid", "elements": [0, 1], "effect": acid, "random": 0.5}]}  # fmt: skip
 
 
 def test_the_index_claims_what_holds_by_distance():
@@ -405,7 +401,7 @@ def test_many_traces_tell_what_substructures_do(tmp_path):
     read = isotrace.load(tmp_path / "run")
     assert read == made
     assert read.tables["substructures"].to_dicts()[4] == {
-        "index": 4, "target": "t", "substructure": "acid", "atoms": "0 1", "effect": 3.0, "random": 0.5
+        "index": 4, "target": "t", "substructure": "acid", "elements": "0 1", "effect": 3.0, "random": 0.5
     }  # fmt: skip
     told = pl.read_csv(tmp_path / "run" / "substructures.csv").to_dicts()
     assert [(r["target"], r["molecules"], r["beyond_low"] is None) for r in told] == [("t", 5, False), ("u", 1, True)]

@@ -12,7 +12,7 @@ from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import prune, total_effects
 from isotrace.attribution.units import unit_scores
 from isotrace.base.errors import InputError, SubjectError
-from isotrace.domains.molecule import token_map
+from isotrace.domains.domain import domain_of
 from isotrace.evaluation.controls import neurons
 from isotrace.subjects.targets import parse_target
 
@@ -126,8 +126,9 @@ def test_mass_goes_to_the_tokens_that_embeddings_stand_for(subject64):
     batch, target = tiny.prepared("mask", subject64)
     graph = build_graph(frame(subject64, tiny.random_dictionary(subject64), batch, target), max_features=1_000)
     pruned, effects = prune(graph, 0.8, 0.98), total_effects(graph)
-    units = token_map(tiny.SMILES, subject64.tokens(subject64.tokenize([tiny.SMILES]).ids[0]), batch.offsets[0])
-    found = unit_scores(graph, pruned, effects, units)
+    tokens = subject64.tokens(subject64.tokenize([tiny.SMILES]).ids[0])
+    elements = domain_of("molecule").read(tiny.SMILES, tokens, batch.offsets[0]).elements
+    found = unit_scores(graph, pruned, effects, elements)
     expected = torch.zeros(graph.n_tokens)
     for group, embedding in enumerate(subject64.embeddings):
         for place in range(graph.n_tokens):

@@ -3,20 +3,20 @@
 1. tokenise, parse the target, mask where it says so
 2. linearise and build the attribution graph
 3. choose the circuit: the features that reproduce the prediction with all others ablated, see `verification`; prune
-   the graph to it, score, map node mass to atoms, bonds and syntax. What pushes for and against is listed beside it
+   the graph to it, score, map node mass to atoms or residues and syntax. What pushes for and against is listed too
 4. verify in the running subject: single nodes, then the circuit against matched controls and as many neurons
-5. repeat 2 and 3 on randomised spellings of the same molecule, for circuits of the same share of the features
+5. repeat 2 and 3 on other spellings of the same thing, for circuits of the same share of the features
+
+What a text, its tokens and its parts are the subject's domain says.
 """
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from rdkit import Chem
 from torch import Tensor
 
 from isotrace.attribution.ablation import Ablation
-from isotrace.attribution.atoms.spelled import SpellingScores, numbered, read_spelling, spelling_scores
+from isotrace.attribution.atoms.spelled import SpellingScores, read_spelling, spelling_scores
 from isotrace.attribution.circuits.choice import Choice, choose_circuit
 from isotrace.attribution.circuits.neurons import NeuronEffects, neuron_effects
 from isotrace.attribution.circuits.nodes import LiveEffects, NodeEffects, NodeMeter
@@ -29,9 +29,7 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.progress import Progress, silent
 from isotrace.base.settings import checked_seed
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.domains.molecule import TokenUnit, parse_or_begin, token_map
-from isotrace.domains.molecule.groups import Group, disjoint_groups
-from isotrace.domains.molecule.spelling import Spelling
+from isotrace.domains.domain import Domain, Group, Reading, domain_of
 from isotrace.interventions.components import Values, zero_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.subjects.subject import Batch, Subject
@@ -72,19 +70,18 @@ class TraceConfig:
 class Traced:
     """Everything computed for one input and target. `circuit`, `supporters`, `opponents` list feature nodes as indices
     of the graph: what reproduces the prediction, and what pushes it from where it is with every feature ablated to
-    where it is, and back, strongest first. `begun`: why the text is no molecule, where it is the beginning of one, read
-    by a causal subject; else None. Atoms are numbered as in `mol`: as they came in. `neurons` is None where
-    nobody knows what a neuron is on average. `live`: by how much the target falls where a feature is ablated in the
-    running subject; `graph_effects`: in the frozen graph; `effects`: where any node is removed from that. `hidden`: see
-    `hidden_effects`; `groups`: functional groups, rings and the rest of the molecule, none of its beginning;
-    `group_falls [groups]`: see the function of that name."""
+    where it is, and back, strongest first. `begun`: why the text is no whole sequence, where it is the beginning of
+    one, read by a causal subject; else None. `reading`: of the text as it is, before anything is masked, its elements
+    numbered as they came in. `neurons` is None where nobody knows what a neuron is on average. `live`: by how much the
+    target falls where a feature is ablated in the running subject; `graph_effects`: in the frozen graph; `effects`:
+    where any node is removed from that. `hidden`: see `hidden_effects`; `groups`: the domain's parts of the sequence,
+    none of its beginning; `group_falls [groups]`: see the function of that name."""
 
-    sequence: str
-    mol: Chem.Mol
+    domain: Domain
+    reading: Reading
     target: Target
     value: float
     tokens: tuple[str, ...]
-    units: tuple[TokenUnit, ...]
     frame: Frame
     graph: AttributionGraph
     pruned: Pruned
@@ -117,27 +114,24 @@ def trace(
     config: TraceConfig,
     *,
     neuron_means: Values | None = None,
-    atoms: tuple[int, ...] | None = None,
+    numbers: tuple[int, ...] | None = None,
     progress: Progress = silent,
 ) -> Traced:
-    """`neuron_means`: what an ablated neuron is set to under mean ablation, `[neurons, 1]` per layer. `atoms`: of the
-    atoms in the order of writing, their number in the molecule that was written; None numbers them as written.
-    `progress` is told of six steps.
+    """`neuron_means`: what an ablated neuron is set to under mean ablation, `[neurons, 1]` per layer. `numbers`: of the
+    elements in the order of writing, their number in what was written; None numbers them as written. `progress` is told
+    of six steps.
 
-    Raises InputError for an input or target that cannot be used, SubjectError if the subject reads no molecules."""
-    if subject.files.domain != "molecule":
-        found = f"is of the domain {subject.files.domain}" if subject.files.domain else "names no domain"
+    Raises InputError for an input or target that cannot be used, SubjectError if the subject names no domain."""
+    if subject.files.domain is None:
         raise SubjectError(
-            f"{subject.source} {found}, and traces support the domain molecule only: give --domain molecule if it "
-            "reads SMILES of molecules."
+            f"{subject.source} names no domain, so nothing tells what its tokens stand for: give --domain."
         )
-    sequence = sequence.strip()
+    domain, sequence = domain_of(subject.files.domain), sequence.strip()
     goes_on = subject.objective == "causal" and subject.has_head
-    mol, begun = parse_or_begin(sequence, None if goes_on else subject.source)
-    written = Spelling(sequence, atoms or tuple(range(mol.GetNumAtoms())))
-    if atoms is not None:
-        mol = Chem.RenumberAtoms(mol, np.argsort(atoms).tolist())
+    begun = domain.begun(sequence, None if goes_on else subject.source)
     batch = subject.tokenize([sequence])
+    reading = domain.read(sequence, subject.tokens(batch.ids[0]), batch.offsets[0], begun=begun is not None)
+    reading = reading if numbers is None else domain.renumbered(reading, numbers)
     goal = parse_target(target, subject, batch)
     end = end_of(subject, batch)
     if end is not None and (begun or goal.position == end):  # nothing stands behind what is asked for
@@ -163,8 +157,6 @@ def trace(
     support = predicted if measured.full >= measured.empty else -predicted
     lists = [strongest(sign * support, config.node_threshold) for sign in (1, -1)]
     pruned = prune_to_circuit(graph, choice.circuit, config.node_threshold, config.edge_threshold)
-    tokens = subject.tokens(batch.ids[0])
-    units = numbered(token_map(sequence, tokens, batch.offsets[0], begun=begun is not None), written)
     means = zero_values(subject, Neurons()) if config.ablation == "zero" else neuron_means
     circuit = torch.nonzero(pruned.nodes[: graph.n_features])[:, 0]
     meter.measure_named(circuit[pruned.influence[circuit].argsort(descending=True)], lists)
@@ -173,18 +165,17 @@ def trace(
     network = network_view(subject, framed, graph, pruned, goal, spread=measured.spread, **given)
     share, other = len(choice.circuit) / graph.n_active, replace(config, n_spellings=0) if begun else config
     step()
-    groups = () if begun else disjoint_groups(mol)
-    parts = [group.atoms for group in groups]
-    own = read_spelling(framed, goal, units, parts)
-    spelled = spelling_scores(subject, dictionary, written, own, mol, parts, share, other)
+    groups = () if begun else domain.parts(reading)
+    parts = [group.elements for group in groups]
+    own = read_spelling(framed, goal, reading.elements, parts)
+    spelled = spelling_scores(subject, dictionary, domain, reading, own, parts, share, other)
     step()
     return Traced(
-        sequence=sequence,
-        mol=mol,
+        domain=domain,
+        reading=reading,
         target=goal,
         value=own.value,
         tokens=tuple(subject.tokens(prepared.ids[0])),
-        units=units,
         frame=framed,
         graph=graph,
         pruned=pruned,
@@ -192,7 +183,7 @@ def trace(
         effects=meter.totals,
         graph_effects=meter.graph_effects,
         live=meter.effects,
-        unit_scores=unit_scores(graph, pruned, meter.totals, units),
+        unit_scores=unit_scores(graph, pruned, meter.totals, reading.elements),
         hidden=own.hidden,
         groups=groups,
         group_falls=tuple(own.groups),

@@ -1,9 +1,9 @@
-"""From nodes to what a chemist points at: mass per position, atom, bond and piece of syntax."""
+"""From nodes to what one points at: mass per position, and per atom or residue."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,15 +14,8 @@ from isotrace.attribution.influence import Pruned
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
-
-class Unit(Protocol):
-    """What a token stands for; every domain has its own such class."""
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def atoms(self) -> tuple[int, ...]: ...
+Elements = Sequence[tuple[int, ...]]
+"""The atoms or residues that every token writes, see `Reading.elements`."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +23,12 @@ class UnitScores:
     """Shares of the circuit's mass, summing to one over `positions [tokens]`.
 
     `signed [tokens]` is the total effect of the token's embeddings in the frozen model.
-    `atoms`: index → (mass, signed), the sums over the atom's own tokens; bonds and syntax keep their lane.
+    `elements`: index → (mass, signed), the sums over the element's own tokens; bonds and syntax keep their lane.
     """
 
     positions: Tensor
     signed: Tensor
-    atoms: dict[int, tuple[float, float]]
+    elements: dict[int, tuple[float, float]]
 
 
 def evenness(values: Iterable[float]) -> float:
@@ -48,11 +41,10 @@ def evenness(values: Iterable[float]) -> float:
     return float(torch.exp(-(p * p.clamp(min=1e-300).log()).sum()) / len(p))
 
 
-def unit_scores(graph: AttributionGraph, pruned: Pruned, effects: Tensor, units: Sequence[Unit]) -> UnitScores:
+def unit_scores(graph: AttributionGraph, pruned: Pruned, effects: Tensor, elements: Elements) -> UnitScores:
     """Mass of a position = influence of the circuit's features and embeddings there; errors have none.
 
-    `units` holds one object with `kind` and `atoms` per position. Mass of non-atom tokens is never given to
-    atoms; a token that writes several atoms shares its mass evenly.
+    Mass of tokens that write no element is never given to elements; a token that writes several shares its mass evenly.
     """
     mass = torch.zeros(graph.n_tokens, dtype=torch.float64)
     signed = torch.zeros(graph.n_tokens, dtype=torch.float64)
@@ -63,26 +55,25 @@ def unit_scores(graph: AttributionGraph, pruned: Pruned, effects: Tensor, units:
     mass.index_add_(0, positions, pruned.influence[graph.tokens])
     signed.index_add_(0, positions, effects[graph.tokens])
     mass /= mass.sum()
-    masses, effects_of = over_atoms(units, mass), over_atoms(units, signed)
-    return UnitScores(mass, signed, {atom: (m, effects_of[atom]) for atom, m in masses.items()})
+    masses, effects_of = over_elements(elements, mass), over_elements(elements, signed)
+    return UnitScores(mass, signed, {one: (m, effects_of[one]) for one, m in masses.items()})
 
 
-def over_atoms(units: Sequence[Unit], values: Tensor) -> dict[int, float]:
-    """`values [tokens]` summed over the tokens of each atom; a token that writes several shares its value evenly."""
+def over_elements(elements: Elements, values: Tensor) -> dict[int, float]:
+    """`values [tokens]` summed over the tokens of each element; a token that writes several shares its value evenly."""
     found: dict[int, float] = {}
-    for unit, value in zip(units, values.tolist(), strict=True):
-        if unit.kind == "atom":
-            for atom in unit.atoms:
-                found[atom] = found.get(atom, 0.0) + value / len(unit.atoms)
+    for written, value in zip(elements, values.tolist(), strict=True):
+        for one in written:
+            found[one] = found.get(one, 0.0) + value / len(written)
     return dict(sorted(found.items()))
 
 
-def tokens_of_atoms(units: Sequence[Unit]) -> dict[int, tuple[int, ...]]:
-    """Positions of the tokens that write each atom."""
+def tokens_of_elements(elements: Elements) -> dict[int, tuple[int, ...]]:
+    """Positions of the tokens that write each element."""
     found: dict[int, tuple[int, ...]] = {}
-    for position, unit in enumerate(units):
-        for atom in unit.atoms if unit.kind == "atom" else ():
-            found[atom] = (*found.get(atom, ()), position)
+    for position, written in enumerate(elements):
+        for one in written:
+            found[one] = (*found.get(one, ()), position)
     return dict(sorted(found.items()))
 
 
@@ -94,35 +85,35 @@ def with_ids(subject: Subject, batch: Batch, target: Target, ids: Tensor, chunk:
     return torch.cat([target.value(subject, b, target.hidden(subject, b)).double() for b in copies]).cpu()
 
 
-def hidden_effects(subject: Subject, batch: Batch, target: Target, units: Sequence[Unit]) -> dict[int, float]:
-    """By how much the target falls when the tokens of an atom are replaced by mask tokens, in the running subject, per
-    atom; all atoms that one token writes are hidden together and share the fall evenly. `batch` holds one sequence,
-    prepared for the target; an atom that is masked in it already is left out. None where the subject has no mask token.
+def hidden_effects(subject: Subject, batch: Batch, target: Target, elements: Elements) -> dict[int, float]:
+    """By how much the target falls when the tokens of an element are replaced by mask tokens, in the running subject,
+    per element; all that one token writes are hidden together and share the fall evenly. `batch` holds one sequence,
+    prepared for the target; what is masked in it already is left out. None where the subject has no mask token.
     """
     if subject.mask_id is None:
         return {}
-    places = atoms_to_hide(subject, batch, units)
+    places = elements_to_hide(subject, batch, elements)
     return shared(places, falls(subject, batch, target, places.values())[1]) if places else {}
 
 
 def group_falls(
-    subject: Subject, batch: Batch, target: Target, units: Sequence[Unit], groups: Sequence[Sequence[int]]
+    subject: Subject, batch: Batch, target: Target, elements: Elements, groups: Sequence[Sequence[int]]
 ) -> list[float]:
-    """By how much the target falls when all atoms of a group are hidden at once, per group of atoms; NaN for one of
-    which nothing can be hidden. `batch` as in `hidden_effects`."""
+    """By how much the target falls when all elements of a group are hidden at once, per group; NaN for one of which
+    nothing can be hidden. `batch` as in `hidden_effects`."""
     if subject.mask_id is None:
         return [float("nan")] * len(groups)
-    own = atoms_to_hide(subject, batch, units)
-    sets = [frozenset(p for atom in atoms for p in own.get(atom, ())) for atoms in groups]
+    own = elements_to_hide(subject, batch, elements)
+    sets = [frozenset(p for one in group for p in own.get(one, ())) for group in groups]
     fall = falls(subject, batch, target, (at for at in sets if at))[1]
     return [fall.get(at, float("nan")) for at in sets]
 
 
-def atoms_to_hide(subject: Subject, batch: Batch, units: Sequence[Unit]) -> dict[int, frozenset[int]]:
-    """Positions of the tokens that write each atom and are no mask tokens; atoms without such a one are left out."""
+def elements_to_hide(subject: Subject, batch: Batch, elements: Elements) -> dict[int, frozenset[int]]:
+    """Positions of the tokens that write each element and are no mask tokens; those without such a one are left out."""
     shown = batch.ids[0] != subject.mask_id
-    found = {atom: frozenset(p for p in at if shown[p]) for atom, at in tokens_of_atoms(units).items()}
-    return {atom: at for atom, at in found.items() if at}
+    found = {one: frozenset(p for p in at if shown[p]) for one, at in tokens_of_elements(elements).items()}
+    return {one: at for one, at in found.items() if at}
 
 
 def falls(
@@ -139,6 +130,6 @@ def falls(
 
 
 def shared(places: Mapping[int, frozenset[int]], found: Mapping[frozenset[int], float]) -> dict[int, float]:
-    """What was `found` of the tokens of every atom, evenly among the atoms that the same tokens write."""
-    n_atoms = Counter(places.values())
-    return {atom: found[at] / n_atoms[at] for atom, at in places.items()}
+    """What was `found` of the tokens of every element, evenly among those that the same tokens write."""
+    n = Counter(places.values())
+    return {one: found[at] / n[at] for one, at in places.items()}

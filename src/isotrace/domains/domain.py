@@ -4,7 +4,7 @@ A domain is an object with the methods of `Domain`, registered in `DOMAINS`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -35,7 +35,8 @@ class Concept:
 class Unit(Protocol):
     """One token and what it stands for. Every domain has its own such class; these are common to all.
 
-    `kind` is `special` for tokens that stand for no character, `start:end` the characters it covers.
+    `kind` is `special` for tokens that stand for no character, `start:end` the characters it covers. `about`: the
+    elements it writes, joins or hangs on.
     """
 
     @property
@@ -46,6 +47,8 @@ class Unit(Protocol):
     def start(self) -> int: ...
     @property
     def end(self) -> int: ...
+    @property
+    def about(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,15 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Group:
+    """A part of a sequence in the words of its field. `name`: unique in its sequence. `elements`: ascending, of no
+    other group."""
+
+    name: str
+    elements: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Spelling:
     """Another way to write the same thing: `original[i]` is the element, in the text asked about, that is the i-th
     element written in `text`."""
@@ -89,13 +101,27 @@ class Spelling:
 
 
 class Domain(Protocol):
-    """See the module. `element` is the word for what `Reading.elements` counts: atom or residue."""
+    """See the module. `element` is the word for what `Reading.elements` counts: atom or residue; `field`, for what its
+    concepts are about: chemistry or biology."""
 
     name: str
     element: str
+    field: str
 
-    def read(self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Reading:
-        """Raises InputError if `text` is not valid in this domain or the tokens do not cover it."""
+    def read(
+        self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]], *, begun: bool = False
+    ) -> Reading:
+        """`begun`: the text is the beginning of a sequence, see `begun`. Raises InputError if it is not valid in this
+        domain or the tokens do not cover it."""
+        ...
+
+    def begun(self, text: str, whole: str | None) -> str | None:
+        """None for a whole sequence, for the beginning of one why it is none itself. `whole`: who reads whole ones
+        only; None takes beginnings. Raises InputError for a text that cannot be read."""
+        ...
+
+    def renumbered(self, reading: Reading, numbers: Sequence[int]) -> Reading:
+        """The same with element i, in the order of writing, called `numbers[i]`."""
         ...
 
     def check(self, text: str) -> None:
@@ -143,6 +169,15 @@ class Domain(Protocol):
         """float32 `[n, d]` ≥ 0: what a model that knows no language model would learn from."""
         ...
 
+    def names(self, reading: Reading) -> list[dict[str, Any]]:
+        """What every element is called: `symbol`, `name` (unique), and what else its field numbers it by (`number`,
+        `chain`, `imgt`)."""
+        ...
+
+    def parts(self, reading: Reading) -> tuple[Group, ...]:
+        """The whole sequence in the words of its field, every element in one of them."""
+        ...
+
     def bonds(self, reading: Reading) -> np.ndarray:
         """int64 `[n, 2]`: pairs of neighbouring elements (bonded atoms, residues next in the chain), each once."""
         ...
@@ -163,7 +198,21 @@ class Domain(Protocol):
         ...
 
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
-        """SVG, with elements and tokens coloured by `weights` ≥ 0, one per token; `scale` as in `draw_small`."""
+        """SVG, with elements and tokens coloured by `weights` ≥ 0, one per token; `scale` is the weight at full colour,
+        None takes the largest."""
+        ...
+
+    def draw_elements(
+        self,
+        reading: Reading,
+        weights: Mapping[int, float],
+        *,
+        diverging: bool = False,
+        scale: float | None = None,
+        small: bool = False,
+    ) -> str:
+        """SVG without tokens, elements coloured by their `weights` of either sign where it is `diverging`. Of every
+        element `<… class="hit" data-element="i">` lies on top to hover, none in a `small` one, for cards."""
         ...
 
     def picture(self, reading: Reading) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _TOP_FEATURES = 30
 _IN_SCRIPT = (
     "target",
+    "element",
     "tokens",
     "units",
     "nodes",
@@ -39,9 +40,9 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     """HTML of one trace.
 
     `payload` holds what the trace found as plain lists, dicts, strings and numbers: title, input, subject,
-    dictionary, command, created, target, summary, warnings, molecule (SVG text), tokens, units, syntax, nodes,
-    edges, n_layers, stacks (layers of the encoder and of the decoder, or of the only stack), features, verification,
-    circuit, supporters, opponents, graph, fidelity, spellings (or None), manifest.
+    dictionary, command, created, target, summary, warnings, domain, element, field, drawings (SVG text), tokens,
+    units, syntax, nodes, edges, n_layers, stacks (layers of the encoder and of the decoder, or of the only stack),
+    features, verification, circuit, supporters, opponents, graph, fidelity, spellings (or None), manifest.
     Numbers that are not finite become null and read "–". Raises InputError when an edge names an absent node or
     two nodes share an id, KeyError when a part is missing.
     """
@@ -69,7 +70,7 @@ def render_trace(payload: Mapping[str, Any]) -> str:
 def render_index(payload: Mapping[str, Any]) -> str:
     """HTML that lists several traces.
 
-    `payload` holds title, subject, dictionary, created, summary, fidelity, entries (name, smiles, svg, and pages
+    `payload` holds title, subject, dictionary, created, summary, fidelity, entries (name, text, svg, and pages
     with their headline numbers), over_molecules and too_few (tables of substructures) and rejects (input, reason).
     Links are the entries' `href` as given: relative.
     """
@@ -92,7 +93,7 @@ def rendered(template: str, values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"num": number, "pct": percent, "ci": interval, "svg": Markup}
+    environment.filters |= {"num": number, "pct": percent, "ci": interval, "plural": plural, "svg": Markup}
     return environment.get_template(template).render(values)
 
 
@@ -114,6 +115,10 @@ def number(value: Any) -> str:
 def signed(value: float | None) -> str:
     """`number` with a plus sign where it is above zero."""
     return "–" if value is None else ("+" if value > 0 else "") + number(value)
+
+
+def plural(word: str) -> str:
+    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
 
 
 def percent(value: float | None) -> str:

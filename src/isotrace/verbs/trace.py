@@ -93,9 +93,9 @@ class TraceRequest(OnDictionary, Seeded):
         look_at_target(self.target, folder, source)
         alone = isinstance(self.data, str) and self.data != "-" and not os.path.isfile(self.data)
         if alone and source.startswith("bundled:"):
-            from isotrace.domains.molecule import parse_or_begin
+            from isotrace.domains.domain import domain_of
 
-            parse_or_begin(self.data.strip(), source)
+            domain_of("molecule").begun(self.data.strip(), source)
 
 
 @verb(TraceRequest)
@@ -197,8 +197,8 @@ def traced(
         return result
     config = request.settings(TraceConfig)
     groups = earlier_groups(tracer, request.supernodes, place, request.command)
-    atoms = row.get("original")
-    kept = {"name": row["name"], "supernodes": groups, "atoms": None if atoms is None else tuple(atoms)}
+    numbers = row.get("original")
+    kept = {"name": row["name"], "supernodes": groups, "numbers": None if numbers is None else tuple(numbers)}
     with opened(request, tracer, place, row, home=home) as run:
         result = tracer.trace(row["sequence"], request.target, config, **kept, progress=progress)
         if run is not None:

@@ -90,18 +90,20 @@ class Tracer:
         *,
         name: str | None = None,
         supernodes: Supernodes | None = None,
-        atoms: tuple[int, ...] | None = None,
+        numbers: tuple[int, ...] | None = None,
         progress: Progress = silent,
     ) -> TraceResult:
-        """Atoms of a molecule keep their numbers, those of a SMILES are numbered as written, or by `atoms` (see
+        """Atoms of a molecule keep their numbers, those of a SMILES are numbered as written, or by `numbers` (see
         `domains.molecule.spelling.Spelling.original`). Raises InputError for an input or target that cannot be used."""
         if isinstance(sequence, Chem.Mol):
             written = write(sequence)
-            sequence, atoms = written.smiles, written.original
+            sequence, numbers = written.smiles, written.original
         if not isinstance(sequence, str):
-            raise InputError(f"a trace takes one SMILES or molecule, not {type(sequence).__name__}: loop over many.")
+            raise InputError(
+                f"a trace takes one SMILES, sequence or molecule, not {type(sequence).__name__}: loop over many."
+            )
         config = config or TraceConfig()
-        parts = {"neuron_means": self.neuron_means, "atoms": atoms, "progress": progress}
+        parts = {"neuron_means": self.neuron_means, "numbers": numbers, "progress": progress}
         traced = trace_one(self.subject, self.dictionary, sequence, target, config, **parts)
         return Record(traced, self.subject.source, self.name, self.tables, self.fidelity, name, supernodes).result()
 

@@ -128,10 +128,11 @@ def test_both_are_drawn_in_the_same_place():
     weights[0][1], weights[1][1] = -1.0, 0.5
     found = MOLECULE.draw_pair(a, b, MOLECULE.align(a, b), weights, 1.0)
     for svg, colour in zip(found, ('fill="#4a8fd3"', 'fill="#f4c194"'), strict=True):
-        assert svg.count('class="outlined" data-atom="0"') == 1
+        assert svg.count('class="outlined" data-element="0"') == 1
         assert colour in svg
     places = [
-        np.asarray(re.findall(r'class="hit" data-atom="\d+" cx="([\d.]+)" cy="([\d.]+)"', svg), float) for svg in found
+        np.asarray(re.findall(r'class="hit" data-element="\d+" cx="([\d.]+)" cy="([\d.]+)"', svg), float)
+        for svg in found
     ]
     np.testing.assert_allclose(
         places[0][1:], places[1][1:], atol=1.0

@@ -187,7 +187,7 @@ def test_pictures_and_drawings_of_hard_smiles(smiles):
     }
     svg = ET.fromstring(MOLECULE.draw(reading, [1.0] * len(reading.units)))
     space = "{http://www.w3.org/2000/svg}"
-    assert {e.get("data-atom") for e in svg.iter(f"{space}circle") if e.get("class") == "heat"} == {
+    assert {e.get("data-element") for e in svg.iter(f"{space}circle") if e.get("class") == "heat"} == {
         str(i) for i in range(reading.n_elements)
     }
     assert len(list(svg.iter(f"{space}rect"))) == len(reading.units)
@@ -196,7 +196,7 @@ def test_pictures_and_drawings_of_hard_smiles(smiles):
 def test_drawing_colours_an_atom_by_its_hottest_token_and_a_bond_by_its_digit():
     reading = MOLECULE.read("C1CC1", list("C1CC1"), [(i, i + 1) for i in range(5)])
     svg = MOLECULE.draw(reading, [1.0, 4.0, 0.0, 2.0, 0.0], scale=4.0)
-    assert re.findall(r'class="heat" data-atom="(\d)"', svg) == ["0", "2"]
+    assert re.findall(r'class="heat" data-element="(\d)"', svg) == ["0", "2"]
     assert len(re.findall(r'class="heat" data-bond="\d"', svg)) == 1
     with pytest.raises(InputError, match="one weight per token"):
         MOLECULE.draw(reading, [1.0])

@@ -106,7 +106,7 @@ def test_bonds_join_neighbours():
 def test_drawing_colours_residues_by_their_token():
     reading = PROTEIN.read("MTYKL", ["<cls>", "MT", "Y", "KL"], [(0, 0), (0, 2), (2, 3), (3, 5)])
     svg = PROTEIN.draw(reading, [9.0, 1.0, 0.0, 0.5], scale=1.0)
-    assert re.findall(r'data-residue="(\d)"[^>]*fill="(#\w+)"', svg) == [
+    assert re.findall(r'data-element="(\d)"[^>]*fill="(#\w+)"', svg) == [
         ("0", "#e8832a"),
         ("1", "#e8832a"),
         ("3", "#f4c194"),

@@ -21,7 +21,7 @@ def test_every_residue_has_its_place():
     assert (found.n_shared, found.notes) == (6, ())
     weights = [0.0] * 3 + [2.0] + [0.0] * 6
     first, second = PROTEIN.draw_pair(a, b, found, (weights, [-w for w in weights]), 2.0)
-    assert 'data-residue="2"' in first
+    assert 'data-element="2"' in first
     assert 'fill="#e8832a"' in first
     assert 'fill="#4a8fd3"' in second
     assert first.count('class="outlined"') == second.count('class="outlined"') == 2

@@ -179,6 +179,6 @@ def test_the_drawing_shows_signs_and_colours():
     weights = [1.0 if unit.side == "product" else 0.0 for unit in reading.units]
     svg = ET.fromstring(REACTION.draw(reading, weights))
     space = "{http://www.w3.org/2000/svg}"
-    heat = {e.get("data-atom") for e in svg.iter(f"{space}circle") if e.get("class") == "heat"}
+    heat = {e.get("data-element") for e in svg.iter(f"{space}circle") if e.get("class") == "heat"}
     assert heat == {str(i) for i in reading.parsed.atoms("product")}
     assert sorted(e.text for e in svg.iter(f"{space}text") if e.get("class") == "mark") == ["+", "⟶"]

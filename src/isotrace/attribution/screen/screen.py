@@ -14,7 +14,7 @@ import torch
 
 from isotrace.attribution.ablation import Ablation, feature_values, first_order
 from isotrace.attribution.screen.substructures import Found, substructures
-from isotrace.attribution.units import atoms_to_hide, falls, shared
+from isotrace.attribution.units import elements_to_hide, falls, shared
 from isotrace.base.errors import SubjectError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
@@ -59,7 +59,7 @@ def hide(
 ) -> tuple[float, dict[int, float], tuple[Found, ...]]:
     """(the target, by how much it falls when each atom is hidden, when each substructure is). `batch` as in `screen`,
     of a subject that has a mask token."""
-    atoms = atoms_to_hide(subject, batch, reading.units)
+    atoms = elements_to_hide(subject, batch, reading.elements)
     free, rng = sorted(frozenset().union(*atoms.values())), np.random.default_rng(seed)
     shown = batch.ids[0] != subject.mask_id
     named = [(name, frozenset(p for p in at if shown[p])) for name, at in substructures(domain, reading)]

@@ -1,7 +1,8 @@
 """The molecule domain: sequences are SMILES, elements are atoms."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from rdkit.Chem import rdFingerprintGenerator
 
 from isotrace.base.errors import InputError
 from isotrace.domains.alignment import Alignment
-from isotrace.domains.domain import Concept, Labels, Reading, Spelling, regular_expression
+from isotrace.domains.domain import Concept, Group, Labels, Reading, Spelling, regular_expression
 from isotrace.domains.molecule.alignment import align
+from isotrace.domains.molecule.drawing import draw_molecule, draw_small
+from isotrace.domains.molecule.groups import disjoint_groups
 from isotrace.domains.molecule.sketch import alike, draw_signed, draw_sketch, picture_of, sketch
 from isotrace.domains.molecule.spelling import spellings
-from isotrace.domains.molecule.tokens import parse, token_map
+from isotrace.domains.molecule.tokens import TokenUnit, begin, parse, parse_or_begin, token_map
 from isotrace.domains.molecule.vocabulary.concepts import CONCEPTS, atom_tokens, label_molecule, tokens_of
 from isotrace.domains.molecule.vocabulary.patterns import atoms_matching, compiled
 from isotrace.domains.molecule.vocabulary.scaffolds import scaffold_group
@@ -28,11 +31,20 @@ class Molecule:
 
     name = "molecule"
     element = "atom"
+    field = "chemistry"
 
-    def read(self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Reading:
-        mol = parse(text)
-        units = token_map(text, tokens, offsets)
-        return Reading(text, units, mol, tuple(unit.atoms if unit.kind == "atom" else () for unit in units))
+    def read(
+        self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]], *, begun: bool = False
+    ) -> Reading:
+        mol = begin(text) if begun else parse(text)
+        return _reading(text, mol, token_map(text, tokens, offsets, begun=begun))
+
+    def begun(self, text: str, whole: str | None) -> str | None:
+        return parse_or_begin(text, whole)[1]
+
+    def renumbered(self, reading: Reading, numbers: Sequence[int]) -> Reading:
+        units = [replace(unit, atoms=tuple(numbers[a] for a in unit.atoms)) for unit in reading.units]
+        return _reading(reading.text, Chem.RenumberAtoms(reading.parsed, np.argsort(numbers).tolist()), units)
 
     def check(self, text: str) -> None:
         parse(text)
@@ -73,6 +85,14 @@ class Molecule:
     def fingerprints(self, texts: Sequence[str]) -> np.ndarray:
         return ecfp4([parse(text) for text in texts])
 
+    def names(self, reading: Reading) -> list[dict[str, Any]]:
+        symbols = [atom.GetSymbol() for atom in reading.parsed.GetAtoms()]
+        return [{"symbol": symbol, "name": f"{symbol}{i}"} for i, symbol in enumerate(symbols)]
+
+    def parts(self, reading: Reading) -> tuple[Group, ...]:
+        """Functional groups, rings and the rest, see `isotrace.domains.molecule.groups`."""
+        return disjoint_groups(reading.parsed)
+
     def bonds(self, reading: Reading) -> np.ndarray:
         return bonded_atoms(reading.parsed)
 
@@ -98,8 +118,25 @@ class Molecule:
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
         return draw_sketch(sketch(reading.parsed), reading, weights, size=(360, 240), scale=scale)
 
+    def draw_elements(
+        self,
+        reading: Reading,
+        weights: Mapping[int, float],
+        *,
+        diverging: bool = False,
+        scale: float | None = None,
+        small: bool = False,
+    ) -> str:
+        if small:
+            return draw_small(reading.parsed, weights, diverging=diverging, scale=scale)
+        return draw_molecule(reading.parsed, weights, size=(460, 340), diverging=diverging, scale=scale)
+
     def picture(self, reading: Reading) -> dict[str, Any]:
         return picture_of(sketch(reading.parsed), reading)
+
+
+def _reading(text: str, mol: Chem.Mol, units: Sequence[TokenUnit]) -> Reading:
+    return Reading(text, tuple(units), mol, tuple(unit.atoms if unit.kind == "atom" else () for unit in units))
 
 
 def _heavy_atoms(fragment: str) -> int:

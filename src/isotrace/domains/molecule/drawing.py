@@ -70,9 +70,9 @@ def draw_molecule(
     `weights` maps atom index to weight, `bond_weights` bond index to weight; both share one scale, whose end is
     `scale`, or the largest magnitude among them where that is None. `size` is width and height in pixels. The
     background is transparent. `marks` are (text, x, y) in the coordinates of `mol`'s conformer, which is drawn as it is
-    where there is one. The atoms `outlined` have a dashed ring. Discs are `<circle class="heat" data-atom="i">`; on top
-    of every atom lies an invisible `<circle class="hit" data-atom="i">` to hover. The SVG carries no id, so several can
-    share a page.
+    where there is one. The atoms `outlined` have a dashed ring. Discs are `<circle class="heat" data-element="i">`; on
+    top of every atom lies an invisible `<circle class="hit" data-element="i">` to hover. The SVG carries no id, so
+    several can share a page.
     Raises InputError for an index the molecule lacks and for weights that have no colour (see `colour`).
     """
     bonds = bond_weights or {}
@@ -80,19 +80,18 @@ def draw_molecule(
     return _draw(mol, weights, bonds, size, end, diverging, small=False, marks=marks, outlined=outlined)
 
 
-def draw_small(smiles: str, weights: Mapping[int, float], *, scale: float | None = None) -> str:
-    """Compact 170 × 120 SVG of `smiles` for feature cards, atoms coloured by `weights` ≥ 0, nothing to hover.
-
-    `scale` is the weight drawn at full colour, so that several examples can share one; None takes the largest
-    of `weights`. Raises InputError if RDKit cannot read the SMILES, and as `draw_molecule` does.
-    """
-    params = Chem.SmilesParserParams()
-    params.removeHs = False
-    mol = Chem.MolFromSmiles(smiles, params)
-    if mol is None:
-        raise InputError(f"{smiles!r} cannot be drawn: RDKit does not accept it as a molecule.")
+def draw_small(
+    mol: Chem.Mol,
+    weights: Mapping[int, float],
+    *,
+    size: tuple[int, int] = (170, 120),
+    diverging: bool = False,
+    scale: float | None = None,
+    marks: Sequence[tuple[str, float, float]] = (),
+) -> str:
+    """Compact SVG of `mol` for feature cards, nothing to hover; the rest as in `draw_molecule`, which see."""
     end = max((abs(w) for w in weights.values()), default=0.0) if scale is None else scale
-    return _draw(mol, weights, {}, (170, 120), end, False, small=True)
+    return _draw(mol, weights, {}, size, end, diverging, small=True, marks=marks)
 
 
 def _draw(
@@ -133,18 +132,18 @@ def _draw(
         if w
     ]
     heat += [
-        f'<circle class="heat" data-atom="{i}" {_centre(points[i])} r="{0.42 * length:.1f}" '
+        f'<circle class="heat" data-element="{i}" {_centre(points[i])} r="{0.42 * length:.1f}" '
         f'fill="{colour(w, scale, diverging=diverging)}"/>'
         for i, w in weights.items()
         if w
     ]
     heat += [
-        f'<circle class="outlined" data-atom="{i}" {_centre(points[i])} r="{0.46 * length:.1f}" fill="none" '
+        f'<circle class="outlined" data-element="{i}" {_centre(points[i])} r="{0.46 * length:.1f}" fill="none" '
         f'stroke="{INK}" stroke-dasharray="4 3"/>'
         for i in sorted(outlined)
     ]
     hits = [
-        f'<circle class="hit" data-atom="{i}" {_centre(p)} r="{0.46 * length:.1f}" fill="transparent"/>'
+        f'<circle class="hit" data-element="{i}" {_centre(p)} r="{0.46 * length:.1f}" fill="transparent"/>'
         for i, p in enumerate(points)
         if not small
     ]

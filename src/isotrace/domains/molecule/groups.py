@@ -1,20 +1,11 @@
 """A molecule told in the words of a chemist: every atom in exactly one functional group, ring or rest."""
 
-from dataclasses import dataclass
-
 from rdkit import Chem
 
+from isotrace.domains.domain import Group
 from isotrace.domains.molecule.atoms import joint_atom_concepts
 from isotrace.domains.molecule.vocabulary.patterns import functional_groups
 from isotrace.domains.molecule.vocabulary.scaffolds import connected
-
-
-@dataclass(frozen=True)
-class Group:
-    """`name`: unique in its molecule. `atoms`: ascending, of no other group."""
-
-    name: str
-    atoms: tuple[int, ...]
 
 
 def disjoint_groups(mol: Chem.Mol) -> tuple[Group, ...]:
@@ -34,7 +25,7 @@ def disjoint_groups(mol: Chem.Mol) -> tuple[Group, ...]:
     parts += [(_rest(mol, atoms), atoms) for atoms in connected(mol, free)]
     names = [name for name, _ in parts]
     told = ((name if names.count(name) == 1 else f"{name} ({_atom(mol, atoms[0])})", atoms) for name, atoms in parts)
-    return tuple(sorted((Group(*one) for one in told), key=lambda group: group.atoms))
+    return tuple(sorted((Group(*one) for one in told), key=lambda group: group.elements))
 
 
 def _atom(mol: Chem.Mol, i: int) -> str:

@@ -33,6 +33,10 @@ class TokenUnit:
     partner: int | None
     depth: int
 
+    @property
+    def about(self) -> tuple[int, ...]:
+        return self.atoms
+
 
 def token_map(
     smiles: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]], *, begun: bool = False

@@ -6,10 +6,11 @@ constant domain, tag) is a concept of its own. A sequence without one is refused
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from isotrace.domains.domain import Concept, Labels, Reading
+from isotrace.domains.domain import Concept, Group, Labels, Reading
 from isotrace.domains.protein.clones import clone_groups
 from isotrace.domains.protein.domain import ProteinDomain
 from isotrace.domains.protein.drawing import Band
@@ -62,6 +63,7 @@ class AntibodyDomain(ProteinDomain):
     """As `ProteinDomain`, with `Reading.parsed` an `Antibody`. Reading raises InputError for what is not one."""
 
     name = "antibody"
+    substructures = frozenset(REGIONS)
 
     @property
     def concepts(self) -> tuple[Concept, ...]:
@@ -81,6 +83,29 @@ class AntibodyDomain(ProteinDomain):
     def groups(self, texts: Sequence[str]) -> list[str]:
         """Clones; see `isotrace.domains.protein.clones`. Raises InputError for a text that is no antibody."""
         return clone_groups([self._parse(text) for text in texts])
+
+    def names(self, reading: Reading) -> list[dict[str, Any]]:
+        """Also `chain` and `imgt` (`111A`) of the residues of variable domains, None outside them."""
+        found = [row | {"chain": None, "imgt": None} for row in super().names(reading)]
+        for domain in reading.parsed.domains:
+            for place, (n, insertion) in zip(domain.residues, domain.positions, strict=True):
+                found[place] |= {"chain": domain.chain, "imgt": f"{n}{insertion}"}
+        return found
+
+    def parts(self, reading: Reading) -> tuple[Group, ...]:
+        """The regions of every variable domain, and what lies before, between and behind them."""
+        domains, n = reading.parsed.domains, len(reading.parsed.sequence)
+        several = len(domains) > 1
+        own = [
+            (f"{name} {domain.chain} {i}" if several else name, domain.region(name))
+            for i, domain in enumerate(domains, 1)
+            for name in REGIONS
+        ]
+        ends = [0, *(end for d in domains for end in (d.residues.start, d.residues.stop)), n]
+        outside = [range(a, b) for a, b in zip(ends[::2], ends[1::2], strict=True)]
+        own += [(f"outside, residues {where.start + 1}–{where.stop}", where) for where in outside]
+        found = [Group(name, tuple(where)) for name, where in own if where]
+        return tuple(sorted(found, key=lambda group: group.elements))
 
     def sequence(self, reading: Reading) -> str:
         return reading.parsed.sequence

@@ -1,6 +1,6 @@
 """The protein domain: chains in one-letter code, read residue by residue."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from isotrace.base.errors import InputError
 from isotrace.domains.alignment import Alignment
-from isotrace.domains.domain import Concept, Labels, Reading, Spelling
+from isotrace.domains.domain import Concept, Group, Labels, Reading, Spelling
 from isotrace.domains.protein.alignment import align
 from isotrace.domains.protein.clusters import kmer_groups
 from isotrace.domains.protein.drawing import Band, draw_track
@@ -16,16 +16,29 @@ from isotrace.domains.protein.sequence import STANDARD, residue_map, residues
 from isotrace.domains.protein.vocabulary.concepts import CONCEPTS, TokensOf, instances, numbers
 from isotrace.domains.protein.vocabulary.motifs import matches
 
+WINDOW, AROUND = 10, 10
+"""Residues of a part of a chain that has no named parts; shown on either side of the strongest in a small drawing."""
+
 
 class ProteinDomain:
     """See `isotrace.domains.domain.Domain`. `Reading.parsed` is the string of residues, without spaces."""
 
     name = "protein"
     element = "residue"
+    field = "biology"
 
-    def read(self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Reading:
+    def read(
+        self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]], *, begun: bool = False
+    ) -> Reading:
         units = residue_map(text, tokens, offsets)
         return Reading(text, units, self._parse(text), tuple(unit.residues for unit in units))
+
+    def begun(self, text: str, whole: str | None) -> str | None:
+        """None: the beginning of a chain is a chain."""
+        self.check(text)
+
+    def renumbered(self, reading: Reading, numbers: Sequence[int]) -> Reading:
+        return reading  # residues are written in one order
 
     def check(self, text: str) -> None:
         self._parse(text)
@@ -71,6 +84,17 @@ class ProteinDomain:
                     row[place[word]] += 1
         return counts
 
+    def names(self, reading: Reading) -> list[dict[str, Any]]:
+        """`number`: of the residue, from 1."""
+        letters = enumerate(self.sequence(reading), 1)
+        return [{"symbol": letter, "name": f"{letter}{i}", "number": i} for i, letter in letters]
+
+    def parts(self, reading: Reading) -> tuple[Group, ...]:
+        """Windows of WINDOW residues, for want of names."""
+        n = len(self.sequence(reading))
+        windows = [range(first, min(first + WINDOW, n)) for first in range(0, n, WINDOW)]
+        return tuple(Group(_numbered(where), tuple(where)) for where in windows)
+
     def bonds(self, reading: Reading) -> np.ndarray:
         first = np.arange(reading.n_elements - 1, dtype=np.int64)
         return np.stack([first, first + 1], axis=1)
@@ -96,6 +120,25 @@ class ProteinDomain:
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
         return draw_track(self.sequence(reading), residue_weights(reading, weights), self.bands(reading), scale)
 
+    def draw_elements(
+        self,
+        reading: Reading,
+        weights: Mapping[int, float],
+        *,
+        diverging: bool = False,
+        scale: float | None = None,
+        small: bool = False,
+    ) -> str:
+        """A small one shows AROUND residues on either side of the largest weight."""
+        sequence = self.sequence(reading)
+        own = [weights.get(i, 0.0) for i in range(len(sequence))]
+        if not small:
+            return draw_track(sequence, own, self.bands(reading), scale, diverging=diverging, hits=True)
+        end = max(map(abs, own)) if scale is None else scale
+        first = max(0, max(range(len(own)), key=lambda i: abs(own[i])) - AROUND)
+        cut = slice(first, first + 2 * AROUND + 1)
+        return draw_track(sequence[cut], own[cut], [], end, diverging=diverging, first=first)
+
     def picture(self, reading: Reading) -> dict[str, Any]:
         """Residues and bands are numbered from 0, `end` is the residue after the last."""
         return {
@@ -115,6 +158,10 @@ class ProteinDomain:
 
     def _parse(self, text: str) -> Any:
         return residues(text)
+
+
+def _numbered(where: range) -> str:
+    return f"residue {where.start + 1}" if len(where) == 1 else f"residues {where.start + 1}–{where.stop}"
 
 
 def residue_weights(reading: Reading, weights: Sequence[float]) -> list[float]:

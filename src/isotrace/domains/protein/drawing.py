@@ -30,9 +30,13 @@ def draw_track(
     *,
     diverging: bool = False,
     outlined: Collection[int] = (),
+    hits: bool = False,
+    first: int = 0,
 ) -> str:
     """SVG of `sequence`, one weight per residue behind its letter, ≥ 0 unless `diverging`, full colour at `scale`
-    (None: the largest). The residues `outlined` have a frame.
+    (None: the largest). The residues `outlined` have a frame; with `hits` every one has `<rect class="hit"
+    data-element="i">` on top, to hover. `first`: how many residues of
+    the chain stand before.
 
     Raises InputError as `colour` does, and for another number of weights than residues.
     """
@@ -42,16 +46,16 @@ def draw_track(
     row_height = _HEAD + _LETTER + (_BAND if bands else 4)
     n_rows = -(-len(sequence) // ROW)
     width = min(len(sequence), ROW) * _CELL + 34
-    parts = []
-    for first in range(0, len(sequence), ROW):
-        last, top = min(first + ROW, len(sequence)), first // ROW * row_height
+    parts, over = [], []
+    for start in range(0, len(sequence), ROW):
+        last, top = min(start + ROW, len(sequence)), start // ROW * row_height
         base = top + _HEAD
-        for i in range(first, last):
-            x = (i - first) * _CELL
+        for i in range(start, last):
+            x = (i - start) * _CELL
             if weights[i]:
                 fill = colour(weights[i], end, diverging=diverging)
                 parts.append(
-                    f'<rect class="heat" data-residue="{i}" x="{x}" y="{base}" width="{_CELL}" height="{_LETTER}" '
+                    f'<rect class="heat" data-element="{i}" x="{x}" y="{base}" width="{_CELL}" height="{_LETTER}" '
                     f'fill="{fill}"/>'
                 )
             else:
@@ -62,17 +66,22 @@ def draw_track(
                     f'fill="none" stroke="{INK}"/>'
                 )
             parts.append(f'<text x="{x + _CELL / 2:g}" y="{base + 13}">{sequence[i]}</text>')
-            if (i + 1) % 10 == 0:
-                parts.append(f'<text class="number" x="{x + _CELL / 2:g}" y="{top + 10}">{i + 1}</text>')
+            if hits:
+                over.append(
+                    f'<rect class="hit" data-element="{i}" x="{x}" y="{base}" width="{_CELL}" height="{_LETTER}" '
+                    'fill="transparent"/>'
+                )
+            if (i + first + 1) % 10 == 0:
+                parts.append(f'<text class="number" x="{x + _CELL / 2:g}" y="{top + 10}">{i + first + 1}</text>')
         for band in bands:
-            a, b = max(band.start, first), min(band.end, last)
+            a, b = max(band.start, start), min(band.end, last)
             if a < b:
-                parts.append(_band(band, (a - first) * _CELL, (b - a) * _CELL, base + _LETTER))
+                parts.append(_band(band, (a - start) * _CELL, (b - a) * _CELL, base + _LETTER))
     style = f'font-family="ui-monospace, Menlo, Consolas, monospace" font-size="13" text-anchor="middle" fill="{INK}"'
     body = "".join(parts).replace('class="number"', f'class="number" font-size="9" fill="{_SOFT}"')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="track" width="{width}" height="{n_rows * row_height}" '
-        f'viewBox="0 0 {width} {n_rows * row_height}"><g {style}>{body}</g></svg>'
+        f'viewBox="0 0 {width} {n_rows * row_height}"><g {style}>{body}</g>{"".join(over)}</svg>'
     )
 
 

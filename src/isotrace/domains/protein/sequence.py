@@ -30,6 +30,10 @@ class ResidueUnit:
     end: int
     residues: tuple[int, ...]
 
+    @property
+    def about(self) -> tuple[int, ...]:
+        return self.residues
+
 
 def residues(text: str) -> str:
     """The residues of `text` without spaces. Raises InputError, naming letter and position (from 1), for any other

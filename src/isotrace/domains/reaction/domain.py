@@ -10,8 +10,9 @@ from rdkit import Chem
 
 from isotrace.base.errors import InputError
 from isotrace.domains.alignment import Alignment
-from isotrace.domains.domain import Concept, Labels, Reading, Spelling
+from isotrace.domains.domain import Concept, Group, Labels, Reading, Spelling
 from isotrace.domains.molecule.domain import bonded_atoms, ecfp4, matches
+from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 from isotrace.domains.molecule.sketch import draw_sketch, picture_of
 from isotrace.domains.molecule.spelling import fragments, respelled
 from isotrace.domains.molecule.vocabulary.concepts import placed
@@ -27,6 +28,7 @@ from isotrace.domains.reaction.sketch import reaction_sketch
 from isotrace.domains.reaction.tokens import SIDES, parse_reaction, reaction_units
 
 _PLACE = {concept.name: i for i, concept in enumerate(REACTION_CONCEPTS + MAPPED_CONCEPTS)}
+_NAME = 40  # letters of a component's SMILES in its name
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,26 @@ class ReactionDomain:
     maps: Mapping[str, str] | None = field(default=None, repr=False)
     name = "reaction"
     element = "atom"
+    field = "chemistry"
 
     def with_maps(self, maps: Mapping[str, str]) -> "ReactionDomain":
         """This domain with reacting centre, leaving group and partners as concepts. `maps` leads from each reaction's
         text to the same reaction with atom maps; `label` raises InputError for a reaction that is not in it."""
         return ReactionDomain(maps)
 
-    def read(self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Reading:
+    def read(
+        self, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]], *, begun: bool = False
+    ) -> Reading:
         reaction = parse_reaction(text)
         units = reaction_units(text, reaction, tokens, offsets)
         return Reading(text, units, reaction, tuple(unit.atoms if unit.kind == "atom" else () for unit in units))
+
+    def begun(self, text: str, whole: str | None) -> str | None:
+        """None: only whole reactions are read."""
+        self.check(text)
+
+    def renumbered(self, reading: Reading, numbers: Sequence[int]) -> Reading:
+        raise InputError("atoms of a reaction are numbered as written: give its text.")
 
     def check(self, text: str) -> None:
         parse_reaction(text)
@@ -90,6 +102,23 @@ class ReactionDomain:
         sides = [[Chem.MolFromSmiles(text.strip().split(">")[end]) for text in texts] for end in (0, -1)]
         return np.concatenate([ecfp4(side) for side in sides], 1)
 
+    def names(self, reading: Reading) -> list[dict[str, Any]]:
+        """Also the `side` of every atom, and its `component`, counted through the whole reaction from 0."""
+        reaction = reading.parsed
+        of = {a: i for i, part in enumerate(reaction.components) for a in part}
+        return [
+            {"symbol": (s := atom.GetSymbol()), "name": f"{s}{i}", "side": side, "component": of[i]}
+            for i, (atom, side) in enumerate(zip(reaction.mol.GetAtoms(), reaction.side_of(), strict=True))
+        ]
+
+    def parts(self, reading: Reading) -> tuple[Group, ...]:
+        """Its components, by side and SMILES."""
+        reaction, found = reading.parsed, []
+        for i, (atoms, side) in enumerate(zip(reaction.components, reaction.sides, strict=True), 1):
+            text = Chem.MolFragmentToSmiles(reaction.mol, atoms)
+            found.append(Group(f"{side} {i}, {text if len(text) <= _NAME else text[: _NAME - 1] + '…'}", atoms))
+        return tuple(found)
+
     def bonds(self, reading: Reading) -> np.ndarray:
         return bonded_atoms(reading.parsed.mol)
 
@@ -124,6 +153,20 @@ class ReactionDomain:
 
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
         return draw_sketch(reaction_sketch(reading.parsed), reading, weights, size=(720, 220), scale=scale)
+
+    def draw_elements(
+        self,
+        reading: Reading,
+        weights: Mapping[int, float],
+        *,
+        diverging: bool = False,
+        scale: float | None = None,
+        small: bool = False,
+    ) -> str:
+        drawn = reaction_sketch(reading.parsed)
+        if small:
+            return draw_small(drawn.mol, weights, size=(340, 120), diverging=diverging, scale=scale, marks=drawn.marks)
+        return draw_molecule(drawn.mol, weights, size=(720, 260), diverging=diverging, scale=scale, marks=drawn.marks)
 
     def picture(self, reading: Reading) -> dict[str, Any]:
         return picture_of(reaction_sketch(reading.parsed), reading)

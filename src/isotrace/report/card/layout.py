@@ -13,7 +13,8 @@ WIDTH, HEIGHT, MARGIN = 1200, 630, 48
 INNER = WIDTH - 2 * MARGIN
 LINE, BAR, CHANCE = "#dfe4ea", "#e8832a", "#a9b4bf"
 _BAR, _LABEL, _STEPS = 14, 178, 40
-_HIT = re.compile(r'<circle class="hit" data-atom="\d+" cx="([^"]*)" cy="([^"]*)" r="([^"]*)"[^>]*/>')
+_HIT = re.compile(r'<circle class="hit" data-element="\d+" cx="([^"]*)" cy="([^"]*)" r="([^"]*)"[^>]*/>')
+_OVER = re.compile(r'<\w+ class="hit"[^>]*/>')
 _BOX = re.compile(r'viewBox="0 0 ([^ "]*) ([^ "]*)"')
 LARGEST = 1.5
 """How far a drawing is enlarged at most: a molecule of three atoms fills no card."""
@@ -80,7 +81,7 @@ def placed(svg: str, x: float, y: float, width: float, height: float) -> str:
     x, y = x + (width - scale * wide) / 2, y + (height - scale * high) / 2
     own = f'x="{x:.1f}" y="{y:.1f}" width="{scale * wide:.1f}" height="{scale * high:.1f}"'
     box = f'viewBox="{left:.1f} {top:.1f} {wide:.1f} {high:.1f}"'
-    return re.sub(r"<svg [^>]*>", f"<svg {own} {box}>", _HIT.sub("", svg), count=1)
+    return re.sub(r"<svg [^>]*>", f"<svg {own} {box}>", _OVER.sub("", svg), count=1)
 
 
 def legend(end: float, unit: str, x: float, y: float, width: float) -> str:

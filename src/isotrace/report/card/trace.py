@@ -1,4 +1,4 @@
-"""The card of one trace: molecule, prediction, one sentence, and how near the circuit comes to the model."""
+"""The card of one trace: drawing, prediction, one sentence, and how near the circuit comes to the model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ SMALL = 16
 
 
 def trace_card(summary: Mapping[str, Any], drawing: str) -> str:
-    """SVG of the card. `summary`: what `isotrace trace --json` prints, NaN as null; `drawing`: the signed molecule."""
+    """SVG of the card. `summary`: what `isotrace trace --json` prints, NaN as null; `drawing`: the signed one."""
     target, seen, circuit, unit = summary["target"], summary["picture"], summary["circuit"], summary["target"]["unit"]
     name = summary["name"] if summary["name"] and legible(summary["name"]) else summary["input"]
     told = said(summary)
@@ -24,8 +24,8 @@ def trace_card(summary: Mapping[str, Any], drawing: str) -> str:
         sentence(told),
         placed(drawing, _LEFT, 226, _RIGHT - _LEFT - 40, 268),
         legend(end, unit, _LEFT, 510, _RIGHT - _LEFT - 40),
-        fitted(_beside(seen), _RIGHT - _LEFT - 40, 44, (SMALL, 14)).svg(_LEFT, 532, GREY),
-        *_prediction(target, seen, circuit),
+        fitted(_beside(seen, summary["element"]), _RIGHT - _LEFT - 40, 44, (SMALL, 14)).svg(_LEFT, 532, GREY),
+        *_prediction(target, seen, circuit, summary["element"]),
         heading(_RIGHT, 368, f"Distance to the model's value, {unit}", _HALF, (18, 16, 14)),
         bars(_rows(circuit), _RIGHT, 380, _HALF, 28),
         fitted(_ratio(circuit), _HALF, 60, (SMALL, 14)).svg(_RIGHT, 500, GREY),
@@ -45,10 +45,12 @@ def said(summary: Mapping[str, Any]) -> str:
     return " ".join([*told, found.taken_back]).rstrip()
 
 
-def _prediction(target: Mapping[str, Any], seen: Mapping[str, Any], circuit: Mapping[str, Any]) -> list[str]:
+def _prediction(
+    target: Mapping[str, Any], seen: Mapping[str, Any], circuit: Mapping[str, Any], element: str
+) -> list[str]:
     chance = "" if target["probability"] is None else f" (probability {number(target['probability'])})"
     if seen["sd"] is None:
-        over = "read in one spelling only"
+        over = "read in one spelling only" if element == "atom" else "read as written"
     else:
         over = f"{number(seen['mean'])} ± {number(seen['sd'])} over {seen['spellings']} spellings (mean ± SD)"
     without = "set to zero" if circuit["ablation"] == "zero" else "at its mean"
@@ -59,14 +61,14 @@ def _prediction(target: Mapping[str, Any], seen: Mapping[str, Any], circuit: Map
     ]
 
 
-def _beside(seen: Mapping[str, Any]) -> str:
+def _beside(seen: Mapping[str, Any], element: str) -> str:
     mean = f", mean over {seen['spellings']} spellings" if seen["spellings"] > 1 else ""
     if seen["shown"] == "hidden":
-        return f"What hiding each atom takes from the target, measured{mean}."
+        return f"What hiding each {element} takes from the target, measured{mean}."
     if seen["hidden_reason"] is None:
         rank = f"ρ = {number(seen['hidden_spearman'])} {interval(seen['hidden_spearman_ci'])}"
-        return f"What each atom adds, linearised{mean}. Ranks against hiding each atom, measured: {rank}."
-    return f"What each atom adds, linearised{mean}. Not set beside a measurement: {seen['hidden_reason']}."
+        return f"What each {element} adds, linearised{mean}. Ranks against hiding each, measured: {rank}."
+    return f"What each {element} adds, linearised{mean}. Not set beside a measurement: {seen['hidden_reason']}."
 
 
 def _rows(circuit: Mapping[str, Any]) -> list[Row]:

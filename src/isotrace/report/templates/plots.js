@@ -85,11 +85,11 @@ function curve() {
 function spellings() {
   const units = data.spellings.units.filter((u) => u.mean !== null && u.sd !== null);
   if (!units.length) return put("spelling", null);
-  const symbol = new Map(data.units.map((u) => [u.index, u.symbol]));
+  const named = new Map(data.units.map((u) => [u.index, u]));
   const y = extent([0, ...units.flatMap((u) => [u.mean - u.sd, u.mean + u.sd])]);
   const width = Math.max(360, 70 + 30 * units.length), height = 280, left = 52, bottom = height - 40;
   const svg = make("svg", { class: "plot", width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
-    "aria-label": "Effect of each atom over spellings" });
+    "aria-label": `Effect of each ${data.element} over spellings` });
   const sy = (v) => bottom - (v - y[0]) / (y[1] - y[0]) * (bottom - 10);
   for (const v of nice(...y)) {
     svg.append(make("line", { class: v === 0 ? "zero" : "grid", x1: left, x2: width - 8, y1: sy(v), y2: sy(v) }),
@@ -99,8 +99,8 @@ function spellings() {
     const x = left + 22 + 30 * k;
     svg.append(make("line", { class: `whisker ${sign(u.mean)}`, x1: x, x2: x, y1: sy(u.mean - u.sd), y2: sy(u.mean + u.sd) }),
       make("circle", { class: `whisker ${sign(u.mean)}`, cx: x, cy: sy(u.mean), r: 4.5 }),
-      make("text", { class: "axis name", x, y: bottom + 16, "text-anchor": "middle" }, symbol.get(u.index) ?? ""),
-      make("text", { class: "axis", x, y: bottom + 30, "text-anchor": "middle" }, u.index));
+      make("text", { class: "axis name", x, y: bottom + 16, "text-anchor": "middle" }, named.get(u.index)?.symbol ?? ""),
+      make("text", { class: "axis", x, y: bottom + 30, "text-anchor": "middle" }, named.get(u.index)?.number ?? u.index));
   });
   put("spelling", svg);
 }
@@ -169,7 +169,7 @@ function neighbours(title, i, end) {
 function example(e) {
   const figure = make("figure", { class: "example" });
   figure.innerHTML = e.svg;
-  const strip = make("div", { class: "strip mini", title: e.smiles });
+  const strip = make("div", { class: "strip mini", title: e.text });
   for (const [text, activation, colour] of e.tokens) {
     strip.append(make("span", { style: `background:${colour}`, title: `activation ${num(activation)}` }, text));
   }

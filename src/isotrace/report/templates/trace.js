@@ -24,7 +24,7 @@ function use(graph) {
 }
 const whole = { nodes: data.nodes, edges: data.edges, byId: new Map(data.nodes.map((n, i) => [n.id, i])) };
 const SYNTAX = -0.5;  // the lane of syntax lies between the tokens and the first layer
-const laneName = (layer) => (layer === -1 ? (closed ? "atoms" : "tokens") : layer === SYNTAX ? "syntax"
+const laneName = (layer) => (layer === -1 ? (closed ? `${data.element}s` : "tokens") : layer === SYNTAX ? "syntax"
   : layer === data.n_layers ? "target" : `${side(layer).slice(0, 3) || "layer"} ${layer}`);
 const radius = (n) => 2.5 + 5 * Math.sqrt((n.influence ?? 0) / maxInfluence);
 const places = (n) => n.places ?? (n.pos === null ? [] : [n.pos]);
@@ -147,7 +147,7 @@ function drawGraph() {
   edgeCanvas = make("canvas", { width, height, class: "edges", "aria-hidden": "true" });
   overlay = make("g", { class: "overlay" });
   if (centre) tokens.forEach((t, p) => marks.append(make("text",
-    { class: `label ${t.kind}`, x: centre[p], y: height - 14, "text-anchor": "middle", "data-column": p }, t.text)));
+    { class: `label ${t.kind}${t.writes.length ? " element" : ""}`, x: centre[p], y: height - 14, "text-anchor": "middle", "data-column": p }, t.text)));
   nodes.forEach((n, i) => {
     const element = shape(n, at[i]);
     nodeElements.set(n.id, element);
@@ -224,21 +224,21 @@ slider.addEventListener("input", () => { cancelAnimationFrame(pending); pending 
 
 // ---- what lights up together ----
 let selected = null, lit = [];
-function light(atoms, positions, ids) {
+function light(elements, positions, ids) {
   for (const element of lit) element.classList.remove("lit");
   lit = ids.map((id) => nodeElements.get(id));
   for (const pos of positions) lit.push(...document.querySelectorAll(`#strip [data-pos="${pos}"], [data-column="${pos}"]`));
-  for (const atom of atoms) lit.push(...document.querySelectorAll(`#molecule .hit[data-atom="${atom}"]`));
+  for (const e of elements) lit.push(...document.querySelectorAll(`#drawing .hit[data-element="${e}"]`));
   for (const element of lit) element.classList.add("lit");
 }
 function lightNode(i) {
   const here = places(nodes[i]);
-  light(here.flatMap((pos) => tokens[pos].atoms), here, [nodes[i].id]);
+  light(here.flatMap((pos) => tokens[pos].about), here, [nodes[i].id]);
   drawEdges(overlay, incident[i], 0.45);
   graphBox.classList.add("focus");
 }
-function lightPositions(positions, atoms) {
-  light(atoms, positions, nodes.filter((n) => places(n).some((p) => positions.includes(p))).map((n) => n.id));
+function lightPositions(positions, elements) {
+  light(elements, positions, nodes.filter((n) => places(n).some((p) => positions.includes(p))).map((n) => n.id));
 }
 function rest() {
   $("tooltip").hidden = true;
@@ -272,21 +272,21 @@ function point(event) {
   const i = nodeOf(event.target);
   if (i !== undefined) { lightNode(i); if (event.type === "pointerover") tipNode(event, i); return; }
   const token = event.target.closest("#strip [data-pos]");
-  const hit = event.target.closest("#molecule .hit");
+  const hit = event.target.closest("#drawing .hit");
   if (!token && !hit) return rest();
   if (token) {
     const t = tokens[token.dataset.pos];
-    lightPositions([t.pos], t.atoms);
+    lightPositions([t.pos], t.about);
     return tip(event, t.text, [`${t.kind}${t.masked ? ", masked" : ""} · position ${t.pos}`,
       `effect ${num(t.signed)} · hiding it ${num(t.hidden)} · mass ${share(t.score)}`]);
   }
-  const atom = Number(hit.dataset.atom);
-  const own = tokens.filter((t) => t.kind === "atom" && t.atoms.includes(atom));
-  lightPositions(own.map((t) => t.pos), [atom]);
-  const u = data.units.find((unit) => unit.index === atom);
+  const element = Number(hit.dataset.element);
+  const own = tokens.filter((t) => t.writes.includes(element));
+  lightPositions(own.map((t) => t.pos), [element]);
+  const u = data.units.find((unit) => unit.index === element);
   const told = u === undefined ? [] : [`effect ${num(u.score)}${u.sd === null ? "" : ` ± ${num(u.sd)}`} ${data.target.unit}`,
     `hiding it ${num(u.hidden)} · mass ${share(u.mass)}`];
-  tip(event, `${u?.symbol ?? "atom"}${atom}`, [...told, ...own.map((t) => tokenText(t.pos))]);
+  tip(event, u?.name ?? `${data.element} ${element}`, [...(u?.imgt ? [`${u.chain} chain, IMGT ${u.imgt}`] : []), ...told, ...own.map((t) => tokenText(t.pos))]);
 }
 document.addEventListener("pointerover", point);
 document.addEventListener("focusin", (event) => { if (nodeOf(event.target) !== undefined) point(event); });

@@ -1,4 +1,4 @@
-"""The picture of the atoms: signed, in the target's unit, over spellings, beside what hiding each atom does."""
+"""The picture of the elements, atoms or residues: signed, in the target's unit, beside what hiding each does."""
 
 import json
 from importlib.resources import files
@@ -9,7 +9,6 @@ import numpy as np
 from isotrace.attribution.screen.screen import hide
 from isotrace.attribution.trace import Traced
 from isotrace.datasets.annotated import read
-from isotrace.domains.domain import domain_of
 from isotrace.report.page import number
 from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
 from isotrace.stats.metrics import spearman
@@ -18,51 +17,51 @@ DRAWS = 1_000
 
 
 def unit_rows(traced: Traced) -> list[dict[str, Any]]:
-    """Atoms in the order they came in. `score` is what is pictured: the mean of the signed effect over the spellings,
-    where the molecule was traced in several, with its standard deviation `sd`; else `effect`, that of the text as it
-    is. `hidden`: by how much the target falls when the atom is hidden, measured, averaged likewise; None where it is
-    not measured. `mass`: share of the circuit's influence in the text as it is."""
-    spelled, rows = traced.spellings, []
-    for i, (mass, effect) in traced.unit_scores.atoms.items():
+    """Elements in the order they came in, with what their domain calls them. `score` is what is pictured: the mean of
+    the signed effect over the spellings, where it was traced in several, with its standard deviation `sd`; else
+    `effect`, that of the text as it is. `hidden`: by how much the target falls when the element is hidden, measured,
+    averaged likewise; None where it is not measured. `mass`: share of the circuit's influence in the text as it is."""
+    spelled, names, rows = traced.spellings, traced.domain.names(traced.reading), []
+    for i, (mass, effect) in traced.unit_scores.elements.items():
         row = {"score": effect, "mass": mass, "effect": effect, "sd": None, "hidden": traced.hidden.get(i)}
         if spelled is not None:
             over, measured = spelled.effects[:, i], spelled.hidden[:, i]
             row |= {"score": float(over.mean()), "sd": float(over.std(ddof=1))}
             row["hidden"] = float(measured.mean()) if np.isfinite(measured).all() else None
-        rows.append({"index": i, "symbol": traced.mol.GetAtomWithIdx(i).GetSymbol()} | row)
+        rows.append({"index": i, **names[i]} | row)
     return rows
 
 
 def substructures_of(traced: Traced) -> list[dict[str, Any]]:
-    """The functional groups, rings and halogens of the molecule, which may overlap: by how much the target falls when
-    one is hidden in the text as it is (`effect`), and when as many random atoms are (`random`), measured as for
-    `--quick`. None of the beginning of a molecule, nor where the subject has no mask token."""
-    subject, batch, domain = traced.frame.frozen.subject, traced.frame.batch, domain_of("molecule")
-    if traced.begun is not None or subject.mask_id is None:
+    """The domain's substructures in the sequence (functional groups, rings, halogens), which may overlap: by how much
+    the target falls when one is hidden in the text as it is (`effect`), and when as many random elements are
+    (`random`), measured as for `--quick`. None of a beginning, nor where the subject has no mask token."""
+    subject, batch, domain = traced.frame.frozen.subject, traced.frame.batch, traced.domain
+    if traced.begun is not None or subject.mask_id is None or not domain.substructures:
         return []
-    reading, seed = read(subject, domain, traced.sequence)[1], traced.config.seed
-    found = hide(subject, domain, reading, batch, traced.target, seed)[2]
-    atoms = [sorted({a for p in one.at for a in traced.units[p].atoms}) for one in found]
+    written, seed = read(subject, domain, traced.reading.text)[1], traced.config.seed
+    found = hide(subject, domain, written, batch, traced.target, seed)[2]
+    about = [sorted({e for p in one.at for e in traced.reading.units[p].about}) for one in found]
     return [
-        {"name": one.name, "atoms": own, "effect": one.effect, "random": one.random}
-        for one, own in zip(found, atoms, strict=True)
+        {"name": one.name, "elements": own, "effect": one.effect, "random": one.random}
+        for one, own in zip(found, about, strict=True)
     ]
 
 
 def group_rows(traced: Traced) -> list[dict[str, Any]]:
-    """Functional groups, rings and the rest, every atom in one (see `disjoint_groups`), those that move the target most
+    """The parts that the domain names, every element in one (see `Domain.parts`), those that move the target most
     first. `hidden`: by how much the target falls when the whole group is hidden, measured, the mean over the spellings
     where there are several, with their standard deviation `sd`; None where nothing can be hidden. `beyond`: |hidden|
-    exceeds `sd`, or there is none. `picture`: the sum of the scores of its atoms. None of the beginning of a molecule.
+    exceeds `sd`, or there is none. `picture`: the sum of the scores of its elements. None of a beginning.
     """
     spelled, rows = traced.spellings, []
     for i, group in enumerate(traced.groups):
         over = np.asarray([traced.group_falls[i]]) if spelled is None else spelled.groups[:, i]
-        effects = np.asarray([[traced.unit_scores.atoms[a][1] for a in group.atoms]])
-        effects = effects if spelled is None else spelled.effects[:, list(group.atoms)]
+        effects = np.asarray([[traced.unit_scores.elements[e][1] for e in group.elements]])
+        effects = effects if spelled is None else spelled.effects[:, list(group.elements)]
         known, several = bool(np.isfinite(over).all()), len(over) > 1
         mean, sd = float(over.mean()), float(over.std(ddof=1)) if several else None
-        row: dict[str, Any] = {"name": group.name, "atoms": list(group.atoms)}
+        row: dict[str, Any] = {"name": group.name, "elements": list(group.elements)}
         row |= {"hidden": mean if known else None, "sd": sd if known else None}
         row |= {"beyond": known and (sd is None or abs(mean) > sd), "picture": float(effects.sum(1).mean())}
         rows.append(row)
@@ -70,13 +69,13 @@ def group_rows(traced: Traced) -> list[dict[str, Any]]:
 
 
 def spelling_rows(traced: Traced) -> dict[str, Any] | None:
-    """The target and the atoms over the spellings; None where there are no others."""
+    """The target and the elements over the spellings; None where there are no others."""
     found = traced.spellings
     if found is None:
         return None
     low, high = mean_interval(found.correlations, traced.config.seed)
     return {
-        "spellings": [{"smiles": s, "value": float(v)} for s, v in zip(found.smiles, found.values, strict=True)],
+        "spellings": [{"text": s, "value": float(v)} for s, v in zip(found.texts, found.values, strict=True)],
         "units": [
             {"index": i, "mean": float(effects.mean()), "sd": float(effects.std(ddof=1)), "mass": float(mass)}
             for i, (effects, mass) in enumerate(zip(found.effects.T, found.masses.mean(0), strict=True))
@@ -88,8 +87,8 @@ def spelling_rows(traced: Traced) -> dict[str, Any] | None:
 
 def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
     """What belongs to the picture as a whole: which entry of `units` it shows, over how many spellings it is, the
-    target's mean and spread over them, and how the atoms' scores rank beside the measured effects of hiding them
-    (Spearman, bootstrap over atoms)."""
+    target's mean and spread over them, and how the elements' scores rank beside the measured effects of hiding them
+    (Spearman, bootstrap over elements)."""
     spelled, effects = traced.spellings, traced.circuit_effects
     values = np.asarray([traced.value]) if spelled is None else spelled.values
     sd = float(values.std(ddof=1)) if len(values) > 1 else None
@@ -101,9 +100,10 @@ def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
     unsettled, moved = None, abs(effects.full - effects.empty)
     if sd is not None and sd > moved:
         unsettled = (
-            f"Written differently, the same molecule gets other values: {number(float(values.mean()))} ± {number(sd)} "
-            f"{traced.target.unit} over {len(values)} spellings. That is more than all features together move the "
-            f"target ({number(moved)}): what follows explains this spelling, not the molecule."
+            f"Written differently, the same {traced.domain.name} gets other values: "
+            f"{number(float(values.mean()))} ± {number(sd)} {traced.target.unit} over {len(values)} spellings. That is "
+            f"more than all features together move the target ({number(moved)}): what follows explains this spelling, "
+            f"not the {traced.domain.name}."
         )
     unseen = _not_hidden(traced) if len(both) < 3 else None
     return {
@@ -120,8 +120,8 @@ def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def reads_maxima(traced: Traced) -> bool:
-    """Whether the target reads maxima over the tokens: effects through the graph miss the atoms that decide those, and
-    hiding them does not (`isotrace reproduce atom_truth`)."""
+    """Whether the target reads maxima over the tokens: effects through the graph miss what decides those, and hiding it
+    does not (`isotrace reproduce atom_truth`)."""
     probe = traced.target.probe
     return probe is not None and "max" in probe.config.pool
 
@@ -129,17 +129,20 @@ def reads_maxima(traced: Traced) -> bool:
 def _not_hidden(traced: Traced) -> str:
     subject = traced.frame.frozen.subject
     if subject.mask_id is None:
-        return f"{subject.source} has no mask token, so no atom can be hidden from it and its target read again"
-    return "fewer than three atoms can be hidden here"
+        one = traced.domain.element
+        return f"{subject.source} has no mask token, so no {one} can be hidden from it and its target read again"
+    return f"fewer than three {traced.domain.element}s can be hidden here"
 
 
 def trust(traced: Traced) -> str:
     """How far such pictures go on targets of this kind, from the table of `isotrace reproduce atom_truth --full`."""
     probe, table = traced.target.probe, json.loads((files("isotrace") / "assets" / "atom_truth.json").read_text())
     kind = "token" if probe is None else "maximum" if reads_maxima(traced) else probe.task
-    found = table["kinds"].get(kind)
+    found = table["kinds"].get(kind) if traced.domain.name == "molecule" else None
     if found is None:
-        return "How far such a picture can be trusted has not been measured for a target of this kind."
+        return (
+            f"How far such a picture of a {traced.domain.name} can be trusted has not been measured for such a target."
+        )
     told = "; ".join(
         f"{row['about']} {row['value']:.2f} [{row['ci'][0]:.2f}, {row['ci'][1]:.2f}], random {row['random']:.2f}"
         for row in found

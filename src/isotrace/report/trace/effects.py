@@ -52,6 +52,6 @@ def disagreement(traced: Traced) -> list[str]:
     if (r := agreement(traced)) >= AGREEMENT or r != r:
         return []
     return [
-        f"Frozen graph and running model disagree on what features do (r = {r:.2f}): edges and atom masses are those "
+        f"Frozen graph and running model disagree on what features do (r = {r:.2f}): edges and masses are those "
         "of the graph, effects those of the model."
     ]

@@ -75,7 +75,7 @@ Rows = Sequence[Mapping[str, Any]]
 def _groups(raises: Rows, lowers: Rows, summary: Mapping[str, Any]) -> str:
     unit, measured = summary["target"]["unit"], [g for g in summary["groups"] if g["hidden"] is not None]
     if not measured:
-        reason = summary["picture"]["hidden_reason"] or "the beginning of a molecule has none"
+        reason = summary["picture"]["hidden_reason"] or f"the beginning of a {summary['domain']} has none"
         return f"which groups move it is not measured ({reason})"
     parts = [_moving(found, verb) for found, verb in ((raises, "raise"), (lowers, "lower")) if found]
     if not parts:
@@ -111,7 +111,7 @@ def _overturned(summary: Mapping[str, Any]) -> list[str]:
     if seen["unsettled"]:
         found.append(
             f"its spellings differ by more ({number(seen['sd'])}) than all features together move it "
-            f"({number(moved)}), so the circuit explains this spelling, not the molecule"
+            f"({number(moved)}), so the circuit explains this spelling, not the {summary['domain']}"
         )
     if target["knows"] is False:
         found.append(target["verdict"][:1].lower() + target["verdict"][1:].rstrip("."))

@@ -10,7 +10,7 @@ from isotrace.attribution.verification import NEARER
 from isotrace.base.result import Result
 from isotrace.base.runs import Run
 from isotrace.report.card.carded import shared, tsv
-from isotrace.report.page import render_index
+from isotrace.report.page import plural, render_index
 from isotrace.report.trace.payload import fidelity_table
 from isotrace.report.trace.substructures import over_traces, said, shown, trace_frames
 from isotrace.report.trace.trace import TraceResult, described
@@ -22,7 +22,7 @@ class Traces(Result):
     `index` of its row, `summary["over_molecules"]` a table of substructures for every target. `found`: the results
     themselves, none after `load`: each was saved in a folder of its own.
 
-    `view`: `title`, and `entries`, a card for every molecule.
+    `view`: `title`, and `entries`, a card for every sequence.
     """
 
     kind: ClassVar[str] = "traces"
@@ -43,7 +43,7 @@ class Traces(Result):
         for (index, result), folder in zip(found, folders, strict=True):
             one, (svg, legend) = result.summary, result.drawn()
             drawn = {"svg": svg, "legend": f"{one['target']['name']}: {legend}"}
-            card = {"name": one["name"] or one["input"], "smiles": one["input"], "pages": []} | drawn
+            card = {"name": one["name"] or one["input"], "text": one["input"], "pages": []} | drawn
             row = page_row(one, None if folder is None else f"../{folder}/report.html")
             row["card"] = None if folder is None else f"../{folder}/card.png"
             entries.setdefault(index, card)["pages"].append(row)
@@ -61,7 +61,9 @@ class Traces(Result):
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
         entries, run = self.view["entries"], dict(manifest or {})
         pages = [p for e in entries for p in e["pages"]]
-        told = [f"{len(pages)} predictions of {len(entries)} molecules, each traced to features and atoms."]
+        domains = sorted({(one["domain"], one["element"]) for one in self.summary["traces"]})
+        things, elements = (" and ".join(dict.fromkeys(map(plural, names))) for names in zip(*domains, strict=True))
+        told = [f"{len(pages)} predictions of {len(entries)} {things}, each traced to features and {elements}."]
         copies = {"command": run.get("command", ""), "table (TSV)": tsv(self.to_frame())}
         return render_index(
             {

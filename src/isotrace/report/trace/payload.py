@@ -8,8 +8,7 @@ from torch import Tensor
 
 from isotrace.datasets.annotated import read
 from isotrace.dictionaries.shelf import FeatureTables
-from isotrace.domains.domain import Reading, domain_of
-from isotrace.domains.molecule.drawing import draw_molecule, draw_small
+from isotrace.domains.domain import Domain, Reading
 from isotrace.report.page import number, signed
 from isotrace.report.trace.effects import effects_of
 from isotrace.report.trace.graph.kinds import node_kind
@@ -37,12 +36,12 @@ def trace_view(trace: "Record") -> dict[str, Any]:
     nodes = torch.nonzero(traced.pruned.nodes)[:, 0].tolist()
     effects, checks = traced.circuit_effects, traced.nodes
     return {
-        "title": trace.name or traced.sequence,
+        "title": trace.name or traced.reading.text,
         "settings": trace.settings,
         "target": {"position": traced.target.position, "predictions": _predictions(trace)},
         "summary": sentences(trace, summary),
-        "molecule": {
-            f"{name}_svg": draw_molecule(traced.mol, weights, size=(460, 340), diverging=name != "mass")
+        "drawings": {
+            name: traced.domain.draw_elements(traced.reading, weights, diverging=name != "mass")
             for name, weights in drawn.items()
         },
         "tokens": [
@@ -50,13 +49,14 @@ def trace_view(trace: "Record") -> dict[str, Any]:
                 "pos": p,
                 "text": traced.tokens[p],
                 "kind": unit.kind,
-                "atoms": list(unit.atoms),
+                "about": list(unit.about),
+                "writes": list(written),
                 "score": positions[p],
                 "signed": signs[p],
-                "hidden": traced.hidden.get(unit.atoms[0]) if unit.kind == "atom" and len(unit.atoms) == 1 else None,
+                "hidden": traced.hidden.get(written[0]) if len(written) == 1 else None,
                 "masked": p == traced.target.position and subject.objective != "causal",
             }
-            for p, unit in enumerate(traced.units)
+            for p, (unit, written) in enumerate(zip(traced.reading.units, traced.reading.elements, strict=True))
         ],
         "nodes": [_node(trace, node) for node in nodes],
         "edges": page_edges(trace),
@@ -102,7 +102,7 @@ def sentences(trace: "Record", summary: dict[str, Any]) -> list[str]:
             f"{signed(target['value'] - mean)} from it, the reference {signed(circuit['empty'] - mean)}."
         )
     shown = trace.summary["picture"]["shown"]
-    found.append(f"Atoms that move it most: {strongest(trace.units, 3, shown)} {unit}.")
+    found.append(f"{summary['element'].capitalize()}s that move it most: {strongest(trace.units, 3, shown)} {unit}.")
     return found
 
 
@@ -162,8 +162,8 @@ def _cards(trace: "Record") -> dict[str, dict[str, Any]]:
     subject, dictionary = traced.frame.frozen.subject, traced.frame.dictionary
     keys = list(dict.fromkeys((f["layer"], f["feature"]) for f in trace.features))
 
-    domain = domain_of(subject.files.domain or "molecule")
-    drawn = example_cards(trace.tables, keys[:CARDS], lambda text: read(subject, domain, text)[1])
+    domain = traced.domain
+    drawn = example_cards(trace.tables, keys[:CARDS], domain, lambda text: read(subject, domain, text)[1])
     cards = {}
     for layer, feature in keys:
         row = trace.rows.get((layer, feature), {})
@@ -214,7 +214,7 @@ def fidelity_table(fidelity: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def example_cards(
-    tables: FeatureTables, keys: list[tuple[int, int]], reader: Callable[[str], Reading]
+    tables: FeatureTables, keys: list[tuple[int, int]], domain: Domain, reader: Callable[[str], Reading]
 ) -> dict[tuple[int, int], list[dict[str, Any]]]:
     """Drawn examples of each feature; `reader` reads a sequence as the subject and its domain do."""
     cards: dict[tuple[int, int], list[dict[str, Any]]] = {}
@@ -227,13 +227,13 @@ def example_cards(
             weights: dict[int, float] = {}
             for position, value in zip(row["positions"], row["values"], strict=True):
                 values[position] = value
-                for atom in reading.elements[position]:
-                    weights[atom] = min(scale, max(weights.get(atom, 0.0), value))
+                for element in reading.elements[position]:
+                    weights[element] = min(scale, max(weights.get(element, 0.0), value))
             cards[key].append(
                 {
                     "group": row["group"],
-                    "svg": draw_small(reading.text, weights, scale=scale),
-                    "smiles": reading.text,
+                    "svg": domain.draw_elements(reading, weights, scale=scale, small=True),
+                    "text": reading.text,
                     "activation": row["activation"],
                     "tokens": [[unit.text, value] for unit, value in zip(reading.units, values, strict=True)],
                 }

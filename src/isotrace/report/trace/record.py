@@ -14,7 +14,6 @@ from isotrace.attribution.trace import Traced
 from isotrace.attribution.units import evenness
 from isotrace.base.runs import to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
-from isotrace.domains.molecule.drawing import draw_molecule
 from isotrace.report.trace.atoms import group_rows, picture, spelling_rows, substructures_of, unit_rows
 from isotrace.report.trace.effects import agreement, checked, disagreement, effects_of
 from isotrace.report.trace.graph.kinds import lanes, node_kind
@@ -26,7 +25,7 @@ from isotrace.stats.bootstrap import mean_interval
 from isotrace.subjects.probe import judged, probe_folder
 
 SMEARED = 0.75
-"""`evenness` of the atoms' scores from which on a trace warns: that of normal noise."""
+"""`evenness` of the elements' scores from which on a trace warns: that of normal noise."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,11 @@ class Record:
         labels = {(f["layer"], f["feature"]): f["label"] for f in self.features}
         identity = self.dictionary, traced.frame.dictionary
         subject = traced.frame.frozen.subject
-        origin = origin_of(subject, *identity, traced.sequence, traced.tokens, traced.target, traced.value)
+        origin = origin_of(subject, *identity, traced.reading.text, traced.tokens, traced.target, traced.value)
         # the pruned graph's edges, since all of them take megabytes per input
         tensors, header = graph_tensors(traced.graph, traced.pruned, origin, "kept")
-        scores = {u["index"]: u[self.picture["shown"]] or 0.0 for u in self.units}
         view = {
             "page": trace_view(self),
-            "drawing": draw_molecule(traced.mol, scores, size=(420, 300), diverging=True),
             "viewer": graph_json(traced, scan=self.subject, slug=slug, labels=labels),
             "graph": header,
         }
@@ -75,8 +72,11 @@ class Record:
         traced, graph = self.traced, self.traced.graph
         target = traced.target
         return {
-            "input": traced.sequence,
+            "input": traced.reading.text,
             "name": self.name,
+            "domain": traced.domain.name,
+            "element": traced.domain.element,
+            "field": traced.domain.field,
             "subject": self.subject,
             "dictionary": self.dictionary,
             "target": {
@@ -107,14 +107,14 @@ class Record:
             "substructures": substructures_of(traced),
             "groups": group_rows(traced),
             "bonds": [
-                {"atoms": list(u.atoms), "token": u.text, "pos": p, "score": s}
-                for p, u, s in self._positions()
-                if u.kind in ("bond", "ring") and len(u.atoms) == 2
+                {"elements": list(u.about), "token": u.text, "pos": p, "score": s}
+                for p, u, written, s in self._positions()
+                if not written and len(u.about) == 2
             ],
             "syntax": [
                 {"token": u.text, "pos": p, "score": s, "effect": float(traced.unit_scores.signed[p])}
-                for p, u, s in self._positions()
-                if u.kind != "atom"
+                for p, u, written, s in self._positions()
+                if not written
             ],
             "lanes": lanes(traced, self.features),
             "features": self.features,
@@ -169,7 +169,8 @@ class Record:
     def _positions(self):
         return zip(
             range(self.traced.graph.n_tokens),
-            self.traced.units,
+            self.traced.reading.units,
+            self.traced.reading.elements,
             self.traced.unit_scores.positions.tolist(),
             strict=True,
         )
@@ -229,7 +230,7 @@ class Record:
         if self.picture["unsettled"]:
             found.append(self.picture["unsettled"])
         if traced.begun:
-            found.append(f"Read as the beginning of a molecule, for it is no whole one: {traced.begun}.")
+            found.append(f"Read as the beginning of a {traced.domain.name}, for it is no whole one: {traced.begun}.")
         if effects.reason is not None:
             found.append(f"No small circuit reproduces this prediction: {effects.reason}.")
         if traced.neurons is not None and abs(traced.neurons.value - effects.full) <= effects.error:
@@ -249,7 +250,7 @@ class Record:
         if (even := evenness(u[self.picture["shown"]] or 0.0 for u in self.units)) > SMEARED:
             found.append(
                 f"Not localised: without their signs, the effects in the picture are spread over {even:.0%} of the "
-                "atoms, as evenly as noise."
+                f"{traced.domain.element}s, as evenly as noise."
             )
         if traced.graph.completeness_error() > 1e-4:
             found.append("Edges and constants do not add up to 1e-4: treat small edges with care.")

@@ -79,7 +79,8 @@ def screen_result(
         for part in one.substructures:
             spelt = "".join(reading.units[p].text for p in part.at)
             parts.append((index, part.name, spelt, len(part.at), part.effect, part.random))
-        symbols = {a: unit.text for unit in reading.units if unit.kind == "atom" for a in unit.atoms}
+        written = zip(reading.units, reading.elements, strict=True)
+        symbols = {e: unit.text for unit, own in written for e in own}
         atoms += [(index, atom, symbols.get(atom), effect) for atom, effect in one.atoms.items()]
         by_feature: dict[tuple[int, int], float] = {}
         for layer, _, feature, effect in one.features:

@@ -7,6 +7,7 @@ import polars as pl
 
 from isotrace.attribution.screen.substructures import LEAST, Found, over_molecules
 from isotrace.base.runs import to_jsonable
+from isotrace.domains.domain import domain_of
 from isotrace.report.figures import COLOURS, GREY, INK, dot, path, picture, reach, scale, text, ticks
 from isotrace.report.page import number
 
@@ -60,7 +61,8 @@ def over_traces(traces: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A table of `over_molecules` for every target, from what the summaries of `traces` say of each molecule."""
     by_target: dict[str, list[Mapping[str, Any]]] = {}
     for one in traces:
-        by_target.setdefault(one["target"]["name"], []).append(one)
+        if domain_of(one["domain"]).substructures:
+            by_target.setdefault(one["target"]["name"], []).append(one)
     tables = []
     for name, own in by_target.items():
         found = [[Found(p["name"], (), p["effect"], _known(p["random"])) for p in one["substructures"]] for one in own]
@@ -72,13 +74,13 @@ def over_traces(traces: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def trace_frames(traces: Sequence[Mapping[str, Any]], tables: Sequence[Mapping[str, Any]]) -> dict[str, pl.DataFrame]:
     """`substructures`: every one of every trace, its atoms apart by blanks. `over_molecules`: see `over_traces`."""
     rows = [
-        (t["index"], t["target"]["name"], p["name"], " ".join(map(str, p["atoms"])), p["effect"], p["random"])
+        (t["index"], t["target"]["name"], p["name"], " ".join(map(str, p["elements"])), p["effect"], p["random"])
         for t in traces
         for p in t["substructures"]
     ]
     over = [{"target": one["target"], "unit": one["unit"]} | row for one in tables for row in one["rows"]]
     # NaN as null, which it is in a trace that was saved and read again
-    every = frame(to_jsonable(rows), "index", "target", "substructure", "atoms", "effect", "random")
+    every = frame(to_jsonable(rows), "index", "target", "substructure", "elements", "effect", "random")
     return {"substructures": every, "over_molecules": over_frame(over)}
 
 

@@ -21,8 +21,8 @@ PEARSON = tuple(f"pearson_{name}" for name in ("free_running", "first_order", "r
 class TraceResult(Carded):
     """What `isotrace.trace` found. `tensors`: the pruned graph, as `attribution.graph_files` keeps it.
 
-    `view`: `page` (what the page shows and the summary does not hold), `drawing` (a small SVG), `viewer` (the graph for
-    viewers that follow Neuronpedia's schema), `graph` (the header of graph.safetensors).
+    `view`: `page` (what the page shows and the summary does not hold), `viewer` (the graph for viewers that follow
+    Neuronpedia's schema), `graph` (the header of graph.safetensors).
     """
 
     kind: ClassVar[str] = "trace"
@@ -34,7 +34,7 @@ class TraceResult(Carded):
 
     @property
     def units(self) -> list[dict[str, Any]]:
-        """Atoms in the order of the molecule that came in, see `report.trace.atoms.unit_rows`."""
+        """Atoms or residues in the order in which they came in, see `report.trace.atoms.unit_rows`."""
         return self.summary["units"]
 
     def to_frame(self) -> pl.DataFrame:
@@ -46,7 +46,20 @@ class TraceResult(Carded):
         summary, page, run = self.summary, self.view["page"], dict(manifest or {})
         circuit, found = summary["circuit"] | page["circuit"], finding(summary)
         circuit["control"] = summary["circuit"]["control"] | page["circuit"]["control"]
-        shared = ("input", "subject", "dictionary", "warnings", "picture", "units", "syntax", "graph", "spellings")
+        shared = (
+            "input",
+            "domain",
+            "element",
+            "field",
+            "subject",
+            "dictionary",
+            "warnings",
+            "picture",
+            "units",
+            "syntax",
+            "graph",
+            "spellings",
+        )
         return {
             **page,
             **{name: summary[name] for name in (*shared, "groups", "lanes", "supporters", "opponents")},
@@ -69,11 +82,11 @@ class TraceResult(Carded):
         summary, title = to_jsonable(self.summary), self.view["page"]["title"]
         found = finding(summary)
         copies = {
-            "SMILES": summary["input"],
+            "SMILES" if summary["element"] == "atom" else "sequence": summary["input"],
             "sentence": f"{found.sentence} {found.taken_back}".rstrip(),
             "command": run.get("command", ""),
             "groups (TSV)": tsv(pl.DataFrame(summary["groups"], infer_schema_length=None)),
-            "atoms (TSV)": tsv(self.tables["units"]),
+            f"{summary['element']}s (TSV)": tsv(self.tables["units"]),
             "circuit features (TSV)": tsv(self.tables["features"]),
         }
         return shared(run, f"{title}: {summary['target']['description']}", said(summary), copies)
@@ -89,12 +102,12 @@ class TraceResult(Carded):
         return [*lines[:3], *lines[4:]]  # without the correlations, which the page explains
 
     def drawn(self) -> tuple[str, str]:
-        """(SVG of the molecule in the colours of the picture, what they mean)."""
+        """(SVG in the colours of the picture, what they mean)."""
         seen, unit = self.summary["picture"], self.summary["target"]["unit"]
         most, n = max((abs(u[seen["shown"]] or 0.0) for u in self.units), default=0.0), seen["spellings"]
         what = "measured by hiding each" if seen["shown"] == "hidden" else "effect of their tokens, linearised"
         legend = (
-            f"Orange atoms raise the target, blue ones lower it: {what}"
+            f"Orange {self.summary['element']}s raise the target, blue ones lower it: {what}"
             f"{f', mean over {n} spellings' if n > 1 else ''}; full colour is {number(most)} {unit}."
         )
         return self._drawing, legend
@@ -102,10 +115,10 @@ class TraceResult(Carded):
     @property
     def _drawing(self) -> str:
         kind = "hidden" if self.summary["picture"]["shown"] == "hidden" else "signed"
-        return self.view["page"]["molecule"][f"{kind}_svg"]
+        return self.view["page"]["drawings"][kind]
 
     def _repr_html_(self) -> str:
-        """The molecule, what was asked, and every warning."""
+        """The drawing, what was asked, and every warning."""
         (svg, legend), said = self.drawn(), [*described(self.summary)]
         lines = "".join(f"<p>{escape(line)}</p>" for line in (self.summary["target"]["description"], *said[1:]))
         return f"<div><p><b>{escape(said[0])}</b></p>{svg}<p>{escape(legend)}</p>{lines}</div>"
@@ -117,9 +130,8 @@ class TraceResult(Carded):
         run.json("graph", self.view["viewer"])
         run.json("supernodes", page["circuit"]["supernodes"]["file"])
         run.json("network", page["circuit"]["network"])
-        run.text("molecule_mass.svg", page["molecule"]["mass_svg"])
-        run.text("molecule_signed.svg", page["molecule"]["signed_svg"])
-        run.text("molecule_hidden.svg", page["molecule"]["hidden_svg"])
+        for kind, svg in page["drawings"].items():
+            run.text(f"{self.summary['domain']}_{kind}.svg", svg)
 
 
 def described(summary: Mapping[str, Any]) -> Iterable[str]:
@@ -149,15 +161,16 @@ def described(summary: Mapping[str, Any]) -> Iterable[str]:
     other = "effects through the graph" if hidden else "measured by hiding each"
     beside = seen["hidden_reason"] or f"{other}: rank correlation {_fixed(seen['hidden_spearman'])}"
     what = "hidden one by one" if hidden else "effect"
-    yield f"atoms, {what}, in {target['unit']}: {strongest(summary['units'], 5, seen['shown'])} ({beside})"
+    most = strongest(summary["units"], 5, seen["shown"])
+    yield f"{summary['element']}s, {what}, in {target['unit']}: {most} ({beside})"
     for warning in summary["warnings"]:
         yield f"warning: {warning}"
 
 
 def strongest(units: Iterable[Mapping[str, Any]], n: int, shown: str) -> str:
-    """The atoms with the largest entries `shown`, either way."""
+    """The elements with the largest entries `shown`, either way."""
     ranked = sorted(units, key=lambda u: -abs(u[shown] or 0.0))[:n]
-    return ", ".join(f"{u['symbol']}{u['index']} {u[shown] or 0.0:+.2f}" for u in ranked)
+    return ", ".join(f"{u['name']} {u[shown] or 0.0:+.2f}" for u in ranked)
 
 
 def _fixed(value: float | None, digits: int = 2) -> str:

@@ -25,7 +25,7 @@ from isotrace.attribution.circuits.choice import choose_circuit
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.influence import prune, prune_to_circuit, total_effects
 from isotrace.attribution.trace import TraceConfig
-from isotrace.attribution.units import over_atoms, unit_scores, with_ids
+from isotrace.attribution.units import over_elements, unit_scores, with_ids
 from isotrace.base.errors import SubjectError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.molecule import TokenUnit, token_map
@@ -57,6 +57,11 @@ class Case:
         return [p for p, unit in enumerate(self.units) if unit.kind != "special"]
 
     @property
+    def elements(self) -> list[tuple[int, ...]]:
+        """See `Reading.elements`."""
+        return [unit.atoms if unit.kind == "atom" else () for unit in self.units]
+
+    @property
     def mask(self) -> int:
         """Raises SubjectError for a subject without a mask token."""
         if self.subject.mask_id is None:
@@ -83,7 +88,7 @@ def of_graph(case: Case, masses: bool = True) -> dict[str, np.ndarray]:
         given = {"shares": config.sizes, "tolerance": config.tolerance, "ablation": config.ablation}
         choice = choose_circuit(case.subject, framed, case.target, graph.feature_nodes, **given)
         pruned = prune_to_circuit(graph, choice.circuit, config.node_threshold, config.edge_threshold)
-    found = unit_scores(graph, pruned, total_effects(graph), case.units)
+    found = unit_scores(graph, pruned, total_effects(graph), case.elements)
     return {"signed_effect": found.signed.numpy()} | ({"mass": found.positions.numpy()} if masses else {})
 
 
@@ -168,7 +173,7 @@ def atom_scores(case: Case, spelling: Spelling, methods: Sequence[str]) -> dict[
     values = of_graph(case, "mass" in methods) | {name: MEASURED[name](case) for name in methods if name in MEASURED}
     found = {name: np.zeros(len(spelling.original)) for name in methods}
     for name, atoms in found.items():
-        for written, value in over_atoms(case.units, torch.from_numpy(values[name])).items():
+        for written, value in over_elements(case.elements, torch.from_numpy(values[name])).items():
             atoms[spelling.original[written]] = value
     return found
 

@@ -82,7 +82,7 @@ def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, 
             "slug": slug,
             "scan": scan,
             "prompt_tokens": list(traced.tokens),
-            "prompt": traced.sequence,
+            "prompt": traced.reading.text,
             "node_threshold": traced.config.node_threshold,
             "schema_version": 1,
             "info": {

@@ -18,7 +18,6 @@ from isotrace.attribution.supernodes import (
     merged,
 )
 from isotrace.base.runs import to_jsonable
-from isotrace.domains.domain import domain_of
 from isotrace.report.trace.graph.kinds import node_kind
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def supernodes_of(trace: "Record") -> Supernodes:
     config, framed = SupernodeConfig(seed=trace.traced.config.seed), trace.traced.frame
     rows = {key: trace.rows.get(key, {}) for key in keys}
     named = {key: row["concept"] for key, row in rows.items() if trace.tables.named(row)}
-    written = [key for key in keys if named.get(key) in domain_of("molecule").syntax]
+    written = [key for key in keys if named.get(key) in trace.traced.domain.syntax]
     about = [key for key in keys if key not in written]
     profiles = activation_profiles(framed, about)
     concepts = [named.get(key) for key in about]
@@ -50,7 +49,7 @@ def supernodes_of(trace: "Record") -> Supernodes:
 
 
 def _places(trace: "Record", profiles: torch.Tensor) -> list[str]:
-    """The group of atoms, or `OUTSIDE`, at whose tokens each feature is most active in sum."""
+    """The group of elements, or `OUTSIDE`, at whose tokens each feature is most active in sum."""
     at = [_group(trace, position) for position in range(trace.traced.graph.n_tokens)]
     names = list(dict.fromkeys(at))
     sums = torch.stack([profiles[:, [one == name for one in at]].sum(1) for name in names])
@@ -58,17 +57,17 @@ def _places(trace: "Record", profiles: torch.Tensor) -> list[str]:
 
 
 def _group(trace: "Record", position: int) -> str:
-    """What a token belongs to: the group of its first atom."""
-    unit = trace.traced.units[position]
-    if unit.kind != "atom":
+    """What a token belongs to: the group of its first element."""
+    written, several = trace.traced.reading.elements[position], f"{trace.traced.domain.element}s"
+    if not written:
         return OUTSIDE
-    return next((g.name for g in trace.traced.groups if unit.atoms[0] in g.atoms), "atoms")
+    return next((g.name for g in trace.traced.groups if written[0] in g.elements), several)
 
 
 def page_supernodes(trace: "Record", nodes: list[int]) -> dict[str, Any]:
     """`file`: what `supernodes.json` holds; `members`: per group, the places in `nodes` of its feature nodes, without
     those that are about syntax. `folds`: what else is one node there, with its places: all syntax, and the tokens of
-    each group of atoms."""
+    each group of elements."""
     found, members = trace.supernodes, [[] for _ in trace.supernodes.groups]
     groups, graph = found.group_of(), trace.traced.graph
     folds: dict[tuple[str, str], list[int]] = {}
@@ -81,7 +80,8 @@ def page_supernodes(trace: "Record", nodes: list[int]) -> dict[str, Any]:
             members[groups[layer, feature]].append(place)
         elif kind not in ("error", "target"):
             group = _group(trace, graph.position_of(node) or 0)
-            label = f"{trace.side(node)} {'tokens of no atom' if group == OUTSIDE else group}".strip()
+            told = f"tokens of no {trace.traced.domain.element}" if group == OUTSIDE else group
+            label = f"{trace.side(node)} {told}".strip()
             folds.setdefault(("token", label), []).append(place)
     told = [{"kind": kind, "label": label, "members": own} for (kind, label), own in folds.items()]
     return {"file": to_jsonable(found), "members": members, "folds": told}
