@@ -84,8 +84,6 @@ def test_no_room_imports_one_to_its_right():
 
 ROOMS_OF_KNOWLEDGE = ("domains", "studies", "verbs", "cli")
 KNOWING = {  # file → why it still knows one domain
-    "attribution/atoms/spelled.py": "spellings are those of molecules",
-    "attribution/trace.py": "masses of atoms and spellings are those of molecules",
     "datasets/concept_files.py": "reads files of SMARTS",
     "datasets/inputs.py": "takes molecule objects",
     "datasets/parsing.py": "writes molecules of tables as SMILES",
@@ -93,8 +91,6 @@ KNOWING = {  # file → why it still knows one domain
     "report/atlas/annotation.py": "reads structures of proteins",
     "report/atlas/structure.py": "shows residues in a structure",
     "report/page.py": "colours of atoms",
-    "report/trace/payload.py": "draws the molecules of example cards",
-    "report/trace/record.py": "draws the molecule of a trace",
 }
 
 

@@ -87,7 +87,7 @@ def test_a_label_follows_its_atom_through_spellings(tmp_path):
     subject = tiny.load_tiny(tiny.save_subject(model, tmp_path / "sites"))
     dictionary = tiny.random_dictionary(subject)
     found = isotrace.trace(subject, dictionary, "NCCO", "label:1:site", nodes=4, controls=4, spellings=4).to_dict()
-    spelled = [(one["smiles"], one["value"]) for one in found["spellings"]["spellings"]]
+    spelled = [(one["text"], one["value"]) for one in found["spellings"]["spellings"]]
     for text, value in spelled:
         batch = subject.tokenize([text])
         with torch.no_grad():

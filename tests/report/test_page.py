@@ -132,6 +132,8 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         "domain": "molecule",
         "element": "atom",
         "field": "chemistry",
+        "structure": None,
+        "grid": "<svg></svg>",
         "drawings": {
             name: draw_molecule(mol, weights, size=(460, 340), diverging=name != "mass")
             for name, weights in drawn.items()
@@ -396,7 +398,7 @@ def test_shares_and_intervals_read():
 
 
 def lit(page, selector: str) -> list[str]:
-    return page.eval_on_selector_all(f"{selector}.lit", "found => found.map(e => e.dataset.atom ?? e.dataset.pos)")
+    return page.eval_on_selector_all(f"{selector}.lit", "found => found.map(e => e.dataset.element ?? e.dataset.pos)")
 
 
 @pytest.mark.browser

@@ -132,10 +132,10 @@ def test_groups_are_hidden_in_every_spelling(traced, tracer):
     acid = next(g for g in found["groups"] if g["name"] == "carboxylic acid")
     falls, mol = [], Chem.MolFromSmiles(found["input"])
     for one in found["spellings"]["spellings"]:
-        batch = tracer.subject.tokenize([one["smiles"]])
+        batch = tracer.subject.tokenize([one["text"]])
         goal = parse_target("probe:bbb", tracer.subject, batch)
-        units = token_map(one["smiles"], tracer.subject.tokens(batch.ids[0]), batch.offsets[0])
-        other = parse(one["smiles"])
+        units = token_map(one["text"], tracer.subject.tokens(batch.ids[0]), batch.offsets[0])
+        other = parse(one["text"])
         (match,) = other.GetSubstructMatches(Chem.MolFromSmarts("C(=O)[OH]"))
         hidden = batch.ids.clone()
         for position, unit in enumerate(units):
@@ -215,7 +215,7 @@ def test_removing_a_lane_is_measured(traced, tracer):
 
 def test_other_spellings_are_compared_atom_by_atom(traced):
     found = traced.to_dict()["spellings"]
-    assert len({s["smiles"] for s in found["spellings"]}) == len(found["spellings"]) == 4
+    assert len({s["text"] for s in found["spellings"]}) == len(found["spellings"]) == 4
     assert len(found["units"]) == 13
     assert all(u["sd"] >= 0 for u in found["units"])
     assert any(u["sd"] > 0 for u in found["units"])
@@ -365,7 +365,7 @@ def test_the_index_has_a_card_for_every_molecule_and_a_row_for_every_trace():
     found = [(4, result(planted("CO", "t"))), (4, result(planted("CO", "u", 0.3))), (7, result(planted("CN", "t")))]
     source = {"subject": "s", "dictionary": "d", "fidelity": None}
     made = Traces.of("Two", source, found, ["a", None, "b"], pl.DataFrame())  # pyright: ignore[reportArgumentType]
-    shown = [(e["smiles"], e["svg"], [(p["target"], p["href"]) for p in e["pages"]]) for e in made.view["entries"]]
+    shown = [(e["text"], e["svg"], [(p["target"], p["href"]) for p in e["pages"]]) for e in made.view["entries"]]
     assert shown == [("CO", "<svg>CO</svg>", [("t", "../a/report.html"), ("u", None)]),
                      ("CN", "<svg>CN</svg>", [("t", "../b/report.html")])]  # fmt: skip
     assert made.page().count("t: Orange raises it.") == 2  # which of its targets the drawing is of

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from isotrace.report.trace.trace import TraceResult
     from isotrace.verbs.tracing import Tracer
 
-GRAPH = ("max_features", "circuit", "node_threshold", "edge_threshold", "supernodes")
+GRAPH = ("max_features", "circuit", "node_threshold", "edge_threshold", "supernodes", "structure")
 CIRCUIT = ("tolerance", "nodes", "controls", "spellings")
 """Options that not every way to trace reads."""
 
@@ -65,6 +65,8 @@ class TraceRequest(OnDictionary, Seeded):
     """Run of evaluate that measured the dictionary, instead of its shelf."""
     supernodes: Path | None = None
     """supernodes.json to take over; default: that of the same command's earlier run."""
+    structure: Path | None = None
+    """PDB or mmCIF file of the protein, to be coloured by what the trace finds."""
 
     def _without(self, *names: str, why: str) -> None:
         """Raises InputError for options that would be ignored."""
@@ -199,6 +201,7 @@ def traced(
     groups = earlier_groups(tracer, request.supernodes, place, request.command)
     numbers = row.get("original")
     kept = {"name": row["name"], "supernodes": groups, "numbers": None if numbers is None else tuple(numbers)}
+    kept |= {"structure": request.structure}
     with opened(request, tracer, place, row, home=home) as run:
         result = tracer.trace(row["sequence"], request.target, config, **kept, progress=progress)
         if run is not None:
@@ -226,7 +229,8 @@ def run_of(
     from isotrace.verbs.loading import named
 
     inputs = tracer.inputs | {"data": named(request.data, request.column)}
-    inputs |= {} if request.supernodes is None else {"supernodes": request.supernodes}
+    for name in ("supernodes", "structure"):
+        inputs |= {} if getattr(request, name) is None else {name: getattr(request, name)}
     inputs |= {} if row is None else {"sequence": row["sequence"]}
     inputs |= {} if against is None else {"against": str(named(against, None))}
     if request.target.startswith("probe:"):

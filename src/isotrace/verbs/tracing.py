@@ -21,12 +21,13 @@ from isotrace.dictionaries.shelf import ABOUT, shelf_of
 from isotrace.domains.molecule.spelling import write
 from isotrace.interventions.components import Values, mean_values
 from isotrace.interventions.hookpoints import Neurons
+from isotrace.report.atlas.structure import check_structure
 from isotrace.report.pair.pair import PairResult
 from isotrace.report.pair.record import PairRecord
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.subject import Subject, load_subject
-from isotrace.verbs.loading import dictionary_of, label
+from isotrace.verbs.loading import dictionary_of, domain_of_subject, label
 
 BACKGROUND = 200
 """Example sequences of the dictionary over which the mean of every neuron is taken."""
@@ -91,10 +92,12 @@ class Tracer:
         name: str | None = None,
         supernodes: Supernodes | None = None,
         numbers: tuple[int, ...] | None = None,
+        structure: Path | None = None,
         progress: Progress = silent,
     ) -> TraceResult:
         """Atoms of a molecule keep their numbers, those of a SMILES are numbered as written, or by `numbers` (see
-        `domains.molecule.spelling.Spelling.original`). Raises InputError for an input or target that cannot be used."""
+        `domains.molecule.spelling.Spelling.original`). `structure`: see `Record`. Raises InputError for an input or
+        target that cannot be used."""
         if isinstance(sequence, Chem.Mol):
             written = write(sequence)
             sequence, numbers = written.smiles, written.original
@@ -102,10 +105,13 @@ class Tracer:
             raise InputError(
                 f"a trace takes one SMILES, sequence or molecule, not {type(sequence).__name__}: loop over many."
             )
+        if structure is not None:
+            check_structure(structure, domain_of_subject(self.subject), sequence)
         config = config or TraceConfig()
         parts = {"neuron_means": self.neuron_means, "numbers": numbers, "progress": progress}
         traced = trace_one(self.subject, self.dictionary, sequence, target, config, **parts)
-        return Record(traced, self.subject.source, self.name, self.tables, self.fidelity, name, supernodes).result()
+        about = self.subject.source, self.name, self.tables, self.fidelity
+        return Record(traced, *about, name, supernodes, structure).result()
 
     def pair(
         self,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Geometry import Point2D
@@ -30,6 +31,11 @@ _ROW, _LETTER = 18, 6.7  # pixels: height of a row of tokens, width of a letter 
 class Sketch:
     mol: Chem.Mol
     marks: tuple[tuple[str, float, float], ...]
+
+    def height(self, width: int) -> int:
+        """Pixels at which the drawing fills `width`, with room for a bond length around it."""
+        sides = np.ptp(self.mol.GetConformer().GetPositions()[:, :2], axis=0) + 2 * BOND_LENGTH
+        return round(width * float(np.clip(sides[1] / sides[0], 0.15, 1)))
 
 
 def sketch(mol: Chem.Mol) -> Sketch:

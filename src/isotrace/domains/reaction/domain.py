@@ -165,8 +165,12 @@ class ReactionDomain:
     ) -> str:
         drawn = reaction_sketch(reading.parsed)
         if small:
-            return draw_small(drawn.mol, weights, size=(340, 120), diverging=diverging, scale=scale, marks=drawn.marks)
-        return draw_molecule(drawn.mol, weights, size=(720, 260), diverging=diverging, scale=scale, marks=drawn.marks)
+            return draw_small(
+                drawn.mol, weights, size=(340, drawn.height(340)), diverging=diverging, scale=scale, marks=drawn.marks
+            )
+        return draw_molecule(
+            drawn.mol, weights, size=(720, drawn.height(720)), diverging=diverging, scale=scale, marks=drawn.marks
+        )
 
     def picture(self, reading: Reading) -> dict[str, Any]:
         return picture_of(reaction_sketch(reading.parsed), reading)

@@ -14,12 +14,20 @@ from typing import Any
 from markupsafe import Markup
 
 from isotrace.base.errors import InputError
-from isotrace.domains.domain import Reading
+from isotrace.domains.domain import Domain, Reading
 from isotrace.domains.protein.domain import residue_weights
 from isotrace.domains.protein.sequence import residues
 from isotrace.domains.protein.structure import Match, Structure, match_chains, read_structure
 from isotrace.report.page import in_script, render_page, rendered, template_text
 
+TRACED = (
+    ("mass", "mass", 1),
+    ("raises the target", "score", 1),
+    ("lowers the target", "score", -1),
+    ("hiding it lowers the target", "hidden", 1),
+    ("hiding it raises the target", "hidden", -1),
+)
+"""Views of a trace: name, entry of a unit, its sign."""
 # What a viewer draws; remarks and anisotropic factors are most of many files.
 _DRAWN = ("ATOM  ", "HETATM", "TER", "MODEL", "ENDMDL", "HELIX", "SHEET", "SSBOND", "CONECT", "CRYST1", "END")
 
@@ -64,6 +72,25 @@ def structure_view(data: Mapping[str, Any]) -> Fragment:
     shown = {"name": data["name"], "tracks": tracks, "notes": data["notes"], "data": in_script(data)}
     script = "\n".join(map(template_text, ("../vendor/3Dmol-min.js", "dom.js", "structure.js")))
     return Fragment(rendered("structure_part.html.j2", shown), template_text("structure.css"), script)
+
+
+def check_structure(path: Path, domain: Domain, text: str) -> None:
+    """Raises InputError for a file that cannot be read, one without a chain of the sequence `text`, and a domain
+    without residues."""
+    if domain.element != "residue":
+        raise InputError(f"a structure shows residues, and {domain.name} is another domain: leave out --structure.")
+    match_chains(read_structure(path), residues(text))
+
+
+def traced_on(path: Path, reading: Reading, units: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`structure_data` of what a trace says of its residues, `units` as `report.trace.atoms.unit_rows` has them: mass,
+    what each adds to the target and takes from it, and what hiding each does. Raises InputError as that does."""
+    rows = {row["index"]: row for row in units}
+    tracks = {}
+    for name, key, sign in TRACED:
+        of = [[max(0.0, sign * (rows[e][key] or 0.0)) for e in part] for part in reading.elements]
+        tracks[name] = [sum(part) for part in of]
+    return structure_data(path, reading, tracks)
 
 
 def structure_page(data: Mapping[str, Any], *, title: str, lead: str = "", back: str | None = None) -> str:

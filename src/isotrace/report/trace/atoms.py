@@ -9,7 +9,7 @@ import numpy as np
 from isotrace.attribution.screen.screen import hide
 from isotrace.attribution.trace import Traced
 from isotrace.datasets.annotated import read
-from isotrace.report.page import number
+from isotrace.report.page import number, plural
 from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
 from isotrace.stats.metrics import spearman
 
@@ -140,9 +140,8 @@ def trust(traced: Traced) -> str:
     kind = "token" if probe is None else "maximum" if reads_maxima(traced) else probe.task
     found = table["kinds"].get(kind) if traced.domain.name == "molecule" else None
     if found is None:
-        return (
-            f"How far such a picture of a {traced.domain.name} can be trusted has not been measured for such a target."
-        )
+        things = plural(traced.domain.name)
+        return f"How far such pictures of {things} can be trusted has not been measured for such targets."
     told = "; ".join(
         f"{row['about']} {row['value']:.2f} [{row['ci'][0]:.2f}, {row['ci'][1]:.2f}], random {row['random']:.2f}"
         for row in found

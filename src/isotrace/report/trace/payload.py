@@ -9,6 +9,7 @@ from torch import Tensor
 from isotrace.datasets.annotated import read
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Domain, Reading
+from isotrace.report.atlas.structure import traced_on
 from isotrace.report.page import number, signed
 from isotrace.report.trace.effects import effects_of
 from isotrace.report.trace.graph.kinds import node_kind
@@ -81,6 +82,15 @@ def trace_view(trace: "Record") -> dict[str, Any]:
         },
         "fidelity": fidelity_table(trace.fidelity),
     }
+
+
+def structure_view(trace: "Record") -> dict[str, Any] | None:
+    """What `structure_page` takes; None where no structure is given. Raises InputError for one of other chains."""
+    if trace.structure is None:
+        return None
+    data = traced_on(trace.structure, trace.traced.reading, trace.units)
+    title, lead = trace.name or trace.traced.reading.text, f"{trace.traced.target.description}, on {data['name']}."
+    return {"data": data, "title": title, "lead": lead, "back": "report.html"}
 
 
 def sentences(trace: "Record", summary: dict[str, Any]) -> list[str]:

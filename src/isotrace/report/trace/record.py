@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from isotrace.report.trace.effects import agreement, checked, disagreement, effe
 from isotrace.report.trace.graph.kinds import lanes, node_kind
 from isotrace.report.trace.graph.neuronpedia import graph_json, target_probability
 from isotrace.report.trace.graph.trace_graph import control_frame, edge_frame, intervention_frame, supernodes_of
-from isotrace.report.trace.payload import trace_view
+from isotrace.report.trace.payload import structure_view, trace_view
 from isotrace.report.trace.trace import TraceResult
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.subjects.probe import judged, probe_folder
@@ -32,7 +33,8 @@ SMEARED = 0.75
 class Record:
     """A finished trace with the names of its features and the dictionary's fidelity (None where unknown).
 
-    `given`: supernodes whose groups and names are taken over; None groups anew."""
+    `given`: supernodes whose groups and names are taken over; None groups anew. `structure`: a PDB
+    or mmCIF file of a protein, to be coloured."""
 
     traced: Traced
     subject: str
@@ -41,6 +43,7 @@ class Record:
     fidelity: dict[str, Any] | None
     name: str | None = None
     given: Supernodes | None = None
+    structure: Path | None = None
 
     def result(self) -> TraceResult:
         traced = self.traced
@@ -53,6 +56,7 @@ class Record:
         tensors, header = graph_tensors(traced.graph, traced.pruned, origin, "kept")
         view = {
             "page": trace_view(self),
+            "structure": structure_view(self),
             "viewer": graph_json(traced, scan=self.subject, slug=slug, labels=labels),
             "graph": header,
         }

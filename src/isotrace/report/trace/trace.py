@@ -9,11 +9,14 @@ import polars as pl
 
 from isotrace.attribution.graph_files import KEY
 from isotrace.base.runs import Run, to_jsonable
+from isotrace.report.atlas.structure import structure_page
 from isotrace.report.card.carded import Carded, shared, tsv
 from isotrace.report.card.trace import said, trace_card
 from isotrace.report.page import number, render_trace
 from isotrace.report.trace.finding import finding
+from isotrace.report.trace.graph.grid import grid
 
+STRUCTURE = "structure.html"
 PEARSON = tuple(f"pearson_{name}" for name in ("free_running", "first_order", "rest", "graph", "frozen"))
 
 
@@ -21,8 +24,8 @@ PEARSON = tuple(f"pearson_{name}" for name in ("free_running", "first_order", "r
 class TraceResult(Carded):
     """What `isotrace.trace` found. `tensors`: the pruned graph, as `attribution.graph_files` keeps it.
 
-    `view`: `page` (what the page shows and the summary does not hold), `viewer` (the graph for viewers that follow
-    Neuronpedia's schema), `graph` (the header of graph.safetensors).
+    `view`: `page` (what the page shows and the summary does not hold), `structure` (a protein's, or None), `viewer`
+    (the graph for viewers that follow Neuronpedia's schema), `graph` (the header of graph.safetensors).
     """
 
     kind: ClassVar[str] = "trace"
@@ -73,6 +76,8 @@ class TraceResult(Carded):
             },
             "circuit": circuit,
             **self._shared(run),
+            "structure": STRUCTURE if self.view["structure"] else None,
+            "grid": grid(summary["features"], page["tokens"], page["n_layers"], summary["target"]["unit"]),
             "command": run.get("command", "isotrace.trace"),
             "created": run.get("started", ""),
             "manifest": page["settings"] | run.get("versions", {}),
@@ -130,6 +135,8 @@ class TraceResult(Carded):
         run.json("graph", self.view["viewer"])
         run.json("supernodes", page["circuit"]["supernodes"]["file"])
         run.json("network", page["circuit"]["network"])
+        if self.view["structure"]:
+            run.text(STRUCTURE, structure_page(**self.view["structure"]))
         for kind, svg in page["drawings"].items():
             run.text(f"{self.summary['domain']}_{kind}.svg", svg)
 

@@ -1,0 +1,150 @@
+"""Traces in every domain: proteins, antibodies, reactions, and one that somebody else registers."""
+
+import pytest
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+import tiny
+from isotrace.attribution.trace import TraceConfig, trace
+from isotrace.base.errors import InputError
+from isotrace.base.runs import open_run, to_jsonable
+from isotrace.dictionaries.shelf import FeatureTables
+from isotrace.domains.domain import domain_of
+from isotrace.report.trace.record import Record
+from isotrace.report.trace.trace import TraceResult
+from isotrace.subjects.sources.conversion import PATTERNS
+from isotrace.subjects.subject import load_subject
+
+QUICK = TraceConfig(max_features=40, spelling_features=20, n_nodes=4, n_controls=2, n_spellings=4, circuit="effects")
+VH = (
+    "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDY"
+    "WGQGTLVTVSS"
+)  # trastuzumab, heavy chain
+ESTER = "CC(=O)O.OCC>>CC(=O)OCC"
+PLACE = 7
+TEXTS = {"protein": "MKVCNOSC", "antibody": VH, "reaction": ESTER}
+VOCABULARY = {
+    "protein": list("ACDEFGHIKLMNOPQRSTUVWXY"),
+    "antibody": list("ACDEFGHIKLMNPQRSTVWY"),
+    "reaction": ["C", "O", "N", "(", ")", "=", ">>", ".", "1", "c"],
+}
+
+
+def save(folder, domain: str):
+    """A random BERT that reads `domain`."""
+    special = ["<cls>", "<pad>", "<eos>", "<unk>", "<mask>"]
+    words = {word: i for i, word in enumerate([*special, *VOCABULARY[domain]])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    pattern = PATTERNS["smiles" if domain == "reaction" else "residues"]
+    backend.normalizer = normalizers.Strip()
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    ends = [("<cls>", 0), ("<eos>", 2)]
+    backend.post_processor = processors.TemplateProcessing(single="<cls> $A <eos>", special_tokens=ends)
+    names = dict(zip(("cls", "pad", "eos", "unk", "mask"), special, strict=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **{f"{k}_token": v for k, v in names.items()})
+    tiny.tiny_model("bert", vocab_size=len(words), max_position_embeddings=160).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=TEXTS)
+def shown(request, tmp_path_factory):
+    """(subject, dictionary, trace, record) of each domain, of a masked element."""
+    domain = request.param
+    if domain == "antibody":
+        pytest.importorskip("immunum", reason="antibodies are numbered by immunum")
+    subject = load_subject(save(tmp_path_factory.mktemp(domain), domain), domain=domain)
+    dictionary = tiny.random_dictionary(subject)
+    found = trace(subject, dictionary, TEXTS[domain], f"mask:{PLACE}", QUICK)
+    return subject, dictionary, found, Record(found, "tiny", "random", FeatureTables(), None, "<img src=x onerror=1>")
+
+
+def test_the_graph_is_complete_and_mass_goes_to_the_elements(shown):
+    *_, found, _ = shown
+    assert found.graph.completeness_error() < 1e-4
+    reading, scores = found.reading, found.unit_scores
+    assert set(scores.elements) == set(range(reading.n_elements))
+    outside = sum(float(scores.positions[p]) for p, written in enumerate(reading.elements) if not written)
+    assert sum(mass for mass, _ in scores.elements.values()) + outside == pytest.approx(1)
+    assert not reading.elements[0]
+
+
+def test_hiding_an_element_is_what_it_says(shown):
+    subject, _, found, _ = shown
+    element, position = next((w[0], p) for p, w in enumerate(found.reading.elements) if w and p != PLACE)
+    ids = found.frame.batch.ids.clone()
+    ids[0, position] = subject.mask_id
+    batch = found.frame.batch.with_ids(ids)
+    value = float(found.target.value(subject, batch, found.target.hidden(subject, batch)).detach())
+    assert found.hidden[element] == pytest.approx(found.value - value, abs=1e-5)
+
+
+def test_parts_cover_every_element_once(shown):
+    *_, found, _ = shown
+    assert sorted(e for group in found.groups for e in group.elements) == list(range(found.reading.n_elements))
+    assert len({group.name for group in found.groups}) == len(found.groups)
+
+
+def test_what_is_told_is_in_the_words_of_the_domain(shown):
+    *_, found, record = shown
+    summary, page = record.summary, record.result().page()
+    word = {"reaction": "atom"}.get(found.domain.name, "residue")
+    assert summary["element"] == word
+    assert {"index", "symbol", "score", "name"} <= set(summary["units"][0])
+    assert f"What each {word} adds to the target" in page
+    assert "<img src=x" not in page
+    if word == "residue":
+        assert summary["units"][5]["number"] == 6
+        assert "molecule" not in page[page.index("<body>") : page.index('<script type="application/json"')]
+    if found.domain.name == "antibody":
+        assert (summary["units"][21]["imgt"], summary["units"][21]["chain"]) == ("23", "heavy")
+        assert "CDR3" in {group["name"] for group in summary["groups"]}
+    if found.domain.name == "reaction":
+        assert {unit["side"] for unit in summary["units"]} == {"reactant", "product"}
+        assert [group.name for group in found.groups] == [
+            "reactant 1, CC(=O)O", "reactant 2, CCO", "product 3, CCOC(C)=O",
+        ]  # fmt: skip
+
+
+def test_other_spellings_where_there_are_any(shown):
+    *_, found, _ = shown
+    if found.domain.element == "residue":
+        assert found.spellings is None
+    else:
+        assert len(found.spellings.texts) >= 3
+        assert found.spellings.hidden[0].tolist() == pytest.approx(
+            [found.hidden.get(e, float("nan")) for e in range(found.reading.n_elements)], nan_ok=True
+        )
+
+
+def test_a_saved_trace_is_the_same(shown, tmp_path):
+    *_, record = shown
+    result = record.result()
+    with open_run(tmp_path / "run", command="trace", seed=0, inputs={}, overwrite=False) as run:
+        result.write(run)
+    again = TraceResult.load(tmp_path / "run")
+    assert again.to_dict() == to_jsonable(result.summary)
+    assert (tmp_path / "run" / f"{record.traced.domain.name}_signed.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("domain", "text", "reason"),
+    [
+        ("protein", "MKVC*", "stop codon"),
+        ("protein", "mkvc", "capitals"),
+        ("protein", "", "empty"),
+        ("reaction", "CCO>>", "no product"),
+        ("reaction", "CCO", "arrows"),
+    ],
+)
+def test_texts_that_are_none_of_the_domain(domain, text, reason, tmp_path):
+    subject = load_subject(save(tmp_path, domain), domain=domain)
+    with pytest.raises(InputError, match=reason):
+        trace(subject, tiny.random_dictionary(subject), text, "mask:1", QUICK)
+
+
+def test_reactions_keep_their_numbers(shown):
+    *_, found, _ = shown
+    if found.domain.name == "reaction":
+        with pytest.raises(InputError, match="numbered as written"):
+            domain_of("reaction").renumbered(found.reading, range(found.reading.n_elements))
