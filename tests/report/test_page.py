@@ -478,7 +478,7 @@ def test_the_finding_stands_before_the_picture_and_warnings_last():
     payload["finding"]["overturned"] = "But its spellings differ by more."
     payload["warnings"] = ["Spellings differ by more.", "Another."]
     page = render_trace(payload)
-    order = ("ester lowers it.", "But its spellings", 'id="molecule"', "Tokens</h2>", "Attribution graph", "Another.")
+    order = ("ester lowers it.", "But its spellings", 'id="drawing"', "Tokens</h2>", "Attribution graph", "Another.")
     places = [page.index(text) for text in order]
     assert places == sorted(places)
     assert "Spellings differ by more." not in page, "said once, in the finding"
