@@ -28,6 +28,8 @@ def blocks(variant, model):
         return [(b, b.attention.dense, b.ffn, b.ffn_output) for b in groups]
     if family == "modernbert":
         return [(b, b.attn.Wo, b.mlp.Wi, b.mlp.Wo) for b in model.model.layers]
+    if family == "esmc":
+        return [(b, b.self_attn.o_proj, b.mlp, b.mlp.down_proj) for b in model.esmc.layers]
     if family == "gpt2":
         return [(b, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj) for b in model.transformer.h]
     if family == "llama":
@@ -53,11 +55,17 @@ def norms(variant, block):
     found = {
         "esm": ("attention.LayerNorm", "LayerNorm"),
         "modernbert": ("attn_norm", "mlp_norm"),
+        "esmc": ("input_layernorm", "post_attention_layernorm"),
         "gpt2": ("ln_1", "ln_2"),
         "llama": ("input_layernorm", "post_attention_layernorm"),
         "t5": ("layer.0.layer_norm", "layer.1.layer_norm"),
     }[family]
     return *(block.get_submodule(path) for path in found), False
+
+
+def scale(block):
+    """What a block divides by what attention and MLP give, before it adds them to the stream."""
+    return getattr(block, "scaling_factor", 1.0)
 
 
 def module(variant, model, layer, kind):

@@ -41,6 +41,7 @@ MODELS: dict[str, tuple[str, dict]] = {
     "bart": ("Bart", _BART | {"scale_embedding": True}),
     "t5-relu": ("T5", _T5),
     "t5-gated": ("T5", _T5 | {"feed_forward_proj": "gated-gelu", "num_layers": 2, "num_decoder_layers": 1}),
+    "esmc": ("Esmc", {"mask_token_id": 4}),
 }  # fmt: skip
 """Variant → (prefix of transformers' classes, settings of its own)."""
 VARIANTS = tuple(MODELS)

@@ -8,7 +8,8 @@ from isotrace.discovery.readers import reading_maps, row_space
 from isotrace.subjects.dispatch import hookpoints_edited
 
 POST_NORM = {"bert", "roberta", "albert", "deberta-v2", "bart"}
-READERS = {"modernbert": 3 * 16 + 48, "llama": 16 + 8 + 8 + 48}  # columns per layer: Q, K, V and the MLP's first maps
+# columns per layer: Q, K, V and the MLP's first maps
+READERS = {"modernbert": 3 * 16 + 48, "esmc": 3 * 16 + 48, "llama": 16 + 8 + 8 + 48}
 
 
 @pytest.mark.every_family

@@ -22,6 +22,7 @@ HEADLESS = {
     "roberta": "RobertaModel",
     "albert": "AlbertModel",
     "modernbert": "ModernBertModel",
+    "esmc": "EsmcModel",
     "deberta-v2": "DebertaV2Model",
     "gpt2": "GPT2Model",
     "llama": "LlamaModel",

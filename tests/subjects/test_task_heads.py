@@ -21,7 +21,7 @@ from isotrace.subjects.heads.task_head import TaskHead
 from isotrace.subjects.subject import load_subject
 from isotrace.subjects.targets import check_target, parse_target
 
-FAMILIES = ("bert", "roberta", "esm-rotary", "albert", "modernbert", "deberta-v2", "gpt2", "llama")
+FAMILIES = ("bert", "roberta", "esm-rotary", "albert", "modernbert", "esmc", "deberta-v2", "gpt2", "llama")
 LABELS = {0: "inactive", 1: "active", 2: "in-between"}
 SETTINGS = {
     "sequence": ("ForSequenceClassification", {"id2label": LABELS}),

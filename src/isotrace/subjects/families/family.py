@@ -161,7 +161,7 @@ class Family:
 
 _SHIPPED = {"deberta-v2": "deberta_v2:DEBERTA_V2"} | {
     name: f"{name}:{name.upper()}"
-    for name in ("albert", "bart", "bert", "esm", "gpt2", "llama", "modernbert", "roberta", "t5")
+    for name in ("albert", "bart", "bert", "esm", "esmc", "gpt2", "llama", "modernbert", "roberta", "t5")
 }
 FAMILIES: Registry[Family] = Registry(
     "family entry for model type",

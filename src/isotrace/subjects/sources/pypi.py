@@ -5,46 +5,30 @@
 3. convert    into the Hugging Face layout (`conversion.py`), in a folder beside its final place
 4. rename     in one step: processes that do the same at the same time cannot disturb each other
 
-The cache is `$ISOTRACE_CACHE`, or the platform's folder for caches (`~/.cache/isotrace` on Linux); see
-docs/subjects.md.
+See `cache.py`, and docs/subjects.md.
 """
 
 import hashlib
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from isotrace.base.errors import SubjectError
-from isotrace.base.settings import expanded
+from isotrace.subjects.sources.cache import cache_folder, is_whole, kept, subjects_folder
 from isotrace.subjects.sources.published import Published, Wheel, find
-
-LAYOUT = 1  # raised when conversion writes other files than before, so that older ones are not taken for new
-
-
-def cache_folder() -> Path:
-    """Raises SubjectError for a user without a home, who has to name one."""
-    if chosen := os.environ.get("ISOTRACE_CACHE"):
-        return Path(expanded(chosen))
-    try:
-        return user_cache_path("isotrace", appauthor=False)
-    except RuntimeError:
-        raise SubjectError("this user has no home folder for a cache: set ISOTRACE_CACHE to a folder.") from None
 
 
 def converted_folder(subject: Published) -> Path:
     """Where the converted files of `subject` are, once it was loaded."""
     model = subject.name.partition("/")[2]
-    return cache_folder() / f"subjects-{LAYOUT}" / f"{subject.wheel.package}-{subject.wheel.version}" / model
+    return subjects_folder() / f"{subject.wheel.package}-{subject.wheel.version}" / model
 
 
 def is_cached(subject: Published) -> bool:
     try:
-        return (converted_folder(subject) / "subject.json").is_file()
+        return is_whole(converted_folder(subject))
     except (SubjectError, OSError):
         return False
 
@@ -56,28 +40,14 @@ def obtain(name: str) -> Path:
     one published, and when the cache cannot be written.
     """
     subject = find(name)
-    folder = converted_folder(subject)
-    if is_cached(subject):
-        return folder
-    try:
-        wheel = obtain_wheel(subject.wheel)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as temporary:
-            partial = Path(temporary) / folder.name
-            partial.mkdir()
-            from isotrace.subjects.sources.conversion import convert  # which takes torch
 
-            convert(subject, wheel, partial)
-            try:
-                partial.rename(folder)
-            except OSError:
-                if not is_cached(subject):  # else another process was faster
-                    raise
-    except OSError as error:
-        raise SubjectError(
-            f"cannot write the cache {cache_folder()} ({error}): make room there, or set ISOTRACE_CACHE to another."
-        ) from error
-    return folder
+    def write(folder: Path) -> None:
+        wheel = obtain_wheel(subject.wheel)
+        from isotrace.subjects.sources.conversion import convert  # which takes torch
+
+        convert(subject, wheel, folder)
+
+    return kept(converted_folder(subject), write)
 
 
 def obtain_wheel(wheel: Wheel) -> Path:

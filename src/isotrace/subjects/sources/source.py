@@ -9,6 +9,7 @@ from pathlib import Path
 from isotrace.base.errors import SubjectError
 from isotrace.base.settings import expanded
 from isotrace.subjects.sources.adapter import base_of, is_adapter, settings
+from isotrace.subjects.sources.layouts import PATTERNS, translated
 
 BUNDLED = ("molm",)
 # What the weights are in: the first kind that is there. A `.bin` is read without running code of it.
@@ -63,7 +64,8 @@ def _adapted(source: str, folder: Path, domain: str | None) -> SubjectFiles:
     return SubjectFiles(source, base.folder, domain or recorded, digest, folder)
 
 
-def _model(source: str, folder: Path, domain: str | None) -> SubjectFiles:
+def _model(source: str, given: Path, domain: str | None) -> SubjectFiles:
+    folder = translated(source, given)
     if not (folder / "config.json").is_file():
         raise SubjectError(
             f"{source!r} is no subject: name one that `isotrace subjects` lists, hf:org/name or a folder in its layout."
@@ -72,6 +74,8 @@ def _model(source: str, folder: Path, domain: str | None) -> SubjectFiles:
         raise SubjectError(f"{source!r} has no weights ({' or '.join(WEIGHTS)}): save it with save_pretrained.")
     digest = weights_hash(folder)
     recorded = _recorded(source, folder, digest)  # which also compares the hash
+    if folder != given:  # what the user had it remember
+        recorded = _recorded(source, given, weights_hash(given)) or recorded
     return SubjectFiles(source, folder, domain or recorded, digest)
 
 
@@ -135,7 +139,7 @@ def _download(name: str) -> Path:
     try:
         folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=[*DOWNLOADED, WEIGHTS[0]]))
         if not weight_files(folder):
-            snapshot_download(repo, revision=revision or None, allow_patterns=[*DOWNLOADED, *WEIGHTS])
+            snapshot_download(repo, revision=revision or None, allow_patterns=[*DOWNLOADED, *WEIGHTS, *PATTERNS])
         return folder
     except Exception as error:
         raise SubjectError(

@@ -1,0 +1,90 @@
+"""Record what the reference code of an architecture computes, for `tests/subjects/test_reference_code.py`.
+
+    python scripts/make_family_reference.py esmc --code ESM --out tests/data/families/esmc.safetensors
+
+ESM: the unpacked wheel `esm` 3.2.1.post1 (`pip download --no-deps esm`; `pip install --no-deps einops` beside it).
+It is not needed otherwise, and no published weights are: a tiny model gets weights by a formula (`weight`), which the
+test computes again. Recorded are the names and shapes of all weights, the ids of two sequences in one padded batch, the
+stream behind every block, the final hidden state and the logits.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import MagicMock
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SEQUENCES = ("MKTAYIAKQRQ", "GSHW|CX")
+SIZES = {"d_model": 48, "n_heads": 3, "n_layers": 2}
+
+
+def weight(index: int, shape: tuple[int, ...]) -> Tensor:
+    """The same numbers wherever they are computed: sin of the place, with another stride for every tensor. Vectors
+    (norms and biases) are near one half."""
+    n = int(torch.tensor(shape).prod())
+    wave = torch.sin((torch.arange(n, dtype=torch.float64) + 1) * (0.7 + 0.11 * index)).reshape(shape)
+    return (0.5 + 0.3 * wave if len(shape) == 1 else 0.2 * wave).float()
+
+
+def filled(model: nn.Module) -> dict[str, list[int]]:
+    """Gives every learned tensor its numbers; name → shape, in the order of the names."""
+    state = {name: tensor for name, tensor in sorted(model.state_dict().items()) if tensor.is_floating_point()}
+    state = {name: tensor for name, tensor in state.items() if tensor.ndim and not name.endswith("inv_freq")}
+    for index, tensor in enumerate(state.values()):
+        tensor.copy_(weight(index, tuple(tensor.shape)))
+    return {name: list(tensor.shape) for name, tensor in state.items()}
+
+
+def watched(blocks: nn.ModuleList) -> list[Tensor]:
+    """Receives what every block returns."""
+    seen: list[Tensor] = []
+    for block in blocks:
+        block.register_forward_hook(lambda _, args, out: seen.append(out[0] if isinstance(out, tuple) else out))
+    return seen
+
+
+def esmc() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    # the model's file also imports the client of a web service, and what reads structures
+    for name in ("esm.sdk.api", "esm.utils.encoding", "esm.utils.decoding", "esm.utils.misc", "esm.utils.sampling"):
+        sys.modules[name] = MagicMock(spec=ModuleType(name))
+        for needed in ("ESMProtein", "ESMProteinTensor", "ForwardTrackData", "LogitsConfig", "LogitsOutput",
+                       "ESMCInferenceClient", "decode_sequence", "stack_variable_length_tensors",
+                       "fp32_autocast_context", "_BatchedESMProteinTensor"):  # fmt: skip
+            setattr(sys.modules[name], needed, type(needed, (), {}))
+    for package in ("esm.tokenization", "esm.sdk"):
+        sys.modules[package] = MagicMock(spec=ModuleType(package))
+        sys.modules[package].EsmSequenceTokenizer = type("EsmSequenceTokenizer", (), {})
+    from esm.models.esmc import ESMC  # pyright: ignore[reportMissingImports]
+    from transformers import EsmcTokenizer
+
+    tokenizer = EsmcTokenizer()
+    model = ESMC(**SIZES, tokenizer=tokenizer, use_flash_attn=False).eval()
+    about = {"weights": filled(model), "sizes": SIZES, "sequences": SEQUENCES}
+    batch = tokenizer(list(SEQUENCES), padding=True, return_tensors="pt")
+    seen = watched(model.transformer.blocks)
+    out = model(batch["input_ids"])
+    found = {"ids": batch["input_ids"], "mask": batch["attention_mask"], "final": out.embeddings}
+    return found | {"logits": out.sequence_logits, "blocks": torch.stack(seen)}, about
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", choices=("esmc",))
+    parser.add_argument("--code", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    sys.path.insert(0, str(given.code))
+    with torch.no_grad():
+        tensors, about = {"esmc": esmc}[given.family]()
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: t.contiguous() for name, t in tensors.items()}, given.out, {"about": json.dumps(about)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Architectures compute what their authors' own code computes, from checkpoints named and packed as theirs are.
+
+tests/data/families/*.safetensors are what that code gave for weights by a formula, see
+scripts/make_family_reference.py; no published checkpoint is in them.
+"""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import tiny
+from isotrace.base.errors import SubjectError
+from isotrace.subjects.conformance import check
+from isotrace.subjects.sources import esmc
+from isotrace.subjects.sources.layouts import translated
+from isotrace.subjects.subject import load_subject
+
+ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("reference", ROOT / "scripts/make_family_reference.py")
+reference = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(reference)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ISOTRACE_CACHE", str(tmp_path / "cache"))
+
+
+class Recorded:
+    def __init__(self, family):
+        path = ROOT / f"tests/data/families/{family}.safetensors"
+        with safe_open(path, "pt") as file:
+            self.about = json.loads(file.metadata()["about"])
+        self.tensors = load_file(path)
+        shapes = self.about["weights"].items()
+        self.weights = {name: reference.weight(i, tuple(shape)) for i, (name, shape) in enumerate(shapes)}
+
+
+def agrees(subject, recorded):
+    batch = subject.tokenize(recorded.about["sequences"])
+    assert torch.equal(batch.ids, recorded.tensors["ids"])
+    assert torch.equal(batch.mask, recorded.tensors["mask"].bool())
+    names = [f"layers.{layer}.resid_post" for layer in range(subject.n_layers)]
+    found = subject.run(batch, capture=names)
+    pairs = [(found.captured[name], block) for name, block in zip(names, recorded.tensors["blocks"], strict=True)]
+    for ours, theirs in [*pairs, (found.final, recorded.tensors["final"]), (found.logits, recorded.tensors["logits"])]:
+        assert tiny.relative(ours[batch.mask], theirs[batch.mask]) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def esm():
+    return Recorded("esmc")
+
+
+def pth(folder, weights, settings):
+    """As `esm` loads it: one pickle below data/weights, and here a config, since these sizes are nobody's."""
+    (folder / "data/weights").mkdir(parents=True)
+    torch.save(weights, folder / "data/weights/esmc_tiny_v0.pth")
+    if settings is not None:
+        (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def fused(name):
+    """The names of the same weights where a norm and the linear maps behind it are one module."""
+    for old, new in (
+        ("layernorm_qkv.0.", "layernorm_qkv.layer_norm_"), ("layernorm_qkv.1.", "layernorm_qkv."),
+        ("ffn.0.", "ffn.layer_norm_"), ("ffn.1.", "ffn.fc1_"), ("ffn.3.", "ffn.fc2_"), ("sequence_head.", "lm_head."),
+    ):  # fmt: skip
+        name = name.replace(old, new)
+    return name if name.startswith("lm_head.") else f"esmc.{name}"
+
+
+@torch.no_grad()
+def test_esmc_from_its_own_checkpoint(esm, tmp_path):
+    subject = load_subject(pth(tmp_path / "own", esm.weights, {"n_heads": 3}))
+    agrees(subject, esm)
+    assert (subject.files.domain, subject.mask_id, subject.max_tokens) == ("protein", 32, 2048)
+    assert max(check(subject, esm.about["sequences"]).values()) < 1e-4
+    again = load_subject(tmp_path / "own", domain="antibody")
+    assert (again.files.folder, again.files.domain) == (subject.files.folder, "antibody")
+
+
+@torch.no_grad()
+def test_esmc_with_fused_norms_and_in_shards(esm, tmp_path):
+    weights = {fused(name): tensor for name, tensor in esm.weights.items()}
+    weights["esmc.transformer.blocks.0.attn.layernorm_qkv._extra_state"] = torch.zeros(3, dtype=torch.uint8)
+    names = sorted(weights)
+    for i, part in enumerate((names[:9], names[9:])):
+        save_file({name: weights[name] for name in part}, tmp_path / f"model-{i}.safetensors")
+    settings = {"architectures": ["ESMCForMaskedLM"], "model_type": "esmc", "vocab_size": 64, "pad_token_id": 1}
+    (tmp_path / "config.json").write_text(json.dumps(settings | esm.about["sizes"]))
+    agrees(load_subject(tmp_path), esm)
+
+
+@torch.no_grad()
+def test_esmc_as_transformers_saves_it(esm, tmp_path):
+    """With the name that the tokenizer's class had before, as it still stands in published folders."""
+    folder = translated("own", pth(tmp_path / "own", esm.weights, {"n_heads": 3}))
+    shutil.copytree(folder, tmp_path / "saved")
+    assert translated("saved", tmp_path / "saved") == tmp_path / "saved"
+    written = json.loads((tmp_path / "saved/tokenizer_config.json").read_text())
+    (tmp_path / "saved/tokenizer_config.json").write_text(json.dumps(written | {"tokenizer_class": "ESMCTokenizer"}))
+    agrees(load_subject(tmp_path / "saved", domain="protein"), esm)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert (config.num_attention_heads, config.intermediate_size, config.vocab_size) == (3, 256, 64)
+
+
+@pytest.mark.parametrize(("sizes", "heads"), [((960, 30), 15), ((1152, 36), 18), ((2560, 80), 40)])
+def test_the_published_sizes_say_their_heads(sizes, heads):
+    d_model, n_layers = sizes
+    weights = {f"esmc.layers.{i}.mlp.down_proj.weight": torch.empty(d_model, 4, device="meta") for i in range(n_layers)}
+    weights["esmc.embed_tokens.weight"] = torch.empty(64, d_model, device="meta")
+    assert esmc.configured("it", {}, weights)["num_attention_heads"] == heads
+
+
+def without(name):
+    return lambda weights, settings: weights.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights, settings: settings.clear(), r"2 layers of 48 dimensions, as no published .*write .*n_heads"),
+        (lambda weights, settings: settings.update(n_kv_heads=1), "sets n_kv_heads, which no ESM-C does"),
+        (lambda weights, settings: settings.update(d_model=64), "says d_model 64, which must be 48"),
+        (lambda weights, settings: settings.update(tie_word_embeddings=True), "says tie_word_embeddings True"),
+        (lambda weights, settings: weights.update({"structure_head.0.bias": torch.ones(2)}), "holds 'structure_head"),
+        (without("embed.weight"), "lacks the embeddings"),
+        (without("transformer.blocks.1.attn.k_ln.weight"), r"lacks 1 weights, 'esmc.layers.1.self_attn.k_norm.weight'"),
+    ],
+)
+def test_what_is_no_known_esmc_is_refused(esm, tmp_path, change, message):
+    weights, settings = dict(esm.weights), {"n_heads": 3}
+    change(weights, settings)
+    with pytest.raises(SubjectError, match=message):
+        load_subject(pth(tmp_path / "own", weights, settings))
+
+
+def test_damaged_and_doubled_checkpoints(esm, tmp_path):
+    folder = pth(tmp_path / "own", {}, None)
+    only = folder / "data/weights/esmc_tiny_v0.pth"
+    only.write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(SubjectError, match=r"cannot load .*own"):
+        load_subject(folder)
+    shutil.copy(only, folder / "data/weights/esmc_tiny_v1.pth")
+    with pytest.raises(SubjectError, match=r"two checkpoints, esmc_tiny_v0\.pth and esmc_tiny_v1\.pth"):
+        load_subject(folder)
+    assert not list((tmp_path / "cache").rglob("config.json"))
