@@ -1,5 +1,7 @@
 """Traces in every domain: proteins, antibodies, reactions, and one that somebody else registers."""
 
+from pathlib import Path
+
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -7,9 +9,10 @@ from transformers import PreTrainedTokenizerFast
 import tiny
 from isotrace.attribution.trace import TraceConfig, trace
 from isotrace.base.errors import InputError
+from isotrace.base.registry import load_plugin
 from isotrace.base.runs import open_run, to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
-from isotrace.domains.domain import domain_of
+from isotrace.domains.domain import DOMAINS, domain_of
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.sources.conversion import PATTERNS
@@ -22,10 +25,12 @@ VH = (
 )  # trastuzumab, heavy chain
 ESTER = "CC(=O)O.OCC>>CC(=O)OCC"
 PLACE = 7
-TEXTS = {"protein": "MKVCNOSC", "antibody": VH, "reaction": ESTER}
+CELL = "LYZ S100A9 CD14 MT-CO1 RPS3 ACTB CD3D NKG7 B2M"
+TEXTS = {"protein": "MKVCNOSC", "antibody": VH, "reaction": ESTER, "gene": CELL}
 VOCABULARY = {
     "protein": list("ACDEFGHIKLMNOPQRSTUVWXY"),
     "antibody": list("ACDEFGHIKLMNPQRSTVWY"),
+    "gene": CELL.split(),
     "reaction": ["C", "O", "N", "(", ")", "=", ">>", ".", "1", "c"],
 }
 
@@ -37,7 +42,8 @@ def save(folder, domain: str):
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     pattern = PATTERNS["smiles" if domain == "reaction" else "residues"]
     backend.normalizer = normalizers.Strip()
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    split = pre_tokenizers.WhitespaceSplit() if domain == "gene" else pre_tokenizers.Split(Regex(pattern), "isolated")
+    backend.pre_tokenizer = split
     ends = [("<cls>", 0), ("<eos>", 2)]
     backend.post_processor = processors.TemplateProcessing(single="<cls> $A <eos>", special_tokens=ends)
     names = dict(zip(("cls", "pad", "eos", "unk", "mask"), special, strict=True))
@@ -45,6 +51,14 @@ def save(folder, domain: str):
     tiny.tiny_model("bert", vocab_size=len(words), max_position_embeddings=160).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def genes():
+    """The plug-in of docs/a-third-domain.md."""
+    load_plugin(str(Path(__file__).parents[2] / "examples" / "plugins" / "genes.py"))
+    yield
+    DOMAINS.remove("gene")
 
 
 @pytest.fixture(scope="module", params=TEXTS)
@@ -88,12 +102,12 @@ def test_parts_cover_every_element_once(shown):
 def test_what_is_told_is_in_the_words_of_the_domain(shown):
     *_, found, record = shown
     summary, page = record.summary, record.result().page()
-    word = {"reaction": "atom"}.get(found.domain.name, "residue")
+    word = {"reaction": "atom", "gene": "gene"}.get(found.domain.name, "residue")
     assert summary["element"] == word
     assert {"index", "symbol", "score", "name"} <= set(summary["units"][0])
     assert f"What each {word} adds to the target" in page
     assert "<img src=x" not in page
-    if word == "residue":
+    if word != "atom":
         assert summary["units"][5]["number"] == 6
         assert "molecule" not in page[page.index("<body>") : page.index('<script type="application/json"')]
     if found.domain.name == "antibody":
@@ -108,7 +122,7 @@ def test_what_is_told_is_in_the_words_of_the_domain(shown):
 
 def test_other_spellings_where_there_are_any(shown):
     *_, found, _ = shown
-    if found.domain.element == "residue":
+    if found.domain.name != "reaction":
         assert found.spellings is None
     else:
         assert len(found.spellings.texts) >= 3

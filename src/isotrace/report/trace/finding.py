@@ -80,7 +80,7 @@ def _groups(raises: Rows, lowers: Rows, summary: Mapping[str, Any]) -> str:
     parts = [_moving(found, verb) for found, verb in ((raises, "raise"), (lowers, "lower")) if found]
     if not parts:
         return "hiding any one of its groups moves it by no more than that varies over spellings"
-    several = summary["element"] == "residue" or any(g["sd"] is not None for g in measured)
+    several = summary["element"] != "atom" or any(g["sd"] is not None for g in measured)
     alone = "" if several else " in this spelling alone"
     return f"{' and '.join(parts)} ({unit}, measured by hiding each{alone})"
 
