@@ -1,5 +1,7 @@
 import os
+import runpy
 from collections import Counter
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -8,6 +10,7 @@ import torch
 
 import tiny
 from isotrace.discovery.tasks import choice
+from isotrace.domains.domain import DOMAINS
 from isotrace.report.trace import payload
 from isotrace.verbs import tracing
 
@@ -91,6 +94,14 @@ def causals(_loaded):
 @pytest.fixture
 def rotary64(_loaded, double):
     return _loaded["esm-rotary"][1]
+
+
+@pytest.fixture(scope="module")
+def genes():
+    """The domain of docs/a-third-domain.md, known while a module's tests run; its class."""
+    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "plugins" / "genes.py"))
+    yield type(DOMAINS["gene"])
+    DOMAINS.remove("gene")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Traces in every domain: proteins, antibodies, reactions, and one that somebody else registers."""
 
-from pathlib import Path
-
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -9,10 +7,9 @@ from transformers import PreTrainedTokenizerFast
 import tiny
 from isotrace.attribution.trace import TraceConfig, trace
 from isotrace.base.errors import InputError
-from isotrace.base.registry import load_plugin
 from isotrace.base.runs import open_run, to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
-from isotrace.domains.domain import DOMAINS, domain_of
+from isotrace.domains.domain import domain_of
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.sources.conversion import PATTERNS
@@ -53,16 +50,8 @@ def save(folder, domain: str):
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def genes():
-    """The plug-in of docs/a-third-domain.md."""
-    load_plugin(str(Path(__file__).parents[2] / "examples" / "plugins" / "genes.py"))
-    yield
-    DOMAINS.remove("gene")
-
-
 @pytest.fixture(scope="module", params=TEXTS)
-def shown(request, tmp_path_factory):
+def shown(request, tmp_path_factory, genes):
     """(subject, dictionary, trace, record) of each domain, of a masked element."""
     domain = request.param
     if domain == "antibody":

@@ -1,12 +1,10 @@
 """Every domain keeps its word, and so does one that somebody else registers."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from isotrace.base.errors import InputError
-from isotrace.base.registry import load_plugin
 from isotrace.domains.conformance import check
 from isotrace.domains.domain import DOMAINS, domain_of
 
@@ -24,12 +22,7 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def genes():
-    """The plug-in of docs/a-third-domain.md, as `--plugin` imports it."""
-    load_plugin(str(Path(__file__).parents[2] / "examples" / "plugins" / "genes.py"))
-    yield type(domain_of("gene"))
-    DOMAINS.remove("gene")
+pytestmark = pytest.mark.usefixtures("genes")
 
 
 def tokenised(pattern: str, text: str):
