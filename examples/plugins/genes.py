@@ -171,6 +171,7 @@ class Gene:
         diverging: bool = False,
         scale: float | None = None,
         small: bool = False,
+        links: Sequence[tuple[int, int]] = (),
     ) -> str:
         end = max(map(abs, weights.values()), default=0.0) if scale is None else scale
         return boxes(reading.parsed[: 2 * ROW] if small else reading.parsed, weights, end, diverging=diverging)

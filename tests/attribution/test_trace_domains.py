@@ -102,6 +102,8 @@ def test_what_is_told_is_in_the_words_of_the_domain(shown):
     if found.domain.name == "antibody":
         assert (summary["units"][21]["imgt"], summary["units"][21]["chain"]) == ("23", "heavy")
         assert "CDR3" in {group["name"] for group in summary["groups"]}
+    links = page.count('class="link"')  # from the atoms that weigh most to the one that is masked, in every drawing
+    assert links == (15 if found.domain.name == "reaction" else 0)
     if found.domain.name == "reaction":
         assert {unit["side"] for unit in summary["units"]} == {"reactant", "product"}
         assert [group.name for group in found.groups] == [

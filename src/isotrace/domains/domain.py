@@ -210,9 +210,12 @@ class Domain(Protocol):
         diverging: bool = False,
         scale: float | None = None,
         small: bool = False,
+        links: Sequence[tuple[int, int]] = (),
     ) -> str:
         """SVG without tokens, elements coloured by their `weights` of either sign where it is `diverging`. Of every
-        element `<… class="hit" data-element="i">` lies on top to hover, none in a `small` one, for cards."""
+        element `<… class="hit" data-element="i">` lies on top to hover, none in a `small` one, for cards. `links`
+        (from, to) of elements are lines where the drawing has room for them, as a reaction's has, orange or blue as the
+        first weighs and as thick as it does."""
         ...
 
     def picture(self, reading: Reading) -> dict[str, Any]:

@@ -126,6 +126,7 @@ class Molecule:
         diverging: bool = False,
         scale: float | None = None,
         small: bool = False,
+        links: Sequence[tuple[int, int]] = (),
     ) -> str:
         if small:
             return draw_small(reading.parsed, weights, diverging=diverging, scale=scale)

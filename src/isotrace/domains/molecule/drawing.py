@@ -64,20 +64,22 @@ def draw_molecule(
     scale: float | None = None,
     marks: Sequence[tuple[str, float, float]] = (),
     outlined: Collection[int] = (),
+    links: Sequence[tuple[int, int]] = (),
 ) -> str:
     """SVG of `mol` with a coloured disc behind every weighted atom and a band behind every weighted bond.
 
     `weights` maps atom index to weight, `bond_weights` bond index to weight; both share one scale, whose end is
     `scale`, or the largest magnitude among them where that is None. `size` is width and height in pixels. The
-    background is transparent. `marks` are (text, x, y) in the coordinates of `mol`'s conformer, which is drawn as it is
-    where there is one. The atoms `outlined` have a dashed ring. Discs are `<circle class="heat" data-element="i">`; on
-    top of every atom lies an invisible `<circle class="hit" data-element="i">` to hover. The SVG carries no id, so
-    several can share a page.
+    background is transparent. `marks` are (text, x, y) in the coordinates of `mol`'s conformer, which is drawn as
+    it is where there is one. The atoms `outlined` have a dashed ring; `links` are arcs between two atoms, orange or
+    blue as the first weighs, and as thick as it does. Discs are `<circle class="heat" data-element="i">`; on top of
+    every atom lies an invisible `<circle class="hit" data-element="i">` to hover. The SVG carries no id, so several
+    can share a page.
     Raises InputError for an index the molecule lacks and for weights that have no colour (see `colour`).
     """
     bonds = bond_weights or {}
     end = max((abs(w) for w in (*weights.values(), *bonds.values())), default=0.0) if scale is None else scale
-    return _draw(mol, weights, bonds, size, end, diverging, small=False, marks=marks, outlined=outlined)
+    return _draw(mol, weights, bonds, size, end, diverging, small=False, marks=marks, outlined=outlined, links=links)
 
 
 def draw_small(
@@ -105,6 +107,7 @@ def _draw(
     small: bool,
     marks: Sequence[tuple[str, float, float]] = (),
     outlined: Collection[int] = (),
+    links: Sequence[tuple[int, int]] = (),
 ) -> str:
     for kind, items, count in (("atom", weights, mol.GetNumAtoms()), ("bond", bonds, mol.GetNumBonds())):
         if unknown := [i for i in items if not 0 <= i < count]:
@@ -142,6 +145,8 @@ def _draw(
         f'stroke="{INK}" stroke-dasharray="4 3"/>'
         for i in sorted(outlined)
     ]
+    strongest = max((abs(weights.get(a, 0.0)) for a, _ in links), default=0.0)
+    heat += [_arc(points[a], points[b], weights.get(a, 0.0), strongest) for a, b in links]
     hits = [
         f'<circle class="hit" data-element="{i}" {_centre(p)} r="{0.46 * length:.1f}" fill="transparent"/>'
         for i, p in enumerate(points)
@@ -158,6 +163,17 @@ def _draw(
         f'viewBox="0 0 {width} {height}">{"".join(heat)}<g fill="none" stroke="{INK}" '
         f'stroke-width="{options.bondLineWidth:g}" stroke-linejoin="round" fill-rule="evenodd" '
         f'font-family="sans-serif">{body}</g>{"".join(signs)}{"".join(hits)}</svg>'
+    )
+
+
+def _arc(a: tuple[float, float], b: tuple[float, float], weight: float, strongest: float) -> str:
+    """Over the drawing, between atoms that lie side by side."""
+    middle, lift = (a[0] + b[0]) / 2, min(a[1], b[1]) - 0.12 * math.dist(a, b)
+    hue = "#" + "".join(f"{value:02x}" for value in (BLUE if weight < 0 else ORANGE))
+    size = 1 + 4 * abs(weight) / strongest if strongest else 1
+    return (
+        f'<path class="link" fill="none" stroke="{hue}" stroke-opacity="0.55" stroke-width="{size:.1f}" '
+        f'stroke-linecap="round" d="M{_at(a)}Q{middle:.1f} {max(2.0, lift):.1f} {_at(b)}"/>'
     )
 
 

@@ -128,6 +128,7 @@ class ProteinDomain:
         diverging: bool = False,
         scale: float | None = None,
         small: bool = False,
+        links: Sequence[tuple[int, int]] = (),
     ) -> str:
         """A small one shows AROUND residues on either side of the largest weight."""
         sequence = self.sequence(reading)

@@ -162,6 +162,7 @@ class ReactionDomain:
         diverging: bool = False,
         scale: float | None = None,
         small: bool = False,
+        links: Sequence[tuple[int, int]] = (),
     ) -> str:
         drawn = reaction_sketch(reading.parsed)
         if small:
@@ -169,7 +170,13 @@ class ReactionDomain:
                 drawn.mol, weights, size=(340, drawn.height(340)), diverging=diverging, scale=scale, marks=drawn.marks
             )
         return draw_molecule(
-            drawn.mol, weights, size=(720, drawn.height(720)), diverging=diverging, scale=scale, marks=drawn.marks
+            drawn.mol,
+            weights,
+            size=(720, drawn.height(720)),
+            diverging=diverging,
+            scale=scale,
+            marks=drawn.marks,
+            links=links,
         )
 
     def picture(self, reading: Reading) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from isotrace.attribution.trace import Traced
 from isotrace.datasets.annotated import read
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Domain, Reading
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 EFFECTS = ("predicted", "first_order", "graph", "frozen", "free_running")
 """Of the nodes whose ablation was measured to check predictions, see `NodeEffects`."""
+LINKS = 5
+"""Elements that the drawing links with the one that is asked about."""
 CARDS = 32
 """Features that get a card with drawn examples: the most influential of the circuit."""
 
@@ -42,7 +45,9 @@ def trace_view(trace: "Record") -> dict[str, Any]:
         "target": {"position": traced.target.position, "predictions": _predictions(trace)},
         "summary": sentences(trace, summary),
         "drawings": {
-            name: traced.domain.draw_elements(traced.reading, weights, diverging=name != "mass")
+            name: traced.domain.draw_elements(
+                traced.reading, weights, diverging=name != "mass", links=_links(traced, weights)
+            )
             for name, weights in drawn.items()
         },
         "tokens": [
@@ -82,6 +87,16 @@ def trace_view(trace: "Record") -> dict[str, Any]:
         },
         "fidelity": fidelity_table(trace.fidelity),
     }
+
+
+def _links(traced: Traced, weights: dict[int, float]) -> list[tuple[int, int]]:
+    """From the elements that weigh most to the one that is asked about, where one is."""
+    asked = traced.target.position if traced.target.place is None else traced.target.place
+    if asked is None or asked >= len(traced.reading.elements) or len(traced.reading.elements[asked]) != 1:
+        return []
+    (goal,) = traced.reading.elements[asked]
+    others = sorted((e for e in weights if e != goal), key=lambda e: -abs(weights[e]))
+    return [(e, goal) for e in others[:LINKS] if weights[e]]
 
 
 def structure_view(trace: "Record") -> dict[str, Any] | None:
