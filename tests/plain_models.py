@@ -12,7 +12,8 @@ AUTO |= dict.fromkeys(("bart", "t5-relu", "t5-gated"), AutoModelForSeq2SeqLM)
 
 @cache
 def plain(variant, folder):
-    """The model as transformers loads it, with its own attention."""
+    """The model as transformers loads it, with its own attention; `folder` was loaded as a subject before, so that
+    transformers knows the classes that are isotrace's own."""
     auto = AUTO.get(variant, AutoModelForMaskedLM)
     return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
@@ -20,7 +21,7 @@ def plain(variant, folder):
 def blocks(variant, model):
     """(block, output of attention, what the MLP begins with, its last linear map) of every layer."""
     family = variant.partition("-")[0]
-    if family in ("bert", "esm", "roberta", "deberta"):
+    if family in ("bert", "esm", "roberta", "deberta", "molformer"):
         layers = getattr(model, family).encoder.layer
         return [(b, b.attention.output.dense, b.intermediate.dense, b.output.dense) for b in layers]
     if family == "albert":  # one per layer once loaded as a subject, one for all layers as transformers has it
@@ -46,7 +47,7 @@ def norms(variant, block):
     """(the norm of an encoder block before or behind its attention's sum, that of its MLP), whether the norms stand
     on the stream."""
     family = variant.partition("-")[0]
-    if family in ("bert", "roberta", "deberta"):
+    if family in ("bert", "roberta", "deberta", "molformer"):
         return block.attention.output.LayerNorm, block.output.LayerNorm, True
     if family == "albert":
         return block.attention.LayerNorm, block.full_layer_layer_norm, True

@@ -16,6 +16,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.subjects.families import RMS_NORM
+from isotrace.subjects.families.native import molformer
 from isotrace.subjects.probe import Pool, Probe, ProbeConfig
 from isotrace.subjects.subject import Batch, Subject, load_subject
 from isotrace.subjects.targets import Target, parse_target
@@ -42,8 +43,9 @@ MODELS: dict[str, tuple[str, dict]] = {
     "t5-relu": ("T5", _T5),
     "t5-gated": ("T5", _T5 | {"feed_forward_proj": "gated-gelu", "num_layers": 2, "num_decoder_layers": 1}),
     "esmc": ("Esmc", {"mask_token_id": 4}),
+    "molformer": ("Molformer", {"num_random_features": 6, "layer_norm_eps": 1e-5}),
 }  # fmt: skip
-"""Variant → (prefix of transformers' classes, settings of its own)."""
+"""Variant → (prefix of the names of classes, settings of its own)."""
 VARIANTS = tuple(MODELS)
 SMILES = "C[nH]1O=c1"
 MOLECULES = ["CCOCC", "c1cc[nH]c1", "CC(=O)N", "OCCN", "c1ccccc1", "CC(=O)O", "NCCNC", "C#CCO", "OC=O", "CCCl"]
@@ -60,6 +62,11 @@ def perturb(model: torch.nn.Module, scale: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.data += scale * torch.randn(parameter.shape, generator=generator)
+
+
+def class_named(name: str) -> type:
+    """Of transformers, or of isotrace's own where transformers has none."""
+    return getattr(transformers, name, None) or getattr(molformer, name)
 
 
 def tiny_model(variant: str, head: str | None = None, **changes) -> PreTrainedModel:
@@ -86,8 +93,8 @@ def tiny_model(variant: str, head: str | None = None, **changes) -> PreTrainedMo
         shape.pop("max_position_embeddings")
     head = head or {"GPT2": "LMHeadModel", "Llama": "ForCausalLM", "Bart": "ForConditionalGeneration",
             "T5": "ForConditionalGeneration"}.get(name, "ForMaskedLM")  # fmt: skip
-    config = getattr(transformers, f"{name}Config")(**shape | own | changes)
-    model = getattr(transformers, name + head)(config)
+    config = class_named(f"{name}Config")(**shape | own | changes)
+    model = class_named(name + head)(config)
     perturb(model, 0.25, seed=SEED + [*MODELS].index(variant))
     return model
 

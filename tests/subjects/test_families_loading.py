@@ -28,6 +28,7 @@ HEADLESS = {
     "llama": "LlamaModel",
     "bart": "BartModel",
     "t5-relu": "T5Model",
+    "molformer": "MolformerModel",
 }
 
 
@@ -61,7 +62,7 @@ def test_loading_leaves_what_transformers_says_as_it_was(folders):
 def test_a_base_model_is_the_subject_without_its_head(name, folders, tmp_path):
     """Saved as its own class, without the head's weights: other paths, the same hidden states."""
     whole = tiny.load_tiny(folders[name])
-    cls = getattr(transformers, HEADLESS[name])
+    cls = tiny.class_named(HEADLESS[name])
     cls.from_pretrained(folders[name], dtype=torch.float32).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     subject = tiny.load_tiny(tmp_path)
@@ -123,6 +124,10 @@ def test_a_head_that_is_missing_is_not_made_up(folders, tmp_path):
         ("deberta-v2", {"conv_kernel_size": 3}, "conv_kernel_size"),
         ("deberta-v2", {"legacy": False}, r"legacy.*DebertaV2Model"),
         ("t5-relu", {"decoder_start_token_id": None}, "decoder_start_token_id"),
+        ("molformer", {"feature_map_kernel": "gelu"}, "'gelu'.*feature_map_kernel"),
+        ("molformer", {"hidden_act": "softsquare"}, "'softsquare'.*hidden_act"),
+        ("molformer", {"is_decoder": True}, "is_decoder"),
+        ("molformer", {"num_attention_heads": 3}, "num_attention_heads"),
     ],
 )
 def test_what_cannot_be_exact_is_refused(folders, tmp_path, name, changes, reason):

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
 
 from isotrace.base.errors import SubjectError
 from isotrace.subjects.dispatch import ATTENTION
-from isotrace.subjects.families import Family, family_of
+from isotrace.subjects.families import FAMILIES, Family, family_of
 from isotrace.subjects.heads.outputs import Kind
 from isotrace.subjects.heads.task_head import TaskHead
 from isotrace.subjects.sources import adapter
@@ -72,7 +72,9 @@ def load_model(
     source = files.source
     with _explained(source):
         # an adapter's own config, where one lies in its folder, knows the names of its labels
-        config = AutoConfig.from_pretrained(_holding("config.json", files))
+        described = _holding("config.json", files)
+        _introduce(described)
+        config = AutoConfig.from_pretrained(described, trust_remote_code=False)
     family = family_of(config.model_type)
     brought = {} if files.adapter is None else _adapt(config, family, files.adapter, source)
     head_class, has_head, kind = _head_class(config, family)
@@ -90,7 +92,7 @@ def load_model(
             )
         if files.adapter is not None:
             model = adapter.merged(model, files.adapter, source)
-        tokenizer = load_tokenizer(source, _holding("tokenizer_config.json", files))
+        tokenizer = load_tokenizer(source, _holding("tokenizer_config.json", files), family.native)
     needed = [] if paths is None else [path for path in (paths.classifier, paths.dense, paths.norm) if path]
     missing = sorted(
         k
@@ -107,8 +109,8 @@ def load_model(
             f"{source} holds {len(adapted)} weights of an adapter, {adapted[0]!r} first, that the model would leave "
             "out: merge it (peft: merge_and_unload) and save it again."
         )
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+    for name, held in (*model.named_parameters(), *model.named_buffers()):
+        if not torch.isfinite(held).all():
             raise SubjectError(f"weight {name!r} of {source} holds NaN or infinity: the file is damaged, get it again.")
     words, rows = max(tokenizer.get_vocab().values()) + 1, model.get_input_embeddings().weight.shape[0]
     if words > rows:
@@ -121,6 +123,17 @@ def load_model(
         family.prepare(model)
     task = None if kind is None or paths is None else TaskHead(model, paths, kind, source)
     return model, tokenizer, files, has_head, task
+
+
+def _introduce(folder: Path) -> None:
+    """Makes the classes that a family brings for the model of `folder` known to transformers."""
+    model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    native = FAMILIES[model_type].native if model_type in FAMILIES else None
+    if native is not None:
+        AutoConfig.register(native.config.model_type, native.config, exist_ok=True)
+        transformers.AutoModel.register(native.config, native.base, exist_ok=True)
+        auto, _ = HEADS[FAMILIES[model_type].objective]
+        getattr(transformers, auto).register(native.config, native.language_model, exist_ok=True)
 
 
 def _holding(name: str, files: SubjectFiles) -> Path:
@@ -153,6 +166,9 @@ def _head_class(config: Any, family: Family) -> tuple[Any, bool, Kind | None]:
     auto, names = HEADS[family.objective]
     heads = {m.get(config.model_type) for m in (names, modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES)}
     named = (config.architectures or [None])[0]
+    if family.native is not None:
+        has_head = named not in family.native.headless
+        return getattr(transformers, auto if has_head else "AutoModel"), has_head, None
     for kind, (task, classes) in TASKS.items():
         if named is not None and named == classes.get(config.model_type) and getattr(family, kind) is not None:
             return getattr(transformers, task), False, kind

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from isotrace.base.errors import SubjectError
+from isotrace.subjects.families import Native
 
 SENTENCEPIECE = ("spiece.model", "spm.model", "tokenizer.model", "sentencepiece.bpe.model")
 PACKAGES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # what is installed → its module
@@ -22,9 +23,10 @@ Spans = tuple[tuple[int, int], ...]
 RESIDUES = "LAGVSERTIDPKQNFYMHCW"
 
 
-def load_tokenizer(source: str, folder: Path) -> PreTrainedTokenizerFast:
-    """Raises SubjectError for a tokenizer that cannot say where its tokens stand, or that needs a missing package;
-    transformers raises many kinds of errors for damaged files."""
+def load_tokenizer(source: str, folder: Path, native: Native | None = None) -> PreTrainedTokenizerFast:
+    """`native`: the classes of a family that transformers lacks. Raises SubjectError for a tokenizer that cannot say
+    where its tokens stand, or that needs a missing package; transformers raises many kinds of errors for damaged
+    files."""
     if not (folder / "tokenizer.json").is_file() and any((folder / name).is_file() for name in SENTENCEPIECE):
         missing = [name for name, module in PACKAGES.items() if not _installed(module)]
         if missing:
@@ -32,7 +34,8 @@ def load_tokenizer(source: str, folder: Path) -> PreTrainedTokenizerFast:
                 f"the tokenizer of {source} is a sentencepiece model, and the packages it needs are missing, "
                 f"{' and '.join(missing)} here: pip install 'isotrace[sentencepiece]'."
             )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    own = None if native is None else native.tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False) if own is None else own(folder)
     if not isinstance(tokenizer.model_max_length, int | float) or tokenizer.model_max_length < 1:
         limit = tokenizer.model_max_length
         raise SubjectError(f"model_max_length of the tokenizer of {source} is {limit!r}: give a number of tokens.")

@@ -9,6 +9,7 @@ from isotrace.subjects.families.family import (
     RMS_NORM,
     Family,
     HeadPaths,
+    Native,
     NormKind,
     Side,
     Stack,
@@ -17,5 +18,6 @@ from isotrace.subjects.families.family import (
 )
 
 __all__ = [
-    "FAMILIES", "LAYER_NORM", "RMS_NORM", "Family", "HeadPaths", "NormKind", "Side", "Stack", "family_of", "register",
+    "FAMILIES", "LAYER_NORM", "RMS_NORM", "Family", "HeadPaths", "Native", "NormKind", "Side", "Stack", "family_of",
+    "register",
 ]  # fmt: skip

@@ -3,12 +3,17 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
 from isotrace.base.errors import SubjectError
 from isotrace.base.registry import Registry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+    from transformers.modeling_utils import PreTrainedModel
 
 Side = Literal["input", "output"]
 
@@ -82,6 +87,21 @@ class HeadPaths:
 
 
 @dataclass(frozen=True)
+class Native:
+    """Classes of isotrace's own for an architecture that transformers lacks, so that no code of a checkpoint runs.
+
+    `headless`: the names in `architectures` that are loaded as `base`, any other as `language_model`.
+    `tokenizer(folder)` loads the tokenizer where transformers has none for the architecture.
+    """
+
+    config: "type[PreTrainedConfig]"
+    base: "type[PreTrainedModel]"
+    language_model: "type[PreTrainedModel]"
+    headless: tuple[str, ...]
+    tokenizer: "Callable[[Path], PreTrainedTokenizerFast] | None" = None
+
+
+@dataclass(frozen=True)
 class Family:
     """Module paths of one architecture in its language model, as transformers names them.
 
@@ -94,13 +114,14 @@ class Family:
     `norms`: those outside the blocks and the head; one that a model lacks is skipped.
     `mask`: the token it was trained to fill, where its tokenizers name no mask token.
     `pattern`: `function` if attention goes through transformers' registry of attention functions; `dropout` if
-    `Stack.attention` names the dropout modules that are given the pattern of softmax.
+    `Stack.attention` names the modules, mostly a dropout, that are given the pattern before values are summed by it.
     The head is dense → pointwise function → LayerNorm → linear; without `head_dense` and `head_norm` it is linear.
     `head` is what reads the final hidden state, `head_decoder` the last linear map, `logits(model, final)` the whole
     head where that is more than calling `head`.
     `sequence`, `token`: the heads of models fine-tuned to classify or rate sequences, or tokens; None where a family
     says nothing of them.
     `prepare(model)` runs once after loading, `refuse(config, has_head)` says why a model cannot be handled exactly.
+    `native`: classes of isotrace's own, where transformers has none.
     """
 
     model_type: str
@@ -123,6 +144,7 @@ class Family:
     optional_weights: tuple[str, ...] = ()
     prepare: Callable[[Any], None] | None = None
     refuse: Callable[[Any, bool], str | None] | None = None
+    native: Native | None = None
 
     @property
     def hookpoints(self) -> dict[str, tuple[str, Side]]:
@@ -161,7 +183,9 @@ class Family:
 
 _SHIPPED = {"deberta-v2": "deberta_v2:DEBERTA_V2"} | {
     name: f"{name}:{name.upper()}"
-    for name in ("albert", "bart", "bert", "esm", "esmc", "gpt2", "llama", "modernbert", "roberta", "t5")
+    for name in (
+        "albert", "bart", "bert", "esm", "esmc", "gpt2", "llama", "modernbert", "molformer", "roberta", "t5",
+    )  # fmt: skip
 }
 FAMILIES: Registry[Family] = Registry(
     "family entry for model type",
