@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from isotrace.dictionaries.saving import load_dictionary
     from isotrace.subjects.subject import load_subject
     from isotrace.verbs.annotate import annotate
+    from isotrace.verbs.balance import balance
     from isotrace.verbs.circuit import circuit
     from isotrace.verbs.convert import convert
     from isotrace.verbs.demo import demo
@@ -33,6 +34,7 @@ __all__ = [
     "Tracer",
     "__version__",
     "annotate",
+    "balance",
     "circuit",
     "convert",
     "demo",
@@ -58,6 +60,7 @@ _LAZY = {
     "Featuriser": "isotrace.dictionaries.featuriser",
     "Tracer": "isotrace.verbs.tracing",
     "annotate": "isotrace.verbs.annotate",
+    "balance": "isotrace.verbs.balance",
     "circuit": "isotrace.verbs.circuit",
     "convert": "isotrace.verbs.convert",
     "demo": "isotrace.verbs.demo",

@@ -192,6 +192,7 @@ WRITE = {
     "trace": {"target": "mask:2"} | QUICK,
     "convert": {"source": "bundled:molm-clt", "to": "clt_training"},
     "demo": {},
+    "balance": {"data": ["CCO>>CC=O"]},
     "reproduce": {"name": "planted", "dictionary": ()},
 }
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT, FORMAT_VERSION = "isotrace-result", 1
 _SHIPPED = {
     "annotation": "isotrace.report.atlas.annotation:AnnotationResult",
+    "balance": "isotrace.report.features:BalanceTable",
     "circuit": "isotrace.report.circuit.result:CircuitResult",
     "evaluation": "isotrace.report.evaluation:Evaluation",
     "features": "isotrace.report.features:FeatureTable",

@@ -9,7 +9,7 @@ from isotrace.base.registry import load_plugin
 
 COMMANDS = (
     *("trace", "probe", "train", "evaluate", "annotate", "circuit", "features"),
-    *("reproduce", "harvest", "convert", "demo", "doctor", "report", "subjects"),
+    *("reproduce", "harvest", "convert", "demo", "doctor", "report", "subjects", "balance"),
 )
 app = typer.Typer(
     name="isotrace",

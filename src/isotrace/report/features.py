@@ -1,4 +1,4 @@
-"""Results that are one long table: features token by token, and what an intervention changes."""
+"""Results that are one long table: features token by token, what an intervention changes, which reactions are whole."""
 
 from collections.abc import Mapping
 from html import escape
@@ -47,3 +47,10 @@ class InterventionTable(TableResult):
     likeliest tokens)."""
 
     kind, ranked = "intervention", "change"
+
+
+class BalanceTable(TableResult):
+    """`summary`: counts, `shares` (with a null), `reactions` (the rows), `rejects`. Table `balance`, one row per
+    reaction: `index`, `reaction`, and what `domains.reaction.completeness.Completeness` says of it."""
+
+    kind, ranked = "balance", "n_nowhere"
