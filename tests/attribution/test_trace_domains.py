@@ -1,5 +1,7 @@
 """Traces in every domain: proteins, antibodies, reactions, and one that somebody else registers."""
 
+from pathlib import Path
+
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -10,6 +12,7 @@ from isotrace.base.errors import InputError
 from isotrace.base.runs import open_run, to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import domain_of
+from isotrace.report.atlas.structure import check_structure
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.sources.conversion import PATTERNS
@@ -20,6 +23,8 @@ VH = (
     "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDY"
     "WGQGTLVTVSS"
 )  # trastuzumab, heavy chain
+GB1 = "MTYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVDGEWTYDDATKTFTVTE"
+PGA = Path(__file__).parents[1] / "data" / "1pga.pdb"
 ESTER = "CC(=O)O.OCC>>CC(=O)OCC"
 PLACE = 7
 CELL = "LYZ S100A9 CD14 MT-CO1 RPS3 ACTB CD3D NKG7 B2M"
@@ -130,6 +135,26 @@ def test_a_saved_trace_is_the_same(shown, tmp_path):
     again = TraceResult.load(tmp_path / "run")
     assert again.to_dict() == to_jsonable(result.summary)
     assert (tmp_path / "run" / f"{record.traced.domain.name}_signed.svg").is_file()
+
+
+def test_a_protein_is_shown_on_its_structure(tmp_path):
+    pytest.importorskip("gemmi", reason="structure files are read by gemmi")
+    subject = load_subject(save(tmp_path / "subject", "protein"), domain="protein")
+    found = trace(subject, tiny.random_dictionary(subject), GB1, "mask:7", QUICK)
+    record = Record(found, "tiny", "random", FeatureTables(), None, structure=PGA)
+    result = record.result()
+    tracks = {track["name"]: track["values"] for track in result.view["structure"]["data"]["tracks"]}
+    for i, unit in enumerate(result.units):
+        assert tracks["mass"][i] == pytest.approx(unit["mass"], rel=1e-3)
+        assert tracks["raises the target"][i] - tracks["lowers the target"][i] == pytest.approx(unit["score"], rel=1e-3)
+    with open_run(tmp_path / "run", command="trace", seed=0, inputs={}, overwrite=False) as run:
+        result.write(run)
+    assert 'href="structure.html"' in (tmp_path / "run" / "report.html").read_text()
+    assert "Chain A: 56 of 56 residues" in (tmp_path / "run" / "structure.html").read_text()
+    with pytest.raises(InputError, match=r"no chain of 1pga\.pdb matches"):
+        check_structure(PGA, domain_of("protein"), VH)
+    with pytest.raises(InputError, match="a structure shows residues"):
+        check_structure(PGA, domain_of("reaction"), ESTER)
 
 
 @pytest.mark.parametrize(
