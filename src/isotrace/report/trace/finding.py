@@ -36,7 +36,8 @@ class Finding:
         if self.shown == "hidden":
             return ""
         names = [g["name"] for g in (*self.raises, *self.lowers) if g["hidden"] * g["picture"] < 0]
-        return f"The colours, which are linearised, say the opposite of {' and '.join(names)}." if names else ""
+        told = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+        return f"The colours, which are linearised, say the opposite of {told}." if names else ""
 
     @property
     def taken_back(self) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 EFFECTS = ("predicted", "first_order", "graph", "frozen", "free_running")
 """Of the nodes whose ablation was measured to check predictions, see `NodeEffects`."""
+LONGEST = 60
+"""Letters of an input that is a heading."""
 LINKS = 5
 """Elements that the drawing links with the one that is asked about."""
 CARDS = 32
@@ -40,7 +42,7 @@ def trace_view(trace: "Record") -> dict[str, Any]:
     nodes = torch.nonzero(traced.pruned.nodes)[:, 0].tolist()
     effects, checks = traced.circuit_effects, traced.nodes
     return {
-        "title": trace.name or traced.reading.text,
+        "title": trace.name or shortened(traced.reading.text),
         "settings": trace.settings,
         "target": {"position": traced.target.position, "predictions": _predictions(trace)},
         "summary": sentences(trace, summary),
@@ -89,6 +91,11 @@ def trace_view(trace: "Record") -> dict[str, Any]:
     }
 
 
+def shortened(text: str) -> str:
+    """A text that may stand as a heading; the whole stands below it."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…"
+
+
 def _links(traced: Traced, weights: dict[int, float]) -> list[tuple[int, int]]:
     """From the elements that weigh most to the one that is asked about, where one is."""
     asked = traced.target.position if traced.target.place is None else traced.target.place
@@ -104,7 +111,10 @@ def structure_view(trace: "Record") -> dict[str, Any] | None:
     if trace.structure is None:
         return None
     data = traced_on(trace.structure, trace.traced.reading, trace.units)
-    title, lead = trace.name or trace.traced.reading.text, f"{trace.traced.target.description}, on {data['name']}."
+    title, lead = (
+        trace.name or shortened(trace.traced.reading.text),
+        f"{trace.traced.target.description}, on {data['name']}.",
+    )
     return {"data": data, "title": title, "lead": lead, "back": "report.html"}
 
 
