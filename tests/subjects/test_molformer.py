@@ -12,8 +12,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
 import tiny
+from isotrace.attribution.trace import TraceConfig, trace
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.molecule import token_map
+from isotrace.report.trace.record import Record
 from isotrace.subjects.conformance import check
 from isotrace.subjects.dispatch import patterns_recorded, patterns_set
 from isotrace.subjects.families.native.linear_attention import FeatureMap, LinearAttention, rotated
@@ -153,3 +156,17 @@ def test_other_heads_are_left_out(copy, molformer, architecture):
     assert subject.task is None
     batch = subject.tokenize(["CCO"])
     assert torch.equal(subject.run(batch).final, molformer.run(batch).final)
+
+
+def test_a_masked_atom_is_traced_to_atoms(molformer):
+    """In its own tokens, from `<bos>` to `<eos>`: the graph is complete and the masses are of the atoms."""
+    dictionary = tiny.random_dictionary(molformer)
+    config = TraceConfig(max_features=60, n_nodes=8, n_controls=2, n_spellings=0)
+    found = trace(molformer, dictionary, "CC(=O)Nc1ccc(O)cc1", "mask:7", config)
+    assert (found.tokens[0], found.tokens[-1]) == ("<bos>", "<eos>")
+    assert found.graph.completeness_error() < 1e-4
+    record = Record(found, "tiny", "random", FeatureTables(), None)
+    units = record.result().to_dict()["units"]
+    assert "".join(unit["symbol"] for unit in units).upper() == "CCONCCCCOCC"
+    assert sum(abs(unit["score"]) for unit in units) > 0
+    assert record.result().page()
