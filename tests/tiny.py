@@ -190,7 +190,11 @@ def random_probe(subject: Subject, seed: int = 0, layers: tuple[int, ...] = (), 
 
 
 def make_target(kind: str, subject: Subject, batch: Batch) -> Target:
-    """mask, diff or probe, on position 2 of SMILES."""
+    """mask, diff or probe, on position 2 of SMILES, or mutation, on positions 2 and 4."""
+    if kind == "mutation":
+        carbon, oxygen, nitrogen = map(subject.token_id, "CON")
+        swaps = ((2, carbon, oxygen), (4, oxygen, nitrogen))
+        return Target("mutation", "mutation:C2O:O4N", "a double change", "log-odds", swaps=swaps)
     if kind == "probe":
         return Target("probe", "probe:tiny", "a random probe", "1", probe=random_probe(subject))
     return parse_target({"mask": "mask:2", "diff": "diff:2:C:O"}[kind], subject, batch)

@@ -1,6 +1,8 @@
 """Every edge is an intervention in the frozen subject, and the edges of a row add up to its pre-activation."""
 # ruff: noqa: F722  (shape annotations are not Python expressions)
 
+from itertools import product
+
 import pytest
 import torch
 from beartype import beartype
@@ -14,6 +16,7 @@ from isotrace.attribution.influence import Pruned, influence, prune, scores, tot
 from isotrace.subjects.frozen import Sources
 
 KINDS = ("mask", "diff", "probe")
+SHAPES = [*product(KINDS, (1, 2, 3)), ("mutation", 2)]
 ALL = 10_000
 
 
@@ -39,8 +42,7 @@ def layers_of(graph):
 
 
 @pytest.mark.every_family
-@pytest.mark.parametrize("window", [1, 2, 3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "window"), SHAPES)
 def test_edges_add_up(subject64, kind, window):
     """All active features are nodes, or only a few of them: the sum is complete either way."""
     framing, graph = graph_of(subject64, kind, window=window)
@@ -55,7 +57,7 @@ def test_edges_add_up(subject64, kind, window):
     assert float(few.unselected.abs().max()) > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "mutation"])
 def test_edges_add_up_in_float32(subject, kind):
     for max_features in (9, ALL):
         _, graph = graph_of(subject, kind, max_features=max_features)
@@ -101,8 +103,7 @@ def without(framing, graph, node):
 
 
 @pytest.mark.every_family
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize(("kind", "window"), [shape for shape in SHAPES if shape[1] > 1])
 def test_every_edge_is_an_intervention(subject64, kind, window):
     framing, graph = graph_of(subject64, kind, window=window)
     generator = torch.Generator().manual_seed(3)

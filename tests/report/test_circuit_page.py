@@ -194,6 +194,7 @@ def test_every_kind_of_task_is_saved_and_drawn(rotary, kind, tmp_path):
     assert page.count("<article>") == 4
     assert page.count("lowers it") == 4
     assert page.count('class="labelled"') == (4 if kind in ("residue", "masked", "mutation") else 0)
+    assert page.count(", C2N") == (4 if kind == "mutation" else 0)
     assert "<b>warning</b>" not in page
     assert "NaN" not in page
     assert "nan" not in page

@@ -8,7 +8,7 @@ from isotrace.subjects.dispatch import forwards_replaced
 from isotrace.subjects.frozen import FrozenSubject, Sources
 
 pytestmark = pytest.mark.every_family
-KINDS = ("mask", "diff", "probe")
+KINDS = ("mask", "diff", "mutation", "probe")
 
 
 def freeze(subject, kind="probe"):
@@ -31,8 +31,7 @@ def scalar(frozen, batch, target, final):
     """The target through the frozen head or the probe."""
     if target.kind == "probe":
         return target.value(frozen.subject, batch, final)[0]
-    place = frozen.subject.reading_position(target.position)
-    return target._contrast(frozen.head_map(place)(final[:, place]))[0]
+    return target._predicted(frozen.subject, lambda place: frozen.head_map(place)(final[:, place]))[0]
 
 
 def unfrozen_value(frozen, batch, target, flat):

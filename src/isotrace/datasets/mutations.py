@@ -1,55 +1,35 @@
-"""Mutations as text (`A24G:K31R`, counted from 1), and whether they are counted as the sequences are."""
+"""Mutations in tables (`A24G:K31R`, counted from 1): whether they are counted as the sequences are, and scans, which
+measured the mutations of one sequence (deep mutational scans)."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from isotrace.base.errors import InputError
-from isotrace.datasets.reading.cells import is_missing
-from isotrace.domains.domain import Reading
-from isotrace.subjects.subject import Subject
+from isotrace.datasets.inputs import rejects_frame
+from isotrace.datasets.reading.cells import are_missing, column_of, is_missing, number, plain
+from isotrace.domains.mutations import Mutation, mutated, residue_changes
+from isotrace.domains.mutations import mutations as of_text
 
 SHIFTS = range(-5, 6)
-_MUTATION = re.compile(r"([A-Z])(\d{1,9})([A-Z])", re.ASCII)
 _ENOUGH = 0.9  # of the rows fit a way to count that is meant; a few letters agree by accident
 
 
-def mutations(cell: object) -> list[tuple[str, int, str]]:
-    """(letter before, site from 1, letter after). Raises InputError for other text, and a site that changes twice."""
+def mutations(cell: object) -> list[Mutation]:
+    """As `domains.mutations.mutations`, of a cell, which may be empty."""
     if is_missing(cell):
         raise InputError("it names no mutation")
-    found = []
-    for part in re.split(r"[:,;\s]+", str(cell).strip()):
-        match = _MUTATION.fullmatch(part)
-        if match is None:
-            raise InputError(f"mutation {part!r} is none of this sequence: write A24G, counted from 1")
-        found.append((match[1], int(match[2]), match[3]))
-    sites = [site for _, site, _ in found]
-    if twice := next((site for site in sites if sites.count(site) > 1), None):
-        raise InputError(f"mutations {str(cell).strip()!r} change residue {twice} twice: one residue cannot become two")
-    return found
+    return of_text(str(cell))
 
 
-def swaps(subject: Subject, ids: np.ndarray, reading: Reading, cell: object) -> tuple[tuple[int, int, int], ...]:
-    """(token position, token id before, after) of every mutation. Raises InputError for one that does not fit."""
-    token_of = {element: place for place, part in enumerate(reading.elements) for element in part}
-    found = []
-    for before, site, after in mutations(cell):
-        if site - 1 not in token_of:
-            raise InputError(f"mutation {before}{site}{after} is none of this sequence: its residues count from 1")
-        place = token_of[site - 1]
-        if subject.token_id(before) != ids[place]:
-            stands = reading.text[site - 1]
-            raise InputError(f"mutation {before}{site}{after} does not fit: {stands} stands there")
-        found.append((place, subject.token_id(before), subject.token_id(after)))
-    return tuple(found)
-
-
-def check_numbering(rows: Iterable[tuple[str, object]]) -> None:
-    """`rows`: sequences with their cells. Raises InputError where most do not fit, or where counting differently would
-    fit nearly all, and names what fits: a shift, or that the sequences are the mutated ones."""
-    parsed: list[tuple[str, Sequence[tuple[str, int, str]]]] = []
+def check_numbering(rows: Iterable[tuple[str, object]], offset: int = 0, advice: str | None = None) -> None:
+    """`rows`: sequences with their cells, to whose positions `offset` is added. Raises InputError where most do not
+    fit, or where counting differently would fit nearly all, and names what fits: another offset, that the sequences are
+    the mutated ones, or both. `advice`: what to do about another offset, which stands there as `{}`."""
+    parsed: list[tuple[str, Sequence[Mutation]]] = []
     n = 0
     for text, cell in rows:
         n += not is_missing(cell)
@@ -60,20 +40,95 @@ def check_numbering(rows: Iterable[tuple[str, object]]) -> None:
 
     def fit(shift: int, which: int) -> int:
         return sum(
-            all(0 < one[1] + shift <= len(text) and text[one[1] + shift - 1] == one[which] for one in found)
+            all(0 < one.site + shift <= len(text) and text[one.site + shift - 1] == one[which] for one in found)
             for text, found in parsed
         )
 
-    if (own := fit(0, 0)) == n:
+    if (own := fit(offset, 0)) == n:
         return
-    mutated = fit(0, 2)
-    shift = max(SHIFTS, key=lambda d: (fit(d, 0), -abs(d)))
-    best = fit(shift, 0)
-    if max(best, mutated) > own and (max(best, mutated) >= _ENOUGH * n or 2 * own < n):
-        if mutated > best:
-            way = f"the letter after the change stands there in {mutated}: give the sequences before the change"
-        else:
-            way = f"with {shift:+d} added to their positions {best} do: give positions counted from 1 in the sequence"
-        raise InputError(f"{own} of {n} rows have mutations that fit their sequence; {way}.")
+    ways = {(shift, which): fit(shift, which) for which in (0, 2) for shift in {*SHIFTS, *_likely(parsed, which)}}
+    (shift, which), best = max(ways.items(), key=lambda way: (way[1], way[0][1] == 0, -abs(way[0][0])))
+    said = f"{own} of {n} rows have mutations that fit their sequence"
+    said += f" with {offset:+d} added to their positions" if offset else ""
+    if best > own and (best >= _ENOUGH * n or 2 * own < n < 2 * best):
+        added = f"with {shift:+d} added to their positions "
+        renumber = (advice or "give positions counted from 1 in the sequence").format(f"{shift:+d}")
+        if not which:
+            raise InputError(f"{said}; {added}{best} do: {renumber}.")
+        before = "give the sequences before the change"
+        stands = f"the letter after the change stands there in {best}"
+        raise InputError(f"{said}; {added if shift else ''}{stands}: {before}{f', and {renumber}' if shift else ''}.")
     if 2 * own < n:
-        raise InputError(f"{own} of {n} rows have mutations that fit their sequence: check --mutations and --column.")
+        raise InputError(f"{said}: check --mutations and the sequences.")
+
+
+def _likely(parsed: Sequence[tuple[str, Sequence[Mutation]]], which: int) -> Iterator[int]:
+    """Shifts, however large, at which the first mutations of most rows would fit."""
+    count = Counter(
+        place - found[0].site + 1
+        for text, found in parsed
+        for place, letter in enumerate(text)
+        if letter == found[0][which]
+    )
+    yield from (shift for shift, _ in count.most_common(3))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The rows of a scan that measured the same change, `changes` counted in the sequence; `name`: as the file counts.
+    `index` of the first row; `effects` of all."""
+
+    index: int
+    name: str
+    changes: tuple[Mutation, ...]
+    effects: tuple[float, ...]
+
+    @property
+    def effect(self) -> float:
+        return float(np.mean(self.effects))
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        return tuple(one.site for one in self.changes)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What was measured of variants of `wild_type`, residues without blanks. `offset`: what is added to the positions
+    of the file to count in it."""
+
+    wild_type: str
+    label: str
+    offset: int
+    variants: tuple[Variant, ...]
+    rejects: pl.DataFrame
+
+
+def read_scan(rows: pl.DataFrame, rejects: pl.DataFrame, wild_type: str, label: str, offset: int) -> Scan:
+    """`rows`, as `read_inputs` gives them, with the mutations in the place of the sequence, and what it rejected. Rows
+    of the same change are joined. Raises InputError for a missing column, as `check_numbering`, and where no row can be
+    used."""
+    column = column_of(rows, label, "--label")
+    check_numbering(((wild_type, cell) for cell in rows["sequence"]), offset, "give --offset {}")
+    refused = [(index, text, "it names no mutation") for index, text, _ in rejects.rows()]
+    unlabelled = are_missing(rows[column].to_list(), f"column {label!r}")
+    found: dict[tuple[Mutation, ...], list[tuple[int, str, float]]] = {}
+    for (index, cell, value), absent in zip(
+        rows.select("index", "sequence", column).iter_rows(), unlabelled, strict=True
+    ):
+        try:
+            if absent:
+                raise InputError(f"it has no label in column {label!r}")
+            named = sorted(residue_changes(cell), key=lambda one: one.site)
+            changes = tuple(one._replace(site=one.site + offset) for one in named)
+            mutated(wild_type, changes)
+            found.setdefault(changes, []).append((index, ":".join(map(str, named)), number(plain(value) or "")))
+        except InputError as error:
+            refused.append((index, cell, str(error)))
+    if not found:
+        raise InputError(f"no row can be used{f'; first reason: {refused[0][2]}' if refused else ''}.")
+    variants = (
+        Variant(same[0][0], same[0][1], changes, tuple(effect for *_, effect in same))
+        for changes, same in found.items()
+    )
+    return Scan(wild_type, label, offset, tuple(variants), rejects_frame(refused))

@@ -20,11 +20,13 @@ import torch
 from isotrace.base.errors import InputError
 from isotrace.datasets.annotated import read
 from isotrace.datasets.inputs import rejects_frame
-from isotrace.datasets.mutations import check_numbering, swaps
+from isotrace.datasets.mutations import check_numbering
+from isotrace.datasets.mutations import mutations as mutations_of
 from isotrace.datasets.reading.cells import are_missing, column_of, is_missing, number, plain
 from isotrace.datasets.task_labels import Kind, kind_of, natural
 from isotrace.domains.domain import Domain, Reading
 from isotrace.stats.splits import deal
+from isotrace.subjects.heads.mutations import swaps
 from isotrace.subjects.subject import Batch, Subject
 
 PARTS, SHARES = ("fit", "discover", "report"), (0.5, 0.25, 0.25)
@@ -208,7 +210,7 @@ def _example(
             raise InputError(f"it has no element {value}: they count from 1 to {reading.n_elements}")
         place = token_of[int(size) - 1]
         return Example(index, reading.text, masked(subject, ids, [place]), group, float(ids[place]), (place,))
-    changes = swaps(subject, ids, reading, mutations)
+    changes = swaps(subject, ids, reading, mutations_of(mutations))
     places = tuple(place for place, _, _ in changes)
     return Example(index, reading.text, masked(subject, ids, places), group, size, places, changes)
 

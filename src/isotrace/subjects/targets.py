@@ -6,7 +6,8 @@ probe:NAME        output of a probe (log-odds or the property itself); NAME is o
                   `isotrace probe`; of three classes or more :CLASS or :CLASS-OTHER behind it; of labels per atom or
                   residue :POS[:CLASS]
 
-What is read from the head of a fine-tuned subject, class:, output: and label:, stands in `heads.targets`.
+What is read from the head of a fine-tuned subject, class:, output: and label:, stands in `heads.targets`; what is said
+of variants of a sequence, mutation:A24G[:K31R…], in `heads.mutations`.
 
 A causal subject predicts position POS from what stands before it: nothing is masked, and the logits are read one
 position earlier. POS may be that behind the last token of the text, whatever a tokenizer adds there: TOKEN is then the
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 class Target:
     """`position` is that of the predicted token; `positive` and `negative` are token ids (negative None: the mean
     over the vocabulary). `probe` has one output; `outputs`: how often every output of the task head counts, where that
-    is read. `place`: the token at which a probe or head of single tokens is read."""
+    is read. `place`: the token at which a probe or head of single tokens is read. `swaps`: (position, token id before,
+    after) of every mutation, whose differences of logits are added up."""
 
     kind: str
     name: str
@@ -48,6 +50,12 @@ class Target:
     probe: Probe | None = None
     place: int | None = None
     outputs: tuple[float, ...] | None = None
+    swaps: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """Positions whose tokens are predicted, and hidden where the subject fills masks."""
+        return tuple(at for at, _, _ in self.swaps) if self.position is None else (self.position,)
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -59,13 +67,21 @@ class Target:
         return subject.hidden(batch.ids, batch.mask, self.reads)
 
     def prepare(self, subject: "Subject", batch: "Batch") -> "Batch":
-        """The input as the target needs it: with its position masked, or unchanged. Raises as
+        """The input as the target needs it: with all positions that are asked for masked, or unchanged. Raises as
         `Subject.prepare_prediction` does."""
-        return batch if self.position is None else subject.prepare_prediction(batch, self.position)[0]
+        for position in self.asked:
+            batch = subject.prepare_prediction(batch, position)[0]
+        return batch
 
-    def _contrast(self, logits: "Tensor") -> "Tensor":
-        reference = logits.mean(-1) if self.negative is None else logits[..., self.negative]
-        return logits[..., self.positive] - reference
+    def _predicted(self, subject: "Subject", head: "Callable[[int], Tensor]") -> "Tensor":
+        """From the logits `[…, vocabulary]` that `head` gives at a place."""
+        changes = [(at, after, before) for at, before, after in self.swaps]
+        parts = []
+        for at, positive, negative in changes or [(self.position, self.positive, self.negative)]:
+            assert at is not None
+            logits = head(subject.reading_position(at))
+            parts.append(logits[..., positive] - (logits.mean(-1) if negative is None else logits[..., negative]))
+        return sum(parts[1:], parts[0])
 
     def _combined(self, outputs: "Tensor") -> "Tensor":
         return outputs @ outputs.new_tensor(self.outputs)
@@ -78,8 +94,7 @@ class Target:
         if self.outputs is not None:
             task = subject.require_task()
             return self._combined(task.outputs(task.pooled(batch, hidden, self.place)))
-        assert self.position is not None
-        return self._contrast(subject.head(hidden[:, subject.reading_position(self.position)]))
+        return self._predicted(subject, lambda place: subject.head(hidden[:, place]))
 
     def linear(self, frozen: "FrozenSubject") -> "tuple[Tensor, float]":
         """(gradient `[tokens, d_read]`, constant): the target as an affine function of what it reads on the frozen
@@ -97,9 +112,7 @@ class Target:
             pooled = subject.require_task().pooled(batch, read, self.place)[0]
             value = self._combined(frozen.task_map(pooled.detach())(pooled))
         else:
-            assert self.position is not None
-            place = subject.reading_position(self.position)
-            value = self._contrast(frozen.head_map(place)(read[0, place]))
+            value = self._predicted(subject, lambda place: frozen.head_map(place)(read[0, place]))
         (gradient,) = torch.autograd.grad(value, read)
         return gradient[0], float(value.detach() - (gradient * read.detach()).sum())
 
@@ -107,7 +120,10 @@ class Target:
 Parser = Callable[[str, "Subject", "Batch"], Target]
 """(the whole text, the subject, a batch whose first sequence is asked about) → target, or raises InputError"""
 _TASK = "isotrace.subjects.heads.targets:task_target"
-TARGETS: Registry[Parser] = Registry("target", "isotrace.targets", dict.fromkeys(("class", "output", "label"), _TASK))
+_MUTATION = "isotrace.subjects.heads.mutations:mutation_target"
+TARGETS: Registry[Parser] = Registry(
+    "target", "isotrace.targets", dict.fromkeys(("class", "output", "label"), _TASK) | {"mutation": _MUTATION}
+)
 
 
 def parse_target(text: str, subject: "Subject", batch: "Batch") -> Target:
@@ -127,6 +143,10 @@ def check_target(text: str, subject: "Subject") -> None:
         from isotrace.subjects.heads.targets import task_target
 
         task_target(text, subject)
+    if kind == "mutation":
+        from isotrace.subjects.heads.mutations import mutation_target
+
+        mutation_target(text, subject)
     if kind in ("mask", "diff"):
         position = whole_number(where)
         if position is None or not 0 <= position <= subject.max_tokens:
@@ -145,7 +165,9 @@ def kind_of(text: str, folder: Path | None) -> str:
     kind, _, rest = text.partition(":")
     if kind in TARGETS and rest:
         return kind
-    known = "mask:POS[:TOKEN], diff:POS:A:B, class:LABEL[-OTHER], output:NAME, label:POS:NAME or probe:NAME"
+    known = (
+        "mask:POS[:TOKEN], diff:POS:A:B, mutation:A24G, class:LABEL[-OTHER], output:NAME, label:POS:NAME or probe:NAME"
+    )
     own = [name for name in TARGETS if f"{name}:" not in known]
     use = f"use {known}" + "".join(f", {name}:…" for name in own)
     for name in (text, rest):
@@ -173,6 +195,10 @@ def look_at_target(text: str, folder: Path, source: str) -> None:
         from isotrace.subjects.heads.targets import look_at_head
 
         look_at_head(text, folder, source)
+    if kind == "mutation":
+        from isotrace.domains.mutations import residue_changes
+
+        residue_changes(text.partition(":")[2])
 
 
 def _output(text: str, probe: Probe, rest: list[str]) -> tuple[str | None, str, Probe]:

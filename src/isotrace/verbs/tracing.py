@@ -19,6 +19,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import require_whole_mlp
 from isotrace.dictionaries.shelf import ABOUT, shelf_of
 from isotrace.domains.molecule.spelling import write
+from isotrace.domains.mutations import variant
 from isotrace.interventions.components import Values, mean_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.report.atlas.structure import check_structure
@@ -123,8 +124,11 @@ class Tracer:
         name: str | None = None,
         progress: Progress = silent,
     ) -> PairResult:
-        """What differs between two, see docs/pairs.md; atoms are numbered as written. Raises InputError for an input or
-        target that cannot be used, and two that cannot be aligned."""
+        """What differs between two, see docs/pairs.md; atoms are numbered as written. `against` may be `mutation:A24G`,
+        the variant of `sequence`. Raises InputError for an input or target that cannot be used, and two that cannot be
+        aligned."""
+        if isinstance(sequence, str) and isinstance(against, str) and against.startswith("mutation:"):
+            against = variant(domain_of_subject(self.subject), sequence, against)
         texts = [write(one).smiles if isinstance(one, Chem.Mol) else one for one in (sequence, against)]
         if wrong := next((one for one in texts if not isinstance(one, str)), None):
             raise InputError(

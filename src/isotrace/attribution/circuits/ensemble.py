@@ -2,7 +2,7 @@
 
 A change masks the token, where the subject knows masks, or puts another in its place: drawn from what the subject
 itself predicts there, or, without a language-model head, from the tokens at the other positions. Special tokens and the
-position that a target asks about stay. Part of the positions is held out: what is learned never sees a change there.
+positions that a target asks about stay. Part of the positions is held out: what is learned never sees a change there.
 """
 
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ def ensemble(subject: Subject, batch: Batch, target: Target, *, n_learn: int, n_
     """Around the one prepared sequence of `batch`. Positions are drawn anew when all have been used once."""
     generator = torch.Generator().manual_seed(seed)
     free = ~subject.special(batch.ids[0])
-    if target.position is not None:
-        free[target.position : target.position + 1] = False  # a causal subject may be asked behind the end
+    for position in target.asked:
+        free[position : position + 1] = False  # a causal subject may be asked behind the end
         if subject.objective == "causal":  # what comes later changes nothing
-            free[target.position :] = False
+            free[position:] = False
     places = torch.nonzero(free)[:, 0].cpu()
     places = places[torch.randperm(len(places), generator=generator)]
     n_out = min(len(places) - 1, max(1, round(HELD_OUT * len(places)))) if len(places) > 1 else 0

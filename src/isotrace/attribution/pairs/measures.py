@@ -158,7 +158,7 @@ def spelled(
     subject: Subject, domain: Domain, a: Side, b: Side, n: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """T of up to `n` others of either; None for a target at a position, and for fewer than two others."""
-    if not n or (a.target.position, a.target.place) != (None, None):
+    if not n or a.target.asked or a.target.place is not None:
         return None
     found = [values_of(subject, domain, one, n, seed) for one in (a, b)]
     return None if min(map(len, found)) < 2 else (found[0], found[1])

@@ -167,14 +167,17 @@ def pair(
 
 def at_partner(target: Target, alignment: Alignment) -> Target:
     """The target as it reads B. Raises InputError for a position that has no partner there."""
-    for name in ("position", "place"):
-        if (place := getattr(target, name)) is None:
-            continue
-        partner = alignment.partner[place] if place < len(alignment.partner) else None
-        if partner is None:
+
+    def partner(place: int) -> int:
+        found = alignment.partner[place] if place < len(alignment.partner) else None
+        if found is None:
             raise InputError(f"position {place} of the first has no aligned token in the second: ask for another one.")
-        target = replace(target, **{name: partner})
-    return target
+        return found
+
+    for name in ("position", "place"):
+        if (place := getattr(target, name)) is not None:
+            target = replace(target, **{name: partner(place)})
+    return replace(target, swaps=tuple((partner(place), *ids) for place, *ids in target.swaps))
 
 
 @torch.no_grad()

@@ -184,7 +184,7 @@ def _margins(
 
 def label_of(data: TaskData, example: Example, reading: Reading, readout: Readout) -> dict[str, Any]:
     """The label: `class`, or `value`, or `labelled` of `total` places, or the `token` that is masked; `places` that are
-    masked or mutated, elements counted from 1."""
+    masked or mutated, elements counted from 1; `mutations` by name."""
     if data.kind == "class":
         return {"class": data.classes[int(example.y)]}
     if data.kind == "residue":
@@ -192,7 +192,11 @@ def label_of(data: TaskData, example: Example, reading: Reading, readout: Readou
     places = [reading.elements[place][0] + 1 for place in example.places]
     if data.kind == "masked":
         return {"token": readout.subject.tokens(torch.tensor([int(example.y)]))[0], "places": places}
-    return {"value": float(example.y), "places": places}
+    found: dict[str, Any] = {"value": float(example.y), "places": places}
+    if example.swaps:
+        ends = [readout.subject.tokens(torch.tensor([before, after])) for _, before, after in example.swaps]
+        found["mutations"] = [f"{before}{at}{after}" for at, (before, after) in zip(places, ends, strict=True)]
+    return found
 
 
 def said(data: TaskData, example: Example, predicted: np.ndarray) -> dict[str, Any]:

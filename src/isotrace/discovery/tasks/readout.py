@@ -125,7 +125,8 @@ def target_readout(subject: Subject, data: TaskData, metric: str | None, text: s
     """What the target `text` reads, see `subjects.targets`; which of two classes it is about its name tells. Raises
     InputError for a target of single tokens, and labels that it does not predict."""
     kind, _, rest = text.partition(":")
-    if kind in ("mask", "diff", "label") or data.kind not in ("class", "regression") or len(data.classes) > 2:
+    single = kind in ("mask", "diff", "mutation", "label")
+    if single or data.kind not in ("class", "regression") or len(data.classes) > 2:
         raise InputError(
             f"--target {text}: a task is read from a probe:, class: or output: of whole sequences, and its labels are "
             "two classes or numbers; leave --target out and a readout is fitted."

@@ -176,6 +176,8 @@ def _label(label: Mapping[str, Any], element: str) -> str:
         return f"{label['labelled']} of {label['total']} {element}s"
     if "token" in label:
         return f"{label['token']}, masked at {places}"
+    if label.get("mutations"):  # which circuits of earlier versions do not name
+        return f"{number(label['value'])}, {':'.join(label['mutations'])}"
     return number(label["value"]) + (f", mutated at {places}" if places else "")
 
 
