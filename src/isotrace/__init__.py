@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from isotrace.verbs.intervene import intervene
     from isotrace.verbs.probe import fit_probe
     from isotrace.verbs.reproduce import reproduce
+    from isotrace.verbs.scan import scan
     from isotrace.verbs.trace import trace
     from isotrace.verbs.tracing import Tracer
     from isotrace.verbs.train import train
@@ -50,6 +51,7 @@ __all__ = [
     "push_to_hub",
     "reproduce",
     "save_pretrained",
+    "scan",
     "trace",
     "train",
 ]
@@ -76,6 +78,7 @@ _LAZY = {
     "push_to_hub": "isotrace.dictionaries.hub",
     "reproduce": "isotrace.verbs.reproduce",
     "save_pretrained": "isotrace.dictionaries.hub",
+    "scan": "isotrace.verbs.scan",
     "trace": "isotrace.verbs.trace",
     "train": "isotrace.verbs.train",
 }

@@ -7,9 +7,13 @@ from transformers import AutoModelForMaskedLM
 
 import published_layouts
 import tiny
+from isotrace.attribution.trace import TraceConfig, trace
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import domain_of
 from isotrace.domains.mutations import Mutation, mutated, mutations, variant
+from isotrace.report.trace.payload import trace_view
+from isotrace.report.trace.record import Record
 from isotrace.subjects.subject import load_subject
 from isotrace.subjects.targets import check_target, look_at_target, parse_target
 
@@ -118,3 +122,15 @@ def test_a_sequence_after_its_mutations():
     for wrong in (Mutation("M", 2, "A"), Mutation("M", 0, "A"), Mutation("M", 21, "A")):
         with pytest.raises(InputError):
             mutated(PROTEIN, [wrong])
+
+
+def test_why_a_variant_is_bad_is_traced_to_a_page(esm):
+    config = TraceConfig(max_features=40, n_nodes=4, n_controls=2, circuit="effects")
+    found = trace(esm, tiny.random_dictionary(esm), PROTEIN, "mutation:K4R:L7V", config)
+    assert found.graph.completeness_error() < 1e-4
+    assert {*found.hidden} == {*range(20)} - {3, 6}  # what is masked already cannot be hidden
+    record = Record(found, "esm", "random", FeatureTables(), None, None)
+    result = record.result()
+    assert [token["pos"] for token in trace_view(record)["tokens"] if token["masked"]] == [4, 7]
+    assert result.summary["target"]["name"] == "mutation:K4R:L7V"
+    assert "log-odds of K4R:L7V, 2 sites masked together" in result.page()

@@ -104,7 +104,7 @@ class ProbeResult(Result):
 def scatter(pairs: list[tuple[float, float]], unit: str) -> str:
     low, high = reach([v for pair in pairs for v in pair])
     across, down = scale(low, high, LEFT, RIGHT), scale(low, high, BOTTOM, TOP)
-    parts = _axes(low, high, low, high, f"measured, {unit}")
+    parts = axes(low, high, low, high, f"measured, {unit}")
     parts.append(path([(across(low), down(low)), (across(high), down(high))], GREY))
     parts += [dot(across(x), down(y), COLOURS[0], f"{x:.3g} → {y:.3g}", 2) for x, y in pairs]
     return picture(WIDTH, HEIGHT, "predicted over measured", parts, "scatter")
@@ -113,14 +113,14 @@ def scatter(pairs: list[tuple[float, float]], unit: str) -> str:
 def curve_svg(points: list[tuple[float, float]], metric: str) -> str:
     (low_x, high_x), (low, high) = reach([0.0, *(x for x, _ in points)]), reach([y for _, y in points])
     across, down = scale(low_x, high_x, LEFT, RIGHT), scale(low, high, BOTTOM, TOP)
-    parts = _axes(low_x, high_x, low, high, f"rows it was fitted on; {metric} of rows held out")
+    parts = axes(low_x, high_x, low, high, f"rows it was fitted on; {metric} of rows held out")
     line = [(across(x), down(y)) for x, y in points]
     parts.append(path(line, COLOURS[0], 'stroke-width="2"'))
     parts += [dot(x, y, COLOURS[0], f"{n:.0f}: {v:.3g}", 4) for (x, y), (n, v) in zip(line, points, strict=True)]
     return picture(WIDTH, HEIGHT, "learning curve", parts, "curve")
 
 
-def _axes(low_x: float, high_x: float, low: float, high: float, words: str) -> list[str]:
+def axes(low_x: float, high_x: float, low: float, high: float, words: str) -> list[str]:
     across, down = scale(low_x, high_x, LEFT, RIGHT), scale(low, high, BOTTOM, TOP)
     parts = []
     for value in ticks(low, high, 6):

@@ -46,8 +46,8 @@ def mutation_target(text: str, subject: "Subject", batch: "Batch | None" = None)
     ids = batch.ids[0]
     reading = domain.read(batch.sequences[0], subject.tokens(ids), batch.offsets[0])
     found = swaps(subject, ids.cpu().numpy(), reading, changes)
-    sites = "site masked" if len(found) == 1 else f"{len(found)} sites masked together"
-    description = f"log-odds of {':'.join(map(str, changes))}, its {sites}"
+    sites = "its site masked" if len(found) == 1 else f"{len(found)} sites masked together"
+    description = f"log-odds of {':'.join(map(str, changes))}, {sites}"
     return Target("mutation", text, description, "log-odds", swaps=found)
 
 
