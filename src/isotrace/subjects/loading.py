@@ -128,11 +128,11 @@ def load_model(
 def _introduce(folder: Path) -> None:
     """Makes the classes that a family brings for the model of `folder` known to transformers."""
     model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
-    native = FAMILIES[model_type].native if model_type in FAMILIES else None
-    if native is not None:
-        AutoConfig.register(native.config.model_type, native.config, exist_ok=True)
+    family = FAMILIES[model_type] if model_type is not None and model_type in FAMILIES else None
+    if family is not None and (native := family.native) is not None:
+        AutoConfig.register(family.model_type, native.config, exist_ok=True)
         transformers.AutoModel.register(native.config, native.base, exist_ok=True)
-        auto, _ = HEADS[FAMILIES[model_type].objective]
+        auto, _ = HEADS[family.objective]
         getattr(transformers, auto).register(native.config, native.language_model, exist_ok=True)
 
 

@@ -4,7 +4,7 @@ Ross et al. 2022, *Nature Machine Intelligence* 4, 1256. Settings and layers go 
 layout of the hub (`ibm/MoLFormer-XL-both-10pct`). There is no dropout: nothing is trained here.
 """
 
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -119,9 +119,7 @@ class MolformerModel(MolformerPreTrainedModel):
 
 
 class MolformerForMaskedLM(MolformerPreTrainedModel):
-    _tied_weights_keys: ClassVar[dict[str, str]] = {
-        "lm_head.decoder.weight": "molformer.embeddings.word_embeddings.weight"
-    }
+    _tied_weights_keys = {"lm_head.decoder.weight": "molformer.embeddings.word_embeddings.weight"}  # noqa: RUF012
 
     def __init__(self, config: MolformerConfig) -> None:
         super().__init__(config)
@@ -133,8 +131,8 @@ class MolformerForMaskedLM(MolformerPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head["decoder"]
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.lm_head["decoder"] = value
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head["decoder"] = new_embeddings
 
     def logits(self, final: Tensor) -> Tensor:
         """`[..., vocabulary]` of final hidden states `[..., hidden_size]`."""
