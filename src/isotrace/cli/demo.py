@@ -9,7 +9,7 @@ import typer
 from isotrace.cli.command import command_of, show_table
 from isotrace.verbs.demo import DemoRequest, demo
 
-COLUMNS = ("molecule", "target", "value", "features", "circuit", "all ablated", "random", "neurons", "top atoms")
+COLUMNS = ("sequence", "target", "value", "features", "circuit", "all ablated", "random", "neurons", "top elements")
 
 
 def show(summary: dict[str, Any], request: DemoRequest) -> None:
@@ -30,13 +30,14 @@ def show(summary: dict[str, Any], request: DemoRequest) -> None:
                 f"{abs(circuit['empty'] - circuit['full']):.2f}",
                 f"{control['error_mean']:.2f}",
                 f"{circuit['neurons']['error']:.2f}",
-                " ".join(f"{u['symbol']}{u['index']}" for u in best),
+                " ".join(u["name"] for u in best),
             )
         )
     show_table(title, COLUMNS, rows, width=120, right=())
     typer.echo('"no": no small circuit reproduces this prediction, see its page')
     for kind in ("probe", "mask"):
-        typer.echo(medians([t for t in results if t["target"]["kind"] == kind]))
+        if found := [t for t in results if t["target"]["kind"] == kind]:
+            typer.echo(medians(found))
     typer.echo(f"pages: {summary['index']}")
 
 

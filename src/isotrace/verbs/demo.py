@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from isotrace.verbs.request import Answer, Progress, Seeded, verb
 
@@ -27,11 +27,17 @@ TABLE = Path(__file__).parents[1] / "assets/examples/solubility.csv"
 class DemoRequest(Seeded):
     out: Path = Path("demo")
     """Folder for the pages."""
+    domain: Literal["molecule", "antibody"] = "molecule"
+    """Drugs through the bundled model, or an antibody: that fetches a published model and trains a dictionary first."""
 
 
 @verb(DemoRequest)
 def demo(request: DemoRequest, progress: Progress) -> Answer:
     """Trace six drugs (lipophilicity, one masked atom), compare a pair, and take a table all the way."""
+    if request.domain == "antibody":
+        from isotrace.verbs.demo_antibody import antibodies
+
+        return antibodies(request, progress)
     from isotrace.base.files import locked, write_whole
     from isotrace.base.progress import slug
     from isotrace.base.runs import SUMMARY, open_run
@@ -69,7 +75,13 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
         result = Traces.of(title, tracer.about, found, folders, rejects_frame(()))
         result.write(run)
         more = own_table(request, tracer, progress)
-        write_whole(request.out / "index.html", home(more, ["pair", *folders]).encode())
+        links = (
+            ("summary", "Six drugs: why this lipophilicity, and why this atom behind a mask?"),
+            ("pair", f"Two molecules that differ in one place: {PAIR[0]} and {PAIR[1]}"),
+            ("solubility", f"A table of 60 molecules: does the model know their solubility? {more['verdict']}"),
+            ("substructures", "The same table: which substructures move the prediction"),
+        )
+        write_whole(request.out / "index.html", home(links, ["pair", *folders]).encode())
     return Answer({"traces": result.summary["traces"], **more, "index": str(request.out / "index.html")})
 
 
@@ -99,14 +111,8 @@ def own_table(request: DemoRequest, tracer: "Tracer", progress: Progress) -> dic
     }
 
 
-def home(more: dict[str, Any], folders: Sequence[str]) -> str:
-    """The page that leads to all others, with the cards in `folders`."""
-    links = (
-        ("summary", "Six drugs: why this lipophilicity, and why this atom behind a mask?"),
-        ("pair", f"Two molecules that differ in one place: {PAIR[0]} and {PAIR[1]}"),
-        ("solubility", f"A table of 60 molecules: does the model know their solubility? {more['verdict']}"),
-        ("substructures", "The same table: which substructures move the prediction"),
-    )
+def home(links: Sequence[tuple[str, str]], folders: Sequence[str]) -> str:
+    """The page that leads to all others: `links` (folder, what it says), and the cards in `folders`."""
     cards = "".join(f'<a href="{at}/report.html"><img src="{at}/card.png" alt="{at}"></a>' for at in folders)
     items = "".join(f'<li><a href="{place}/report.html">{escape(said)}</a></li>' for place, said in links)
     return (
@@ -114,6 +120,7 @@ def home(more: dict[str, Any], folders: Sequence[str]) -> str:
         "<title>isotrace demo</title><style>body{font:18px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;"
         "padding:0 1rem}li{margin:.6rem 0}.cards{display:grid;gap:1rem;grid-template-columns:"
         "repeat(auto-fit,minmax(min(20rem,100%),1fr))}img{width:100%;border:1px solid #dfe4ea}</style>"
-        '<meta property="og:title" content="isotrace demo"><meta property="og:image" content="pair/card.png">'
+        '<meta property="og:title" content="isotrace demo">'
+        f'<meta property="og:image" content="{folders[0]}/card.png">'
         f'<h1>isotrace demo</h1><ul>{items}</ul><div class="cards">{cards}</div></html>\n'
     )
