@@ -26,7 +26,7 @@ SOURCES = {
 }
 ROWS = "AVILMCFYWSTNQGPDEKRH"
 """Residues of the map, like beside like."""
-_CELL, _SIDE, _HEAD, _PER_ROW, _LEVELS, _ABSENT = 14, 22, 34, 60, 16, "#eef1f4"
+_CELL, _SIDE, _HEAD, _PER_ROW, _LEVELS, _ABSENT = 14, 22, 46, 60, 16, "#eef1f4"
 _FULL = 0.98
 """Quantile of the distance from the median that has full colour."""
 
@@ -124,7 +124,7 @@ def heat_map(
     named = {"predicted": "predicted", "better": "measured"}
     parts = []
     for name, top in tops.items():
-        parts.append(text(_SIDE, top - 20, named[name], "start", GREY, 12))
+        parts.append(text(_SIDE, top - 31, named[name], "start", GREY, 12))
         by_colour: dict[str, list[str]] = {}
         for i, site in enumerate(sites):
             for j, residue in enumerate(ROWS):
