@@ -1,9 +1,11 @@
 """Record what the reference code of an architecture computes, for `tests/subjects/test_reference_code.py`.
 
     python scripts/make_family_reference.py esmc --code ESM --out tests/data/families/esmc.safetensors
+    python scripts/make_family_reference.py progen --code PROGEN2 --out tests/data/families/progen.safetensors
 
 ESM: the unpacked wheel `esm` 3.2.1.post1 (`pip download --no-deps esm`; `pip install --no-deps einops` beside it).
-It is not needed otherwise, and no published weights are: a tiny model gets weights by a formula (`weight`), which the
+PROGEN2: the folder `progen2` of the repository salesforce/progen, at commit c27a419.
+Neither is needed otherwise, and no published weights are: a tiny model gets weights by a formula (`weight`), which the
 test computes again. Recorded are the names and shapes of all weights, the ids of two sequences in one padded batch, the
 stream behind every block, the final hidden state and the logits.
 """
@@ -19,9 +21,6 @@ from unittest.mock import MagicMock
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-SEQUENCES = ("MKTAYIAKQRQ", "GSHW|CX")
-SIZES = {"d_model": 48, "n_heads": 3, "n_layers": 2}
 
 
 def weight(index: int, shape: tuple[int, ...]) -> Tensor:
@@ -63,25 +62,54 @@ def esmc() -> tuple[dict[str, Tensor], dict[str, Any]]:
     from esm.models.esmc import ESMC  # pyright: ignore[reportMissingImports]
     from transformers import EsmcTokenizer
 
+    sequences, sizes = ["MKTAYIAKQRQ", "GSHW|CX"], {"d_model": 48, "n_heads": 3, "n_layers": 2}
     tokenizer = EsmcTokenizer()
-    model = ESMC(**SIZES, tokenizer=tokenizer, use_flash_attn=False).eval()
-    about = {"weights": filled(model), "sizes": SIZES, "sequences": SEQUENCES}
-    batch = tokenizer(list(SEQUENCES), padding=True, return_tensors="pt")
+    model = ESMC(**sizes, tokenizer=tokenizer, use_flash_attn=False).eval()
+    about = {"weights": filled(model), "sizes": sizes, "sequences": sequences}
+    batch = tokenizer(sequences, padding=True, return_tensors="pt")
     seen = watched(model.transformer.blocks)
     out = model(batch["input_ids"])
     found = {"ids": batch["input_ids"], "mask": batch["attention_mask"], "final": out.embeddings}
     return found | {"logits": out.sequence_logits, "blocks": torch.stack(seen)}, about
 
 
+def progen(code: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    # written for an older transformers, of which it needs nothing here but names
+    old = ModuleType("transformers.utils.model_parallel_utils")
+    old.__dict__.update(assert_device_map=None, get_device_map=None)
+    sys.modules[old.__name__] = old
+    from models.progen.configuration_progen import ProGenConfig  # pyright: ignore[reportMissingImports]
+    from models.progen.modeling_progen import (  # pyright: ignore[reportMissingImports]
+        ProGenForCausalLM,
+        ProGenPreTrainedModel,
+    )
+    from tokenizers import Tokenizer
+
+    ProGenPreTrainedModel.init_weights = lambda self: None
+    ProGenPreTrainedModel.get_head_mask = lambda self, mask, n_layers: [mask] * n_layers
+    sequences = ["MKTAYIAKQRQ", "GSHWBCX"]
+    sizes = {"vocab_size": 32, "n_positions": 32, "n_ctx": 32, "n_embd": 64, "n_layer": 2, "n_head": 8, "rotary_dim": 4}
+    model = ProGenForCausalLM(ProGenConfig(**sizes)).eval()
+    about = {"weights": filled(model), "sizes": sizes, "sequences": sequences}
+    tokenizer = Tokenizer.from_file(str(code / "tokenizer.json"))
+    rows = [torch.tensor(tokenizer.encode(f"1{text}2").ids) for text in sequences]
+    pad = nn.utils.rnn.pad_sequence
+    ids, mask = pad(rows, batch_first=True), pad([torch.ones_like(row) for row in rows], batch_first=True)
+    seen, last = watched(model.transformer.h), watched(nn.ModuleList([model.transformer.ln_f]))
+    out = model(ids, attention_mask=mask, use_cache=False, return_dict=True)
+    found = {"ids": ids, "mask": mask, "final": last[0], "logits": out.logits, "blocks": torch.stack(seen)}
+    return found, about
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", choices=("esmc",))
+    parser.add_argument("family", choices=("esmc", "progen"))
     parser.add_argument("--code", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     sys.path.insert(0, str(given.code))
     with torch.no_grad():
-        tensors, about = {"esmc": esmc}[given.family]()
+        tensors, about = esmc() if given.family == "esmc" else progen(given.code)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in tensors.items()}, given.out, {"about": json.dumps(about)})
 

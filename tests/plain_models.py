@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 KINDS = ("resid_pre", "head_out", "attn_out", "mlp_in", "neuron", "mlp_out", "resid_post")
-AUTO = {"gpt2": AutoModelForCausalLM, "llama": AutoModelForCausalLM}
+AUTO = dict.fromkeys(("gpt2", "llama", "progen"), AutoModelForCausalLM)
 AUTO |= dict.fromkeys(("bart", "t5-relu", "t5-gated"), AutoModelForSeq2SeqLM)
 
 
@@ -33,6 +33,8 @@ def blocks(variant, model):
         return [(b, b.self_attn.o_proj, b.mlp, b.mlp.down_proj) for b in model.esmc.layers]
     if family == "gpt2":
         return [(b, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj) for b in model.transformer.h]
+    if family == "progen":
+        return [(b, b.attn.out_proj, b.mlp, b.mlp.fc_out) for b in model.transformer.h]
     if family == "llama":
         return [(b, b.self_attn.o_proj, b.mlp, b.mlp.down_proj) for b in model.model.layers]
     if family == "bart":
@@ -45,12 +47,14 @@ def blocks(variant, model):
 
 def norms(variant, block):
     """(the norm of an encoder block before or behind its attention's sum, that of its MLP), whether the norms stand
-    on the stream."""
+    on the stream. Where attention and MLP read one norm, it is the first, and there is no second."""
     family = variant.partition("-")[0]
     if family in ("bert", "roberta", "deberta", "molformer"):
         return block.attention.output.LayerNorm, block.output.LayerNorm, True
     if family == "albert":
         return block.attention.LayerNorm, block.full_layer_layer_norm, True
+    if family == "progen":
+        return block.ln_1, None, False
     if family == "bart":
         return block.self_attn_layer_norm, block.final_layer_norm, True
     found = {

@@ -16,7 +16,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.subjects.families import RMS_NORM
-from isotrace.subjects.families.native import molformer
+from isotrace.subjects.families.native import molformer, progen
 from isotrace.subjects.probe import Pool, Probe, ProbeConfig
 from isotrace.subjects.subject import Batch, Subject, load_subject
 from isotrace.subjects.targets import Target, parse_target
@@ -44,9 +44,11 @@ MODELS: dict[str, tuple[str, dict]] = {
     "t5-gated": ("T5", _T5 | {"feed_forward_proj": "gated-gelu", "num_layers": 2, "num_decoder_layers": 1}),
     "esmc": ("Esmc", {"mask_token_id": 4}),
     "molformer": ("Molformer", {"num_random_features": 6, "layer_norm_eps": 1e-5}),
+    "progen": ("ProGen", {"num_attention_heads": 8, "rotary_dim": 2, "n_inner": 24}),
 }  # fmt: skip
 """Variant → (prefix of the names of classes, settings of its own)."""
 VARIANTS = tuple(MODELS)
+CAUSAL = ("gpt2", "llama", "progen")
 SMILES = "C[nH]1O=c1"
 MOLECULES = ["CCOCC", "c1cc[nH]c1", "CC(=O)N", "OCCN", "c1ccccc1", "CC(=O)O", "NCCNC", "C#CCO", "OC=O", "CCCl"]
 D_MODEL, N_LAYERS, MAX_POSITIONS = 16, 3, 24
@@ -66,7 +68,7 @@ def perturb(model: torch.nn.Module, scale: float, seed: int) -> None:
 
 def class_named(name: str) -> type:
     """Of transformers, or of isotrace's own where transformers has none."""
-    return getattr(transformers, name, None) or getattr(molformer, name)
+    return next(getattr(place, name) for place in (transformers, molformer, progen) if hasattr(place, name))
 
 
 def tiny_model(variant: str, head: str | None = None, **changes) -> PreTrainedModel:
@@ -91,8 +93,9 @@ def tiny_model(variant: str, head: str | None = None, **changes) -> PreTrainedMo
         shape |= {"d_model": D_MODEL, "decoder_start_token_id": 2}
     if name == "T5":
         shape.pop("max_position_embeddings")
-    head = head or {"GPT2": "LMHeadModel", "Llama": "ForCausalLM", "Bart": "ForConditionalGeneration",
-            "T5": "ForConditionalGeneration"}.get(name, "ForMaskedLM")  # fmt: skip
+    heads = {"GPT2": "LMHeadModel", "Llama": "ForCausalLM", "ProGen": "ForCausalLM"}
+    heads |= dict.fromkeys(("Bart", "T5"), "ForConditionalGeneration")
+    head = head or heads.get(name, "ForMaskedLM")
     config = class_named(f"{name}Config")(**shape | own | changes)
     model = class_named(name + head)(config)
     perturb(model, 0.25, seed=SEED + [*MODELS].index(variant))

@@ -56,7 +56,7 @@ def reference(variant, model, dictionary, batch, subject, target, nodes, values)
     if target.kind == "probe":
         return float(final[0, 1:-1].mean(0) @ target.probe.weight[:, 0] + target.probe.bias[0])
     # a causal model predicts a token from the place before it
-    logits = logits[0, target.position - (variant in ("gpt2", "llama"))]
+    logits = logits[0, target.position - (variant in tiny.CAUSAL)]
     return float(logits[target.positive] - logits.mean())
 
 

@@ -84,7 +84,7 @@ def test_labels_say_which_side(subject, variant, shown):
 @torch.no_grad()
 def test_predictions_are_those_of_the_whole_model(subject, variant, shown, folders):
     traced, result = shown[0].traced, shown[1]
-    place = 3 if variant in ("gpt2", "llama") else 4
+    place = 3 if variant in tiny.CAUSAL else 4
     logits = plain_models.run(variant, plain_models.plain(variant, folders[variant]), traced.frame.batch)[1]
     expected = logits[0, place].softmax(-1).topk(6)
     page = result.payload()

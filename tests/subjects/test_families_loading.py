@@ -26,6 +26,7 @@ HEADLESS = {
     "deberta-v2": "DebertaV2Model",
     "gpt2": "GPT2Model",
     "llama": "LlamaModel",
+    "progen": "ProGenModel",
     "bart": "BartModel",
     "t5-relu": "T5Model",
     "molformer": "MolformerModel",

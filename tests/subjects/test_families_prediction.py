@@ -16,12 +16,12 @@ from isotrace.domains.domain import domain_of
 from isotrace.evaluation.controls import neurons
 from isotrace.subjects.targets import parse_target
 
-CAUSAL = ("gpt2", "llama")
+CAUSAL = tiny.CAUSAL
 pytestmark = pytest.mark.every_family
 
 
 def test_the_objective_and_the_mask_token(subject, variant):
-    objective = {"gpt2": "causal", "llama": "causal", "bart": "denoising"}.get(variant, "masked")
+    objective = {"bart": "denoising"}.get(variant, "causal" if variant in CAUSAL else "masked")
     assert subject.objective == ("denoising" if variant.startswith("t5") else objective)
     assert (subject.mask_id is None) == (variant in CAUSAL)
 
@@ -123,11 +123,12 @@ def test_neurons_write_the_mlp_output(subject64):
 
 def test_mass_goes_to_the_tokens_that_embeddings_stand_for(subject64):
     """The decoder of an encoder–decoder reads its input one place to the right: mass and effects follow the token."""
-    batch, target = tiny.prepared("mask", subject64)
+    molecule = tiny.MOLECULES[1]
+    batch, target = tiny.prepared("mask", subject64, molecule)
     graph = build_graph(frame(subject64, tiny.random_dictionary(subject64), batch, target), max_features=1_000)
     pruned, effects = prune(graph, 0.8, 0.98), total_effects(graph)
-    tokens = subject64.tokens(subject64.tokenize([tiny.SMILES]).ids[0])
-    elements = domain_of("molecule").read(tiny.SMILES, tokens, batch.offsets[0]).elements
+    tokens = subject64.tokens(subject64.tokenize([molecule]).ids[0])
+    elements = domain_of("molecule").read(molecule, tokens, batch.offsets[0]).elements
     found = unit_scores(graph, pruned, effects, elements)
     expected = torch.zeros(graph.n_tokens)
     for group, embedding in enumerate(subject64.embeddings):

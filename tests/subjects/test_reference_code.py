@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import tiny
 from isotrace.base.errors import SubjectError
 from isotrace.subjects.conformance import check
+from isotrace.subjects.families.native import progen_tokenizer
 from isotrace.subjects.sources import esmc
 from isotrace.subjects.sources.layouts import translated
 from isotrace.subjects.subject import load_subject
@@ -154,3 +155,61 @@ def test_damaged_and_doubled_checkpoints(esm, tmp_path):
     with pytest.raises(SubjectError, match=r"two checkpoints, esmc_tiny_v0\.pth and esmc_tiny_v1\.pth"):
         load_subject(folder)
     assert not list((tmp_path / "cache").rglob("config.json"))
+
+
+@pytest.fixture(scope="module")
+def progen():
+    return Recorded("progen")
+
+
+def published(folder, weights, **changes):
+    """As the archives of its authors: a pickle with what is no weight, and no tokenizer."""
+    folder.mkdir()
+    config = {"model_type": "progen", "architectures": ["ProGenForCausalLM"], "scale_attn_weights": True}
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    buffers = {"transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool).tril()}
+    torch.save(
+        weights | buffers | {"transformer.h.0.attn.masked_bias": torch.tensor(-1e9)}, folder / "pytorch_model.bin"
+    )
+    return folder
+
+
+@torch.no_grad()
+def test_progen_from_the_archive_of_its_authors(progen, tmp_path):
+    subject = load_subject(published(tmp_path / "own", progen.weights, **progen.about["sizes"]), domain="protein")
+    agrees(subject, progen)
+    assert (subject.objective, subject.max_tokens, subject.has_head) == ("causal", 32, True)
+    ids = subject.tokenize(progen.about["sequences"]).ids
+    assert subject.special(ids)[0].tolist() == [True] + [False] * 11 + [True]
+    assert max(check(subject, progen.about["sequences"]).values()) < 1e-4
+
+
+@torch.no_grad()
+def test_progen_from_the_hub(progen, tmp_path):
+    """Other names for the settings, the tokenizer's file, and code that must not be asked for."""
+    sizes = dict(progen.about["sizes"])
+    sizes |= {"embed_dim": sizes.pop("n_embd"), "vocab_size_emb": 32, "vocab_size_lm_head": sizes.pop("vocab_size")}
+    code = {
+        "AutoModelForCausalLM": "modeling_progen.ProGenForCausalLM",
+        "AutoConfig": "configuration_progen.ProGenConfig",
+    }
+    folder = published(tmp_path / "own", {}, auto_map=code, **sizes)
+    (folder / "pytorch_model.bin").unlink()
+    save_file(progen.weights, folder / "model.safetensors", metadata={"format": "pt"})
+    progen_tokenizer.of_words().save(str(folder / "tokenizer.json"))
+    agrees(load_subject(folder, domain="protein"), progen)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_head": 4}, r"its 4 heads \(n_head\) are not of one width, or no multiple of 8"),
+        ({"rotary_dim": 12}, r"12 dimensions turn \(rotary_dim\), which must be even and at most the 8 of a head"),
+        ({"vocab_size_lm_head": 30}, r"it writes 30 tokens \(vocab_size_lm_head\) and reads 32"),
+        ({"activation_function": "mish2"}, "transformers has no function 'mish2'"),
+        ({"n_layer": 3}, r"lacks 8 weights, 'transformer.h.2.attn.out_proj.weight' first"),
+    ],
+)
+def test_what_is_no_known_progen_is_refused(progen, tmp_path, changes, message):
+    with pytest.raises(SubjectError, match=message):
+        load_subject(published(tmp_path / "own", progen.weights, **progen.about["sizes"] | changes), domain="protein")

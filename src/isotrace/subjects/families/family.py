@@ -181,7 +181,9 @@ class Family:
         return f"{stack.layers}.{{}}.{stack.mlp_out}"
 
 
-_NAMES = ("albert", "bart", "bert", "esm", "esmc", "gpt2", "llama", "modernbert", "molformer", "roberta", "t5")
+_NAMES = (
+    "albert", "bart", "bert", "esm", "esmc", "gpt2", "llama", "modernbert", "molformer", "progen", "roberta", "t5",
+)  # fmt: skip
 _SHIPPED = {"deberta-v2": "deberta_v2:DEBERTA_V2"} | {name: f"{name}:{name.upper()}" for name in _NAMES}
 FAMILIES: Registry[Family] = Registry(
     "family entry for model type",
