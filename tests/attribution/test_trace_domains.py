@@ -98,6 +98,7 @@ def test_what_is_told_is_in_the_words_of_the_domain(shown):
     summary, page = record.summary, record.result().page()
     word = {"reaction": "atom", "gene": "gene"}.get(found.domain.name, "residue")
     assert summary["element"] == word
+    assert summary["picture"]["shown"] == "hidden", "effects through the graph have been judged on molecules alone"
     assert {"index", "symbol", "score", "name"} <= set(summary["units"][0])
     assert f"What each {word} adds to the target" in page
     assert "<img src=x" not in page

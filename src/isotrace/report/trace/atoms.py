@@ -107,7 +107,7 @@ def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
         )
     unseen = _not_hidden(traced) if len(both) < 3 else None
     return {
-        "shown": "hidden" if reads_maxima(traced) and unseen is None else "score",
+        "shown": "hidden" if unseen is None and (reads_maxima(traced) or not_known(traced)) else "score",
         "spellings": len(values),
         "mean": float(values.mean()),
         "sd": sd,
@@ -126,6 +126,12 @@ def reads_maxima(traced: Traced) -> bool:
     return probe is not None and "max" in probe.config.pool
 
 
+def not_known(traced: Traced) -> bool:
+    """Whether nobody has looked, in this domain, if effects through the graph find the right elements: then what is
+    measured is shown. In reactions they say next to nothing of atoms that a subject copies by attention."""
+    return traced.domain.name != "molecule"
+
+
 def _not_hidden(traced: Traced) -> str:
     subject = traced.frame.frozen.subject
     if subject.mask_id is None:
@@ -138,7 +144,7 @@ def trust(traced: Traced) -> str:
     """How far such pictures go on targets of this kind, from the table of `isotrace reproduce atom_truth --full`."""
     probe, table = traced.target.probe, json.loads((files("isotrace") / "assets" / "atom_truth.json").read_text())
     kind = "token" if probe is None else "maximum" if reads_maxima(traced) else probe.task
-    found = table["kinds"].get(kind) if traced.domain.name == "molecule" else None
+    found = None if not_known(traced) else table["kinds"].get(kind)
     if found is None:
         things = plural(traced.domain.name)
         return f"How far such pictures of {things} can be trusted has not been measured for such targets."
