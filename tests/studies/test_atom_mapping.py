@@ -19,6 +19,8 @@ from isotrace.studies.atom_mapping import (
 )
 from isotrace.studies.head_removal import without
 
+MOLECULE = {1: 0, 2: 0, 3: 0, 4: 0}
+
 
 @pytest.fixture
 def bert(_loaded):
@@ -30,7 +32,7 @@ def case(bert):
     """CCNO → CNOC: places 1 to 4 are precursors, 5 to 8 the product; the last carbon has no partner."""
     batch = bert.tokenize(["CCNOCNOC"])
     bonded = {5: (6,), 6: (5, 7), 7: (6, 8), 8: (7,)}
-    return Case(batch, (5, 6, 7, 8), (1, 2, 3, 4), {5: 2, 6: 3, 7: 4}, bonded)
+    return Case(batch, (5, 6, 7, 8), (1, 2, 3, 4), {5: 2, 6: 3, 7: 4}, bonded, MOLECULE)
 
 
 def test_tasks_hide_what_they_say(bert, case):
@@ -51,7 +53,7 @@ def test_tasks_hide_what_they_say(bert, case):
 
 def test_no_atom_to_copy(bert):
     batch = bert.tokenize(["CNNCN"])
-    case = Case(batch, (4, 5), (1, 2, 3), {4: 1, 5: 2}, {4: (5,), 5: (4,)})
+    case = Case(batch, (4, 5), (1, 2, 3), {4: 1, 5: 2}, {4: (5,), 5: (4,)}, {1: 0, 2: 0, 3: 0})
     assert masked(bert, case, "copied", np.random.default_rng(0)) is None
 
 

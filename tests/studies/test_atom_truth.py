@@ -28,7 +28,7 @@ def case(tmp_path_factory):
     subject, dictionary = handbuilt(tmp_path_factory.mktemp("truth") / "esm", 1.0)
     batch = subject.tokenize(["CNO"])
     config = TraceConfig(sizes=(0.5,), ablation="zero", n_controls=0, n_nodes=2, n_spellings=0)
-    units = trace(subject, dictionary, "CNO", "probe:v", config).units
+    units = trace(subject, dictionary, "CNO", "probe:v", config).reading.units
     return Case(subject, dictionary, parse_target("probe:v", subject, batch), batch, units, 0)
 
 

@@ -40,13 +40,15 @@ MetricKind = Literal["logit", "log-probability"]
 @dataclass(frozen=True)
 class Case:
     """One reaction. `batch [1, tokens]`; places are token positions: `product`, `precursors` of atoms; `partner`: from
-    the place of a product atom to that of the precursor atom it comes from; `bonded`: product atoms bonded to it."""
+    the place of a product atom to that of the precursor atom it comes from; `bonded`: product atoms bonded to it;
+    `molecule`: the component of every precursor atom."""
 
     batch: Batch
     product: tuple[int, ...]
     precursors: tuple[int, ...]
     partner: dict[int, int]
     bonded: dict[int, tuple[int, ...]]
+    molecule: dict[int, int]
 
     @property
     def n_tokens(self) -> int:
@@ -108,6 +110,7 @@ def _case(subject: Subject, text: str, mapped: str, batch: Batch) -> Case:
         tuple(place[a] for a in (*reaction.atoms("reactant"), *reaction.atoms("reagent"))),
         {place[a]: place[partner[a]] for a in product if a in partner},
         {place[a]: tuple(place[b] for b in neighbours[a]) for a in product},
+        {place[a]: i for i, part in enumerate(reaction.components) if reaction.sides[i] != "product" for a in part},
     )
 
 

@@ -57,6 +57,7 @@ _SHIPPED |= {
     "node_effects": "effects.node_effects",
     "pairs": "effects.pairs",
     "atom_truth": "atoms.atom_truth",
+    "reaction_attribution": "reactions.attribution",
 }
 STUDIES: Registry[Study] = Registry(
     "study", "isotrace.studies", {name: f"isotrace.studies.{module}" for name, module in _SHIPPED.items()}

@@ -131,27 +131,37 @@ def shapley(case: Case) -> np.ndarray:
 
 def gradient_x_input(case: Case) -> np.ndarray:
     """At the input itself."""
-    embedded = _embedded(case, case.batch.ids)
-    return (_slopes(case, embedded[None])[0] * embedded).sum(-1).double().numpy()
+    here = embedded(case.subject, case.batch.ids)
+    return (slopes(case.subject, case.batch, here[None], _value(case))[0] * here).sum(-1).double().numpy()
 
 
 def integrated_gradients(case: Case) -> np.ndarray:
     empty = case.batch.ids.clone()
     empty[0, case.places] = case.mask
-    start, end = _embedded(case, empty), _embedded(case, case.batch.ids)
+    return path_integral(case.subject, case.batch, empty, _value(case)).double().numpy()
+
+
+def path_integral(subject: Subject, batch: Batch, empty: Tensor, value: Callable[[Batch], Tensor]) -> Tensor:
+    """Integrated gradients `[tokens]` of `value`, `[rows]` of a batch, from the ids `empty [1, tokens]`."""
+    start, end = embedded(subject, empty), embedded(subject, batch.ids)
     steps = (torch.arange(STEPS)[:, None, None] + 0.5) / STEPS
-    slopes = _slopes(case, start + steps * (end - start))
-    return ((end - start) * slopes.mean(0)).sum(-1).double().numpy()
+    return ((end - start) * slopes(subject, batch, start + steps * (end - start), value).mean(0)).sum(-1)
 
 
 def attention_rollout(case: Case) -> np.ndarray:
     with torch.no_grad(), patterns_recorded(case.subject) as patterns:
         case.subject.hidden(case.batch.ids, case.batch.mask)
-    n = len(case.units)
-    flow = torch.eye(n)
-    for module in case.subject.attentions:
-        flow = 0.5 * (patterns[module][0].mean(0) + torch.eye(n)) @ flow
+    flow = rollout([patterns[module][0] for module in case.subject.attentions])
     return (pooling_weights(case.subject, case.batch)[0] @ flow).double().numpy()
+
+
+def rollout(patterns: Sequence[Tensor]) -> Tensor:
+    """`[query, key]`, of `[heads, query, key]` of every layer; half of what a token hands on is its own."""
+    own = torch.eye(patterns[0].shape[-1])
+    flow = own
+    for pattern in patterns:
+        flow = 0.5 * (pattern.mean(0) + own) @ flow
+    return flow
 
 
 def random(case: Case) -> np.ndarray:
@@ -184,16 +194,20 @@ def _at(case: Case, places: Sequence[int], values: np.ndarray) -> np.ndarray:
     return found
 
 
-def _embedded(case: Case, ids: Tensor) -> Tensor:
-    """Word embeddings `[tokens, d]`."""
+def _value(case: Case) -> Callable[[Batch], Tensor]:
+    return lambda batch: case.target.value(case.subject, batch, case.target.hidden(case.subject, batch))
+
+
+def embedded(subject: Subject, ids: Tensor) -> Tensor:
+    """Word embeddings `[tokens, d]` of one row."""
     with torch.no_grad():
-        return case.subject.embeddings[0].module(ids)[0]
+        return subject.embeddings[0].module(ids)[0]
 
 
-def _slopes(case: Case, embedded: Tensor) -> Tensor:
-    """Gradient of the target at each of `embedded [n, tokens, d]`."""
-    leaf = embedded.detach().clone().requires_grad_(True)
-    batch = Batch(case.batch.ids.expand(len(leaf), -1), case.batch.mask.expand(len(leaf), -1), (), ())
-    with torch.enable_grad(), forwards_replaced({case.subject.embeddings[0].module: lambda *_, **__: leaf}):
-        value = case.target.value(case.subject, batch, case.target.hidden(case.subject, batch))
-    return torch.autograd.grad(value.sum(), leaf)[0]
+def slopes(subject: Subject, batch: Batch, points: Tensor, value: Callable[[Batch], Tensor]) -> Tensor:
+    """Gradient of `value` at each of the embeddings `points [n, tokens, d]` of one row."""
+    leaf = points.detach().clone().requires_grad_(True)
+    rows = Batch(batch.ids.expand(len(leaf), -1), batch.mask.expand(len(leaf), -1), (), ())
+    with torch.enable_grad(), forwards_replaced({subject.embeddings[0].module: lambda *_, **__: leaf}):
+        found = value(rows)
+    return torch.autograd.grad(found.sum(), leaf)[0]
