@@ -55,4 +55,7 @@ def _label(kind: str, sequence: str, rng: Random) -> str:
 
 def _changes(sequence: str, rng: Random) -> str:
     sites = rng.sample(range(len(sequence)), rng.randrange(1, 3))
-    return rng.choice(":,; ").join(f"{sequence[i]}{i + 1}{rng.choice('CNSI')}" for i in sites)
+    others = ["CNSI".replace(sequence[i], "") for i in sites]
+    return rng.choice(":,; ").join(
+        f"{sequence[i]}{i + 1}{rng.choice(other)}" for i, other in zip(sites, others, strict=True)
+    )

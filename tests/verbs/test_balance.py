@@ -17,6 +17,7 @@ def test_verdicts_shares_and_rejects():
     result = isotrace.balance(ROWS)
     assert result.to_frame()["verdict"].to_list() == ["product contained", "atoms from nowhere", "balanced"]
     assert result.to_frame()["index"].to_list() == [0, 2, 3]
+    assert len(repr(result)) <= 1_000
     assert [row["index"] for row in result.summary["rejects"]] == [1, 4]
     assert "no product" in result.summary["rejects"][0]["reason"]
     assert result.summary["verdicts"] == {"balanced": 1, "product contained": 1, "atoms from nowhere": 1}

@@ -130,13 +130,13 @@ def trace(
     goes_on = subject.objective == "causal" and subject.has_head
     begun = domain.begun(sequence, None if goes_on else subject.source)
     batch = subject.tokenize([sequence])
-    reading = domain.read(sequence, subject.tokens(batch.ids[0]), batch.offsets[0], begun=begun is not None)
-    reading = reading if numbers is None else domain.renumbered(reading, numbers)
     goal = parse_target(target, subject, batch)
     end = end_of(subject, batch)
     if end is not None and (begun or goal.position == end):  # nothing stands behind what is asked for
         spans = tuple(row[:end] for row in batch.offsets)
         batch = Batch(batch.ids[:, :end], batch.mask[:, :end], batch.sequences, spans)
+    reading = domain.read(sequence, subject.tokens(batch.ids[0]), batch.offsets[0], begun=begun is not None)
+    reading = reading if numbers is None else domain.renumbered(reading, numbers)
     prepared = goal.prepare(subject, batch)
     framed = frame(subject, dictionary, prepared, goal)
     steps = iter(progress(range(6), "tracing"))

@@ -34,8 +34,7 @@ class TraceRequest(OnDictionary, Seeded):
     data: Annotated[Loaded, PLACE]
     """A SMILES, a file of many (CSV, .smi, SDF, …), or - for stdin; in Python also molecules, a list, a table."""
     target: str
-    """mask:POS[:TOKEN], diff:POS:A:B, mutation:A24G, probe:NAME, class:LABEL[-OTHER], output:NAME, label:POS:NAME;
-    tokens count from 0, residues from 1."""
+    """mask:POS[:TOKEN], diff:POS:A:B, mutation:A24G, probe:NAME, class:LABEL[-OTHER], output:NAME, label:POS:NAME."""
     against: Loaded | None = None
     """A second SMILES or sequence to explain the difference to; with a file, the column that holds one in every row."""
     out: Path | None = None

@@ -37,9 +37,9 @@ def test_what_a_chemist_would_say(smiles, names):
 def test_every_atom_is_told_once_however_the_molecule_is_written(smiles):
     mol = Chem.MolFromSmiles(smiles)
     groups = disjoint_groups(mol)
-    assert sorted(a for group in groups for a in group.atoms) == list(range(mol.GetNumAtoms()))
+    assert sorted(a for group in groups for a in group.elements) == list(range(mol.GetNumAtoms()))
     assert len({group.name for group in groups}) == len(groups)
     turned = Chem.RenumberAtoms(mol, list(reversed(range(mol.GetNumAtoms()))))
     last = mol.GetNumAtoms() - 1
-    parts = {frozenset(last - a for a in group.atoms) for group in disjoint_groups(turned)}
-    assert parts == {frozenset(group.atoms) for group in groups}
+    parts = {frozenset(last - a for a in group.elements) for group in disjoint_groups(turned)}
+    assert parts == {frozenset(group.elements) for group in groups}

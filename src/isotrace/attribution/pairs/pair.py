@@ -177,7 +177,9 @@ def at_partner(target: Target, alignment: Alignment) -> Target:
     for name in ("position", "place"):
         if (place := getattr(target, name)) is not None:
             target = replace(target, **{name: partner(place)})
-    return replace(target, swaps=tuple((partner(place), *ids) for place, *ids in target.swaps))
+    if target.swaps:
+        target = replace(target, swaps=tuple((partner(place), *ids) for place, *ids in target.swaps))
+    return target
 
 
 @torch.no_grad()

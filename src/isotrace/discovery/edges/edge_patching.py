@@ -98,7 +98,10 @@ def _edge_values(computed: list[Tensor], leaves: list[Tensor], value: Tensor, ch
 
     def edges_into(receiver: Tensor, rows: Tensor, senders: list[Tensor]) -> Tensor:
         """`[receivers · senders, batch]` for receivers whose gradients are `rows`, one each."""
-        grads = torch.autograd.grad(receiver, senders, rows, retain_graph=True, is_grads_batched=True)
+        ways = {"retain_graph": True, "is_grads_batched": True}
+        # Where attention and MLP read one norm, the MLP of a block does not hear its attention.
+        found = torch.autograd.grad(receiver, senders, rows, **ways, allow_unused=True)
+        grads = [s.new_zeros(len(rows), *s.shape) if g is None else g for s, g in zip(senders, found, strict=True)]
         for slope, grad in zip(slopes, grads, strict=False):
             slope += grad.sum(0)
         parts = [(grad * z).sum((2, 4)) for grad, z in zip(grads, change, strict=False)]

@@ -62,7 +62,7 @@ class Traces(Result):
         entries, run = self.view["entries"], dict(manifest or {})
         pages = [p for e in entries for p in e["pages"]]
         domains = sorted({(one["domain"], one["element"]) for one in self.summary["traces"]})
-        things, elements = (" and ".join(dict.fromkeys(map(plural, names))) for names in zip(*domains, strict=True))
+        things, elements = (" and ".join(dict.fromkeys(plural(one[i]) for one in domains)) for i in (0, 1))
         told = [f"{len(pages)} predictions of {len(entries)} {things}, each traced to features and {elements}."]
         copies = {"command": run.get("command", ""), "table (TSV)": tsv(self.to_frame())}
         return render_index(
