@@ -80,6 +80,7 @@ def train(subject, dictionary, place):
 
 def trace(subject, dictionary, place):
     own = {"max_features": 20, "nodes": 4, "controls": 2}
+    own |= {} if len(subject.stack_sizes) == 1 else {"circuit": "effects"}  # a mask is learned in one of them
     probe = place.parent / "probe"
     tiny.random_probe(subject, layers=(0, subject.n_layers)).save(probe)
     targets = {"mask:3": 2, f"probe:{probe}": 0}  # spellings of each

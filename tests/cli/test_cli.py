@@ -30,7 +30,7 @@ from isotrace.verbs.trace import TraceRequest
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 # where a trace is needed, whichever
 SMALL = ("--max-features", "20", "--nodes", "4", "--controls", "2", "--spellings", "0", "--circuit", "effects")
-QUICK = ("--max-features", "60", "--nodes", "8", "--controls", "20", "--spellings", "2")
+QUICK = ("--max-features", "60", "--nodes", "8", "--controls", "20", "--spellings", "2", "--circuit", "effects")
 BUNDLED = ("bundled:molm", "bundled:molm-clt")
 
 

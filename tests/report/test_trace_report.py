@@ -32,6 +32,7 @@ from isotrace.subjects.targets import parse_target
 from isotrace.verbs.tracing import Tracer
 
 QUICK = TraceConfig(max_features=150, spelling_features=60, n_nodes=24, n_controls=20, n_spellings=3)
+EFFECTS = replace(QUICK, circuit="effects")  # where it is not about circuits
 TEXT, NUMBER = {"type": "string"}, {"type": "number"}
 NODE = {
     "type": "object",
@@ -258,7 +259,7 @@ def test_spellings_keep_track_of_atoms():
 
 
 def test_a_masked_syntax_token_has_no_other_spelling(tracer):
-    assert tracer.trace("CC(=O)Oc1ccccc1", "mask:3", QUICK).to_dict()["spellings"] is None
+    assert tracer.trace("CC(=O)Oc1ccccc1", "mask:3", EFFECTS).to_dict()["spellings"] is None
 
 
 def test_the_readme_example_runs(tmp_path, monkeypatch):
@@ -309,14 +310,14 @@ def test_a_molecule_keeps_its_atoms(tracer):
     says of the same atom."""
     mol = Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O")
     order = np.random.default_rng(3).permutation(13).tolist()
-    found = tracer.trace(Chem.RenumberAtoms(mol, order), "probe:bbb", QUICK)
+    found = tracer.trace(Chem.RenumberAtoms(mol, order), "probe:bbb", EFFECTS)
     units = found.units
     assert [u["index"] for u in units] == list(range(13))
     assert [u["symbol"] for u in units] == [mol.GetAtomWithIdx(order[i]).GetSymbol() for i in range(13)]
     text = found.to_dict()["input"]
     written = Chem.MolFromSmiles(text)
     assert text == Chem.MolToSmiles(mol), "how its atoms are numbered does not change what is traced"
-    same = tracer.trace(text, "probe:bbb", QUICK).units
+    same = tracer.trace(text, "probe:bbb", EFFECTS).units
     match = written.GetSubstructMatch(Chem.RenumberAtoms(mol, order))  # unique: aspirin has no symmetry
     assert match != tuple(range(13))
     for name in ("effect", "mass"):  # of the text itself: which other spellings are drawn follows the numbering

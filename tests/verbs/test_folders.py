@@ -21,7 +21,7 @@ from isotrace.verbs.circuit import CircuitRequest
 from isotrace.verbs.trace import TraceRequest
 from isotrace.verbs.tracing import Tracer
 
-QUICK = {"max_features": 30, "nodes": 4, "controls": 2, "spellings": 0, "domain": "molecule"}
+QUICK = {"max_features": 30, "nodes": 4, "controls": 2, "spellings": 0, "domain": "molecule", "circuit": "effects"}
 ROWS = [*tiny.MOLECULES[:4], "C?C"]
 
 

@@ -114,7 +114,7 @@ def test_every_kind_of_data_is_the_same(world):
     assert molecules.drop("elements").equals(written.drop("elements"))
 
 
-QUICK = {"max_features": 30, "nodes": 4, "controls": 2, "spellings": 0}
+QUICK = {"max_features": 30, "nodes": 4, "controls": 2, "spellings": 0, "circuit": "effects"}
 
 
 def test_trace_equals_the_command_and_is_saved(world, tmp_path):
