@@ -105,7 +105,7 @@ def page_edges(trace: "Record") -> list[dict[str, Any]]:
             chosen.append(index)
             seen[ends[0]] += 1  # as target
             seen[~ends[1]] += 1  # as source
-    names = {n: trace.node_id(n) for n in torch.cat([rows, columns]).unique().tolist()}
+    names = _ids(trace, rows, columns)
     return [
         {
             "source": names[int(columns[i])],
@@ -117,13 +117,19 @@ def page_edges(trace: "Record") -> list[dict[str, Any]]:
     ]
 
 
+def _ids(trace: "Record", *nodes: torch.Tensor) -> dict[int, str]:
+    """Of every node once: a graph has far fewer of them than ends of edges."""
+    return {n: trace.node_id(n) for n in torch.cat(nodes).unique().tolist()}
+
+
 def edge_frame(trace: "Record") -> pl.DataFrame:
     """The edges of the pruned graph, one row each."""
     rows, columns = torch.nonzero(trace.traced.pruned.edges, as_tuple=True)
+    names = _ids(trace, rows, columns)
     return pl.DataFrame(
         {
-            "source": [trace.node_id(n) for n in columns.tolist()],
-            "target": [trace.node_id(n) for n in rows.tolist()],
+            "source": [names[n] for n in columns.tolist()],
+            "target": [names[n] for n in rows.tolist()],
             "weight": trace.traced.graph.matrix[rows, columns].numpy(),
         }
     )
