@@ -17,7 +17,17 @@ import numpy as np
 
 from isotrace.base.errors import InputError
 from isotrace.domains.alignment import SHARED, Alignment, with_special
-from isotrace.domains.domain import DOMAINS, Concept, Group, Labels, Reading, Spelling, regular_expression
+from isotrace.domains.domain import (
+    DOMAINS,
+    PLAIN,
+    Concept,
+    Group,
+    Labels,
+    Look,
+    Reading,
+    Spelling,
+    regular_expression,
+)
 from isotrace.report.page import colour
 
 # Markers of blood cells that every textbook of single-cell analysis names.
@@ -155,26 +165,16 @@ class Gene:
         self, a: Reading, b: Reading, alignment: Alignment, weights: Sequence[Sequence[float]], scale: float
     ) -> tuple[str, str]:
         drawn = [
-            boxes(one.parsed, dict(_elements(one, own)), scale, diverging=True)
-            for one, own in zip((a, b), weights, strict=True)
+            boxes(one.parsed, dict(_elements(one, own)), scale, True) for one, own in zip((a, b), weights, strict=True)
         ]
         return drawn[0], drawn[1]
 
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
-        return self.draw_elements(reading, dict(_elements(reading, weights)), scale=scale)
+        return self.draw_elements(reading, dict(_elements(reading, weights)), Look(scale=scale))
 
-    def draw_elements(
-        self,
-        reading: Reading,
-        weights: Mapping[int, float],
-        *,
-        diverging: bool = False,
-        scale: float | None = None,
-        small: bool = False,
-        links: Sequence[tuple[int, int]] = (),
-    ) -> str:
-        end = max(map(abs, weights.values()), default=0.0) if scale is None else scale
-        return boxes(reading.parsed[: 2 * ROW] if small else reading.parsed, weights, end, diverging=diverging)
+    def draw_elements(self, reading: Reading, weights: Mapping[int, float], look: Look = PLAIN) -> str:
+        end = max(map(abs, weights.values()), default=0.0) if look.scale is None else look.scale
+        return boxes(reading.parsed[: 2 * ROW] if look.small else reading.parsed, weights, end, look.diverging)
 
     def picture(self, reading: Reading) -> dict[str, Any]:
         tokens = [[unit.text, list(unit.about)] for unit in reading.units]
@@ -185,7 +185,7 @@ def _elements(reading: Reading, weights: Sequence[float]) -> list[tuple[int, flo
     return [(e, float(weight)) for part, weight in zip(reading.elements, weights, strict=True) for e in part]
 
 
-def boxes(symbols: Sequence[str], weights: Mapping[int, float], scale: float, *, diverging: bool) -> str:
+def boxes(symbols: Sequence[str], weights: Mapping[int, float], scale: float, diverging: bool) -> str:
     """SVG: a box per gene, by rank, in rows."""
     parts = []
     for i, gene in enumerate(symbols):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from isotrace.base.errors import InputError
-from isotrace.domains.domain import Domain, Reading
+from isotrace.domains.domain import Domain, Look, Reading
 
 
 def check(domain: Domain, text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Reading:
@@ -46,7 +46,7 @@ def _promises(domain: Domain, reading: Reading, n: int, n_tokens: int):
     yield "fingerprints", len(domain.fingerprints([reading.text, reading.text])) == 2
     weights = {e: (-1.0) ** e for e in range(n)}
     for small in (False, True):
-        drawn = ElementTree.fromstring(domain.draw_elements(reading, weights, diverging=True, scale=1.0, small=small))
+        drawn = ElementTree.fromstring(domain.draw_elements(reading, weights, Look(True, 1.0, small)))
         hits = {one.get("data-element") for one in drawn.iter() if one.get("class") == "hit"}
         yield "draw_elements", small or hits == {str(e) for e in range(n)}
     yield "draw", ElementTree.fromstring(domain.draw(reading, [1.0] * n_tokens)) is not None

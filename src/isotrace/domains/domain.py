@@ -100,6 +100,21 @@ class Spelling:
     original: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Look:
+    """How elements are drawn: in two colours by sign where it is `diverging`; full colour at `scale`, None takes the
+    largest weight; `small` for cards. `links` (from, to) of elements are lines where the drawing has room for them, as
+    a reaction's has, orange or blue as the first weighs and as thick as it does."""
+
+    diverging: bool = False
+    scale: float | None = None
+    small: bool = False
+    links: tuple[tuple[int, int], ...] = ()
+
+
+PLAIN = Look()
+
+
 class Domain(Protocol):
     """See the module. `element` is the word for what `Reading.elements` counts: atom or residue; `field`, for what its
     concepts are about: chemistry or biology."""
@@ -202,20 +217,9 @@ class Domain(Protocol):
         None takes the largest."""
         ...
 
-    def draw_elements(
-        self,
-        reading: Reading,
-        weights: Mapping[int, float],
-        *,
-        diverging: bool = False,
-        scale: float | None = None,
-        small: bool = False,
-        links: Sequence[tuple[int, int]] = (),
-    ) -> str:
-        """SVG without tokens, elements coloured by their `weights` of either sign where it is `diverging`. Of every
-        element `<… class="hit" data-element="i">` lies on top to hover, none in a `small` one, for cards. `links`
-        (from, to) of elements are lines where the drawing has room for them, as a reaction's has, orange or blue as the
-        first weighs and as thick as it does."""
+    def draw_elements(self, reading: Reading, weights: Mapping[int, float], look: Look = PLAIN) -> str:
+        """SVG without tokens, elements coloured by their `weights`. Of every element `<… class="hit"
+        data-element="i">` lies on top to hover, none in a small one."""
         ...
 
     def picture(self, reading: Reading) -> dict[str, Any]:

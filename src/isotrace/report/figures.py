@@ -10,9 +10,13 @@ Point = tuple[float, float]
 Scale = Callable[[float], float]
 
 
-def picture(width: float, height: float, title: str, parts: Sequence[str], kind: str = "figure") -> str:
+def picture(
+    width: float, height: float, title: str, parts: Sequence[str], kind: str = "figure", *, fixed: bool = False
+) -> str:
+    """`fixed`: shown in its own size, and not as wide as the page is."""
+    size = f'width="{width}" height="{height}" ' if fixed else ""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" class="{kind}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}viewBox="0 0 {width} {height}" role="img" class="{kind}" '
         f'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="14" fill="{INK}">'
         f'<title>{escape(title)}</title><rect width="{width}" height="{height}" fill="#fff"/>{"".join(parts)}</svg>\n'
     )

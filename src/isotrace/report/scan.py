@@ -148,9 +148,7 @@ def heat_map(
             f'pointer-events="all"><title>{escape(chr(10).join(said))}</title></rect>'
         )
     width = _SIDE + max(len(sites), 12) * _CELL + 4
-    return picture(width, bottom + 6, "positions × residues", parts, "map").replace(
-        "<svg ", f'<svg width="{width}" height="{bottom + 6}" ', 1
-    )
+    return picture(width, bottom + 6, "positions × residues", parts, "map", fixed=True)
 
 
 def _said(cell: Mapping[str, Any]) -> str:

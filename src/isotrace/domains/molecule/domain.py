@@ -11,7 +11,7 @@ from rdkit.Chem import rdFingerprintGenerator
 
 from isotrace.base.errors import InputError
 from isotrace.domains.alignment import Alignment
-from isotrace.domains.domain import Concept, Group, Labels, Reading, Spelling, regular_expression
+from isotrace.domains.domain import PLAIN, Concept, Group, Labels, Look, Reading, Spelling, regular_expression
 from isotrace.domains.molecule.alignment import align
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 from isotrace.domains.molecule.groups import disjoint_groups
@@ -118,19 +118,11 @@ class Molecule:
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
         return draw_sketch(sketch(reading.parsed), reading, weights, size=(360, 240), scale=scale)
 
-    def draw_elements(
-        self,
-        reading: Reading,
-        weights: Mapping[int, float],
-        *,
-        diverging: bool = False,
-        scale: float | None = None,
-        small: bool = False,
-        links: Sequence[tuple[int, int]] = (),
-    ) -> str:
-        if small:
-            return draw_small(reading.parsed, weights, diverging=diverging, scale=scale)
-        return draw_molecule(reading.parsed, weights, size=(460, 340), diverging=diverging, scale=scale)
+    def draw_elements(self, reading: Reading, weights: Mapping[int, float], look: Look = PLAIN) -> str:
+        colours: dict[str, Any] = {"diverging": look.diverging, "scale": look.scale}
+        if look.small:
+            return draw_small(reading.parsed, weights, **colours)
+        return draw_molecule(reading.parsed, weights, size=(460, 340), **colours)
 
     def picture(self, reading: Reading) -> dict[str, Any]:
         return picture_of(sketch(reading.parsed), reading)

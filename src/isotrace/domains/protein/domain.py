@@ -8,7 +8,7 @@ import numpy as np
 
 from isotrace.base.errors import InputError
 from isotrace.domains.alignment import Alignment
-from isotrace.domains.domain import Concept, Group, Labels, Reading, Spelling
+from isotrace.domains.domain import PLAIN, Concept, Group, Labels, Look, Reading, Spelling
 from isotrace.domains.protein.alignment import align
 from isotrace.domains.protein.clusters import kmer_groups
 from isotrace.domains.protein.drawing import Band, draw_track
@@ -120,25 +120,16 @@ class ProteinDomain:
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
         return draw_track(self.sequence(reading), residue_weights(reading, weights), self.bands(reading), scale)
 
-    def draw_elements(
-        self,
-        reading: Reading,
-        weights: Mapping[int, float],
-        *,
-        diverging: bool = False,
-        scale: float | None = None,
-        small: bool = False,
-        links: Sequence[tuple[int, int]] = (),
-    ) -> str:
+    def draw_elements(self, reading: Reading, weights: Mapping[int, float], look: Look = PLAIN) -> str:
         """A small one shows AROUND residues on either side of the largest weight."""
         sequence = self.sequence(reading)
         own = [weights.get(i, 0.0) for i in range(len(sequence))]
-        if not small:
-            return draw_track(sequence, own, self.bands(reading), scale, diverging=diverging, hits=True)
-        end = max(map(abs, own)) if scale is None else scale
+        if not look.small:
+            return draw_track(sequence, own, self.bands(reading), look.scale, diverging=look.diverging, hits=True)
+        end = max(map(abs, own)) if look.scale is None else look.scale
         first = max(0, max(range(len(own)), key=lambda i: abs(own[i])) - AROUND)
         cut = slice(first, first + 2 * AROUND + 1)
-        return draw_track(sequence[cut], own[cut], [], end, diverging=diverging, first=first)
+        return draw_track(sequence[cut], own[cut], [], end, diverging=look.diverging, first=first)
 
     def picture(self, reading: Reading) -> dict[str, Any]:
         """Residues and bands are numbered from 0, `end` is the residue after the last."""

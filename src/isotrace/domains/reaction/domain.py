@@ -10,7 +10,7 @@ from rdkit import Chem
 
 from isotrace.base.errors import InputError
 from isotrace.domains.alignment import Alignment
-from isotrace.domains.domain import Concept, Group, Labels, Reading, Spelling
+from isotrace.domains.domain import PLAIN, Concept, Group, Labels, Look, Reading, Spelling
 from isotrace.domains.molecule.domain import bonded_atoms, ecfp4, matches
 from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 from isotrace.domains.molecule.sketch import draw_sketch, picture_of
@@ -154,30 +154,14 @@ class ReactionDomain:
     def draw(self, reading: Reading, weights: Sequence[float], *, scale: float | None = None) -> str:
         return draw_sketch(reaction_sketch(reading.parsed), reading, weights, size=(720, 220), scale=scale)
 
-    def draw_elements(
-        self,
-        reading: Reading,
-        weights: Mapping[int, float],
-        *,
-        diverging: bool = False,
-        scale: float | None = None,
-        small: bool = False,
-        links: Sequence[tuple[int, int]] = (),
-    ) -> str:
+    def draw_elements(self, reading: Reading, weights: Mapping[int, float], look: Look = PLAIN) -> str:
         drawn = reaction_sketch(reading.parsed)
-        if small:
-            return draw_small(
-                drawn.mol, weights, size=(340, drawn.height(340)), diverging=diverging, scale=scale, marks=drawn.marks
-            )
-        return draw_molecule(
-            drawn.mol,
-            weights,
-            size=(720, drawn.height(720)),
-            diverging=diverging,
-            scale=scale,
-            marks=drawn.marks,
-            links=links,
-        )
+        width = 340 if look.small else 720
+        same: dict[str, Any] = {"size": (width, drawn.height(width)), "marks": drawn.marks}
+        same |= {"diverging": look.diverging, "scale": look.scale}
+        if look.small:
+            return draw_small(drawn.mol, weights, **same)
+        return draw_molecule(drawn.mol, weights, links=look.links, **same)
 
     def picture(self, reading: Reading) -> dict[str, Any]:
         return picture_of(reaction_sketch(reading.parsed), reading)

@@ -9,7 +9,7 @@ from torch import Tensor
 from isotrace.attribution.trace import Traced
 from isotrace.datasets.annotated import read
 from isotrace.dictionaries.shelf import FeatureTables
-from isotrace.domains.domain import Domain, Reading
+from isotrace.domains.domain import Domain, Look, Reading
 from isotrace.report.atlas.structure import traced_on
 from isotrace.report.page import number, signed
 from isotrace.report.trace.effects import effects_of
@@ -48,7 +48,7 @@ def trace_view(trace: "Record") -> dict[str, Any]:
         "summary": sentences(trace, summary),
         "drawings": {
             name: traced.domain.draw_elements(
-                traced.reading, weights, diverging=name != "mass", links=_links(traced, weights)
+                traced.reading, weights, Look(name != "mass", links=_links(traced, weights))
             )
             for name, weights in drawn.items()
         },
@@ -96,17 +96,17 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…"
 
 
-def _links(traced: Traced, weights: dict[int, float]) -> list[tuple[int, int]]:
+def _links(traced: Traced, weights: dict[int, float]) -> tuple[tuple[int, int], ...]:
     """From the elements that weigh most to the one that is asked about, where one is."""
     asked = traced.target.position if traced.target.place is None else traced.target.place
     if asked is None or asked >= len(traced.reading.elements) or len(traced.reading.elements[asked]) != 1:
-        return []
+        return ()
     (goal,) = traced.reading.elements[asked]
     others = sorted((e for e in weights if e != goal), key=lambda e: -abs(weights[e]))
-    return [(e, goal) for e in others[:LINKS] if weights[e]]
+    return tuple((e, goal) for e in others[:LINKS] if weights[e])
 
 
-def structure_view(trace: "Record") -> dict[str, Any] | None:
+def on_structure(trace: "Record") -> dict[str, Any] | None:
     """What `structure_page` takes; None where no structure is given. Raises InputError for one of other chains."""
     if trace.structure is None:
         return None
@@ -267,7 +267,7 @@ def example_cards(
             cards[key].append(
                 {
                     "group": row["group"],
-                    "svg": domain.draw_elements(reading, weights, scale=scale, small=True),
+                    "svg": domain.draw_elements(reading, weights, Look(scale=scale, small=True)),
                     "text": reading.text,
                     "activation": row["activation"],
                     "tokens": [[unit.text, value] for unit, value in zip(reading.units, values, strict=True)],

@@ -20,7 +20,7 @@ from isotrace.report.trace.effects import agreement, checked, disagreement, effe
 from isotrace.report.trace.graph.kinds import lanes, node_kind
 from isotrace.report.trace.graph.neuronpedia import graph_json, target_probability
 from isotrace.report.trace.graph.trace_graph import control_frame, edge_frame, intervention_frame, supernodes_of
-from isotrace.report.trace.payload import structure_view, trace_view
+from isotrace.report.trace.payload import on_structure, trace_view
 from isotrace.report.trace.trace import TraceResult
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.subjects.probe import judged, probe_folder
@@ -56,7 +56,7 @@ class Record:
         tensors, header = graph_tensors(traced.graph, traced.pruned, origin, "kept")
         view = {
             "page": trace_view(self),
-            "structure": structure_view(self),
+            "structure": on_structure(self),
             "viewer": graph_json(traced, scan=self.subject, slug=slug, labels=labels),
             "graph": header,
         }

@@ -39,5 +39,4 @@ def grid(features: Sequence[Mapping[str, Any]], tokens: Sequence[Mapping[str, An
         if token["pos"] % 10 == 0:
             parts.append(text(x, bottom + 29, str(token["pos"]), "middle", GREY, 11))
     title = f"Effects of the circuit's features by layer and token, full colour {number(scale)} {unit}"
-    drawn = picture(round(width), bottom + 36, title, parts, "places")
-    return drawn.replace("<svg ", f'<svg width="{round(width)}" ', 1)
+    return picture(round(width), bottom + 36, title, parts, "places", fixed=True)
