@@ -2,12 +2,16 @@
 
     python scripts/make_family_reference.py esmc --code ESM --out tests/data/families/esmc.safetensors
     python scripts/make_family_reference.py progen --code PROGEN2 --out tests/data/families/progen.safetensors
+    python scripts/make_family_reference.py smited --code SMITED --out tests/data/families/smited.safetensors
 
 ESM: the unpacked wheel `esm` 3.2.1.post1 (`pip download --no-deps esm`; `pip install --no-deps einops` beside it).
 PROGEN2: the folder `progen2` of the repository salesforce/progen, at commit c27a419.
+SMITED: the folder `models/smi_ted/inference/smi_ted_light` of the repository IBM/materials, at commit dc01519, which
+has the code of fast-transformers beside it (the wheel `smi-ted` 1.0.0 has the same model without that).
 Neither is needed otherwise, and no published weights are: a tiny model gets weights by a formula (`weight`), which the
 test computes again. Recorded are the names and shapes of all weights, the ids of two sequences in one padded batch, the
-stream behind every block, the final hidden state and the logits.
+stream behind every block, the final hidden state and the logits; of SMI-TED also the latent, and the logits of what its
+decoder makes of it.
 """
 
 import argparse
@@ -101,15 +105,47 @@ def progen(code: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return found, about
 
 
+def smited(code: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    import re
+
+    import tqdm
+    from transformers import BertTokenizer
+
+    assert BertTokenizer  # before pandas, which is for tables that are not made here, is somebody else
+    setattr(tqdm.tqdm, "pandas", lambda: None)  # noqa: B010
+    for name in ("pandas", "rdkit.Chem.PandasTools"):
+        sys.modules[name] = MagicMock()
+    from load import PATTERN, Smi_ted  # pyright: ignore[reportMissingImports]
+
+    sequences = ["CC(=O)Oc1ccccc1Br", "F/C=C\\[O-]"]
+    words = ["<bos>", "<eos>", "<pad>", "<mask>", *"Cc()1ON2=nF/\\", "Br", "Cl", "[O-]", "<unk>"]
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "max_len": 20, "num_feats": 6}
+    tokenizer = MagicMock(vocab=words, get_padding_idx=lambda: words.index("<pad>"))
+    model = Smi_ted(tokenizer, sizes | {"d_dropout": 0.1, "n_output": 1, "seed": 0}).eval()
+    model.max_len, model.n_embd = sizes["max_len"], sizes["n_embd"]  # as its loading of a checkpoint does
+    about = {"weights": filled(model), "sizes": sizes, "sequences": sequences, "words": words}
+    rows = [torch.tensor([0, *(words.index(word) for word in re.findall(PATTERN, text)), 1]) for text in sequences]
+    pad = nn.utils.rnn.pad_sequence
+    ids, mask = pad(rows, True, 2), pad([torch.ones_like(row) for row in rows], True)
+    seen = watched(model.encoder.blocks.layers)
+    model.tokenize = lambda smiles: (ids, mask)
+    _, tokens, latent = model.extract_embeddings(sequences)
+    final = tokens[:, : ids.shape[1]]
+    decoded = model.decoder.autoencoder.decoder(latent).view(-1, model.max_len, model.n_embd)
+    found = {"ids": ids, "mask": mask, "final": final, "logits": model.encoder.lang_model(final), "latent": latent}
+    return found | {"decoded": model.decoder.lang_model(decoded), "blocks": torch.stack(seen)}, about
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", choices=("esmc", "progen"))
+    parser.add_argument("family", choices=("esmc", "progen", "smited"))
     parser.add_argument("--code", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     sys.path.insert(0, str(given.code))
     with torch.no_grad():
-        tensors, about = esmc() if given.family == "esmc" else progen(given.code)
+        record = {"esmc": lambda _: esmc(), "progen": progen, "smited": smited}[given.family]
+        tensors, about = record(given.code)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in tensors.items()}, given.out, {"about": json.dumps(about)})
 

@@ -56,7 +56,20 @@ def pytest_collection_modifyitems(items):
 def pytest_generate_tests(metafunc):
     if "variant" in metafunc.fixturenames:
         every = metafunc.definition.get_closest_marker("every_family")
-        metafunc.parametrize("variant", tiny.VARIANTS if every else tiny.VARIANTS[:4])
+        variants = tiny.VARIANTS if every else tiny.VARIANTS[:4]
+        aside = metafunc.module.__name__ not in OF_ALL
+        metafunc.parametrize("variant", [_nightly(v) if aside and v == "smited" else v for v in variants])
+
+
+# SMI-TED's blocks are MoLFormer's: what every family must hold is tested of both at every change, the rest at night.
+OF_ALL = (
+    "test_conformance", "test_frozen", "test_families_loading", "test_families_prediction", "test_hookpoints",
+    "test_graph", "test_edges", "test_readers",
+)  # fmt: skip
+
+
+def _nightly(variant):
+    return pytest.param(variant, marks=pytest.mark.nightly)
 
 
 @pytest.fixture

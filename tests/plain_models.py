@@ -31,6 +31,9 @@ def blocks(variant, model):
         return [(b, b.attn.Wo, b.mlp.Wi, b.mlp.Wo) for b in model.model.layers]
     if family == "esmc":
         return [(b, b.self_attn.o_proj, b.mlp, b.mlp.down_proj) for b in model.esmc.layers]
+    if family == "smited":
+        layers = model.smi_ted.encoder["blocks"]["layers"]
+        return [(b, b.attention.out_projection, b.linear1, b.linear2) for b in layers]
     if family == "gpt2":
         return [(b, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj) for b in model.transformer.h]
     if family == "progen":
@@ -53,6 +56,8 @@ def norms(variant, block):
         return block.attention.output.LayerNorm, block.output.LayerNorm, True
     if family == "albert":
         return block.attention.LayerNorm, block.full_layer_layer_norm, True
+    if family == "smited":
+        return block.norm1, block.norm2, True
     if family == "progen":
         return block.ln_1, None, False
     if family == "bart":

@@ -16,7 +16,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.subjects.families import RMS_NORM
-from isotrace.subjects.families.native import molformer, progen
+from isotrace.subjects.families.native import molformer, progen, smited
 from isotrace.subjects.probe import Pool, Probe, ProbeConfig
 from isotrace.subjects.subject import Batch, Subject, load_subject
 from isotrace.subjects.targets import Target, parse_target
@@ -44,6 +44,7 @@ MODELS: dict[str, tuple[str, dict]] = {
     "t5-gated": ("T5", _T5 | {"feed_forward_proj": "gated-gelu", "num_layers": 2, "num_decoder_layers": 1}),
     "esmc": ("Esmc", {"mask_token_id": 4}),
     "molformer": ("Molformer", {"num_random_features": 6, "layer_norm_eps": 1e-5}),
+    "smited": ("SmiTed", {"num_feats": 6}),
     "progen": ("ProGen", {"num_attention_heads": 8, "rotary_dim": 2, "n_inner": 24}),
 }  # fmt: skip
 """Variant → (prefix of the names of classes, settings of its own)."""
@@ -68,7 +69,7 @@ def perturb(model: torch.nn.Module, scale: float, seed: int) -> None:
 
 def class_named(name: str) -> type:
     """Of transformers, or of isotrace's own where transformers has none."""
-    return next(getattr(place, name) for place in (transformers, molformer, progen) if hasattr(place, name))
+    return next(getattr(place, name) for place in (transformers, molformer, progen, smited) if hasattr(place, name))
 
 
 def tiny_model(variant: str, head: str | None = None, **changes) -> PreTrainedModel:

@@ -7,7 +7,7 @@ from isotrace.base.errors import SubjectError
 from isotrace.discovery.readers import reading_maps, row_space
 from isotrace.subjects.dispatch import hookpoints_edited
 
-POST_NORM = {"bert", "roberta", "albert", "deberta-v2", "bart", "molformer"}
+POST_NORM = {"bert", "roberta", "albert", "deberta-v2", "bart", "molformer", "smited"}
 # columns per layer: Q, K, V and the MLP's first maps
 READERS = {"modernbert": 3 * 16 + 48, "esmc": 3 * 16 + 48, "llama": 16 + 8 + 8 + 48}
 
@@ -27,7 +27,7 @@ def test_what_is_not_read_changes_nothing(subject, variant):
             site = f"layers.{layer}.{kind}"
             if variant == "modernbert" and site == "layers.0.resid_pre":
                 rank = 16  # its first attention stands behind no norm of its own
-            if variant == "molformer" and site == "layers.2.resid_post":
+            if variant in ("molformer", "smited") and site == "layers.2.resid_post":
                 rank = 15  # its final norm is all that reads the last block
             if len(subject.stack_sizes) > 1 and kind not in ("neuron", "head_out", "mlp_in"):
                 with pytest.raises(SubjectError, match="encoder–decoder"):

@@ -129,6 +129,7 @@ def test_a_head_that_is_missing_is_not_made_up(folders, tmp_path):
         ("molformer", {"hidden_act": "softsquare"}, "'softsquare'.*hidden_act"),
         ("molformer", {"is_decoder": True}, "is_decoder"),
         ("molformer", {"num_attention_heads": 3}, "num_attention_heads"),
+        ("smited", {"n_head": 3}, "n_head"),
     ],
 )
 def test_what_cannot_be_exact_is_refused(folders, tmp_path, name, changes, reason):

@@ -6,9 +6,11 @@ scripts/make_family_reference.py; no published checkpoint is in them.
 
 import importlib.util
 import json
+import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -16,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import tiny
-from isotrace.base.errors import SubjectError
+from isotrace.base.errors import InputError, SubjectError
 from isotrace.subjects.conformance import check
 from isotrace.subjects.families.native import progen_tokenizer
 from isotrace.subjects.sources import esmc
@@ -213,3 +215,92 @@ def test_progen_from_the_hub(progen, tmp_path):
 def test_what_is_no_known_progen_is_refused(progen, tmp_path, changes, message):
     with pytest.raises(SubjectError, match=message):
         load_subject(published(tmp_path / "own", progen.weights, **progen.about["sizes"] | changes), domain="protein")
+
+
+@pytest.fixture(scope="module")
+def ted():
+    return Recorded("smited")
+
+
+def hub(folder, recorded, **changes):
+    """As the authors' package saves it, with a head for fine-tuning that is not read, and without its tokenizer's
+    settings."""
+    folder.mkdir()
+    words = recorded.about["words"]
+    config = {"model_type": "materials.smi-ted", "architectures": ["MaterialsSmiTedHFModel"], "vocab_size": len(words)}
+    (folder / "config.json").write_text(json.dumps(config | recorded.about["sizes"] | changes))
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    save_file({f"smi_ted.{n}": t for n, t in recorded.weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def trained(folder, recorded, state=None):
+    """As the authors' training saves it, with the state of NumPy's random numbers."""
+    folder.mkdir()
+    (folder / "bert_vocab_curated.txt").write_text("\n".join(recorded.about["words"]) + "\n")
+    rng = {"numpy_state": np.random.get_state(), "python_state": random.getstate()}  # noqa: NPY002
+    state = {"MODEL_STATE": recorded.weights} if state is None else state
+    torch.save(state | {"hparams": {"n_layer": 12}, "rng": rng}, folder / "smi-ted-Tiny_3.pt")
+    return folder
+
+
+def saved_again(folder, recorded):
+    subject = load_subject(hub(folder / "first", recorded), domain="molecule")
+    subject.model.save_pretrained(folder / "own")
+    subject.tokenizer.save_pretrained(folder / "own")
+    return folder / "own"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["hub", "trained", "parts", "saved"])
+def test_smited_from_the_hub_its_training_and_its_own_saving(ted, tmp_path, kind):
+    parts = [
+        {n.removeprefix(p): t for n, t in ted.weights.items() if n.startswith(p)} for p in ("encoder.", "decoder.")
+    ]
+    folder = {
+        "hub": lambda: hub(tmp_path / "own", ted),
+        "trained": lambda: trained(tmp_path / "own", ted),
+        "parts": lambda: trained(tmp_path / "own", ted, {"state_dict": parts}),
+        "saved": lambda: saved_again(tmp_path, ted),
+    }[kind]()
+    subject = load_subject(folder, domain="molecule")
+    agrees(subject, ted)
+    batch, recorded = subject.tokenize(ted.about["sequences"]), ted.tensors
+    assert (subject.mask_id, subject.pad_id, subject.max_tokens) == (3, 2, 20)
+    base = subject.model.base_model
+    latent = base.pooled(subject.hidden(batch.ids, batch.mask), batch.mask)
+    assert latent.shape == (2, 1, 16)
+    assert tiny.relative(latent[:, 0], recorded["latent"]) < 1e-5
+    decoded = base.decoder["lang_model"](base.unpooled(latent, 20))
+    assert tiny.relative(decoded, recorded["decoded"]) < 1e-5
+    if kind == "hub":
+        assert max(check(subject, ted.about["sequences"]).values()) < 1e-4
+
+
+def test_what_is_no_known_smited_is_refused(ted, tmp_path):
+    weights = {n: t for n, t in ted.weights.items() if "rec" not in n}
+    with pytest.raises(SubjectError, match=r"lacks 1 weights, 'smi_ted.decoder.autoencoder.decoder.rec.weight'"):
+        load_subject(trained(tmp_path / "half", ted, {"MODEL_STATE": weights}))
+    with pytest.raises(SubjectError, match=r"lacks 'smi_ted.encoder.tok_emb.weight'"):
+        load_subject(trained(tmp_path / "other", ted, {"MODEL_STATE": {}}))
+    folder = trained(tmp_path / "two", ted)
+    shutil.copy(folder / "smi-ted-Tiny_3.pt", folder / "smi-ted-Tiny_4.pt")
+    with pytest.raises(SubjectError, match=r"two checkpoints, smi-ted-Tiny_3\.pt and smi-ted-Tiny_4\.pt"):
+        load_subject(folder)
+    (folder / "smi-ted-Tiny_4.pt").unlink()
+    (folder / "bert_vocab_curated.txt").unlink()
+    with pytest.raises(SubjectError, match=r"no bert_vocab_curated\.txt: put it beside smi-ted-Tiny_3\.pt"):
+        load_subject(folder)
+    (folder / "bert_vocab_curated.txt").write_text("x")
+    (folder / "smi-ted-Tiny_3.pt").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(SubjectError, match=r"cannot load .*two"):
+        load_subject(folder)
+
+
+def test_symbols_that_smited_does_not_know_are_refused(ted, tmp_path):
+    """Its own code takes them for padding, and its package for the hub drops a backslash as well."""
+    subject = load_subject(hub(tmp_path / "own", ted), domain="molecule")
+    assert subject.tokens(subject.tokenize(["F/C=C\\[O-]"]).ids[0])[5:7] == ["C", "\\"]
+    for bad, message in (("CS", "'S'"), ("C" * 19, "21 tokens")):
+        with pytest.raises(InputError, match=message):
+            subject.tokenize([bad])

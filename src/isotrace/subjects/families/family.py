@@ -184,7 +184,9 @@ class Family:
 _NAMES = (
     "albert", "bart", "bert", "esm", "esmc", "gpt2", "llama", "modernbert", "molformer", "progen", "roberta", "t5",
 )  # fmt: skip
-_SHIPPED = {"deberta-v2": "deberta_v2:DEBERTA_V2"} | {name: f"{name}:{name.upper()}" for name in _NAMES}
+_SHIPPED = {"deberta-v2": "deberta_v2:DEBERTA_V2", "materials.smi-ted": "smited:SMITED"} | {
+    name: f"{name}:{name.upper()}" for name in _NAMES
+}
 FAMILIES: Registry[Family] = Registry(
     "family entry for model type",
     "isotrace.families",

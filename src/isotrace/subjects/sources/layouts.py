@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isotrace.subjects.sources import esmc
+from isotrace.subjects.sources import esmc, smited
 from isotrace.subjects.sources.cache import kept, subjects_folder
 
 
@@ -26,7 +26,10 @@ class Layout:
     patterns: tuple[str, ...] = ()
 
 
-LAYOUTS = (Layout("esmc", esmc.files, esmc.convert, esmc.PATTERNS),)
+LAYOUTS = (
+    Layout("esmc", esmc.files, esmc.convert, esmc.PATTERNS),
+    Layout("smi-ted", smited.files, smited.convert, smited.PATTERNS),
+)
 PATTERNS = tuple(pattern for layout in LAYOUTS for pattern in layout.patterns)
 
 

@@ -11,32 +11,38 @@ Katharopoulos et al. 2020 (arXiv:2006.16236); generalised random features: Choro
 rotary positions: Su et al. 2021 (arXiv:2104.09864).
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 
 class FeatureMap(nn.Module):
     """`[..., d_head]` → `[..., features]`. `weight [d_head, features]` is a buffer, drawn anew all through training and
-    part of the checkpoint. It is used as it lies there, so that runs agree."""
+    part of the checkpoint, which has a `name` for it. It is used as it lies there, so that runs agree."""
 
-    weight: Tensor
+    name: ClassVar[str] = "weight"
 
     def __init__(self, d_head: int, n_features: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.empty(d_head, n_features))
+        self.register_buffer(self.name, torch.empty(d_head, n_features))
+
+    @property
+    def drawn(self) -> Tensor:
+        return self.get_buffer(self.name)
 
     @torch.no_grad()
     def reset(self) -> None:
         """Draw columns that are orthogonal in groups of d_head, as long as normal vectors are."""
-        d_head, n_features = self.weight.shape
+        d_head, n_features = self.drawn.shape
         groups = []
         for _ in range(-(-n_features // d_head)):
             block = torch.randn(d_head, d_head)
             groups.append(torch.linalg.qr(block)[0] * block.norm(dim=1))
-        self.weight.copy_(torch.cat(groups, 1)[:, :n_features])
+        self.drawn.copy_(torch.cat(groups, 1)[:, :n_features])
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x @ self.weight).relu()
+        return (x @ self.drawn).relu()
 
 
 def rotated(x: Tensor) -> Tensor:
@@ -63,11 +69,21 @@ class LinearAttention(nn.Module):
         self.pattern = nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        query, key, value = (self._by_head(part(x)) for part in (self.query, self.key, self.value))
-        query, key = (self.feature_map(rotated(part)) for part in (query, key))
-        scores = query @ key.transpose(-1, -2) * mask[:, None, None].to(x.dtype)
+        query, key, value = (by_head(part(x), self.n_heads) for part in (self.query, self.key, self.value))
+        scores = shared(query, key, self.feature_map, mask)
         pattern = self.pattern(scores / scores.sum(-1, keepdim=True).clamp(min=self.eps))
-        return (pattern @ value).transpose(1, 2).flatten(2)
+        return side_by_side(pattern @ value)
 
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+
+def shared(query: Tensor, key: Tensor, feature_map: nn.Module, mask: Tensor) -> Tensor:
+    """φ(q)·φ(k) `[batch, heads, query, key]` of `[batch, heads, tokens, d_head]`, 0 for keys that are padding."""
+    query, key = (feature_map(rotated(part)) for part in (query, key))
+    return query @ key.transpose(-1, -2) * mask[:, None, None].to(query.dtype)
+
+
+def by_head(x: Tensor, n_heads: int) -> Tensor:
+    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)

@@ -88,7 +88,7 @@ class MolformerPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, FeatureMap) and not getattr(module.weight, "_is_hf_initialized", False):
+        if isinstance(module, FeatureMap) and not getattr(module.drawn, "_is_hf_initialized", False):
             module.reset()
 
 

@@ -14,12 +14,16 @@ SYMBOLS = (
 ROLES = {"cls_token": "<bos>", "bos_token": "<bos>", "sep_token": "<eos>", "eos_token": "<eos>", "pad_token": "<pad>",
          "mask_token": "<mask>", "unk_token": "<unk>"}  # fmt: skip
 
+LISTS = ("vocab.txt", "bert_vocab_curated.txt")
+
 
 def load(folder: Path) -> PreTrainedTokenizerFast:
-    """As `tokenizer.json` has it where there is one, else built from the words of `vocab.json`. Raises OSError where
-    there is neither."""
+    """As `tokenizer.json` has it where there is one, else built from the words of a list, one a line, or of
+    `vocab.json`. Raises OSError where there is none of them."""
     if (folder / "tokenizer.json").is_file():
         return PreTrainedTokenizerFast.from_pretrained(folder)
+    if lists := [folder / name for name in LISTS if (folder / name).is_file()]:
+        return build({word: i for i, word in enumerate(lists[0].read_text(encoding="utf-8").split())})
     return build(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
 
 
