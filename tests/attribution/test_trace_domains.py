@@ -6,6 +6,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+import isotrace
 import tiny
 from isotrace.attribution.trace import TraceConfig, trace
 from isotrace.base.errors import InputError
@@ -13,6 +14,7 @@ from isotrace.base.runs import open_run, to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import domain_of
 from isotrace.report.atlas.structure import check_structure
+from isotrace.report.page import plural
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.sources.conversion import PATTERNS
@@ -115,6 +117,16 @@ def test_what_is_told_is_in_the_words_of_the_domain(shown):
         assert [group.name for group in found.groups] == [
             "reactant 1, CC(=O)O", "reactant 2, CCO", "product 3, CCOC(C)=O",
         ]  # fmt: skip
+
+
+def test_a_file_at_a_glance_is_told_in_the_words_of_the_domain(shown):
+    subject, dictionary, found, _ = shown
+    domain = found.domain
+    result = isotrace.trace(subject, dictionary, [found.reading.text], f"mask:{PLACE}", quick=True, progress=False)
+    page, told = result.page(), "\n".join(result.told())
+    assert f"1 {plural(domain.name)}, mask" in told
+    assert "molecule" not in page[page.index("<main>") :] + told
+    assert ("names no substructures" in page) == (not domain.substructures)
 
 
 def test_other_spellings_where_there_are_any(shown):

@@ -34,17 +34,28 @@ def show(summary: dict[str, Any], request: TraceRequest) -> None:
 
 
 def show_screen(summary: dict[str, Any], request: TraceRequest) -> None:
-    from isotrace.report.page import interval, number  # which takes RDKit
+    from isotrace.domains.domain import domain_of  # which takes RDKit, as the next do
+    from isotrace.report.page import interval, number
+    from isotrace.report.trace.substructures import words
 
-    unit = summary["target"]["unit"]
+    unit, named = summary["target"]["unit"], words(summary)
     rows = [
         (row["substructure"], str(row["molecules"]), *(
             f"{number(row[key])} {interval(row[f'{key}_ci'])}" for key in ("beyond", "effect", "random")))
         for row in summary["substructures"][:MOST]
     ]  # fmt: skip
-    title = f"{summary['target']['description']}: {summary['n_molecules']} molecules"
-    columns = ("substructure", "molecules", f"beyond random atoms, {unit} [95 % CI]", "it hidden", "random hidden")
-    show_table(title, columns, rows, width=None)
+    title = f"{summary['target']['description']}: {summary['n_molecules']} {named['things']}"
+    columns = (
+        "substructure",
+        named["things"],
+        f"beyond random {named['elements']}, {unit} [95 % CI]",
+        "it hidden",
+        "random hidden",
+    )
+    if domain_of(summary["domain"]).substructures:
+        show_table(title, columns, rows, width=None)
+    else:
+        typer.echo(f"{title}. The domain {summary['domain']} names no substructures to hide.")
     show_problems(summary, request)
     if request.out is not None:
         typer.echo(f"report: {request.out / 'report.html'}")

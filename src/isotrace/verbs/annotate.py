@@ -76,7 +76,7 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
     from isotrace.datasets.inputs import read_inputs
     from isotrace.dictionaries.shelf import attach, shelf_folder
     from isotrace.report.atlas.annotation import AnnotationResult
-    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, run_of, subject_of, trained_on
+    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, opened, subject_of, trained_on
 
     seed = request.seed
     config = request.settings(AnnotationConfig)
@@ -98,7 +98,7 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
     name = label(request.dictionary)
     inputs = {} if request.structure is None else {"structure": request.structure}
     inputs |= {f"concepts {place}": path for place, path in enumerate(request.concepts, start=1)}
-    with run_of(request, request.out, subject, dictionary, **inputs) as run, TemporaryDirectory() as scratch:
+    with opened(request, request.out, subject, dictionary, **inputs) as run, TemporaryDirectory() as scratch:
         prepared = prepare(
             subject, domain, rows, given, seed=seed, group_column=request.group, rejects=rejects,
             progress=lambda items: progress(items, "reading"),

@@ -69,7 +69,7 @@ def circuit(request: CircuitRequest, progress: Progress) -> "CircuitResult":
     from isotrace.discovery.overlap import overlap_with
     from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit
     from isotrace.report.circuit.result import circuit_result
-    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, run_of, subject_of
+    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, opened, subject_of
 
     config = request.settings(TaskConfig)
     subject = subject_of(request)
@@ -77,7 +77,7 @@ def circuit(request: CircuitRequest, progress: Progress) -> "CircuitResult":
     dictionary = dictionary_of(request.dictionary, subject)
     shelf = shelf_of(dictionary, names=request.names)
     rows, rejects = read_inputs(request.data, column=request.column)
-    with run_of(request, request.out, subject, dictionary) as run:
+    with opened(request, request.out, subject, dictionary) as run:
         prepared = prepare(
             subject, domain, rows, label=request.label, kind=request.task, split=request.split, group=request.group,  # pyright: ignore[reportArgumentType]
             mutations=request.mutations, seed=request.seed, limit=request.limit, rejects=rejects,

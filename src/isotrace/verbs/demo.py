@@ -1,6 +1,7 @@
 """Real drugs through the bundled model, as pages to look at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,8 @@ DRUGS = (
 )
 SUBJECT, DICTIONARY = "bundled:molm", "bundled:molm-clt"
 PAIR = ("Clc1ccccc1CN1CCCC1=O", "OC(=O)c1ccccc1CN1CCCC1=O")  # a chlorine, or an acid, at one place
+Rest = tuple[dict[str, Any], Sequence[tuple[str, str]], list[str]]
+"""What the demo says beside its traces, links to pages (folder, words), and folders whose cards come first."""
 TABLE = Path(__file__).parents[1] / "assets/examples/solubility.csv"
 
 
@@ -38,42 +41,21 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
         from isotrace.verbs.demo_antibody import antibodies
 
         return antibodies(request, progress)
-    from isotrace.base.files import locked, write_whole
     from isotrace.base.progress import slug
-    from isotrace.base.runs import SUMMARY, open_run
-    from isotrace.datasets.inputs import rejects_frame
     from isotrace.domains.molecule import token_map
-    from isotrace.report.trace.index import Traces
-    from isotrace.verbs.trace import TraceRequest, traced
     from isotrace.verbs.tracing import Tracer
 
+    made = {"subject": SUBJECT, "dictionary": DICTIONARY}
     tracer = Tracer(SUBJECT, DICTIONARY)
     jobs = []
     for index, (name, smiles, atom) in enumerate(DRUGS):
         batch = tracer.subject.tokenize([smiles])
         units = token_map(smiles, tracer.subject.tokens(batch.ids[0]), batch.offsets[0])
         position = next(i for i, u in enumerate(units) if u.kind == "atom" and u.atoms == (atom,))
-        jobs += [(index, name, smiles, target) for target in ("probe:logd", f"mask:{position}")]
-    arguments: dict[str, Any] = {"command": request.command, "seed": request.seed, "inputs": {}, "overwrite": False}
-    arguments["home"] = "../index.html"
-    with locked(request.out), open_run(request.out / SUMMARY, **arguments) as run:
-        found, folders = [], []
-        for index, name, smiles, target in progress(jobs, "tracing"):
-            folders.append(f"{slug(name)}/{slug(target)}")
-            place = request.out / folders[-1]
-            asked = TraceRequest(
-                subject=SUBJECT,
-                dictionary=DICTIONARY,
-                data=smiles,
-                target=target,
-                seed=request.seed,
-                out=place,
-            )
-            row, up = {"sequence": smiles, "name": name}, f"../../{SUMMARY}/report.html"
-            found.append((index, traced(asked, tracer, row, place, go_on=True, home=up)))
-        title = "Why did the model say so? Six drugs, traced"
-        result = Traces.of(title, tracer.about, found, folders, rejects_frame(()))
-        result.write(run)
+        for target in ("probe:logd", f"mask:{position}"):
+            jobs.append(Job(index, name, smiles, target, f"{slug(name)}/{slug(target)}"))
+
+    def rest() -> Rest:
         more = own_table(request, tracer, progress)
         links = (
             ("summary", "Six drugs: why this lipophilicity, and why this atom behind a mask?"),
@@ -81,7 +63,53 @@ def demo(request: DemoRequest, progress: Progress) -> Answer:
             ("solubility", f"A table of 60 molecules: does the model know their solubility? {more['verdict']}"),
             ("substructures", "The same table: which substructures move the prediction"),
         )
-        write_whole(request.out / "index.html", home(links, ["pair", *folders]).encode())
+        return more, links, ["pair"]
+
+    return traced_pages(request, tracer, made, "Why did the model say so? Six drugs, traced", jobs, rest, progress)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trace of the demo. `index`: traces of one have one card. `folder`: below that of the demo."""
+
+    index: int
+    name: str
+    sequence: str
+    target: str
+    folder: str
+
+
+def traced_pages(
+    request: DemoRequest,
+    tracer: "Tracer",
+    made: Mapping[str, Any],
+    title: str,
+    jobs: Sequence[Job],
+    rest: Callable[[], Rest],
+    progress: Progress,
+) -> Answer:
+    """Every trace in a folder of its own, kept where it is done, a page of them all, and the page that leads to it and
+    to what `rest` makes after them. `made`: what a command line says of the tracer."""
+    from isotrace.base.files import locked, write_whole
+    from isotrace.base.runs import SUMMARY, open_run
+    from isotrace.datasets.inputs import rejects_frame
+    from isotrace.report.trace.index import Traces
+    from isotrace.verbs.trace import TraceRequest, traced
+
+    arguments: dict[str, Any] = {"command": request.command, "seed": request.seed, "inputs": {}, "overwrite": False}
+    with locked(request.out), open_run(request.out / SUMMARY, **arguments, home="../index.html") as run:
+        found = []
+        for job in progress(jobs, "tracing"):
+            place = request.out / job.folder
+            asked = TraceRequest(**made, data=job.sequence, target=job.target, seed=request.seed, out=place)
+            row = {"sequence": job.sequence, "name": job.name}
+            up = "../" * len(Path(job.folder).parts) + f"{SUMMARY}/report.html"
+            found.append((job.index, traced(asked, tracer, row, place, go_on=True, home=up)))
+        folders = [job.folder for job in jobs]
+        result = Traces.of(title, tracer.about, found, folders, rejects_frame(()))
+        result.write(run)
+        more, links, first = rest()
+        write_whole(request.out / "index.html", home(links, [*first, *folders]).encode())
     return Answer({"traces": result.summary["traces"], **more, "index": str(request.out / "index.html")})
 
 

@@ -8,6 +8,7 @@ from isotrace.verbs.request import Answer, Progress
 
 if TYPE_CHECKING:
     from isotrace.domains.domain import Domain
+    from isotrace.subjects.subject import Subject
     from isotrace.verbs.demo import DemoRequest
 
 SUBJECT = "pypi:sapiens/vh"
@@ -23,48 +24,37 @@ HELD_OUT = 0.2
 
 
 def antibodies(request: "DemoRequest", progress: Progress) -> Answer:
-    """Every step lies in a folder of its own and is left as it is where it is complete."""
-    from isotrace.base.files import locked, write_whole
+    """Every step lies in a folder of its own and is left as it is where it is done."""
     from isotrace.base.progress import slug
-    from isotrace.base.runs import SUMMARY, open_run
-    from isotrace.datasets.inputs import rejects_frame
-    from isotrace.report.trace.index import Traces
-    from isotrace.verbs.demo import home
-    from isotrace.verbs.trace import TraceRequest, traced
+    from isotrace.subjects.subject import load_subject
+    from isotrace.verbs.demo import Job, traced_pages
     from isotrace.verbs.tracing import Tracer
 
-    own = dictionary(request, progress)
-    tracer = Tracer(SUBJECT, own, names=request.out / "names", fidelity=request.out / "fidelity")
-    arguments: dict[str, Any] = {"command": request.command, "seed": request.seed, "inputs": {}, "overwrite": False}
-    with locked(request.out), open_run(request.out / SUMMARY, **arguments, home="../index.html") as run:
-        found, folders = [], [slug(target) for target in TARGETS]
-        for target, folder in zip(progress(TARGETS, "tracing"), folders, strict=True):
-            place = request.out / folder
-            both: dict[str, Any] = {"names": request.out / "names", "fidelity": request.out / "fidelity"}
-            asked = TraceRequest(
-                subject=SUBJECT, dictionary=own, data=CHAIN, target=target, seed=request.seed, out=place, **both
-            )
-            row, up = {"sequence": CHAIN, "name": NAME}, f"../{SUMMARY}/report.html"
-            found.append((0, traced(asked, tracer, row, place, go_on=True, home=up)))
-        result = Traces.of("Why this residue?", tracer.about, found, folders, rejects_frame(()))
-        result.write(run)
-        links = (
-            ("summary", f"{NAME}: why this residue behind a mask?"),
-            ("names", "What the features mean: regions, IMGT positions, residues"),
-            ("fidelity", "How much of the model the dictionary keeps, on clones that it has not seen"),
-        )
-        write_whole(request.out / "index.html", home(links, folders).encode())
-    return Answer({"traces": result.summary["traces"], "index": str(request.out / "index.html")})
+    subject = load_subject(SUBJECT)
+    told: dict[str, Any] = {name: request.out / name for name in ("names", "fidelity")}
+    made = {"subject": SUBJECT, "dictionary": dictionary(request, subject, progress), **told}
+    links = (
+        ("summary", f"{NAME}: why this residue behind a mask?"),
+        ("names", "What the features mean: regions, IMGT positions, residues"),
+        ("fidelity", "How much of the model the dictionary keeps, on clones that it has not seen"),
+    )
+    jobs = [Job(0, NAME, CHAIN, target, slug(target)) for target in TARGETS]
+    tracer = Tracer(subject, made["dictionary"], **told)
+    return traced_pages(request, tracer, made, "Why this residue?", jobs, lambda: ({}, links, []), progress)
 
 
-def dictionary(request: "DemoRequest", progress: Progress) -> Path:
+def dictionary(request: "DemoRequest", subject: "Subject", progress: Progress) -> Path:
     """Trained on heavy chains of the packaged table, named on all of them, measured on clones that were held out."""
+    from isotrace.base.runs import is_done
+    from isotrace.dictionaries.saving import load_dictionary
     from isotrace.domains.domain import domain_of
     from isotrace.stats.splits import deal
     from isotrace.studies.study import bundled_table
     from isotrace.verbs.annotate import AnnotateRequest, annotate
     from isotrace.verbs.evaluate import EvaluateRequest, evaluate
+    from isotrace.verbs.loading import run_of
     from isotrace.verbs.train import TrainRequest, train
+    from isotrace.verbs.training import run_of as training_of
 
     own, names, fidelity = (request.out / name for name in ("dictionary", "names", "fidelity"))
     table = bundled_table("antibodies")
@@ -74,18 +64,27 @@ def dictionary(request: "DemoRequest", progress: Progress) -> Path:
     ]
     held = deal(domain.groups(chains), (1 - HELD_OUT, HELD_OUT), request.seed) == 1
     learn, rest = ([c for c, out in zip(chains, held, strict=True) if out == side] for side in (False, True))
-    if not complete(own):
-        shape: dict[str, Any] = {"architecture": "crosslayer", "features": FEATURES, "k": K, "tokens": TOKENS}
-        asked = TrainRequest(subject=SUBJECT, data=learn, out=own, resume=(own / "checkpoint.pt").is_file(), **shape)
-        train(asked, progress=progress)
-    both: dict[str, Any] = {"subject": SUBJECT, "seed": request.seed}
-    if not complete(fidelity):
-        evaluate(EvaluateRequest(dictionary=(own,), data=rest, out=fidelity, **both), progress=progress)
-    if not complete(names):
-        few: dict[str, Any] = {"sources": ("dictionary", "neurons"), "permutations": 100, "bootstrap": 50}
-        asked = AnnotateRequest(dictionary=own, data=chains, out=names, effects=False, **few, **both)
-        annotate(asked, progress=progress)
+    always: dict[str, Any] = {"subject": SUBJECT, "seed": request.seed, "overwrite": True}
+    shape: dict[str, Any] = {"architecture": "crosslayer", "features": FEATURES, "k": K, "tokens": TOKENS}
+    learning = TrainRequest(data=learn, out=own, resume=stopped(own, request.seed), **shape, **always)
+    if not is_done(own, **training_of(learning, subject, request.seed)):
+        train(learning, progress=progress)
+    made = load_dictionary(own, subject)
+    measuring = EvaluateRequest(dictionary=(own,), data=rest, out=fidelity, **always)
+    if not is_done(fidelity, **run_of(measuring, subject, made)):
+        evaluate(measuring, progress=progress)
+    few: dict[str, Any] = {"sources": ("dictionary", "neurons"), "permutations": 100, "bootstrap": 50}
+    naming = AnnotateRequest(dictionary=own, data=chains, out=names, effects=False, **few, **always)
+    if not is_done(names, **run_of(naming, subject, made)):
+        annotate(naming, progress=progress)
     return own
+
+
+def stopped(folder: Path, seed: int) -> bool:
+    """Whether training with this seed was stopped there, and can go on."""
+    from isotrace.base.runs import read_manifest
+
+    return (folder / "checkpoint.pt").is_file() and read_manifest(folder)["seed"] == seed
 
 
 def read(domain: "Domain", chain: str) -> bool:
@@ -95,9 +94,3 @@ def read(domain: "Domain", chain: str) -> bool:
     except InputError:
         return False
     return True
-
-
-def complete(folder: Path) -> bool:
-    from isotrace.base.runs import MANIFEST, read_manifest
-
-    return (folder / MANIFEST).is_file() and read_manifest(folder)["status"] == "complete"

@@ -43,7 +43,7 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
     from isotrace.evaluation.comparison import compare
     from isotrace.report.evaluation import Evaluation
     from isotrace.verbs.corpus import usable
-    from isotrace.verbs.loading import dictionary_of, label, run_of, subject_of, trained_on
+    from isotrace.verbs.loading import dictionary_of, label, opened, subject_of, trained_on
 
     given = request.dictionary
     names = [label(one) for one in given]
@@ -57,7 +57,7 @@ def evaluate(request: EvaluateRequest, progress: Progress) -> "Evaluation":
         first = f"; first reason: {rejects['reason'][0]}" if rejects.height else ""
         raise InputError(f"no row of {label(request.data)!r} can be evaluated{first}")
 
-    with run_of(request, request.out, subject, *dictionaries.values()) as run:
+    with opened(request, request.out, subject, *dictionaries.values()) as run:
         comparison = compare(
             subject, dictionaries, sequences, mask_rate=request.mask_rate, seed=request.seed,
             n_bootstrap=request.bootstrap, controls=request.controls,

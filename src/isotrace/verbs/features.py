@@ -28,7 +28,7 @@ def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
     from isotrace.dictionaries.features import active_features, batches_of
     from isotrace.domains.domain import domain_of
     from isotrace.report.features import FeatureTable
-    from isotrace.verbs.loading import dictionary_of, label, run_of, subject_of
+    from isotrace.verbs.loading import dictionary_of, label, opened, subject_of
 
     subject = subject_of(request)
     dictionary = dictionary_of(request.dictionary, subject)
@@ -51,7 +51,7 @@ def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
             refused.append((row["index"], row["sequence"], str(error)))
     if not kept:
         raise InputError(f"no row of {label(request.data)!r} can be used; first reason: {refused[0][2]}")
-    with run_of(request, request.out, subject, dictionary) as run:
+    with opened(request, request.out, subject, dictionary) as run:
         batches = batches_of(subject, [text for _, text, _, _ in kept])
         parts = []
         shown = iter(progress([batch for _, batch in batches], "features"))

@@ -57,19 +57,22 @@ def named(value: Any, column: str | None = None) -> Path | str:
     return f"{what}, sha256 {identity(content)[:16]}"
 
 
-def run_of(
+def opened(
     request: "OnDictionary", out: Path | None, subject: Subject, *dictionaries: Dictionary, **inputs: Path
 ) -> AbstractContextManager[Run | None]:
-    """The folder `out`, opened for what is asked, None where nothing is to be saved; `inputs` are the files it depends
-    on beside the usual. Raises as `open_run` does."""
+    """The folder `out`, opened for what is asked, None where nothing is to be saved. Raises as `open_run` does."""
     if out is None:
         return nullcontext()
+    return open_run(out, **run_of(request, subject, *dictionaries, **inputs), overwrite=request.overwrite)
+
+
+def run_of(request: "OnDictionary", subject: Subject, *dictionaries: Dictionary, **inputs: Path) -> dict[str, Any]:
+    """What the run depends on; `inputs` are files beside the usual."""
     given = request.dictionary if isinstance(request.dictionary, tuple) else None
     known = {"subject": Source.of(subject.source, subject), "data": named(request.data, request.column), **inputs}
     for n, (source, one) in enumerate(zip(given or (request.dictionary,), dictionaries, strict=True), start=1):
         known[f"dictionary {n}" if given else "dictionary"] = Source.of(label(source), one)
-    seed = getattr(request, "seed", 0)
-    return open_run(out, command=request.command, seed=seed, inputs=known, overwrite=request.overwrite)
+    return {"command": request.command, "seed": getattr(request, "seed", 0), "inputs": known}
 
 
 def trained_on(dictionaries: Mapping[str, Dictionary], data: Any, column: str | None) -> list[str]:

@@ -38,4 +38,4 @@ def screened(
     layers = dictionary.config.layers
     about = {name: tracer.about[name] for name in ("subject", "dictionary")}
     rejects = rejects_frame(refused)
-    return screen_result(about, target, rows, found, tracer.tables, layers, rejects, request.seed)
+    return screen_result(about, target, rows, domain, found, tracer.tables, layers, rejects, request.seed)

@@ -113,6 +113,7 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | 
     from isotrace.base.progress import slug
     from isotrace.base.runs import MANIFEST, SUMMARY, remove_run
     from isotrace.datasets.inputs import read_inputs, rejects_frame
+    from isotrace.report.page import plural
     from isotrace.report.pair.index import Pairs
     from isotrace.report.trace.index import Traces
     from isotrace.subjects.targets import check_target
@@ -159,7 +160,7 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | 
                     remove_run(place)
         if not found:
             raise InputError(f"no row of {label(given)!r} could be traced; first reason: {refused[0][2]}")
-        said = "pairs compared" if request.against is not None else "molecules traced"
+        said = "pairs compared" if request.against is not None else f"{plural(found[0][1].summary['domain'])} traced"
         parts = f"{len(found)} {said}, {len(refused)} rejected", tracer.about
         if request.against is not None:
             result = Pairs.of(*parts, found, kept, rejects_frame(refused))

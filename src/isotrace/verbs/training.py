@@ -77,11 +77,8 @@ def run_training(
         train(stream, jobs, out / CHECKPOINT, **common)
         world.close()
         return None
-    data = named(request.data, request.column) if request.store is None else named(request.store)
-    inputs: dict[str, Any] = {"subject": Source.of(subject.source, subject)}
-    inputs |= {"data" if request.store is None else "store": data}
-    inputs |= {} if request.config is None else {"config": request.config}
-    arguments = {"command": request.command, "seed": jobs[0].training.seed, "inputs": inputs}
+    arguments = run_of(request, subject, jobs[0].training.seed)
+    data = arguments["inputs"]["data" if request.store is None else "store"]
     with open_run(out, **arguments, overwrite=request.overwrite, resume=request.resume) as run:
         shares = [f"checkpoint.{slot}.rank{rank}.pt" for slot in (0, 1) for rank in range(world.size)]
         folders = [out if len(jobs) == 1 else run.folder(job.name) for job in jobs]
@@ -127,6 +124,17 @@ def run_training(
         finish(run)
     world.close()
     return summary
+
+
+def run_of(request: "TrainRequest", subject: Subject, seed: int) -> dict[str, Any]:
+    """What the run depends on; `seed` of the first dictionary."""
+    inputs: dict[str, Any] = {"subject": Source.of(subject.source, subject)}
+    if request.store is None:
+        inputs["data"] = named(request.data, request.column)
+    else:
+        inputs["store"] = named(request.store)
+    inputs |= {} if request.config is None else {"config": request.config}
+    return {"command": request.command, "seed": seed, "inputs": inputs}
 
 
 def with_tokens(jobs: Sequence[Job], settings: Mapping[str, Any], available: int) -> list[Job]:

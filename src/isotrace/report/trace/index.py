@@ -84,7 +84,8 @@ class Traces(Result):
             yield next(iter(described(one)))
         for one in self.summary["over_molecules"]:
             for row in [row for row in one["rows"] if row["beyond_ci"]][:3]:
-                yield f"{one['target']}, {row['substructure']}: {said(row, one['unit'])} ({row['molecules']} molecules)"
+                among = f"{row['molecules']} {one['things']}"
+                yield f"{one['target']}, {row['substructure']}: {said(row, one['unit'])} ({among})"
 
     def write(self, run: Run) -> None:
         super().write(run)

@@ -1,4 +1,4 @@
-"""What a file of molecules says about substructures: one table to take to a meeting, and what stands behind it."""
+"""What a file of sequences says about substructures: one table to take to a meeting, and what stands behind it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from isotrace.base.result import Result
 from isotrace.base.runs import Run, to_jsonable
 from isotrace.datasets.reading.cells import free_names
 from isotrace.dictionaries.shelf import FeatureTables
-from isotrace.domains.domain import Reading
+from isotrace.domains.domain import Domain, Reading, domain_of
 from isotrace.report.card.carded import shared, tsv
 from isotrace.report.page import render_page, template_text
-from isotrace.report.trace.substructures import bars, frame, over_frame, said
+from isotrace.report.trace.substructures import bars, frame, over_frame, said, words
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.subjects.targets import Target
 
@@ -31,24 +31,30 @@ class ScreenResult(Result):
 
     def told(self) -> Iterable[str]:
         unit = self.summary["target"]["unit"]
-        yield f"{self.summary['n_molecules']} molecules, {self.summary['target']['name']}"
+        yield f"{self.summary['n_molecules']} {self.words['things']}, {self.summary['target']['name']}"
         for row in self.summary["substructures"][:5]:
-            yield f"{row['substructure']}: {said(row, unit)} ({row['molecules']} molecules)"
+            yield f"{row['substructure']}: {said(row, unit)} ({row['molecules']} {self.words['things']})"
 
     def write(self, run: Run) -> None:
         super().write(run)
         run.text("substructures.csv", self.to_frame().write_csv())
         run.text("substructures.svg", self.drawn())
 
+    @property
+    def words(self) -> dict[str, str]:
+        return words(self.summary)
+
     def drawn(self) -> str:
-        return bars(self.summary["substructures"], self.summary["target"]["unit"])
+        return bars(self.summary["substructures"], self.summary["target"]["unit"], **self.words)
 
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
-        title, run = f"Which substructures move {self.summary['target']['name']}", dict(manifest or {})
-        about = f"{self.summary['n_molecules']} molecules, {self.summary['target']['description']}"
+        title, run = f"What moves {self.summary['target']['name']}", dict(manifest or {})
+        about = f"{self.summary['n_molecules']} {self.words['things']}, {self.summary['target']['description']}"
         copies = {"command": run.get("command", ""), "substructures (TSV)": tsv(self.to_frame())}
         page = self.summary | {
             "title": title,
+            **self.words,
+            "named": bool(domain_of(self.summary["domain"]).substructures),
             **shared(run, title, about, copies),
             "picture": self.drawn(),
             "features": self.tables["features"].head(30).to_dicts(),
@@ -65,6 +71,7 @@ def screen_result(
     about: Mapping[str, Any],
     target: Target,
     rows: pl.DataFrame,
+    domain: Domain,
     found: Sequence[tuple[int, Reading, Screened]],
     names: FeatureTables,
     layers: Sequence[int],
@@ -101,6 +108,8 @@ def screen_result(
     }
     summary = {
         **about,
+        "domain": domain.name,
+        "element": domain.element,
         "target": {"kind": target.kind, "name": target.name, "unit": target.unit, "description": target.description},
         "n_molecules": len(found),
         "substructures": over,

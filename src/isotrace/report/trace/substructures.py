@@ -9,7 +9,7 @@ from isotrace.attribution.screen.substructures import LEAST, Found, over_molecul
 from isotrace.base.runs import to_jsonable
 from isotrace.domains.domain import domain_of
 from isotrace.report.figures import COLOURS, GREY, INK, dot, path, picture, reach, scale, text, ticks
-from isotrace.report.page import number
+from isotrace.report.page import number, plural
 
 SHOWN = 24  # substructures drawn, those of most molecules first
 WIDTH, ROW, LEFT, TOP = 640, 22, 240, 34
@@ -21,15 +21,20 @@ def said(row: Mapping[str, Any], unit: str) -> str:
     return f"{number(row['beyond'])} {unit}" + (f" [{number(bounds[0])}, {number(bounds[1])}]" if bounds else "")
 
 
-def bars(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
-    """What each does beyond random atoms, with its interval; of substructures in enough molecules to have one."""
+def words(about: Mapping[str, Any]) -> dict[str, str]:
+    """What the domain calls sequences and their elements: molecules and atoms."""
+    return {"things": plural(about["domain"]), "elements": plural(about["element"])}
+
+
+def bars(rows: Sequence[Mapping[str, Any]], unit: str, things: str, elements: str) -> str:
+    """What each does beyond random elements, with its interval; of substructures in enough sequences to have one."""
     shown = sorted([row for row in rows if row["beyond_ci"]][:SHOWN], key=lambda row: row["beyond"])
     if not shown:
-        return picture(WIDTH, 60, "substructures", [text(WIDTH / 2, 34, "too few molecules for intervals", "middle")])
+        return picture(WIDTH, 60, "substructures", [text(WIDTH / 2, 34, f"too few {things} for intervals", "middle")])
     low, high = reach([0.0, *(v for row in shown for v in row["beyond_ci"])])
     across, height = scale(low, high, LEFT, WIDTH - 16), TOP + ROW * len(shown) + 30
     parts = [path([(across(0), TOP - 6), (across(0), height - 30)], GREY)]
-    parts.append(text(8, 18, f"← lowers   raises →   {unit}, beyond random atoms, 95 % CI", "start"))
+    parts.append(text(8, 18, f"← lowers   raises →   {unit}, beyond random {elements}, 95 % CI", "start"))
     for i, row in enumerate(shown):
         y, ends = TOP + ROW * (i + 0.5), row["beyond_ci"]
         colour = GREY if ends[0] <= 0 <= ends[1] else COLOURS[0]
@@ -66,7 +71,7 @@ def over_traces(traces: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     tables = []
     for name, own in by_target.items():
         found = [[Found(p["name"], (), p["effect"], _known(p["random"])) for p in one["substructures"]] for one in own]
-        about = {"target": name, "unit": own[0]["target"]["unit"], "molecules": len(own)}
+        about = {"target": name, "unit": own[0]["target"]["unit"], "molecules": len(own)} | words(own[0])
         tables.append(about | {"rows": over_molecules(found)})
     return tables
 
@@ -89,14 +94,15 @@ def shown(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     enough = [_drawn(one) for one in tables if one["molecules"] >= LEAST]
     few = [one["target"] for one in tables if one["molecules"] < LEAST]
     named = ", ".join(few[:3]) + (f" and {len(few) - 3} others" if len(few) > 3 else "")
-    line = f"Too few molecules for a table of substructures (it takes {LEAST} with one target): {named}."
+    things = few and next(one["things"] for one in tables if one["target"] == few[0])
+    line = f"Too few {things} for a table of substructures (it takes {LEAST} with one target): {named}."
     return {"over_molecules": enough, "too_few": line if few else None}
 
 
 def _drawn(table: Mapping[str, Any]) -> dict[str, Any]:
     """With a picture of the rows that have an interval, and these alone; all of them where none has one."""
     rows = [row for row in table["rows"] if row["beyond_ci"]]
-    picture = bars(rows, table["unit"]) if rows else None
+    picture = bars(rows, *(table[name] for name in ("unit", "things", "elements"))) if rows else None
     return {**table, "rows": rows or table["rows"], "picture": picture}
 
 
