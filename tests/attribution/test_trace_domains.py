@@ -1,7 +1,9 @@
 """Traces in every domain: proteins, antibodies, reactions, and one that somebody else registers."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -12,11 +14,12 @@ from isotrace.attribution.trace import TraceConfig, trace
 from isotrace.base.errors import InputError
 from isotrace.base.runs import open_run, to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
-from isotrace.domains.domain import domain_of
+from isotrace.domains.domain import Track, domain_of
 from isotrace.report.atlas.structure import check_structure
 from isotrace.report.page import plural
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
+from isotrace.report.trace.tracks import read_tracks, track_rows
 from isotrace.subjects.sources.conversion import PATTERNS
 from isotrace.subjects.subject import load_subject
 
@@ -127,6 +130,79 @@ def test_a_file_at_a_glance_is_told_in_the_words_of_the_domain(shown):
     assert f"1 {plural(domain.name)}, mask" in told
     assert "molecule" not in page[page.index("<main>") :] + told
     assert ("names no substructures" in page) == (not domain.substructures)
+
+
+HOSTILE = "<img src=x onerror=2>"
+
+
+def test_labels_of_a_file_stand_beside_the_trace(shown, tmp_path):
+    *_, found, record = shown
+    domain, reading, n = found.domain, found.reading, found.reading.n_elements
+    file = tmp_path / "labels.csv"
+    cells = "<" * (n // 3) + "a" * (n - n // 3 - 1) + "."
+    file.write_text(f'sequence,class:c,"token:{HOSTILE}"\nother,x,<<\n{reading.text},y,{cells}\n')
+    tracks = read_tracks(file, domain, reading)
+    result = replace(record, tracks=tracks).result()
+    first, second = result.summary["tracks"]
+    units = result.summary["units"]
+    assert (first["track"], first["label"], second["label"]) == (HOSTILE, "<", "a")
+    assert first["elements"] == list(range(n // 3))
+    assert first["share"] == n // 3 / n
+    mass = [u["mass"] for u in units]
+    moved = [sum(mass[(e + by) % n] for e in first["elements"]) / sum(mass) for by in range(n)]
+    assert first["mass"] == pytest.approx(moved[0])
+    assert first["mass_range"] == pytest.approx(np.quantile(moved, [0.025, 0.975]).tolist())
+    sides = [sum(x >= moved[0] - 1e-12 for x in moved), sum(x <= moved[0] + 1e-12 for x in moved)]
+    assert first["mass_p"] == pytest.approx(min(1, 2 * min(sides) / n))
+    assert first["mass_q"] >= first["mass_p"]
+    hidden = [abs(u["hidden"] or 0) for u in units]
+    assert second["hidden"] == pytest.approx(sum(hidden[e] for e in second["elements"]) / sum(hidden))
+    page = result.page()
+    assert "<img" not in page + "".join(result.view["page"]["drawings"].values())
+    assert "&lt;img src=x onerror=2&gt;" in page
+    boxes = {"protein": 2, "antibody": 4}.get(domain.name, 0)  # 'a' goes on through three rows of the antibody
+    assert page.count('class="label"') == 3 * boxes
+    assert any(line.startswith(f"{HOSTILE} <: ") for line in result.told())
+    assert ("&lt;img" in result.card_svg()) == bool(boxes)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (
+            "sequence,token:ss\nother,AB\n",
+            "no label in labels.csv, of the sequence that is traced .*--tracks takes a line",
+        ),
+        ("sequence,token:ss\n{text},AB\n", "token:ss of labels.csv has 2 characters for .* one character per"),
+        ("sequence,token:ss\n{text},{other}\n{text},{cells}\n", "labels it differently in line 2 and line 3"),
+        ("sequence,class:ss\n{text},AB\n", "labels.csv labels no .*s: give a column token:NAME, or patterns"),
+        ("name,group,kind,pattern\np,g,regex,(\n", "no regular expression"),
+    ],
+)
+def test_labels_that_do_not_fit_say_what_to_do(shown, tmp_path, table, says):
+    *_, found, _ = shown
+    n, file = found.reading.n_elements, tmp_path / "labels.csv"
+    file.write_text(table.format(text=found.reading.text, cells="A" * n, other="B" * n))
+    with pytest.raises(InputError, match=says) as error:
+        read_tracks(file, found.domain, found.reading)
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_label_carries_is_more_than_elsewhere_where_it_is():
+    def rows(values):
+        units = [{"mass": value, "hidden": None} for value in values]
+        return track_rows([Track("t", (("a", (3, 4)), ("b", (10,)), ("a", (6,)))), Track("empty", ())], units)
+
+    a, b = rows([1.0 + 30 * (i in (3, 4, 6)) for i in range(60)])
+    assert a["elements"] == [3, 4, 6]
+    assert (a["mass_p"], a["mass_q"]) == (2 / 60, 4 / 60)
+    assert a["mass"] == pytest.approx(93 / 150)
+    assert a["mass_range"][1] < 0.35
+    assert b["mass_p"] == 1.0  # the least that any one carries, as most do
+    assert (a["hidden"], a["hidden_range"], a["hidden_q"]) == (None, None, None)
+    assert {row["mass_p"] for row in rows([1.0] * 60)} == {1.0}
+    whole = Track("t", (("a", (0, 1)),))
+    assert track_rows([whole], [{"mass": 1.0, "hidden": 1.0}] * 2)[0]["mass"] is None
 
 
 def test_other_spellings_where_there_are_any(shown):

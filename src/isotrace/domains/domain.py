@@ -101,15 +101,25 @@ class Spelling:
 
 
 @dataclass(frozen=True)
+class Track:
+    """Labels beside elements. `spans`: (label, elements) of each stretch of neighbours that carry the same."""
+
+    name: str
+    spans: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Look:
     """How elements are drawn: in two colours by sign where it is `diverging`; full colour at `scale`, None takes the
     largest weight; `small` for cards. `links` (from, to) of elements are lines where the drawing has room for them, as
-    a reaction's has, orange or blue as the first weighs and as thick as it does."""
+    a reaction's has, orange or blue as the first weighs and as thick as it does. `tracks` stand under the elements of a
+    chain that is drawn in rows."""
 
     diverging: bool = False
     scale: float | None = None
     small: bool = False
     links: tuple[tuple[int, int], ...] = ()
+    tracks: tuple[Track, ...] = ()
 
 
 PLAIN = Look()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from isotrace.report.trace.trace import TraceResult
     from isotrace.verbs.tracing import Tracer
 
-GRAPH = ("max_features", "circuit", "node_threshold", "edge_threshold", "supernodes", "structure")
+GRAPH = ("max_features", "circuit", "node_threshold", "edge_threshold", "supernodes", "structure", "tracks")
 CIRCUIT = ("tolerance", "nodes", "controls", "spellings")
 """Options that not every way to trace reads."""
 
@@ -67,6 +67,8 @@ class TraceRequest(OnDictionary, Seeded):
     """supernodes.json to take over; default: that of the same command's earlier run."""
     structure: Path | None = None
     """PDB or mmCIF file of the protein, to be coloured by what the trace finds."""
+    tracks: Path | None = None
+    """Label file (docs/annotation-files.md) of atoms or residues, set beside what the trace finds."""
 
     def _without(self, *names: str, why: str) -> None:
         """Raises InputError for options that would be ignored."""
@@ -202,7 +204,7 @@ def traced(
     groups = earlier_groups(tracer, request.supernodes, place, request.command)
     numbers = row.get("original")
     kept = {"name": row["name"], "supernodes": groups, "numbers": None if numbers is None else tuple(numbers)}
-    kept |= {"structure": request.structure}
+    kept |= {"structure": request.structure, "tracks": request.tracks}
     with opened(request, tracer, place, row, home=home) as run:
         result = tracer.trace(row["sequence"], request.target, config, **kept, progress=progress)
         if run is not None:
@@ -230,7 +232,7 @@ def run_of(
     from isotrace.verbs.loading import named
 
     inputs = tracer.inputs | {"data": named(request.data, request.column)}
-    for name in ("supernodes", "structure"):
+    for name in ("supernodes", "structure", "tracks"):
         inputs |= {} if getattr(request, name) is None else {name: getattr(request, name)}
     inputs |= {} if row is None else {"sequence": row["sequence"]}
     inputs |= {} if against is None else {"against": str(named(against, None))}

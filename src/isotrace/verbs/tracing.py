@@ -15,9 +15,11 @@ from isotrace.attribution.trace import trace as trace_one
 from isotrace.base.errors import InputError
 from isotrace.base.identity import Source
 from isotrace.base.progress import Progress, silent
+from isotrace.datasets.annotated import read
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import require_whole_mlp
 from isotrace.dictionaries.shelf import ABOUT, shelf_of
+from isotrace.domains.domain import Track
 from isotrace.domains.molecule.spelling import write
 from isotrace.domains.mutations import variant
 from isotrace.interventions.components import Values, mean_values
@@ -27,6 +29,7 @@ from isotrace.report.pair.pair import PairResult
 from isotrace.report.pair.record import PairRecord
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
+from isotrace.report.trace.tracks import read_tracks
 from isotrace.subjects.subject import Subject, load_subject
 from isotrace.verbs.loading import dictionary_of, domain_of_subject, label
 
@@ -94,11 +97,12 @@ class Tracer:
         supernodes: Supernodes | None = None,
         numbers: tuple[int, ...] | None = None,
         structure: Path | None = None,
+        tracks: Path | None = None,
         progress: Progress = silent,
     ) -> TraceResult:
         """Atoms of a molecule keep their numbers, those of a SMILES are numbered as written, or by `numbers` (see
-        `domains.molecule.spelling.Spelling.original`). `structure`: see `Record`. Raises InputError for an input or
-        target that cannot be used."""
+        `domains.molecule.spelling.Spelling.original`). `structure`: see `Record`. `tracks`: a file of
+        labels, see `read_tracks`. Raises InputError for an input or target that cannot be used."""
         if isinstance(sequence, Chem.Mol):
             written = write(sequence)
             sequence, numbers = written.smiles, written.original
@@ -108,11 +112,17 @@ class Tracer:
             )
         if structure is not None:
             check_structure(structure, domain_of_subject(self.subject), sequence)
+        labels = () if tracks is None else self._labels(tracks, sequence)
         config = config or TraceConfig()
         parts = {"neuron_means": self.neuron_means, "numbers": numbers, "progress": progress}
         traced = trace_one(self.subject, self.dictionary, sequence, target, config, **parts)
         about = self.subject.source, self.name, self.tables, self.fidelity
-        return Record(traced, *about, name, supernodes, structure).result()
+        return Record(traced, *about, name, supernodes, structure, labels).result()
+
+    def _labels(self, tracks: Path, sequence: str) -> tuple[Track, ...]:
+        """Read before the trace, so that a wrong file is refused first."""
+        domain = domain_of_subject(self.subject)
+        return read_tracks(tracks, domain, read(self.subject, domain, sequence)[1])
 
     def pair(
         self,

@@ -125,7 +125,8 @@ class ProteinDomain:
         sequence = self.sequence(reading)
         own = [weights.get(i, 0.0) for i in range(len(sequence))]
         if not look.small:
-            return draw_track(sequence, own, self.bands(reading), look.scale, diverging=look.diverging, hits=True)
+            more: dict[str, Any] = {"diverging": look.diverging, "hits": True, "tracks": look.tracks}
+            return draw_track(sequence, own, self.bands(reading), look.scale, **more)
         end = max(map(abs, own)) if look.scale is None else look.scale
         first = max(0, max(range(len(own)), key=lambda i: abs(own[i])) - AROUND)
         cut = slice(first, first + 2 * AROUND + 1)

@@ -48,7 +48,7 @@ def trace_view(trace: "Record") -> dict[str, Any]:
         "summary": sentences(trace, summary),
         "drawings": {
             name: traced.domain.draw_elements(
-                traced.reading, weights, Look(name != "mass", links=_links(traced, weights))
+                traced.reading, weights, Look(name != "mass", links=_links(traced, weights), tracks=trace.tracks)
             )
             for name, weights in drawn.items()
         },

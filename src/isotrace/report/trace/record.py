@@ -15,6 +15,7 @@ from isotrace.attribution.trace import Traced
 from isotrace.attribution.units import evenness
 from isotrace.base.runs import to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
+from isotrace.domains.domain import Track
 from isotrace.report.trace.atoms import group_rows, picture, spelling_rows, substructures_of, unit_rows
 from isotrace.report.trace.effects import agreement, checked, disagreement, effects_of
 from isotrace.report.trace.graph.kinds import lanes, node_kind
@@ -22,6 +23,7 @@ from isotrace.report.trace.graph.neuronpedia import graph_json, target_probabili
 from isotrace.report.trace.graph.trace_graph import control_frame, edge_frame, intervention_frame, supernodes_of
 from isotrace.report.trace.payload import on_structure, trace_view
 from isotrace.report.trace.trace import TraceResult
+from isotrace.report.trace.tracks import track_rows
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.subjects.probe import judged, probe_folder
 
@@ -34,7 +36,7 @@ class Record:
     """A finished trace with the names of its features and the dictionary's fidelity (None where unknown).
 
     `given`: supernodes whose groups and names are taken over; None groups anew. `structure`: a PDB
-    or mmCIF file of a protein, to be coloured."""
+    or mmCIF file of a protein, to be coloured. `tracks`: labels to set beside the elements."""
 
     traced: Traced
     subject: str
@@ -44,6 +46,7 @@ class Record:
     name: str | None = None
     given: Supernodes | None = None
     structure: Path | None = None
+    tracks: tuple[Track, ...] = ()
 
     def result(self) -> TraceResult:
         traced = self.traced
@@ -110,6 +113,7 @@ class Record:
             "units": self.units,
             "substructures": substructures_of(traced),
             "groups": group_rows(traced),
+            "tracks": track_rows(self.tracks, self.units),
             "bonds": [
                 {"elements": list(u.about), "token": u.text, "pos": p, "score": s}
                 for p, u, written, s in self._positions()

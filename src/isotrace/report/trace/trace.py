@@ -17,6 +17,8 @@ from isotrace.report.trace.finding import finding
 from isotrace.report.trace.graph.grid import grid
 
 STRUCTURE = "structure.html"
+LABELS = 8
+"""Labels of tracks that are told in lines of text."""
 PEARSON = tuple(f"pearson_{name}" for name in ("free_running", "first_order", "rest", "graph", "frozen"))
 
 
@@ -65,7 +67,7 @@ class TraceResult(Carded):
         )
         return {
             **page,
-            **{name: summary[name] for name in (*shared, "groups", "lanes", "supporters", "opponents")},
+            **{name: summary[name] for name in (*shared, "groups", "tracks", "lanes", "supporters", "opponents")},
             "finding": {"sentence": found.sentence, "overturned": found.taken_back, "colours": found.colours},
             "target": summary["target"] | page["target"],
             "verification": page["verification"]
@@ -91,6 +93,11 @@ class TraceResult(Carded):
             "sentence": f"{found.sentence} {found.taken_back}".rstrip(),
             "command": run.get("command", ""),
             "groups (TSV)": tsv(pl.DataFrame(summary["groups"], infer_schema_length=None)),
+            **(
+                {"labels (TSV)": tsv(pl.DataFrame(summary["tracks"], infer_schema_length=None))}
+                if summary["tracks"]
+                else {}
+            ),
             f"{summary['element']}s (TSV)": tsv(self.tables["units"]),
             "circuit features (TSV)": tsv(self.tables["features"]),
         }
@@ -170,6 +177,15 @@ def described(summary: Mapping[str, Any]) -> Iterable[str]:
     what = "hidden one by one" if hidden else "effect"
     most = strongest(summary["units"], 5, seen["shown"])
     yield f"{summary['element']}s, {what}, in {target['unit']}: {most} ({beside})"
+    for row in summary["tracks"][:LABELS]:
+        name, of = ("hidden", "what hiding does") if hidden else ("mass", "the mass")
+        if row[name] is not None:
+            low, high = row[f"{name}_range"]
+            alike = f"{row['share']:.0%} of the {summary['element']}s"
+            yield (
+                f"{row['track']} {row['label']}: {row[name]:.0%} of {of}, {alike} "
+                f"(moved along the {summary['domain']}: {low:.0%} to {high:.0%}, q {_fixed(row[f'{name}_q'])})"
+            )
     for warning in summary["warnings"]:
         yield f"warning: {warning}"
 
