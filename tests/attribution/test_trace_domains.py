@@ -161,7 +161,7 @@ def test_labels_of_a_file_stand_beside_the_trace(shown, tmp_path):
     assert "<img" not in page + "".join(result.view["page"]["drawings"].values())
     assert "&lt;img src=x onerror=2&gt;" in page
     boxes = {"protein": 2, "antibody": 4}.get(domain.name, 0)  # 'a' goes on through three rows of the antibody
-    assert page.count('class="label"') == 3 * boxes
+    assert page.count('class="tracked"') == 3 * boxes
     assert any(line.startswith(f"{HOSTILE} <: ") for line in result.told())
     assert ("&lt;img" in result.card_svg()) == bool(boxes)
 

@@ -190,6 +190,76 @@ def test_from_the_shell_to_a_page_that_is_read_again(folder, data, found, tmp_pa
     assert loaded._repr_html_().startswith("<div><svg")
 
 
+DESIGNS = pl.DataFrame({
+    "name": ["<b>one</b>", "two", None, "known", "short", "same", "X", "lower", "stop"],
+    "sequence": ["A" + WILD[1:3] + "R" + WILD[4:], " ".join("F" + WILD[1:]), WILD[:-1] + "W", WILD[0] + "A" + WILD[2:],
+                 WILD[1:], WILD, "X" + WILD[1:], WILD.lower(), WILD[:-1] + "*"],
+})  # fmt: skip
+
+
+def test_designs_are_placed_among_the_measured(esm, data, found):
+    asked = {"offset": -1, "bootstrap": 20}
+    result = isotrace.scan(esm, WILD, data, "variant", "score", designs=DESIGNS, **asked)
+    rows = {row["index"]: row for row in result.summary["designs"]}
+    assert {i: row["mutation"] for i, row in rows.items()} == {0: "T2A:L5R", 1: "T2F", 2: "A20W", 3: "Y3A"}
+    batch, predicted = esm.tokenize([WILD]), np.asarray(result.to_frame()["predicted"])
+    for row in rows.values():
+        own = ":".join(str(one._replace(site=one.site - 1)) for one in mutations(row["mutation"]))
+        target = parse_target(f"mutation:{own}", esm, batch)
+        prepared = target.prepare(esm, batch)
+        assert row["predicted"] == pytest.approx(
+            float(target.value(esm, prepared, target.hidden(esm, prepared))), abs=1e-5
+        )
+        assert row["place"] == pytest.approx((predicted < row["predicted"]).mean(), abs=0.5 / len(predicted) + 1e-9)
+    assert rows[0]["blosum62"] == BLOSUM62["T", "A"] + BLOSUM62["L", "R"]
+    assert (rows[0]["place_like"], rows[2]["place_like"] is None) == (None, False)  # two variants of two mutations
+    known = dict(result.to_frame()["mutation", "measured"].rows())
+    assert [rows[i]["measured"] for i in (0, 1, 3)] == [None, known["T2F"], known["Y3A"]]
+    assert [rows[i]["new_sites"] for i in (0, 2)] == [0, 1]
+    assert result.summary["performance"]["all"]["subject"]["value"] == pytest.approx(
+        found.summary["performance"]["all"]["subject"]["value"]
+    ), "designs change nothing of what is judged"
+    refused = {row["index"]: row["reason"] for row in result.summary["rejected_designs"]}
+    assert "has 18 residues, the wild type 19" in refused[4]
+    assert refused[5] == "it is the wild type"
+    assert "T2X is of a letter that is none" in refused[6]
+    assert "capitals" in refused[7]
+    assert set(refused) == {4, 5, 6, 7, 8}
+    page = result.page()
+    assert "<b>one" not in page
+    assert page.count('class="design"') == 2 * 5  # a cell of either map
+    assert "T2A: predicted" in page.replace("\n", " ")
+    assert "in &lt;b&gt;one&lt;/b&gt;" in page.replace("&amp;", "&")
+    with pytest.raises(InputError, match="no design of --designs can be used; first reason: it has 18 residues"):
+        isotrace.scan(esm, WILD, data, "variant", "score", designs=DESIGNS[4:], **asked)
+    one = isotrace.scan(esm, WILD, data, "variant", "score", designs="F" + WILD[1:], **asked)
+    assert one.summary["designs"][0] == rows[1] | {"index": 0, "name": None}
+    assert found.summary["designs"] is None
+
+
+def test_letters_at_sites_are_mutations(esm, data):
+    cells = [a + b for a in "TAFKV" for b in "LADFK"] + ["TLL", "AX", "al"]
+    table = pl.DataFrame({"letters": cells, "y": np.arange(len(cells), dtype=float)})
+    result = isotrace.scan(esm, WILD, table, "letters", "y", sites=(2, 5), offset=-1, bootstrap=20)
+    named = result.to_frame()["mutation"].to_list()
+    assert named[:6] == ["L5A", "L5D", "L5F", "L5K", "T2A", "T2A:L5A"]
+    assert len(named) == 24
+    reasons = {row["input"]: row["reason"] for row in result.summary["rejects"]}
+    assert "changes nothing" in reasons["TL"]
+    assert "3 letters for 2 sites" in reasons["TLL"]
+    assert "none of the twenty" in reasons["AX"]
+    assert "write AL, in capitals" in reasons["al"]
+    spelled = pl.DataFrame({"m": named, "y": result.to_frame()["measured"]})
+    other = isotrace.scan(esm, WILD, spelled, "m", "y", offset=-1, bootstrap=20)
+    assert other.summary["performance"] == result.summary["performance"]
+    assert [w for w in result.summary["warnings"] if "no row holds" in w] == []
+    wrong = isotrace.scan(esm, WILD, table, "letters", "y", sites=(3, 6), offset=-1, bootstrap=20)
+    assert "no row holds YI, what stands at the sites" in wrong.summary["warnings"][0]
+    for sites, says in (((2, 40), "--sites 40 is out of range: .* from 2 to 20"), ((2, 2), "names a site twice")):
+        with pytest.raises(InputError, match=says):
+            isotrace.scan(esm, WILD, table, "letters", "y", sites=sites, offset=-1)
+
+
 def test_marginals_of_a_token_that_writes_several_residues_are_refused(esm):
     domain = domain_of("protein")
     changes = [tuple(mutations("T1A")), tuple(mutations("T1A:K3R"))]

@@ -33,7 +33,7 @@ _SHIPPED = {
     "pair": "isotrace.report.pair.pair:PairResult",
     "pairs": "isotrace.report.pair.index:Pairs",
     "probing": "isotrace.report.probe:ProbeResult",
-    "scan": "isotrace.report.scan:ScanResult",
+    "scan": "isotrace.report.scan.scan:ScanResult",
     "screen": "isotrace.report.trace.screen:ScreenResult",
     "study": "isotrace.report.study:StudyResult",
     "trace": "isotrace.report.trace.trace:TraceResult",

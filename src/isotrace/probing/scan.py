@@ -11,7 +11,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from isotrace.annotation.nulls.sources import untrained_subject
 from isotrace.base.errors import InputError
 from isotrace.base.progress import Progress, silent
 from isotrace.base.settings import checked_seed
-from isotrace.datasets.mutations import Scan
+from isotrace.datasets.mutations import Design, Scan
 from isotrace.domains.domain import Domain
 from isotrace.domains.mutations import Mutation, mutated
 from isotrace.domains.substitutions import BLOSUM62, RESIDUES
@@ -52,7 +52,8 @@ class ScanSettings:
 class Scanned:
     """`predicted[source] [variants]`, higher for what is thought better. `every [sites, 20]`: the log-odds of each of
     RESIDUES against the residue that stands there, all sites of the wild type; None for a causal subject. `scores`:
-    (which variants, source) → Spearman `[1 + n_bootstrap]`, the first of all as they are."""
+    (which variants, source) → Spearman `[1 + n_bootstrap]`, the first of all as they are.
+    `of_designs[source] [designs]`: as `predicted`."""
 
     scan: Scan
     settings: ScanSettings
@@ -60,6 +61,8 @@ class Scanned:
     predicted: dict[str, np.ndarray]
     every: np.ndarray | None
     scores: dict[str, dict[str, np.ndarray]]
+    designs: tuple[Design, ...] = ()
+    of_designs: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def measured(self) -> np.ndarray:
@@ -67,8 +70,9 @@ class Scanned:
 
 
 def scan_variants(
-    subject: Subject, domain: Domain, scan: Scan, settings: ScanSettings, progress: Progress = silent
-) -> Scanned:
+    subject: Subject, domain: Domain, scan: Scan, settings: ScanSettings, progress: Progress = silent,
+    designs: Sequence[Design] = (),
+) -> Scanned:  # fmt: skip
     """Raises InputError for fewer than LEAST variants, effects that are all alike, and a wild type that the subject
     cannot take; SubjectError for a subject without a head or a mask token."""
     effects = np.asarray([variant.effect for variant in scan.variants])
@@ -81,16 +85,17 @@ def scan_variants(
     ways = {"subject": subject, "untrained": untrained_subject(subject, settings.seed)}
     predicted: dict[str, np.ndarray] = {}
     every = None
+    n, changes = len(scan.variants), [one.changes for one in (*scan.variants, *designs)]
     for name, one in ways.items():
         if subject.objective == "causal":
-            predicted[name] = likelihoods(one, scan, progress)
+            predicted[name] = likelihoods(one, scan.wild_type, changes, progress)
         else:
-            marginals = Marginals(one, domain, scan.wild_type, [v.changes for v in scan.variants], progress)
+            marginals = Marginals(one, domain, scan.wild_type, changes, progress)
             predicted[name] = marginals.of_variants()
             every = marginals.of_every_residue() if every is None else every
-    predicted["blosum62"] = np.asarray(
-        [sum(BLOSUM62[c.before, c.after] for c in v.changes) for v in scan.variants], dtype=float
-    )
+    predicted["blosum62"] = np.asarray([sum(BLOSUM62[c.before, c.after] for c in of) for of in changes], dtype=float)
+    of_designs = {name: values[n:] for name, values in predicted.items()}
+    predicted = {name: values[:n] for name, values in predicted.items()}
     better = effects if settings.worse == "low" else -effects
     sites = [variant.sites for variant in scan.variants]
     predicted["site_mean"] = site_means(better, sites)
@@ -103,7 +108,7 @@ def scan_variants(
         for name, chosen in progress([*subsets.items()], "comparing")
     }
     method = "log-likelihoods of whole sequences" if subject.objective == "causal" else "masked marginals"
-    return Scanned(scan, settings, method, predicted, every, scores)
+    return Scanned(scan, settings, method, predicted, every, scores, tuple(designs), of_designs)
 
 
 class Marginals:
@@ -177,11 +182,13 @@ class Marginals:
 
 
 @torch.no_grad()
-def likelihoods(subject: Subject, scan: Scan, progress: Progress = silent) -> np.ndarray:
+def likelihoods(
+    subject: Subject, wild_type: str, variants: Sequence[tuple[Mutation, ...]], progress: Progress = silent
+) -> np.ndarray:
     """log p(variant) − log p(wild type) of a causal subject, of all tokens that are no special ones, float64
     `[variants]`."""
-    texts = [scan.wild_type, *(mutated(scan.wild_type, variant.changes) for variant in scan.variants)]
-    at_once = max(1, BATCH_TOKENS // len(scan.wild_type))
+    texts = [wild_type, *(mutated(wild_type, changes) for changes in variants)]
+    at_once = max(1, BATCH_TOKENS // len(wild_type))
     found = []
     for part in progress([texts[i : i + at_once] for i in range(0, len(texts), at_once)], "predicting"):
         batch = subject.tokenize(part)

@@ -98,8 +98,8 @@ def rendered(template: str, values: dict[str, Any]) -> str:
 
 
 def number(value: Any) -> str:
-    """`value` to three significant digits with a true minus sign, "–" for None; text passes unchanged."""
-    if value is None:
+    """`value` to three significant digits with a true minus sign, "–" for None and NaN; text passes unchanged."""
+    if value is None or value != value:
         return "–"
     if isinstance(value, (bool, str)):
         return str(value)

@@ -112,7 +112,8 @@ class Request(BaseModel):
             if isinstance(value, type(field.default)) and value == field.default:  # a table has no one truth
                 continue
             several = value if isinstance(value, tuple) else (value,)
-            texts = [_written(one, getattr(self, "column", None)) for one in several]
+            column = getattr(self, "column", None) if name == "data" else None
+            texts = [_written(one, column) for one in several]
             texts = [",".join(texts)] if how.commas else texts
             if how.place:
                 words += texts

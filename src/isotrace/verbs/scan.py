@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError, SubjectError
-from isotrace.verbs.request import InFolder, Loaded, OnSubject, Progress, Seeded, look_at, verb
+from isotrace.verbs.request import COMMAS, InFolder, Loaded, OnSubject, Progress, Seeded, look_at, verb
 
 if TYPE_CHECKING:
-    from isotrace.report.scan import ScanResult
+    from isotrace.report.scan.scan import ScanResult
     from isotrace.subjects.subject import Subject
 
 
@@ -21,9 +21,13 @@ class ScanRequest(OnSubject, InFolder, Seeded):
     data: Loaded
     """Mutations and what was measured: a table (CSV, TSV, Parquet, …); in Python also a DataFrame."""
     mutations: str
-    """Column of mutations, A24G, several as A24G:K31R."""
+    """Column of mutations, A24G, several as A24G:K31R; with --sites of letters, VDGV."""
     label: str
     """Column of the measured effects, numbers."""
+    sites: Annotated[tuple[int, ...] | None, COMMAS] = None
+    """Positions whose letters the column of mutations holds, as 39,40,41,54."""
+    designs: Loaded = None
+    """Sequences of your own to place among the measured ones: a file as any input, or one sequence."""
     offset: int = 0
     """Added to the positions of the table to count from 1 in the sequence."""
     worse: Literal["low", "high"] = "low"
@@ -60,9 +64,9 @@ def scan(request: ScanRequest, progress: Progress) -> "ScanResult":
 
     from isotrace.base.runs import open_run
     from isotrace.datasets.inputs import read_inputs
-    from isotrace.datasets.mutations import read_scan
+    from isotrace.datasets.mutations import read_designs, read_scan
     from isotrace.probing.scan import ScanSettings, scan_variants
-    from isotrace.report.scan import scan_result
+    from isotrace.report.scan.scan import scan_result
     from isotrace.verbs.loading import domain_of_subject, subject_of
 
     settings = request.settings(ScanSettings)
@@ -76,9 +80,14 @@ def scan(request: ScanRequest, progress: Progress) -> "ScanResult":
         if domain.element != "residue":
             raise SubjectError(f"a scan is of residues, and {subject.source} is of the domain {domain.name}.")
         domain.check(sequence)
-        read = read_scan(rows, rejects, domain.same(sequence), request.label, request.offset)
-        found = scan_variants(subject, domain, read, settings, progress)
-        result = scan_result(found, subject, name)
+        wild_type, refused = domain.same(sequence), None
+        read = read_scan(rows, rejects, wild_type, request.label, request.offset, request.sites or ())
+        designs = ()
+        if request.designs is not None:
+            own = read_inputs(request.designs)
+            designs, refused = read_designs(*own, domain, wild_type, request.offset)
+        found = scan_variants(subject, domain, read, settings, progress, designs)
+        result = scan_result(found, subject, name, refused)
         if run is not None:
             result.write(run)
     return result
@@ -105,4 +114,5 @@ def run_of(request: ScanRequest, subject: "Subject", sequence: str) -> dict[str,
 
     data = named(request.data, request.mutations)
     inputs = {"subject": Source.of(subject.source, subject), "data": data, "wild type": sequence}
+    inputs |= {} if request.designs is None else {"designs": named(request.designs)}
     return {"command": request.command, "seed": request.seed, "inputs": inputs}

@@ -115,7 +115,7 @@ def _labels(track: Track, start: int, last: int, y: int) -> str:
         x, width = _NAMES + (shown[0] - start) * _CELL, (shown[-1] - shown[0] + 1) * _CELL
         told = escape(f"{track.name}: {label}, residues {elements[0] + 1}–{elements[-1] + 1}")
         parts.append(
-            f'<rect class="label" x="{x}" y="{y}" width="{width - 1}" height="{_TRACK - 2}" fill="{shades[label]}">'
+            f'<rect class="tracked" x="{x}" y="{y}" width="{width - 1}" height="{_TRACK - 2}" fill="{shades[label]}">'
             f"<title>{told}</title></rect>"
         )
         if 6 * len(label) <= width:
