@@ -227,10 +227,11 @@ def spearmans(
     place = {at: i for i, at in enumerate(sets)}
     of_row = np.asarray([place[sites[row]] for row in rows])
     drawn = bootstrap_weights(len(names), settings.n_bootstrap, (settings.seed, 5))
-    drawn = np.concatenate([np.ones((1, len(names))), drawn])
+    # of a few sites, as in a library of four, most draws are the same
+    drawn, which = np.unique(np.concatenate([np.ones((1, len(names))), drawn]), axis=0, return_inverse=True)
     found: dict[str, list[np.ndarray]] = {source: [] for source in predicted}
     for part in np.array_split(drawn, max(1, drawn.shape[0] * len(rows) // DRAWN)):
         weights = np.stack([part[:, at].prod(1) for at in own], 1)[:, of_row]
         for source, values in predicted.items():
             found[source].append(spearman(values[rows, None], effects[rows], weights))
-    return {source: np.concatenate(parts) for source, parts in found.items()}
+    return {source: np.concatenate(parts)[which] for source, parts in found.items()}
