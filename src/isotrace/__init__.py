@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from isotrace.verbs.features import features
     from isotrace.verbs.harvest import harvest
     from isotrace.verbs.intervene import intervene
+    from isotrace.verbs.map import tracing_map
     from isotrace.verbs.probe import fit_probe
     from isotrace.verbs.reproduce import reproduce
     from isotrace.verbs.scan import scan
@@ -53,6 +54,7 @@ __all__ = [
     "save_pretrained",
     "scan",
     "trace",
+    "tracing_map",
     "train",
 ]
 
@@ -80,6 +82,7 @@ _LAZY = {
     "save_pretrained": "isotrace.dictionaries.hub",
     "scan": "isotrace.verbs.scan",
     "trace": "isotrace.verbs.trace",
+    "tracing_map": "isotrace.verbs.map",
     "train": "isotrace.verbs.train",
 }
 

@@ -10,18 +10,22 @@ from transformers import PreTrainedTokenizerFast
 
 import isotrace
 import tiny
+from isotrace.attribution.maps.many import Maps, one_map
+from isotrace.attribution.maps.pair import MapSettings, pair_of
 from isotrace.attribution.trace import TraceConfig, trace
 from isotrace.base.errors import InputError
 from isotrace.base.runs import open_run, to_jsonable
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Track, domain_of
 from isotrace.report.atlas.structure import check_structure
+from isotrace.report.maps import traced_map
 from isotrace.report.page import plural
 from isotrace.report.trace.record import Record
 from isotrace.report.trace.trace import TraceResult
 from isotrace.report.trace.tracks import read_tracks, track_rows
 from isotrace.subjects.sources.conversion import PATTERNS
 from isotrace.subjects.subject import load_subject
+from isotrace.verbs.tracing import map_of
 
 QUICK = TraceConfig(max_features=40, spelling_features=20, n_nodes=4, n_controls=2, n_spellings=4, circuit="effects")
 VH = (
@@ -214,6 +218,34 @@ def test_other_spellings_where_there_are_any(shown):
         assert found.spellings.hidden[0].tolist() == pytest.approx(
             [found.hidden.get(e, float("nan")) for e in range(found.reading.n_elements)], nan_ok=True
         )
+
+
+def test_a_map_names_positions_in_the_words_of_the_domain(shown):
+    """Of a domain of somebody else's too, which says nothing of maps; saved and shown with the trace."""
+    *_, found, record = shown
+    mapped = map_of(found)
+    pair = pair_of(
+        found.domain, shown[0], found.reading, found.frame.batch, found.target, MapSettings(least=1e-12, nulls=3)
+    )
+    own = {
+        "protein": {"other residues"}, "gene": {"other genes"},
+        "antibody": {f"{region} residues" for region in ("FR1", "CDR1", "FR2", "CDR2", "FR3", "CDR3", "FR4")},
+        "reaction": {"reactant atoms", "product atoms", "branches", "bonds", "arrows", "dots"},
+    }[found.domain.name]  # fmt: skip
+    assert {*pair.classes} <= own | {"cause", "answer", "special tokens"}
+    assert len({*pair.classes} & own) >= len(own) - 1
+    assert sorted(p for at in pair.classes.values() for p in at) == list(range(len(found.reading.units)))
+    assert mapped["clean"] == pytest.approx(pair.values[0])
+    if found.domain.name != "gene":
+        return
+    settings = MapSettings(least=1e-12, n_bootstrap=20)
+    result = replace(record, map=traced_map(pair, Maps([one_map(pair)], ["it"], settings), settings)).result()
+    page = result.page()
+    assert "<h2>Tracing map</h2>" in page
+    assert "<img src=x" not in page
+    assert page.count('class="map"') == 6
+    assert result.summary["map"]["moved"] == pytest.approx(abs(pair.moved))
+    assert record.summary["map"] is None
 
 
 def test_a_saved_trace_is_the_same(shown, tmp_path):

@@ -194,6 +194,7 @@ WRITE = {
     "convert": {"source": "bundled:molm-clt", "to": "clt_training"},
     "demo": {},
     "balance": {"data": ["CCO>>CC=O"]},
+    "tracing_map": {"least": 1e-6, "bootstrap": 20},
     "reproduce": {"name": "planted", "dictionary": ()},
 }
 

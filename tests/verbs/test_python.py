@@ -17,7 +17,7 @@ from isotrace.verbs.request import Answer
 
 ROOMS = {"report", "subjects"}
 """Commands whose name is a room's, which `isotrace.NAME` therefore is."""
-CALLED = {"probe": "fit_probe"}
+CALLED = {"map": "tracing_map", "probe": "fit_probe"}
 """Commands with another name in Python."""
 TEXTS = ["CCO", "CC(=O)N", "c1cc[nH]c1", "OCCN"] * 3
 QUICK = {"max_features": 30, "nodes": 4, "controls": 2, "spellings": 0}
@@ -104,7 +104,7 @@ def inflated(summary):
 
 
 def test_results_print_in_a_few_lines_whatever_was_found(results):
-    assert {*results} == {*RESULTS} - {"balance", "circuit", "study", "probing", "scan", "screen"}, (
+    assert {*results} == {*RESULTS} - {"balance", "circuit", "map", "study", "probing", "scan", "screen"}, (
         "their own tests print these"
     )
     for result in results.values():

@@ -30,6 +30,7 @@ _SHIPPED = {
     "evaluation": "isotrace.report.evaluation:Evaluation",
     "features": "isotrace.report.features:FeatureTable",
     "intervention": "isotrace.report.features:InterventionTable",
+    "map": "isotrace.report.maps:MapResult",
     "pair": "isotrace.report.pair.pair:PairResult",
     "pairs": "isotrace.report.pair.index:Pairs",
     "probing": "isotrace.report.probe:ProbeResult",

@@ -196,7 +196,7 @@ class Domain(Protocol):
 
     def names(self, reading: Reading) -> list[dict[str, Any]]:
         """What every element is called: `symbol`, `name` (unique), and what else its field numbers it by (`number`,
-        `chain`, `imgt`)."""
+        `chain`, `imgt`). A `side` or `region` sorts it into a class that other sequences have too."""
         ...
 
     def parts(self, reading: Reading) -> tuple[Group, ...]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from isotrace.report.trace.trace import TraceResult
     from isotrace.verbs.tracing import Tracer
 
-GRAPH = ("max_features", "circuit", "node_threshold", "edge_threshold", "supernodes", "structure", "tracks")
+GRAPH = ("max_features", "circuit", "node_threshold", "edge_threshold", "supernodes", "structure", "tracks", "map")
 CIRCUIT = ("tolerance", "nodes", "controls", "spellings")
 """Options that not every way to trace reads."""
 
@@ -65,6 +65,8 @@ class TraceRequest(OnDictionary, Seeded):
     """Run of evaluate that measured the dictionary, instead of its shelf."""
     supernodes: Path | None = None
     """supernodes.json to take over; default: that of the same command's earlier run."""
+    map: bool = False
+    """Also a tracing map: what carries the answer from its cause, at which tokens and in which layers."""
     structure: Path | None = None
     """PDB or mmCIF file of the protein, to be coloured by what the trace finds."""
     tracks: Path | None = None
@@ -204,7 +206,7 @@ def traced(
     groups = earlier_groups(tracer, request.supernodes, place, request.command)
     numbers = row.get("original")
     kept = {"name": row["name"], "supernodes": groups, "numbers": None if numbers is None else tuple(numbers)}
-    kept |= {"structure": request.structure, "tracks": request.tracks}
+    kept |= {"structure": request.structure, "tracks": request.tracks, "with_map": request.map}
     with opened(request, tracer, place, row, home=home) as run:
         result = tracer.trace(row["sequence"], request.target, config, **kept, progress=progress)
         if run is not None:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
+from isotrace.attribution.maps.many import Maps, one_map
+from isotrace.attribution.maps.pair import Corruption, MapSettings, pair_of
 from isotrace.attribution.pairs.pair import PairConfig
 from isotrace.attribution.pairs.pair import pair as compare_two
 from isotrace.attribution.supernodes import Supernodes
-from isotrace.attribution.trace import TraceConfig
+from isotrace.attribution.trace import TraceConfig, Traced
 from isotrace.attribution.trace import trace as trace_one
 from isotrace.base.errors import InputError
 from isotrace.base.identity import Source
@@ -25,6 +27,7 @@ from isotrace.domains.mutations import variant
 from isotrace.interventions.components import Values, mean_values
 from isotrace.interventions.hookpoints import Neurons
 from isotrace.report.atlas.structure import check_structure
+from isotrace.report.maps import traced_map
 from isotrace.report.pair.pair import PairResult
 from isotrace.report.pair.record import PairRecord
 from isotrace.report.trace.record import Record
@@ -98,11 +101,13 @@ class Tracer:
         numbers: tuple[int, ...] | None = None,
         structure: Path | None = None,
         tracks: Path | None = None,
+        with_map: bool = False,
         progress: Progress = silent,
     ) -> TraceResult:
         """Atoms of a molecule keep their numbers, those of a SMILES are numbered as written, or by `numbers` (see
         `domains.molecule.spelling.Spelling.original`). `structure`: see `Record`. `tracks`: a file of
-        labels, see `read_tracks`. Raises InputError for an input or target that cannot be used."""
+        labels, see `read_tracks`. `with_map`: see `map_of`. Raises InputError for an input or target that cannot be
+        used."""
         if isinstance(sequence, Chem.Mol):
             written = write(sequence)
             sequence, numbers = written.smiles, written.original
@@ -117,7 +122,8 @@ class Tracer:
         parts = {"neuron_means": self.neuron_means, "numbers": numbers, "progress": progress}
         traced = trace_one(self.subject, self.dictionary, sequence, target, config, **parts)
         about = self.subject.source, self.name, self.tables, self.fidelity
-        return Record(traced, *about, name, supernodes, structure, labels).result()
+        mapped = map_of(traced) if with_map else None
+        return Record(traced, *about, name, supernodes, structure, labels, mapped).result()
 
     def _labels(self, tracks: Path, sequence: str) -> tuple[Track, ...]:
         """Read before the trace, so that a wrong file is refused first."""
@@ -148,3 +154,17 @@ class Tracer:
         asked = texts[0], texts[1], target, config or PairConfig()
         found = compare_two(self.subject, self.dictionary, *asked, **parts)
         return PairRecord(found, self.subject.source, self.name, self.tables, name).result()
+
+
+def map_of(traced: Traced) -> dict[str, Any]:
+    """The tracing map of a traced prediction, its cause hidden behind mask tokens, or, of a subject that fills none,
+    exchanged for tokens of its kind."""
+    subject = traced.frame.frozen.subject
+    how: Corruption = "exchange" if subject.mask_id is None else "mask"
+    settings = MapSettings(how, nulls=3, seed=traced.config.seed)
+    try:
+        pair = pair_of(traced.domain, subject, traced.reading, traced.frame.batch, traced.target, settings)
+    except InputError as error:
+        return {"reason": str(error).rstrip(".")}
+    moved = abs(pair.moved) >= settings.least
+    return traced_map(pair, Maps([one_map(pair)], ["it"], settings) if moved else None, settings)

@@ -85,11 +85,14 @@ class AntibodyDomain(ProteinDomain):
         return clone_groups([self._parse(text) for text in texts])
 
     def names(self, reading: Reading) -> list[dict[str, Any]]:
-        """Also `chain` and `imgt` (`111A`) of the residues of variable domains, None outside them."""
-        found = [row | {"chain": None, "imgt": None} for row in super().names(reading)]
+        """Also `chain`, `imgt` (`111A`) and `region` of the residues of variable domains, None outside them."""
+        found = [row | {"chain": None, "imgt": None, "region": None} for row in super().names(reading)]
         for domain in reading.parsed.domains:
             for place, (n, insertion) in zip(domain.residues, domain.positions, strict=True):
                 found[place] |= {"chain": domain.chain, "imgt": f"{n}{insertion}"}
+            for name in REGIONS:
+                for place in domain.region(name):
+                    found[place]["region"] = name
         return found
 
     def parts(self, reading: Reading) -> tuple[Group, ...]:

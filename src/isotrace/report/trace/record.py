@@ -36,7 +36,8 @@ class Record:
     """A finished trace with the names of its features and the dictionary's fidelity (None where unknown).
 
     `given`: supernodes whose groups and names are taken over; None groups anew. `structure`: a PDB
-    or mmCIF file of a protein, to be coloured. `tracks`: labels to set beside the elements."""
+    or mmCIF file of a protein, to be coloured. `tracks`: labels to set beside the elements. `map`: its tracing map,
+    see `report.maps.traced_map`."""
 
     traced: Traced
     subject: str
@@ -47,6 +48,7 @@ class Record:
     given: Supernodes | None = None
     structure: Path | None = None
     tracks: tuple[Track, ...] = ()
+    map: dict[str, Any] | None = None
 
     def result(self) -> TraceResult:
         traced = self.traced
@@ -129,6 +131,7 @@ class Record:
             "supporters": self.pushes(traced.supporters.tolist()),
             "opponents": self.pushes(traced.opponents.tolist()),
             "spellings": spelling_rows(traced),
+            "map": self.map,
             "warnings": self.warnings,
         }
 
@@ -218,10 +221,7 @@ class Record:
         """Feature nodes of the circuit, most influential first."""
         traced = self.traced
         order = traced.circuit[traced.pruned.influence[traced.circuit].argsort(descending=True)].tolist()
-        numbers = {
-            "influence": traced.pruned.influence,
-            "activation": traced.graph.activations,
-        }
+        numbers = {"influence": traced.pruned.influence, "activation": traced.graph.activations}
         found = []
         for node in order:
             row = self._named(node)

@@ -12,6 +12,7 @@ from isotrace.base.runs import Run, to_jsonable
 from isotrace.report.atlas.structure import structure_page
 from isotrace.report.card.carded import Carded, shared, tsv
 from isotrace.report.card.trace import said, trace_card
+from isotrace.report.maps import mapped
 from isotrace.report.page import number, render_trace
 from isotrace.report.trace.finding import finding
 from isotrace.report.trace.graph.grid import grid
@@ -70,6 +71,7 @@ class TraceResult(Carded):
             **{name: summary[name] for name in (*shared, "groups", "tracks", "lanes", "supporters", "opponents")},
             "finding": {"sentence": found.sentence, "overturned": found.taken_back, "colours": found.colours},
             "target": summary["target"] | page["target"],
+            "map": mapped(summary.get("map")),
             "verification": page["verification"]
             | {"n_exact": summary["verification"]["n_exact"]}
             | {

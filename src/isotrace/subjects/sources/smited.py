@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isotrace.base.errors import SubjectError
-from isotrace.subjects.families.native.smiles_tokenizer import LISTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +29,7 @@ def convert(source: str, files: Sequence[Path], config: Path, into: Path) -> Non
     """See `layouts.Layout`; a config.json is not read."""
     from safetensors.torch import save_file
 
+    from isotrace.subjects.families.native.smiles_tokenizer import LISTS  # which takes torch
     from isotrace.subjects.sources.source import write_record
 
     if len(files) > 1:
