@@ -37,6 +37,8 @@ def show(summary: dict[str, Any], request: ScanRequest) -> None:
         show_table(f"{len(summary['designs'])} designs", columns, rows, width=None)
         for one in summary["rejected_designs"]:
             typer.echo(f"design {one['index']} is rejected: {one['reason']}", err=True)
+    if summary["features"] is not None:
+        typer.echo(summary["features"]["verdict"])
     show_problems(summary, request)
     if request.out is not None:
         typer.echo(f"report: {request.out / 'report.html'}")

@@ -11,6 +11,10 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.verbs.request import COMMAS, InFolder, Loaded, OnSubject, Progress, Seeded, look_at, verb
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from isotrace.domains.domain import Domain
+    from isotrace.probing.scan import Scanned
     from isotrace.report.scan.scan import ScanResult
     from isotrace.subjects.subject import Subject
 
@@ -28,6 +32,10 @@ class ScanRequest(OnSubject, InFolder, Seeded):
     """Positions whose letters the column of mutations holds, as 39,40,41,54."""
     designs: Loaded = None
     """Sequences of your own to place among the measured ones: a file as any input, or one sequence."""
+    dictionary: Loaded = None
+    """Dictionary of the subject: which of its features change, and whether that goes with what was measured."""
+    names: Path | None = None
+    """Run of annotate that names the features, instead of the dictionary's shelf."""
     offset: int = 0
     """Added to the positions of the table to count from 1 in the sequence."""
     worse: Literal["low", "high"] = "low"
@@ -39,6 +47,8 @@ class ScanRequest(OnSubject, InFolder, Seeded):
 
     def look(self) -> None:
         super().look()
+        if self.names is not None and self.dictionary is None:
+            raise InputError("--names names features: give the --dictionary that has them.")
         with named_as_asked():
             look_at(self.data, self.mutations, label=self.label)
 
@@ -87,10 +97,27 @@ def scan(request: ScanRequest, progress: Progress) -> "ScanResult":
             own = read_inputs(request.designs)
             designs, refused = read_designs(*own, domain, wild_type, request.offset)
         found = scan_variants(subject, domain, read, settings, progress, designs)
-        result = scan_result(found, subject, name, refused)
+        result = scan_result(found, subject, name, refused, features_of(request, subject, domain, found, progress))
         if run is not None:
             result.write(run)
     return result
+
+
+def features_of(
+    request: ScanRequest, subject: "Subject", domain: "Domain", found: "Scanned", progress: Progress
+) -> "tuple[dict[str, Any], pl.DataFrame] | None":
+    """What changes in the dictionary, where one is given."""
+    from isotrace.dictionaries.shelf import shelf_of
+    from isotrace.probing.changes import feature_changes
+    from isotrace.report.scan.changes import changes_frame, changes_summary
+    from isotrace.verbs.loading import dictionary_of, label
+
+    if request.dictionary is None:
+        return None
+    dictionary = dictionary_of(request.dictionary, subject)
+    names = shelf_of(dictionary, names=request.names).tables
+    changes = feature_changes(subject, dictionary, domain, found.scan, found.settings, progress)
+    return changes_summary(changes, names, label(request.dictionary)), changes_frame(changes, names)
 
 
 def wild_type_of(given: Any) -> tuple[str | None, str]:
@@ -115,4 +142,6 @@ def run_of(request: ScanRequest, subject: "Subject", sequence: str) -> dict[str,
     data = named(request.data, request.mutations)
     inputs = {"subject": Source.of(subject.source, subject), "data": data, "wild type": sequence}
     inputs |= {} if request.designs is None else {"designs": named(request.designs)}
+    inputs |= {} if request.dictionary is None else {"dictionary": named(request.dictionary)}
+    inputs |= {} if request.names is None else {"names": request.names}
     return {"command": request.command, "seed": request.seed, "inputs": inputs}

@@ -14,6 +14,7 @@ from isotrace.report.card.carded import shared
 from isotrace.report.figures import COLOURS, dot, picture, reach, scale
 from isotrace.report.page import interval, number, render_page, template_text
 from isotrace.report.probe import BOTTOM, DOTS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, axes
+from isotrace.report.scan.changes import BESIDE
 from isotrace.report.scan.heat_map import heat_maps
 from isotrace.report.scan.tables import designs_frame, site_map, variants
 from isotrace.stats.bootstrap import interval as interval_of
@@ -31,7 +32,7 @@ SHOWN = 50
 
 class ScanResult(Result):
     """`summary` as docs/scan.md lists it; tables `variants` (a row per variant), `map` (a row per site and residue),
-    `designs`, `rejects` and `rejected_designs`."""
+    `designs`, `changes` (of features, a row per variant and feature), `rejects` and `rejected_designs`."""
 
     kind = "scan"
 
@@ -47,6 +48,8 @@ class ScanResult(Result):
 
     def told(self) -> Iterable[str]:
         yield self.summary["verdict"]
+        if self.summary["features"]:
+            yield self.summary["features"]["verdict"]
         for source, one in self.summary["performance"]["all"].items():
             yield f"{source}: Spearman {number(one['value'])} {interval(one['ci'])}"
 
@@ -62,6 +65,8 @@ class ScanResult(Result):
             "scatter": self.scatter(),
             "furthest": self.furthest().to_dicts(),
             "most": SHOWN,
+            "beside": BESIDE,
+            "worst": self.worst(),
             "created": run.get("started", ""),
             "command": run.get("command", ""),
         }
@@ -86,15 +91,28 @@ class ScanResult(Result):
         frame = self.to_frame().with_columns(**{name: (of.rank() - 0.5) / pl.len() for name, of in ranks.items()})
         return frame.sort((pl.col("rank_measured") - pl.col("rank_predicted")).abs(), descending=True).head(10)
 
+    def worst(self) -> list[dict[str, Any]]:
+        """The single variants that were measured worst, with the features that change most in them."""
+        if "changes" not in self.tables:
+            return []
+        frame = self.to_frame().filter(pl.col("n_mutations") == 1)
+        frame = frame.sort("measured", descending=self.summary["worse"] == "high").head(10)
+        changes = {key[0]: rows.to_dicts() for key, rows in self.tables["changes"].group_by("mutation")}
+        return [row | {"changes": changes.get(row["mutation"], [])} for row in frame.to_dicts()]
+
     def _repr_html_(self) -> str:
         lines = "".join(f"<p>{escape(line)}</p>" for line in self.told())
         return f"<div>{''.join(self.maps()[:1])}{lines}</div>"
 
 
 def scan_result(
-    found: Scanned, subject: Subject, name: str | None, rejected_designs: pl.DataFrame | None = None
+    found: Scanned,
+    subject: Subject,
+    name: str | None,
+    rejected_designs: pl.DataFrame | None = None,
+    features: tuple[dict[str, Any], pl.DataFrame] | None = None,
 ) -> ScanResult:
-    """`rejected_designs`: None where none were asked about."""
+    """`rejected_designs`, `features` (see `changes_summary`, `changes_frame`): None where not asked about."""
     scan, designs = found.scan, designs_frame(found)
     performance = {subset: {s: _value(draws) for s, draws in of.items()} for subset, of in found.scores.items()}
     own = found.scores["all"]
@@ -118,11 +136,13 @@ def scan_result(
         "warnings": warnings(found, len(sites)),
         "designs": None if rejected_designs is None else designs.to_dicts(),
         "rejected_designs": [] if rejected_designs is None else rejected_designs.to_dicts(),
+        "features": None if features is None else features[0],
         "rejects": scan.rejects.head(20).to_dicts(),
         "n_rejected": scan.rejects.height,
     }  # fmt: skip
     tables = {"variants": variants(found), "map": site_map(found), "designs": designs, "rejects": scan.rejects}
     tables |= {} if rejected_designs is None else {"rejected_designs": rejected_designs}
+    tables |= {} if features is None else {"changes": features[1]}
     return ScanResult(to_jsonable(summary), {}, tables)
 
 
