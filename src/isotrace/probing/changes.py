@@ -84,7 +84,7 @@ def feature_changes(
     if min(held.sum(), (~held).sum()) < VARIANTS:
         return Changes(most, {}, (0, 0), f"{len(sites)} single mutations, and a half needs {VARIANTS}")
     active = encoded(subject, own, scan.wild_type)
-    k = max(1, round(active.nnz / (active.shape[0] * len(own))))
+    k = max(1, round(active.nnz / ((len(active.indptr) - 1) * len(own))))
     directions = dictionary_sites("random", _random(subject, dictionary, scan.wild_type, k, settings.seed))
     layers = dictionary.config.layers
     beside = {
