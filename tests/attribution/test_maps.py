@@ -247,7 +247,7 @@ def world(folders, tmp_path_factory):
     return isotrace.load_subject(folders["esm-rotary"], domain="molecule")
 
 
-ROWS = ["CC(=O)N1CCC1", "CCOCCN", "c1ccccc1O", "CC(=O)NCCO", "C#CCON", "OC(=O)CCN", "", "C", "CCCC<b>"]
+ROWS = ["CC(=O)N1CCC1", "CCOCCN", "c1ccccc1O", "CC(=O)NCCO", "", "C", "CCCC<b>"]
 
 
 @pytest.fixture(scope="module")
@@ -261,10 +261,10 @@ def test_what_is_found_is_counted_saved_and_read_again(mapped):
     result, out = mapped
     summary, pairs = result.to_dict(), result.tables["pairs"]
     n = summary["n"]
-    assert n["pairs"] == pairs.height == 12
+    assert n["pairs"] == pairs.height == 8
     assert n["kept"] == pairs["kept"].sum() == (pairs["moved"].abs() >= 1e-3).sum()
-    assert 0 < n["dropped"] == 12 - n["kept"] < 9, sorted(pairs["moved"].abs())
-    assert [row["index"] for row in summary["rejects"]] == [6, 7, 8]
+    assert 0 < n["dropped"] == 8 - n["kept"] < 7, sorted(pairs["moved"].abs())
+    assert [row["index"] for row in summary["rejects"]] == [4, 5, 6]
     assert all(row["reason"] for row in summary["rejects"])
     frame = result.to_frame()
     assert frame.height == 3 * 2 * frame["class"].n_unique() * 3

@@ -245,6 +245,7 @@ def test_a_map_names_positions_in_the_words_of_the_domain(shown):
     assert "<img src=x" not in page
     assert page.count('class="map"') == 6
     assert result.summary["map"]["moved"] == pytest.approx(abs(pair.moved))
+    assert any(line.startswith("tracing map: Corrupting the cause moves") for line in result.told())
     assert record.summary["map"] is None
 
 

@@ -106,7 +106,7 @@ def heat_map(rows: Sequence[Mapping[str, Any]], title: str) -> str:
         parts.append(f"{box}<title>{escape(told)}</title></rect>")
         if cell == _WIDE and value is not None:
             parts.append(text(x + cell / 2, y + 15, cell_text(value), "middle", INK, 11))
-    width, height = left + cell * layers + 6, _HEAD + _ROW * len(classes) + 6
+    width, height = left + max(cell * layers + 6, 7 * len(title)), _HEAD + _ROW * len(classes) + 6
     return picture(width, height, f"{title}: classes of positions × layers", parts, "map", fixed=True)
 
 
@@ -157,7 +157,8 @@ def described(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def verdict(found: Mapping[str, Any]) -> str:
     moved, elsewhere, layer = found["moved"], found["elsewhere"], found["handed_over"]
     unit = "" if found["measure"] == "probability" else f" {found['measure']}"
-    said = f"Corrupting the cause moves the answer's {found['measure']} by {number(moved)}{unit}"
+    both = f"{number(found['clean'])} clean, {number(found['corrupt'])} corrupt"
+    said = f"Corrupting the cause moves the answer's {found['measure']} by {number(moved)}{unit} ({both})"
     said += "." if elsewhere is None else f", a span as long elsewhere by {number(elsewhere)}."
     if layer is not None:
         place = "residual", 1, ANSWER, layer
@@ -180,6 +181,8 @@ def summary_of(maps: Maps, pairs: Sequence[Pair]) -> dict[str, Any]:
     sizes = {name: [len(classes[name]) for classes in own if name in classes] for name in maps.classes}
     found = {
         "measure": maps.ones[0].pair.answer.measure,
+        "clean": float(np.mean([pair.values[0] for pair in pairs])),
+        "corrupt": float(np.mean([pair.values[1] for pair in pairs])),
         "moved": float(moved.mean()),
         "elsewhere": float(np.nanmean(elsewhere)) if np.isfinite(elsewhere).any() else None,
         "classes": [{"name": name, "pairs": len(n), "tokens": float(np.mean(n))} for name, n in sizes.items() if n],
@@ -196,13 +199,12 @@ def traced_map(pair: Pair, maps: Maps | None, settings: MapSettings) -> dict[str
     about = {
         "corruption": settings.corruption,
         "cause": [{"position": p, "token": tokens[p]} for p in pair.cause],
-        "clean": pair.values[0],
-        "corrupt": pair.values[1],
         "reason": None,
     }
     if maps is None:
         said = f"no run of {settings.span} tokens moves the answer by {settings.least:g} when it is corrupted"
-        return about | {"reason": f"{said} (at most {abs(pair.moved):.2g})"}
+        both = dict(zip(("clean", "corrupt"), pair.values, strict=True))
+        return about | both | {"reason": f"{said} (at most {abs(pair.moved):.2g})"}
     return about | summary_of(maps, [pair])
 
 

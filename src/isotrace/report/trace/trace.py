@@ -188,6 +188,8 @@ def described(summary: Mapping[str, Any]) -> Iterable[str]:
                 f"{row['track']} {row['label']}: {row[name]:.0%} of {of}, {alike} "
                 f"(moved along the {summary['domain']}: {low:.0%} to {high:.0%}, q {_fixed(row[f'{name}_q'])})"
             )
+    if (found := summary.get("map")) is not None:
+        yield f"tracing map: {found.get('verdict') or found['reason']}"
     for warning in summary["warnings"]:
         yield f"warning: {warning}"
 
