@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from isotrace.attribution.maps.pair import EVERY, NULL, MapSettings, Pair, pair_
 from isotrace.attribution.maps.recovery import COMPONENTS, WINDOWS, recovery, window
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.cli import main
+from isotrace.cli.map import SHOWN, show
 from isotrace.domains.domain import domain_of
 from isotrace.interventions import Plan
 from isotrace.studies.worlds.planted_subjects import copy
@@ -281,7 +283,7 @@ def test_what_is_found_is_counted_saved_and_read_again(mapped):
 
 
 def test_both_ways_to_ask_give_the_same(mapped, folders, tmp_path, capsys, monkeypatch):
-    result, _ = mapped
+    result, out = mapped
     data = tmp_path / "data.csv"
     data.write_text("smiles\n" + "\n".join(f'"{row}"' for row in ROWS) + "\n")
     given = ["map", str(folders["esm-rotary"]), str(data), "--domain", "molecule", "--masks", "2", "--span", "2"]
@@ -292,6 +294,11 @@ def test_both_ways_to_ask_give_the_same(mapped, folders, tmp_path, capsys, monke
     own = result.to_dict()
     for key in ("map", "injection", "verdict", "moved", "n"):
         assert found[key] == own[key], key
+    show(own, SimpleNamespace(out=out))
+    said = capsys.readouterr().out
+    assert all(f"{component}, {name}" in said for component in COMPONENTS for name in SHOWN)
+    assert own["verdict"] in said
+    assert "rejected row 4" in said
 
 
 def test_elements_are_drawn_where_it_is_said(world):

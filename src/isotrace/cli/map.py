@@ -7,6 +7,9 @@ import typer
 from isotrace.cli.command import command_of, show_problems, show_table
 from isotrace.verbs.map import MapRequest, tracing_map
 
+SHOWN = ("cause", "answer", "random span")
+"""Classes of positions that the shell shows; the page has all."""
+
 
 def show(summary: dict[str, Any], request: MapRequest) -> None:
     from isotrace.report.maps import cell_text, injected  # which takes RDKit
@@ -14,9 +17,12 @@ def show(summary: dict[str, Any], request: MapRequest) -> None:
     n, layers = summary["n"], range(summary["n_layers"])
     title = f"{summary['target']}: {n['kept']:,} pairs of {n['sequences']:,} sequences, {n['dropped']:,} dropped"
     cells = {(r["component"], r["class"], r["layer"]): r["recovery"] for r in summary["map"] if r["window"] == 1}
-    names = [*dict.fromkeys((component, name) for component, name, _ in cells)]
-    rows = [(component, name, *(cell_text(cells[component, name, i]) for i in layers)) for component, name in names]
-    show_table(title, ("recovery", "at", *map(str, layers)), rows, width=None)
+    rows = [
+        (f"{component}, {name}", *(cell_text(cells[component, name, i]) for i in layers))
+        for component, name in dict.fromkeys((component, name) for component, name, _ in cells)
+        if name in SHOWN
+    ]
+    show_table(title, ("recovery, one layer", *map(str, layers)), rows, width=30 + 8 * len(layers))
     typer.echo(summary["verdict"])
     for line in injected(summary["injection"]):
         typer.echo(line)

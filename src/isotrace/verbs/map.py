@@ -112,7 +112,7 @@ def tracing_map(request: MapRequest, progress: Progress) -> "MapResult":
         about = {"subject": subject.source, "domain": domain.name, "n_layers": subject.n_layers}
         about |= {name: getattr(request, name) for name in ("target", "corruption", "span", "least")}
         about |= {"corruption": "another sequence", "span": None} if request.against is not None else {}
-        result = map_result(maps, [pair for *_, pair in asked], tables, injection(maps, held), about)
+        result = map_result(maps, [pair for *_, pair in asked], tables, injection(maps, held, progress), about)
         if run is not None:
             result.write(run)
     return result

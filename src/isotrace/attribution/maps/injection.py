@@ -14,6 +14,7 @@ import torch
 from isotrace.attribution.ablation import fitting
 from isotrace.attribution.maps.many import Maps
 from isotrace.attribution.maps.pair import Pair
+from isotrace.base.progress import Progress, silent
 from isotrace.interventions import Add, Intervention, Plan, Residuals, Select
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch
@@ -48,7 +49,7 @@ class Injection:
     reason: str | None = None
 
 
-def injection(maps: Maps, held: np.ndarray | None) -> Injection:
+def injection(maps: Maps, held: np.ndarray | None, progress: Progress = silent) -> Injection:
     """`held` bool `[pairs]`: told of; the others choose. None: there is no way to part them."""
     if held is None or held.all() or not held.any():
         return _none("validation and held-out sequences must be of different groups, and there is only one")
@@ -57,7 +58,8 @@ def injection(maps: Maps, held: np.ndarray | None) -> Injection:
     layer = maps.peak(~held)
     if layer + 1 >= maps.values.shape[-1]:
         return _none(f"recovery peaks in the last layer, {layer}: there is no later one")
-    found = np.stack([injected(one.pair, layer, (maps.settings.seed, 13, i)) for i, one in enumerate(maps.ones)])
+    numbered = progress([*enumerate(maps.ones)], "injecting")
+    found = np.stack([injected(one.pair, layer, (maps.settings.seed, 13, i)) for i, one in numbered])
     before, gain = found[:, :, :, 0, 0], found[:, :, :, 1:] - found[:, :, :, :1, :1]
     strengths, gains = {}, {}
     for i, name in enumerate(INPUTS):
