@@ -12,6 +12,7 @@ from isotrace.base.errors import SubjectError
 from isotrace.base.settings import child_seed
 from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.fast import fast_kernels
+from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Batch, Subject
 
 __all__ = [
@@ -30,8 +31,10 @@ def width(subject: Subject, hookpoints: Sequence[str]) -> int:
     """The last dimension of the tensors at `hookpoints`: d_ff at `neuron`, heads · d_head at `head_out`, d_model
     elsewhere.
 
-    Raises SubjectError for a hookpoint the subject does not have, and for none, repeated or unequally wide ones.
+    Raises SubjectError for a hookpoint the subject does not have, and for none, repeated or unequally wide ones, and
+    where some have a row per token and others one per sequence.
     """
+    is_pooled(hookpoints)
     if not hookpoints or len(set(hookpoints)) < len(hookpoints):
         raise SubjectError("hookpoints must be named, each once: drop the repetition or name at least one.")
     found = set()
@@ -49,10 +52,11 @@ def width(subject: Subject, hookpoints: Sequence[str]) -> int:
 
 
 def activations(subject: Subject, batch: Batch, hookpoints: Sequence[str]) -> Tensor:
-    """`[n_hookpoints, tokens, d]` of the real tokens of `batch`, row after row, padding dropped; d and errors as in
-    `width`, dtype that of the weights."""
-    full, d = bool(batch.mask.all()), width(subject, hookpoints)
-    shape = (len(hookpoints), int(batch.mask.sum()), d)
+    """`[n_hookpoints, tokens, d]` of the real tokens of `batch`, row after row, padding dropped, or of its sequences at
+    pooled hookpoints; d and errors as in `width`, dtype that of the weights."""
+    pooled, d = is_pooled(hookpoints), width(subject, hookpoints)
+    full = pooled or bool(batch.mask.all())
+    shape = (len(hookpoints), len(batch.mask) if pooled else int(batch.mask.sum()), d)
     out = torch.empty(shape, dtype=subject.model.dtype, device=batch.ids.device)
 
     def take(index: int, x: Tensor) -> None:
@@ -63,7 +67,8 @@ def activations(subject: Subject, batch: Batch, hookpoints: Sequence[str]) -> Te
 
 
 def record(subject: Subject, batch: Batch, hookpoints: Sequence[str], take: Callable[[int, Tensor], None]) -> None:
-    """Run `batch` and call `take(i, x [batch, tokens, d])` with the tensor at every `hookpoints[i]`.
+    """Run `batch` and call `take(i, x [batch, tokens, d])` with the tensor at every `hookpoints[i]`, of one token at
+    pooled ones.
 
     Always in the precision of the weights, whatever autocast surrounds it. `take` must copy what it keeps.
     `hookpoints` hold no repetition, see `width`. Raises SubjectError for one that the pass does not reach.
@@ -92,12 +97,14 @@ def record(subject: Subject, batch: Batch, hookpoints: Sequence[str], take: Call
 
 def mask_rate_of(subject: Subject, asked: float | None) -> float:
     """The share of tokens to mask: what is `asked` for, or the usual one, which is 0 for a subject that fills no masks,
-    and for a fine-tuned one, which reads whole sequences.
+    and for a fine-tuned one or one that reconstructs, which read whole sequences.
 
-    Raises SubjectError for a rate above 0 on such a subject.
+    Raises SubjectError for a rate above 0 on a subject that fills no masks, or that reconstructs.
     """
     if asked is None:
-        return 0.0 if subject.mask_id is None or subject.task is not None else MASK_RATE
+        return 0.0 if subject.mask_id is None or subject.task is not None or subject.decodes else MASK_RATE
+    if asked > 0 and subject.decodes:
+        raise SubjectError("what is decoded from a latent is asked of whole sequences: leave the masking rate out.")
     if asked > 0 and subject.mask_id is None:
         raise SubjectError(f"{subject.source} fills no masks: leave the masking rate out, or set it to 0.")
     return asked

@@ -1,5 +1,7 @@
 """Endless streams of shuffled activations, in blocks of bounded size, resumable at every block.
 
+What is said of tokens is true of sequences at pooled hookpoints, where each has one row (`subjects.heads.pooled`).
+
 A block is a shuffle buffer: its tokens come from many sequences in a planned order, are shuffled by its position,
 and are handed on at once. Only one block is held at a time.
 """
@@ -16,6 +18,7 @@ from isotrace.activations.harvest import Corpus, mask_rate_of, masked_batches, r
 from isotrace.base.errors import RunError
 from isotrace.base.identity import identity
 from isotrace.base.settings import child_seed
+from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Batch, Subject
 
 
@@ -51,7 +54,8 @@ class SubjectStream:
 
     block_tokens: a block holds at least this many tokens, and less than one batch more.
     batch_tokens: tokens per pass of the subject, see `Plan`.
-    mask_rate: share of the tokens masked in every second batch; None: see `mask_rate_of`.
+    mask_rate: share of the tokens masked in every second batch; None: see `mask_rate_of`, and 0 where sequences are
+    pooled.
     special_tokens: whether begin, end and their like are kept; mask tokens always are.
     rank, world_size: of `world_size` streams that differ in `rank` alone, each takes its share of the batches.
 
@@ -85,7 +89,8 @@ class SubjectStream:
             width(subject, hookpoints),
         )
         self.block_tokens, self.batch_tokens, self.seed = block_tokens, batch_tokens, seed
-        self.mask_rate = mask_rate_of(subject, mask_rate)
+        self.pooled = is_pooled(hookpoints)
+        self.mask_rate = mask_rate_of(subject, 0.0 if self.pooled and mask_rate is None else mask_rate)
         self.special_tokens, self.rank, self.world_size = special_tokens, rank, world_size
 
     def describe(self) -> dict[str, Any]:
@@ -118,7 +123,9 @@ class SubjectStream:
                 gathered, count = [], 0
 
     def _kept(self, batch: Batch) -> Tensor:
-        """`[batch, tokens]` bool."""
+        """`[batch, tokens]` bool, of one token where sequences are pooled."""
+        if self.pooled:
+            return torch.ones_like(batch.mask[:, :1])
         if self.special_tokens:
             return batch.mask
         return ~self.subject.special(batch.ids) | (batch.ids == self.subject.mask_id)

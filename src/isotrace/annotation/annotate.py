@@ -33,6 +33,7 @@ from isotrace.base.work import Work, claimed, remove
 from isotrace.datasets.annotated import Data, untestable
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.stats.bootstrap import bootstrap_weights
+from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Subject
 from isotrace.training.config import TrainingConfig
 from isotrace.training.loop import train_dictionary
@@ -47,7 +48,8 @@ class AnnotationConfig:
     sources: what is annotated, of `sources.NAMES`; the dictionary always is.
     quantiles: thresholds, as quantiles of a feature's positive activations; 0 = any positive activation.
     n_permutations: shuffles of the labels; no p is below 1 / (n + 1).
-    n_bootstrap: draws of sequences. min_positive: tokens a concept needs on each side.
+    n_bootstrap: draws of sequences. min_positive: tokens, or sequences with one row each, that a concept needs on each
+        side.
     per_feature, per_concept: pairs kept; of the nulls only per_concept.
     null_activations: positive activations per source that every shuffle looks at; beyond, a part of the sequences.
     untrained_tokens: training of the dictionary of the untrained subject.
@@ -106,6 +108,7 @@ def annotate(
     instead of training one here. `work`: a folder for what is computed on the way, of nothing else; what was written
     there is removed at the end. Raises InputError if no concept can be tested, RunError as `claimed`."""
     subject.require_float32("an annotation")
+    data = data.by_sequence() if is_pooled(dictionary.config.reads) else data
     with claimed(work, _key(subject, dictionary, data, config, untrained)) as folder:
         found = _annotate(subject, dictionary, data, folder, config, name_of, untrained, progress)
         remove(work)
@@ -162,6 +165,7 @@ def _annotate(subject, dictionary, data, work: Work, config, name_of, untrained,
         "n_concepts": sum(reason is None for reason in reasons),
         "n_token_concepts": int(tested.sum()),
         "n_concepts_untested": sum(reason is not None for reason in reasons),
+        "rows": "sequences" if data.whole else "tokens",
         "n_tokens": data.table.n_tokens,
         "n_sequences": len(data.ids),
         "n_selection": int((~data.held).sum()),
@@ -182,7 +186,7 @@ def _sites(subject, dictionary, data, config, untrained, work, progress) -> dict
     layers = dictionary.config.layers
     own = sources.dictionary_sites("dictionary", dictionary)
     if "neurons" in config.sources and "neuron" in subject.family.hookpoints:
-        own += sources.neuron_sites(subject, layers)
+        own += sources.coordinate_sites(dictionary) if data.whole else sources.neuron_sites(subject, layers)
     if "random" in config.sources:
         k = _mean_l0(subject, own[: len(layers)], data)
         own += sources.dictionary_sites("random", sources.random_dictionary(subject, dictionary, data, k, config.seed))
@@ -221,7 +225,7 @@ def _mean_l0(subject, own, data) -> int:
             hookpoints = [site.hookpoint for site in own]
             batch = batch.to(subject.device)
             record(subject, batch, hookpoints, lambda i, x: found.append(len(own[i].encode(x.flatten(0, 1))[2])))  # noqa: B023
-            active, tokens = active + sum(found), tokens + batch.ids.numel() * len(own)
+            active, tokens = active + sum(found), tokens + sources.rows_of(batch, hookpoints) * len(own)
     return max(1, round(active / tokens))
 
 

@@ -1,7 +1,8 @@
 """Classes and values of whole sequences against the pooled features of one source: p and q as for token concepts.
 
 Classes are compared with a sequence's largest activation, values with its largest and with its mean one; q is
-taken over the concepts of each of the two poolings by itself.
+taken over the concepts of each of the two poolings by itself. Features of a pooled hookpoint have one activation of a
+sequence, and nothing is pooled.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from isotrace.annotation.annotate import AnnotationConfig
 
 KINDS = {"max": ("class", "value"), "mean": ("value",)}
+WHOLE = {"none": ("class", "value")}
 
 
 def annotate_sequences(
@@ -40,9 +42,9 @@ def annotate_sequences(
     speaks against a class they bound 1 − AUROC.
     """
     table, held, frames = data.table, data.held, []
-    lengths = data.lengths
+    lengths = table.lengths
     per_feature = 1 if source == "dictionary" else 0
-    for how, kinds in KINDS.items():
+    for how, kinds in (WHOLE if data.whole else KINDS).items():
         usable = [i for i, r in enumerate(reasons) if r is None and table.sequence_concepts[i].kind in kinds]
         if not usable:
             continue
@@ -52,7 +54,7 @@ def annotate_sequences(
         weights = bootstrap_weights(len(sides[1]), config.n_bootstrap, (config.seed, 2))
         nulls, parts = [], []
         for layer, load in loaders.items():
-            pooled = pool(load(), table.sequence_ptr, how)
+            pooled = load() if data.whole else pool(load(), table.sequence_ptr, how)
             chosen, scored = (pooled[side] for side in sides)
             several = {"n_permutations": config.n_permutations, "seed": config.seed}
             nulls.append(null_maxima(chosen, numbers[0], concepts, strata(lengths[sides[0]]), **several))

@@ -14,7 +14,7 @@ def show(summary: dict[str, Any], request: AnnotateRequest) -> None:
     """Sources beside each other."""
     title = (
         f"{summary['subject']}: {summary['n_labelled']} of {summary['n_features']} features named, "
-        f"{summary['n_concepts']} concepts, {summary['n_tokens']} tokens"
+        f"{summary['n_concepts']} concepts, {summary['n_tokens']} {summary['rows']}"
     )
     rows = []
     for name, found in summary["sources"].items():

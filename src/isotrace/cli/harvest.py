@@ -9,7 +9,8 @@ from isotrace.verbs.harvest import HarvestRequest, harvest
 
 
 def show(summary: dict[str, Any], request: HarvestRequest) -> None:
-    what = f"{summary['tokens']:,} tokens of {len(summary['hookpoints'])} hookpoints in {summary['shards']} shards"
+    rows = f"{summary['tokens']:,} {summary['rows']}"
+    what = f"{rows} of {len(summary['hookpoints'])} hookpoints in {summary['shards']} shards"
     typer.echo(f"{summary['folder']}: {what}")
     show_problems(summary, request)
 

@@ -4,7 +4,7 @@ Sequences are kept in the order of their length in tokens, so that passes of the
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -38,12 +38,19 @@ class Data:
 
     @property
     def special(self) -> np.ndarray:
-        """bool `[tokens]`."""
+        """bool `[tokens]`, or `[sequences]` of which none is special."""
+        if self.whole:
+            return np.zeros(len(self.ids), dtype=bool)
         return np.asarray([unit.kind == "special" for reading in self.readings for unit in reading.units], dtype=bool)
 
     @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.table.sequence_ptr)
+    def whole(self) -> bool:
+        """Whether a sequence has one row, see `by_sequence`."""
+        return self.table.sizes is not None
+
+    def by_sequence(self) -> "Data":
+        """As features of pooled hookpoints see it: a sequence has one row, which carries what a token of it does."""
+        return replace(self, table=self.table.by_sequence())
 
     def batches(self, tokens: int) -> Iterable[tuple[int, Batch]]:
         """(number of the first sequence, unpadded batch) in order, about `tokens` tokens each."""

@@ -19,6 +19,7 @@ class ConceptTable:
         ascending. An instance lies in one sequence, has at least one token and none twice; instances may overlap.
     tokens: int32.
     sequence_concepts: the concepts of kind `class` and `value`; numbers: float64 `[n_sequences, n]`, NaN = not known.
+    sizes: int64 `[n_sequences]`, how many tokens a sequence has, where it has one row in all (`by_sequence`).
     """
 
     sequence_ptr: np.ndarray
@@ -28,6 +29,7 @@ class ConceptTable:
     tokens: np.ndarray
     sequence_concepts: tuple[Concept, ...]
     numbers: np.ndarray
+    sizes: np.ndarray | None = None
 
     @classmethod
     def of(cls, concepts: Sequence[Concept], lengths: Sequence[int], labels: Iterable[Labels]) -> "ConceptTable":
@@ -59,6 +61,27 @@ class ConceptTable:
     @property
     def n_sequences(self) -> int:
         return len(self.sequence_ptr) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 `[n_sequences]`: tokens of each, also where all of them share one row."""
+        return np.diff(self.sequence_ptr) if self.sizes is None else self.sizes
+
+    def by_sequence(self) -> "ConceptTable":
+        """One row per sequence in place of its tokens: it carries each token concept that one of them carries, in one
+        instance."""
+        n, owner = self.n_sequences, self.sequence_of
+        concept = np.repeat(self.concept_of, np.diff(self.instance_ptr))
+        carried = np.unique(concept * max(n, 1) + owner[self.tokens])
+        per_concept = np.bincount(carried // max(n, 1), minlength=len(self.token_concepts))
+        return replace(
+            self,
+            sequence_ptr=np.arange(n + 1, dtype=np.int64),
+            concept_ptr=np.concatenate([[0], np.cumsum(per_concept)]).astype(np.int64),
+            instance_ptr=np.arange(len(carried) + 1, dtype=np.int64),
+            tokens=(carried % max(n, 1)).astype(np.int32),
+            sizes=self.lengths,
+        )
 
     @property
     def sequence_of(self) -> np.ndarray:
@@ -93,6 +116,7 @@ class ConceptTable:
             instance_ptr=np.concatenate([[0], np.cumsum(sizes[kept])]).astype(np.int64),
             tokens=place[self.tokens[members]].astype(np.int32),
             numbers=self.numbers[sequences],
+            sizes=None if self.sizes is None else self.sizes[sequences],
         )
 
     def pick(self, concepts: np.ndarray) -> "ConceptTable":

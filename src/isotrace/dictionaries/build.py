@@ -8,17 +8,20 @@ from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import ARCHITECTURES
+from isotrace.subjects.heads.pooled import usual_layers
 from isotrace.subjects.subject import Subject
 
 
 def configure(subject: Subject, name: str, **given: Any) -> DictionaryConfig:
-    """Config of architecture `name` on `subject`: all layers, its usual hookpoints, TopK, unless `given` says else.
+    """Config of architecture `name` on `subject`: all layers (at pooled hookpoints the last), its usual hookpoints,
+    TopK, unless `given` says else.
 
     `n_features` must be given. A crosslayer transcoder without `window` reaches every layer above. Raises
     DictionaryError naming a key that does not exist or a value that does not fit.
     """
     cls = ARCHITECTURES[name]
-    layers = tuple(given.get("layers", range(subject.n_layers)))
+    sites = [given.get("hookpoint_in", cls.default_in), given.get("hookpoint_out", cls.default_out)]
+    layers = tuple(given["layers"] if "layers" in given else usual_layers(subject, sites))
     if any(layer >= subject.n_layers for layer in layers):
         raise DictionaryError(f"layers {layers}: {subject.source} has layers 0 to {subject.n_layers - 1}.")
     usual: dict[str, Any] = {

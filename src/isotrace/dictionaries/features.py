@@ -11,6 +11,7 @@ from torch import Tensor
 from isotrace.activations.harvest import record
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.interventions.components import Values, Writers, register
+from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Batch, Subject
 
 BATCH_TOKENS = 2_048
@@ -89,17 +90,20 @@ class Features(Writers):
 
 def active_features(subject: Subject, dictionary: Dictionary, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
     """Per batch, what is positive, as a structured array with `sequence` (row of the batch), `position`, `layer` (of
-    the subject), `feature` and `activation`, ordered by all of them; padding is left out, special tokens are not."""
-    config = dictionary.config
+    the subject), `feature` and `activation`, ordered by all of them; padding is left out, special tokens are not. Where
+    sequences are pooled, `position` is −1."""
+    config, pooled = dictionary.config, is_pooled(dictionary.config.reads)
     kind = [("sequence", "i8"), ("position", "i8"), ("layer", "i8"), ("feature", "i8"), ("activation", "f4")]
     for batch in batches:
         parts: list[np.ndarray] = []
 
         def take(slot: int, x: Tensor, batch: Batch = batch, parts: list[np.ndarray] = parts) -> None:
             active = dictionary.encode(slot, x)
-            rows, positions, places = torch.nonzero((active.values > 0) & batch.mask[..., None], as_tuple=True)
+            real = batch.mask[:, :1] if pooled else batch.mask
+            rows, positions, places = torch.nonzero((active.values > 0) & real[..., None], as_tuple=True)
             found = np.empty(len(rows), dtype=kind)
-            found["sequence"], found["position"], found["layer"] = rows.cpu(), positions.cpu(), config.layers[slot]
+            found["sequence"], found["layer"] = rows.cpu(), config.layers[slot]
+            found["position"] = -1 if pooled else positions.cpu()
             found["feature"] = active.indices[rows, positions, places].cpu()
             found["activation"] = active.values[rows, positions, places].float().cpu()
             parts.append(found)

@@ -12,12 +12,14 @@ from isotrace.datasets.inputs import read_inputs
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import active_features, batches_of
 from isotrace.dictionaries.saving import load_dictionary
+from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Subject, load_subject
 
 
 class Featuriser(TransformerMixin, BaseEstimator):
     """Sequences → one row each, with the largest or mean activation of every feature over the tokens that are not
-    special. A scikit-learn transformer: nothing is learned from the data.
+    special, or its one activation of the sequence at a pooled hookpoint. A scikit-learn transformer: nothing is
+    learned from the data.
 
     subject, dictionary: loaded, or their names. pool: `max` or `mean`. sparse_output: a SciPy CSR array float32, or
     a NumPy array. `X` is whatever isotrace reads sequences from: text, a list, a Series, a table, molecules, a path.
@@ -62,12 +64,14 @@ class Featuriser(TransformerMixin, BaseEstimator):
         rows, rejects = read_inputs(X)
         if rejects.height:
             raise InputError(f"row {rejects['index'][0]} cannot be used ({rejects['reason'][0]}): leave it out.")
-        batches = batches_of(subject, rows["sequence"].to_list())
+        batches, pooled = batches_of(subject, rows["sequence"].to_list()), is_pooled(config.reads)
         parts = []
         for (places, batch), found in zip(
             batches, active_features(subject, dictionary, [batch for _, batch in batches]), strict=True
         ):
             special = subject.special(batch.ids).cpu().numpy()
+            if pooled:
+                special = special[:, :1] & False
             found = found[~special[found["sequence"], found["position"]]]
             slots = np.searchsorted(config.layers, found["layer"])
             columns = slots * config.n_features + found["feature"]

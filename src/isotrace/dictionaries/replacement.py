@@ -7,9 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from isotrace.base.errors import SubjectError
+from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.subjects.dispatch import hookpoints_edited
+from isotrace.subjects.heads.pooled import LATENT
 from isotrace.subjects.subject import Batch, Subject
 
 Mode = Literal["free_running", "teacher_forced"]
@@ -42,3 +45,12 @@ def ablated_hidden(subject: Subject, dictionary: Dictionary, batch: Batch, mean_
     edits = {site: mean_out[layer].expand_as for layer, site in enumerate(dictionary.config.writes)}
     with hookpoints_edited(subject, edits):
         return subject.hidden(batch.ids, batch.mask)
+
+
+def asked_of(subject: Subject, configs: Sequence[DictionaryConfig]) -> Subject:
+    """As it is, or as it reconstructs where dictionaries write to its latent, which nothing else reads. Raises
+    SubjectError where only some do."""
+    latent = {site.endswith(f".{LATENT}") for config in configs for site in config.writes}
+    if len(latent) > 1:
+        raise SubjectError("dictionaries of the latent are asked what is decoded from it, others are not: part them.")
+    return subject.reconstructing() if latent == {True} else subject

@@ -13,6 +13,7 @@ from isotrace.base.identity import identity
 from isotrace.base.progress import shortened
 from isotrace.base.settings import checked_seed
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.replacement import asked_of
 from isotrace.evaluation.controls import Sample, make_controls
 from isotrace.evaluation.fidelity import (
     MODES,
@@ -96,11 +97,12 @@ def compare(
     also if either side is empty.
     """
     checked_seed(seed)
-    require_predictions(subject)
-    mask_rate = mask_rate_of(subject, mask_rate)
-    objective = subject.objective if subject.task is None else "classes"
     if not dictionaries:
         raise DictionaryError("there is no dictionary to evaluate: name at least one.")
+    subject = asked_of(subject, [dictionary.config for dictionary in dictionaries.values()])
+    require_predictions(subject)
+    mask_rate = mask_rate_of(subject, mask_rate)
+    objective = "reconstruction" if subject.decodes else subject.objective if subject.task is None else "classes"
     first = next(iter(dictionaries.values()))
     held, fitting = by_hash(sequences, FITTING_SHARE) if controls else (list(sequences), [])
     corpus, sample, extra = Corpus.of(subject, held), None, []
@@ -129,7 +131,7 @@ def compare(
         objective=objective,
         seed=seed,
         mask_rate=mask_rate,
-        n_masked=0 if objective in ("causal", "classes") else scores[0]["n_predicted"],
+        n_masked=0 if objective in ("causal", "classes", "reconstruction") else scores[0]["n_predicted"],
         n_bootstrap=n_bootstrap,
         fitting={"n_sequences": sample.n_sequences, "n_tokens": sample.n_tokens} if sample else None,
         **{key: scores[0][key] for key in SHARED},

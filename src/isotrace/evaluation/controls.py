@@ -24,6 +24,7 @@ from isotrace.dictionaries.build import configure
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import ARCHITECTURES
 from isotrace.dictionaries.sparsity.rule import SparseActivations
+from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Batch, Subject
 
 FITTING_TOKENS = 20_000
@@ -104,7 +105,8 @@ def mean_l0(dictionary: Dictionary, sample: Sample) -> int:
     active = 0
     for layer, site in enumerate(dictionary.config.reads):
         active += int((dictionary.encode(layer, sample.at(site)[0]).values > 0).sum())
-    return max(1, round(active / (sample.n_tokens * dictionary.config.n_layers)))
+    rows = sample.n_sequences if is_pooled(dictionary.config.reads) else sample.n_tokens
+    return max(1, round(active / (rows * dictionary.config.n_layers)))
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
 """How faithful the replacement model is on held-out sequences (METHODS §3).
 
 Cross-entropy is that of what the subject predicts: of masked tokens, since a masked language model copies the others;
-of a causal one every next token, the end token too; of a fine-tuned one the class it finds most probable itself.
-loss recovered = (CE_ablated − CE_replaced) / (CE_ablated − CE_clean), ablated = everything the dictionary writes at
-its mean.
+of a causal one every next token, the end token too; of a fine-tuned one the class it finds most probable itself; of a
+latent all that is decoded from it.
+loss recovered = (CE_ablated − CE_replaced) / (CE_ablated − CE_clean), ablated = all the dictionary writes at its mean.
 Nothing is clipped: a replacement worse than ablation is negative, and what is undefined is NaN with a note.
 """
 
@@ -19,7 +19,7 @@ from isotrace.activations.harvest import Corpus, Plan, mask_rate_of, mask_some
 from isotrace.base.errors import InputError, RunError, SubjectError
 from isotrace.base.settings import child_seed
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.dictionaries.replacement import ablated_hidden, replaced_hidden
+from isotrace.dictionaries.replacement import ablated_hidden, asked_of, replaced_hidden
 from isotrace.stats.bootstrap import bootstrap_weights, interval
 from isotrace.stats.share import share
 from isotrace.subjects.heads.outputs import ONE_LABEL
@@ -93,8 +93,7 @@ def require_predictions(subject: Subject) -> None:
         )
     if task is None and subject.mask_id is None and subject.objective != "causal":
         raise SubjectError(
-            f"the tokenizer of {subject.source} has no mask token, and its fidelity is measured at masked tokens: give "
-            "it one."
+            f"the tokenizer of {subject.source} has no mask token, where its fidelity is measured: give it one."
         )
 
 
@@ -115,9 +114,10 @@ def measure(
     tokens or a `mask_rate` above 0 where none are masked, InputError if no token is predicted, RunError naming the
     dictionary whose numbers are not finite.
     """
+    configs = [dictionary.config for dictionary in dictionaries]
+    subject = asked_of(subject, configs)
     require_predictions(subject)
     rate = mask_rate_of(subject, mask_rate)
-    configs = [dictionary.config for dictionary in dictionaries]
     sites = sorted({site for config in configs for site in (*config.reads, *config.writes)})
     means = {
         writes: mean_activations(subject, corpus, writes, seed)
@@ -183,14 +183,16 @@ class _Asked:
 
 
 def _asked(subject: Subject, whole: Batch, rate: float, generator: torch.Generator) -> tuple[Batch, _Asked]:
-    """(what the subject reads, what it is asked): tokens masked at `rate`, every next one, or classes."""
+    """(what the subject reads, what it is asked): tokens masked at `rate`, every next one, decoded ones, or classes."""
+    if subject.decodes:
+        return whole, _Asked(subject, whole, whole.mask, whole.ids[whole.mask])
     if subject.objective == "causal" and subject.task is None:
         follows = whole.mask[:, 1:]
         return whole, _Asked(subject, whole, torch.nn.functional.pad(follows, (0, 1)), whole.ids[:, 1:][follows])
     batch, chosen = mask_some(subject, whole, rate, generator)
     if subject.task is not None:
-        tokens = whole.mask & ~subject.special(whole.ids)
-        chosen = tokens if subject.task.kind == "token" else torch.arange(whole.ids.shape[1]).expand_as(whole.ids) == 0
+        first = torch.arange(whole.ids.shape[1]).expand_as(whole.ids) == 0
+        chosen = whole.mask & ~subject.special(whole.ids) if subject.task.kind == "token" else first
     return batch, _Asked(subject, batch, chosen.to(whole.ids.device), whole.ids[chosen])
 
 
@@ -228,8 +230,8 @@ class _Tally:
 def summarise(measured: Measured, weights: np.ndarray) -> dict[str, Any]:
     """The dictionary that `evaluate` returns. `note` says why a loss recovered or its interval is NaN, or that
     ablation helps, so that its sign is turned round; else it is None."""
-    every, sums = measured.every, measured.sums
-    n, result = float(sums["n"].sum()), {}
+    every, sums, result = measured.every, measured.sums, {}
+    n = float(sums["n"].sum())
     clean, ablated = (float(sums[name].sum() / n) for name in ("clean", "ablated"))
     for mode in MODES:
         point = float(measured.recovered(mode, every))
@@ -286,15 +288,13 @@ def _quantiles(values: np.ndarray, levels: dict[str, float]) -> dict[str, float]
 
 
 @torch.no_grad()
-def mean_activations(
-    subject: Subject, corpus: Corpus, hookpoints: Sequence[str], seed: int, tokens: int = 20_000
-) -> Tensor:
-    """Mean activation `[n_hookpoints, d]` over about `tokens` tokens of the corpus."""
+def mean_activations(subject: Subject, corpus: Corpus, hookpoints: Sequence[str], seed: int, tokens=20_000) -> Tensor:
+    """Mean activation `[n_hookpoints, d]` over about `tokens` tokens of the corpus, or sequences where pooled."""
     total, count = torch.zeros(()), 0
     for rows in Plan(corpus.lengths, BATCH_TOKENS, seed).epoch(0):
-        captured = subject.run(corpus.batch(rows).to(subject.device), capture=hookpoints, logits=False).captured
-        total = total + torch.stack([captured[site].sum((0, 1)) for site in hookpoints])
-        count += corpus.lengths[rows].sum()
         if count >= tokens:
             break
-    return total / int(count)
+        captured = subject.run(corpus.batch(rows).to(subject.device), capture=hookpoints, logits=False).captured
+        total = total + torch.stack([captured[site].sum((0, 1)) for site in hookpoints])
+        count += len(rows) * captured[hookpoints[0]].shape[1]
+    return total / count

@@ -251,13 +251,15 @@ def register(kind: Kind) -> Kind:
 
 @torch.no_grad()
 def mean_values(subject: Subject, components: Components, batches: list[Batch]) -> Values:
-    """Mean activation over the real tokens of `batches`, `[components, width]` per layer: the usual reference."""
-    totals = zero_values(subject, components)
+    """Mean activation over the real tokens of `batches`, `[components, width]` per layer: the usual reference. Of what
+    has one row for a whole sequence it is the mean over sequences."""
+    totals, counts = zero_values(subject, components), [0] * len(components.sizes(subject))
     for batch in batches:
-        for total, values in zip(totals, components.record(subject, batch)[0], strict=True):
-            total += values.expand(len(batch.mask), -1, -1, -1)[batch.mask].sum(0)  # looked up once: one row
-    count = sum(int(batch.mask.sum()) for batch in batches)
-    return tuple(total / count for total in totals)
+        for layer, values in enumerate(components.record(subject, batch)[0]):
+            mask = batch.mask[:, : values.shape[1]]
+            totals[layer].add_(values.expand(len(mask), -1, -1, -1)[mask].sum(0))  # looked up once: one row
+            counts[layer] += int(mask.sum())
+    return tuple(total / count for total, count in zip(totals, counts, strict=True))
 
 
 def zero_values(subject: Subject, components: Components) -> Values:

@@ -35,7 +35,8 @@ class TableResult(Result):
 class FeatureTable(TableResult):
     """`summary`: `subject`, `dictionary`, counts, `rejects`. Table `features`, one row per active feature of a token:
     `index` (row of the data), `position`, `token`, `elements` (atoms or residues that the token writes, numbered as in
-    what was given), `layer`, `feature`, `activation`."""
+    what was given), `layer`, `feature`, `activation`. A feature of a pooled hookpoint has one row per sequence, without
+    position, token and elements."""
 
     kind, ranked = "features", "activation"
 

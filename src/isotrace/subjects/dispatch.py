@@ -110,6 +110,11 @@ def install(modules: Iterable[nn.Module]) -> None:
             module.forward = Dispatched(module)
 
 
+def is_edited(module: nn.Module) -> bool:
+    """Whether something is to happen at it, here and now."""
+    return module in _SITES.get()
+
+
 @contextmanager
 def overlaid(sites: Iterable[tuple[nn.Module, Site]]) -> Iterator[None]:
     """Within the context, in this thread, `sites` apply on top of those of the contexts around it."""
@@ -160,7 +165,7 @@ def forwards_replaced(replacements: Mapping[nn.Module, Callable[..., Any]]):
 def hookpoints_edited(subject: "Subject", edits: Mapping[str, Callable[[Tensor], Tensor]]):
     """Context in which the tensor at each named hookpoint, `[batch, tokens, d]`, is replaced by the function's result;
     all that follows is computed from it, differentiably. Raises SubjectError, see `Subject.hookpoint`. Editing `mlp_in`
-    changes what the MLP reads, never the stream that passes it by."""
+    changes what the MLP reads, never the stream that passes it by. Pooled hookpoints have one token, see `pooled`."""
     sites = []
     for name, function in edits.items():
         module, side = subject.hookpoint(name)

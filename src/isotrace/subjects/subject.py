@@ -16,9 +16,10 @@ from transformers.modeling_utils import PreTrainedModel
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.progress import shortened
 from isotrace.domains.domain import domain_of
-from isotrace.subjects.dispatch import hookpoints_edited, install
+from isotrace.subjects.dispatch import hookpoints_edited, install, is_edited
 from isotrace.subjects.families import FAMILIES, Family, Side, family_of
 from isotrace.subjects.generation import Generated, Sampling, sampled
+from isotrace.subjects.heads import pooled
 from isotrace.subjects.heads.outputs import Kind, headless
 from isotrace.subjects.heads.task_head import TaskHead
 from isotrace.subjects.loading import load_model, settings_of
@@ -104,6 +105,8 @@ class Subject:
         special[tokenizer.all_special_ids] = True
         self.is_special = special
         self.reads: tuple[int, ...] = ()
+        self.decodes = False
+        self.pools = tuple(nn.Identity() for _ in range(self.n_layers))
 
     def __repr__(self) -> str:
         shape = (
@@ -155,10 +158,13 @@ class Subject:
         return self.model.get_submodule(path)
 
     def hookpoint(self, name: str) -> tuple[nn.Module, Side]:
-        """The module and the side of it (`input` or `output`) where the tensor `layers.N.KIND` flows.
+        """The module and the side of it (`input` or `output`) where the tensor `layers.N.KIND` flows, one of a token or
+        one of a whole sequence, see `subjects.heads.pooled`.
 
         Raises SubjectError for a layer or kind this subject does not have.
         """
+        if pooled.is_pooled([name]):
+            return pooled.module_at(self, name), "output"
         path, side = self.family.hookpoint(name, *self.stack_sizes)
         return self.module(path), side
 
@@ -304,6 +310,15 @@ class Subject:
         view.reads = tuple(layers)
         return view
 
+    def reconstructing(self) -> "Subject":
+        """The same subject, whose final hidden state is what is decoded from its latent, read by the head of that
+        decoder: it gives back the tokens it is given. Raises SubjectError for a family without a latent of its own."""
+        if self.family.latent is None:
+            raise SubjectError(f"{self.family.model_type} has no latent of its own, so nothing is decoded from it.")
+        view = copy.copy(self)
+        view.decodes = True
+        return view
+
     def hidden(self, ids: Tensor, mask: Tensor, reads: Sequence[int] = ()) -> Tensor:
         """Final hidden state `[batch, tokens, d_model]`, differentiable inside replaced forwards; float32, also of a
         subject in fewer digits. `reads`: the hidden states of these layers instead, side by side in the last
@@ -317,10 +332,25 @@ class Subject:
             return state
 
         inner = {i: f"layers.{max(0, i - 1)}.resid_{'post' if i else 'pre'}" for i in reads if i < self.n_layers}
-        with hookpoints_edited(self, {name: partial(keep, i) for i, name in inner.items()}) if inner else nullcontext():
-            final = self._hidden(ids, mask)
+        means = {f"layers.{i}.resid_post": pool for i, pool in enumerate(self.pools[:-1]) if is_edited(pool)}
+        through = {name: partial(pooled.through_mean, pool, mask) for name, pool in means.items()}
+        with (
+            hookpoints_edited(self, through) if through else nullcontext(),
+            hookpoints_edited(self, {name: partial(keep, i) for i, name in inner.items()}) if inner else nullcontext(),
+        ):
+            final = self._final(ids, mask)
         seen[self.n_layers] = final.float() if self.narrow else final
         return torch.cat([seen[i] for i in reads], -1) if reads else seen[self.n_layers]
+
+    def _final(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """With what is pooled from it, where somebody asks."""
+        final, latent, base = self._hidden(ids, mask), self.family.latent, self.model.base_model
+        if is_edited(self.pools[-1]):
+            final = pooled.through_mean(self.pools[-1], mask, final)
+        if latent is None or not (self.decodes or is_edited(self.module(latent.module))):
+            return final
+        vector = latent.encode(base, final, mask)
+        return latent.decode(base, vector, final.shape[1]) if self.decodes else final
 
     def _hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
         base, given = cast(Any, self.model.base_model), {"input_ids": ids, "attention_mask": mask.long()}
@@ -339,6 +369,8 @@ class Subject:
         if not self.has_head:
             raise SubjectError(f"{self.source} has no language-model head: it has hidden states, but no logits.")
         compute = partial(self.family.logits, self.model) if self.family.logits else self.module(self.family.head)
+        if self.decodes and self.family.latent:
+            compute = self.module(self.family.latent.head)
         return compute(final.to(self.narrow)).float() if self.narrow else compute(final)
 
     @property

@@ -76,6 +76,7 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
     from isotrace.datasets.inputs import read_inputs
     from isotrace.dictionaries.shelf import attach, shelf_folder
     from isotrace.report.atlas.annotation import AnnotationResult
+    from isotrace.subjects.heads.pooled import is_pooled
     from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, opened, subject_of, trained_on
 
     seed = request.seed
@@ -84,6 +85,10 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
     subject = subject_of(request)
     domain = domain_of_subject(subject)
     dictionary = dictionary_of(request.dictionary, subject)
+    if request.explain is not None and is_pooled(dictionary.config.reads):
+        raise InputError(
+            "explanations are written from activations of tokens, and these are of sequences: no --explain."
+        )
     rows, rejects = read_inputs(request.data, column=request.column)
     rows = rows if request.limit is None else rows.head(request.limit)
     given = [read_concept_file(path, domain) for path in request.concepts]

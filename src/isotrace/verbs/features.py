@@ -1,4 +1,4 @@
-"""Which features of a dictionary are active in some sequences, token by token."""
+"""Which features of a dictionary are active in some sequences, token by token, or in a sequence as a whole."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,16 +59,15 @@ def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
             (rows for rows, _ in batches), active_features(subject, dictionary, shown), strict=True
         ):
             rows = [kept[places[sequence]] for sequence in found["sequence"]]
-            at = found["position"].tolist()
+            at = [None if position < 0 else position for position in found["position"].tolist()]
+            about = [(None, []) if p is None else (row[2][p], row[3][p]) for row, p in zip(rows, at, strict=True)]
             parts.append(
                 pl.DataFrame(
                     {
                         "index": [row[0] for row in rows],
-                        "position": at,
-                        "token": [row[2][position] for row, position in zip(rows, at, strict=True)],
-                        "elements": pl.Series(
-                            [row[3][p] for row, p in zip(rows, at, strict=True)], dtype=pl.List(pl.Int64)
-                        ),
+                        "position": pl.Series(at, dtype=pl.Int64),
+                        "token": pl.Series([token for token, _ in about], dtype=pl.String),
+                        "elements": pl.Series([elements for _, elements in about], dtype=pl.List(pl.Int64)),
                         **{name: found[name] for name in ("layer", "feature", "activation")},
                     }
                 )

@@ -24,13 +24,13 @@ class HarvestRequest(OnSubject, InFolder, Seeded):
     way_on = "the same command goes on from there"
     data: Data
     tokens: int = Field(ge=1)
-    """Tokens to write."""
+    """Tokens to write; sequences at pooled hookpoints."""
     out: Path
     """Folder of the store; a harvest that was stopped there goes on."""
     hookpoints: Annotated[tuple[str, ...], COMMAS] = ("mlp_in", "mlp_out")
-    """Kinds, as mlp_in,mlp_out: of all layers, or of --layers."""
+    """Kinds, as mlp_in,mlp_out, or pooled or latent, with a row per sequence: of --layers."""
     layers: Annotated[tuple[int, ...] | None, COMMAS] = None
-    """Layers, as 0,2,4; usual: all."""
+    """Layers, as 0,2,4; usual: all, of pooled kinds the last."""
     dtype: Floats = "float32"
     """Of the activations written."""
     shard_tokens: int = Field(default=100_000, ge=1)
@@ -51,6 +51,7 @@ def harvest(request: HarvestRequest, progress: Progress) -> Answer:
     from isotrace.activations.stream import SubjectStream
     from isotrace.base.files import write_whole
     from isotrace.base.runs import is_run, remove_run, replaceable
+    from isotrace.subjects.heads.pooled import is_pooled, usual_layers
     from isotrace.training.config import StreamConfig
     from isotrace.verbs.corpus import read_corpus
     from isotrace.verbs.loading import subject_of
@@ -60,7 +61,7 @@ def harvest(request: HarvestRequest, progress: Progress) -> Answer:
         remove_run(request.out)
     subject = subject_of(request)
     corpus, rejects = read_corpus(subject, request.data, request.column)
-    layers = range(subject.n_layers) if request.layers is None else request.layers
+    layers = usual_layers(subject, request.hookpoints) if request.layers is None else request.layers
     names = [f"layers.{layer}.{kind}" for kind in request.hookpoints for layer in layers]
     usual = StreamConfig()
     stream = SubjectStream(
@@ -76,4 +77,5 @@ def harvest(request: HarvestRequest, progress: Progress) -> Answer:
     write_whole(request.out / "rejects.parquet", rejects.write_parquet)
     list(shards)  # of a harvest that went on, the shards it found
     summary = {"folder": str(request.out), "tokens": manifest.written, "shards": len(manifest.shards)}
+    summary["rows"] = "sequences" if is_pooled(names) else "tokens"
     return Answer(summary | {"hookpoints": names, "rejects": rejects.to_dicts()})

@@ -87,6 +87,7 @@ def bundled(name: str) -> dict[str, Any]:
 
 def facts(source: str, domain: str | None) -> dict[str, Any]:
     """What a loaded subject is. Raises SubjectError when it cannot be loaded."""
+    from isotrace.subjects.heads.pooled import kinds_of
     from isotrace.subjects.loading import tokenizer_hash
     from isotrace.subjects.subject import load_subject
 
@@ -103,7 +104,7 @@ def facts(source: str, domain: str | None) -> dict[str, Any]:
         "vocabulary": len(subject.tokenizer),
         "max_tokens": subject.max_tokens,
         "domain": subject.files.domain,
-        "hookpoints": [f"layers.N.{kind}" for kind in subject.family.hookpoints],
+        "hookpoints": [f"layers.N.{kind}" for kind in (*subject.family.hookpoints, *kinds_of(subject))],
         "weights_sha256": subject.files.weights_sha256,
         "tokenizer_sha256": tokenizer_hash(subject.tokenizer),
         "folder": str(subject.files.folder),

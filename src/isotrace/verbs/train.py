@@ -35,7 +35,8 @@ class TrainRequest(OnSubject):
     store: Path | None = None
     """Activation store (isotrace harvest) instead of --data."""
     tokens: int | None = Field(default=None, ge=1)
-    """Tokens to train on; usual: four passes of the data, at least 200,000 and at most 8 million."""
+    """Tokens to train on, or sequences where they are pooled; usual: four passes of the data, at least 200,000 and at
+    most 8 million."""
     config: Path | None = None
     """TOML file with everything else (docs/train.md)."""
     features: int | None = Field(default=None, ge=1)
@@ -47,11 +48,11 @@ class TrainRequest(OnSubject):
     window: int | None = Field(default=None, ge=1)
     """Layers a crosslayer feature writes to."""
     layers: Annotated[tuple[int, ...] | None, COMMAS] = None
-    """Layers covered, as 0,2,4; usual: all."""
+    """Layers covered, as 0,2,4; usual: all, of pooled kinds the last."""
     hookpoint: str | None = None
-    """What an sae reads and writes, as resid_post; usual: mlp_out."""
+    """What an sae reads and writes, as resid_post, pooled, latent; usual: mlp_out."""
     mask_rate: float | None = Field(default=None, ge=0, le=0.99)
-    """Share masked in every second batch; usual: 0.15, 0 of causal subjects."""
+    """Share masked in every second batch; usual: 0.15, 0 of causal subjects and of what is pooled."""
     seed: Seed | None = None
     """Seed of the dictionary's weights; that of the stream stands in --config."""
     seeds: Annotated[tuple[Seed, ...] | None, COMMAS] = None
@@ -114,11 +115,13 @@ def hookpoint_of(request: TrainRequest, subject: "Subject") -> dict[str, str]:
     """The settings that --hookpoint stands for. Raises InputError for one that is not of the subject's width, or where
     reading and writing are two places."""
     from isotrace.activations.harvest import width
+    from isotrace.subjects.heads.pooled import usual_layers
 
     if request.architecture != "sae":
         say = "give hookpoint_in and hookpoint_out in --config"
         raise InputError(f"--hookpoint is for an sae: a {request.architecture} reads and writes two places, {say}.")
-    if (found := width(subject, [f"layers.0.{request.hookpoint}"])) != subject.d_model:
+    layer = usual_layers(subject, [request.hookpoint or ""])[-1]
+    if (found := width(subject, [f"layers.{layer}.{request.hookpoint}"])) != subject.d_model:
         raise InputError(f"--hookpoint {request.hookpoint} is {found} wide, dictionaries are {subject.d_model} wide.")
     site = f"layers.{{}}.{request.hookpoint}"
     return {"hookpoint_in": site, "hookpoint_out": site}

@@ -18,6 +18,7 @@ from isotrace.base.runs import Run, open_run
 from isotrace.datasets.inputs import rejects_frame
 from isotrace.dictionaries.saving import reference, save_dictionary
 from isotrace.report.curves import training_curves
+from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Subject
 from isotrace.training.callbacks import Callback, JsonlLog, Plan, ProgressBar, TensorBoardLog, WandbLog, read_log
 from isotrace.training.checkpoint import read_checkpoint
@@ -52,7 +53,7 @@ def run_training(
     corpus, rejects = None, rejects_frame([])
     if request.store is None:
         corpus, rejects = read_corpus(subject, request.data, request.column)
-        available = len(corpus.tokens)
+        available = len(corpus.ids) if is_pooled(hookpoints_of([job.config for job in jobs])) else len(corpus.tokens)
     else:
         available = read_manifest(request.store).tokens
     jobs = world.same(as_begun(with_tokens(jobs, settings, available), begun and begun["settings"], subject.device))
@@ -147,12 +148,13 @@ def with_tokens(jobs: Sequence[Job], settings: Mapping[str, Any], available: int
 
 
 def plan(jobs: Sequence[Job], available: int) -> list[str]:
-    """A line for every job: tokens, passes of the data, steps."""
+    """A line for every job: tokens, or sequences where they are pooled, passes of the data, steps."""
     lines = []
     for job in jobs:
         tokens, batch = job.training.tokens, job.training.batch_tokens
+        rows = "sequences" if is_pooled(job.config.reads) else "tokens"
         passes = f"{tokens / available:.1f} passes of {available:,}"
-        lines.append(f"{job.name}: {tokens:,} tokens, {passes}, in {-(-tokens // batch):,} steps of {batch:,}")
+        lines.append(f"{job.name}: {tokens:,} {rows}, {passes}, in {-(-tokens // batch):,} steps of {batch:,}")
     return lines
 
 

@@ -43,15 +43,12 @@ def features(
         own = token.filter(pl.col("layer") == layer)
         labels = label(own, sequence.filter(pl.col("layer") == layer) if sequence.height else sequence)
         best = {row["feature"]: numbers[row["concept"]] for row in labels.to_dicts() if row["concept"] in numbers}
-        structure = morans_i(matrix, [r.elements for r in data.readings], [data.domain.bonds(r) for r in data.readings],
-                             data.table.sequence_ptr)  # fmt: skip
         frame = (
             summaries(columns)
             .join(labels, on="feature", how="left")
             .with_columns(
                 pl.lit(layer, dtype=pl.Int32).alias("layer"),
-                pl.Series("moran_i", structure.value).fill_nan(None),
-                pl.Series("moran_null", structure.null).fill_nan(None),
+                *_autocorrelation(matrix, data),
                 label=pl.col("label").fill_null(UNEXPLAINED),
             )
         )
@@ -69,6 +66,15 @@ def features(
         )
     table = table.join(effect, on=["layer", "feature"], how="left")
     return table.with_columns(pl.lit(None, dtype=pl.String).alias("explanation")), shown
+
+
+def _autocorrelation(matrix: sparse.csr_matrix, data: Data) -> list[pl.Series]:
+    """Of activations over bonds; null for features that have one activation of a sequence."""
+    if data.whole:
+        return [pl.Series(name, [None] * matrix.get_shape()[1], dtype=pl.Float64) for name in ("moran_i", "moran_null")]
+    bonds = [data.domain.bonds(r) for r in data.readings]
+    found = morans_i(matrix, [r.elements for r in data.readings], bonds, data.table.sequence_ptr)
+    return [pl.Series("moran_i", found.value).fill_nan(None), pl.Series("moran_null", found.null).fill_nan(None)]
 
 
 def label(token: pl.DataFrame, sequence: pl.DataFrame) -> pl.DataFrame:
@@ -125,12 +131,13 @@ def _reason() -> pl.Expr:
 
 
 def _stability(subject: Subject, dictionary: Dictionary, data: Data, config, progress) -> pl.DataFrame:
-    """`stability` and `stability_null` of every feature; empty where the domain writes things in one way only."""
+    """`stability` and `stability_null` of every feature; empty where the domain writes things in one way only, and for
+    features that have one activation of a sequence."""
     rng = np.random.default_rng((config.seed, 5))
     size = min(config.stability_sequences, len(data.readings))
     chosen = [data.readings[i] for i in np.sort(rng.choice(len(data.readings), size, replace=False))]
     schema = {"layer": pl.Int32, "feature": pl.Int64, "stability": pl.Float64, "stability_null": pl.Float64}
-    if not config.spellings or not any(data.domain.spellings(reading, 1, 0) for reading in chosen[:20]):
+    if data.whole or not config.spellings or not any(data.domain.spellings(reading, 1, 0) for reading in chosen[:20]):
         return pl.DataFrame(schema=schema)
     sites = dictionary_sites("dictionary", dictionary)
 

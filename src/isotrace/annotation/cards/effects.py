@@ -1,8 +1,8 @@
 """What a feature does to the subject's output: ablate it where it fires most, and see which tokens gain and lose.
 
 Free-running: the feature's write is taken away at every position of its strongest example, all that follows is
-recomputed, and logits are compared at its strongest position. One example per feature, so this illustrates a
-feature; it does not measure its mean effect.
+recomputed, and logits are compared at its strongest position, or, for a feature of the whole sequence, in the mean over
+all positions. One example per feature, so this illustrates a feature; it does not measure its mean effect.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +14,7 @@ from torch import Tensor
 from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
+from isotrace.dictionaries.replacement import asked_of
 from isotrace.interventions import Intervention, Nodes, Plan, Rows, Set
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
@@ -34,6 +35,7 @@ def logit_effects(
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> pl.DataFrame:
     """`promoted`: tokens whose logit, relative to the mean logit, the feature raises most, `promoted_by` how much."""
+    subject = asked_of(subject, [dictionary.config])
     place = {index: i for i, index in enumerate(data.index)}
     top = examples.filter(pl.col("group") == "top").group_by("layer", "feature", maintain_order=True).first()
     # Features with the same example stand together, so that its clean pass is made once.
@@ -49,7 +51,7 @@ def logit_effects(
     for part in progress(batches):
         ids = torch.stack([torch.from_numpy(data.ids[place[row["index"]]]) for row in part]).to(subject.device)
         batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), (), ())
-        at = [max(zip(row["values"], row["positions"], strict=True))[1] for row in part]
+        at = None if data.whole else [max(zip(row["values"], row["positions"], strict=True))[1] for row in part]
         alone, example = ids.unique(dim=0, return_inverse=True)
         whole = Batch(alone, torch.ones_like(alone, dtype=torch.bool), (), ())
         clean = _relative(subject, whole, example, at, Plan())
@@ -69,11 +71,11 @@ def logit_effects(
     return pl.DataFrame(found, schema=SCHEMA)
 
 
-def _relative(subject: Subject, batch: Batch, example: Tensor, at: Sequence[int], plan: Plan) -> Tensor:
-    """Logits minus their mean, `[n, vocabulary]`, at position at[i] of row example[i]."""
+def _relative(subject: Subject, batch: Batch, example: Tensor, at: Sequence[int] | None, plan: Plan) -> Tensor:
+    """Logits minus their mean, `[n, vocabulary]`, at position at[i] of row example[i], or averaged over positions."""
     with fast_kernels(subject), subject.edited(plan):
         final = subject.hidden(batch.ids, batch.mask)
-    logits = subject.head(final[example, at])
+    logits = subject.head(final[example]).mean(1) if at is None else subject.head(final[example, at])
     return logits - logits.mean(-1, keepdim=True)
 
 

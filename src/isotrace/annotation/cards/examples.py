@@ -43,6 +43,7 @@ def collect(activations: sparse.csc_matrix, data: Data, best: Mapping[int, int],
             for place in chosen.tolist():
                 seen.add(place)
                 at = (rows >= starts[place]) & (rows < starts[place + 1])
+                at = at & (not data.whole)  # what stands for the whole sequence stands at no token
                 order = np.argsort(rows[at])
                 records.append(
                     {

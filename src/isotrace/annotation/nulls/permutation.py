@@ -43,8 +43,9 @@ class Tracks:
     stratum: np.ndarray
 
     @classmethod
-    def of(cls, sequence_ptr: np.ndarray, fixed: np.ndarray) -> "Tracks":
-        """Of sequences with tokens sequence_ptr[s] … sequence_ptr[s + 1]; fixed: bool `[tokens]`.
+    def of(cls, sequence_ptr: np.ndarray, fixed: np.ndarray, sizes: np.ndarray | None = None) -> "Tracks":
+        """Of sequences with tokens sequence_ptr[s] … sequence_ptr[s + 1]; fixed: bool `[tokens]`; sizes: what strata
+        are made by, where that is not the number of tokens, see `ConceptTable.sizes`.
 
         Raises InputError if `fixed` is not that."""
         n, n_tokens = len(sequence_ptr) - 1, int(sequence_ptr[-1])
@@ -52,7 +53,7 @@ class Tracks:
             raise InputError(f"`fixed` must be bool [{n_tokens}], one per token, not {fixed.dtype} {fixed.shape}.")
         track = np.where(fixed, n + np.cumsum(fixed) - 1, np.repeat(np.arange(n), np.diff(sequence_ptr)))
         ptr = np.concatenate([[0], np.cumsum(np.bincount(track, minlength=n))]).astype(np.int64)
-        return cls(np.argsort(track, kind="stable"), ptr, strata(np.diff(ptr)[:n]))
+        return cls(np.argsort(track, kind="stable"), ptr, strata(np.diff(ptr)[:n] if sizes is None else sizes))
 
     @property
     def track_of(self) -> np.ndarray:
@@ -79,10 +80,12 @@ class Tracks:
 
 
 def shuffles(
-    sequence_ptr: np.ndarray, n_permutations: int, seed: int, *, fixed: np.ndarray, start: int = 0
-) -> Iterator[np.ndarray]:
-    """Permutations start, start + 1, … as `Tracks.source` gives them; `fixed` as in `null_maxima`."""
-    tracks = Tracks.of(sequence_ptr, fixed)
+    sequence_ptr: np.ndarray, n_permutations: int, seed: int, *, fixed: np.ndarray, start: int = 0,
+    sizes: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """Permutations start, start + 1, … as `Tracks.source` gives them; `fixed` as in `null_maxima`, `sizes` as in
+    `Tracks.of`."""
+    tracks = Tracks.of(sequence_ptr, fixed, sizes)
     return (tracks.source(seed, start + i) for i in range(n_permutations))
 
 
@@ -105,7 +108,7 @@ def null_maxima(
     Raises InputError if the tokens disagree, and as `use_numba`.
     """
     check_tokens(firing, table)
-    tracks = Tracks.of(table.sequence_ptr, fixed)
+    tracks = Tracks.of(table.sequence_ptr, fixed, table.sizes)
     labels = _labels(table)
     out = np.zeros((n_permutations, len(table.token_concepts)), dtype=np.float32)
     compute = _numba(firing, tracks, labels) if use_numba(backend) else _plain(firing, tracks, labels)

@@ -46,7 +46,7 @@ def pair_null(
 
     observed = f1(np.arange(table.n_tokens))
     null = np.empty((n_permutations, len(pairs)), dtype=np.float32)
-    for i, track in enumerate(shuffles(table.sequence_ptr, n_permutations, seed, fixed=fixed)):
+    for i, track in enumerate(shuffles(table.sequence_ptr, n_permutations, seed, fixed=fixed, sizes=table.sizes)):
         null[i] = f1(track)
     return observed, null
 

@@ -1,10 +1,12 @@
 """Where features come from: the dictionary, and the nulls that stand beside it.
 
     dictionary       its features, at the hookpoint it reads
-    neurons          the subject's own MLP neurons of the same layers, where positive
+    neurons          the subject's own MLP neurons of the same layers, where positive; of a pooled vector its
+                     coordinates, with either sign
     untrained        a dictionary of the same shape, trained in the same way on the subject with random weights
     random           unit-norm random directions of the same input, TopK at the dictionary's mean L0
-    token_identity   one feature per vocabulary entry: what the spelling of a token alone tells
+    token_identity   one feature per vocabulary entry: what the spelling of a token alone tells; of whole sequences how
+                     often each token is in them
 
 Activations go to disk in chunks, one file each, so that a run that was stopped goes on behind the last chunk.
 """
@@ -25,6 +27,7 @@ from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.domain import Reading
 from isotrace.evaluation.controls import random_directions
+from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Batch, Subject
 
 NAMES = ("dictionary", "neurons", "untrained", "random", "token_identity")
@@ -78,6 +81,24 @@ def neuron_sites(subject: Subject, layers: Sequence[int]) -> list[Site]:
     return sites
 
 
+def coordinate_sites(dictionary: Dictionary) -> list[Site]:
+    """The coordinates of the vectors that `dictionary` reads, each once as it is and once negated."""
+
+    def encode(x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        both = torch.cat([x, -x], 1)
+        rows, columns = (both > 0).nonzero(as_tuple=True)
+        return rows.cpu().numpy(), columns.cpu().numpy(), both[rows, columns].float().cpu().numpy()
+
+    config = dictionary.config
+    places = zip(config.layers, config.reads, strict=True)
+    return [Site("neurons", layer, read, 2 * config.d_in, encode) for layer, read in places]
+
+
+def rows_of(batch: Batch, hookpoints: Sequence[str]) -> int:
+    """Rows that hookpoints have on an unpadded batch: its tokens, or its sequences where those are pooled."""
+    return len(batch.ids) if is_pooled(hookpoints) else batch.ids.numel()
+
+
 def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: int, seed: int) -> Dictionary:
     """As many random unit directions as the dictionary has features, reading its input minus the mean over some
     of the sequences; the `k` largest are active."""
@@ -89,7 +110,7 @@ def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: i
             totals[i] += x.flatten(0, 1).sum(0).cpu()
 
         record(subject, batch.to(subject.device), config.reads, take)
-        count += batch.ids.numel()
+        count += rows_of(batch, config.reads)
         if count > 20_000:
             break
     means = (totals / max(count, 1)).to(subject.device)
@@ -136,7 +157,7 @@ def harvest(
                         into[site.key].append((rows + start, columns.astype(np.int32), values))
 
             record(subject, batch.to(subject.device), hookpoints, take)
-            start += batch.ids.numel()
+            start += rows_of(batch, hookpoints)
         arrays = {}
         for site in sites:
             rows, columns, values = (np.concatenate(part) for part in zip(*found[site.key], strict=True))
@@ -159,8 +180,12 @@ def load(folder: Path, label: str, site_key: str, n_features: int) -> sparse.csr
 
 
 def token_identity(data: Data, n_vocabulary: int) -> sparse.csr_matrix:
-    """`[tokens, vocabulary]`, one 1 per token."""
+    """`[tokens, vocabulary]`, one 1 per token; of whole sequences their counts."""
     ids = np.concatenate(data.ids)
+    if data.whole:
+        owner = np.repeat(np.arange(len(data.ids)), data.table.lengths)
+        counts = (np.ones(len(ids), dtype=np.float32), (owner, ids))
+        return sparse.csr_matrix(counts, shape=(len(data.ids), n_vocabulary))
     return sparse.csr_matrix(
         (np.ones(len(ids), dtype=np.float32), ids.astype(np.int32), np.arange(len(ids) + 1)),
         shape=(len(ids), n_vocabulary),
@@ -168,7 +193,8 @@ def token_identity(data: Data, n_vocabulary: int) -> sparse.csr_matrix:
 
 
 def encoded(subject: Subject, sites: Sequence[Site], text: str) -> sparse.csr_matrix:
-    """Activations float32 `[tokens, features of all sites, one site after the other]` of one text."""
+    """Activations float32 `[tokens, features of all sites, one site after the other]` of one text; one row at pooled
+    hookpoints."""
     batch = subject.tokenize([text])
     starts = np.concatenate([[0], np.cumsum([site.n_features for site in sites])])
     parts: list[tuple[np.ndarray, ...]] = []
@@ -179,7 +205,8 @@ def encoded(subject: Subject, sites: Sequence[Site], text: str) -> sparse.csr_ma
 
     record(subject, batch, [site.hookpoint for site in sites], take)
     values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return sparse.csr_matrix((values, (rows, columns)), shape=(batch.ids.shape[1], int(starts[-1])))
+    n_rows = rows_of(batch, [site.hookpoint for site in sites])
+    return sparse.csr_matrix((values, (rows, columns)), shape=(n_rows, int(starts[-1])))
 
 
 def feature_activations(

@@ -42,6 +42,7 @@ from isotrace.discovery.tasks.sweep import Anchors, Judge, Proof, Ranked, per_la
 from isotrace.interventions import Attentions, Components, Heads, MLPs, Neurons
 from isotrace.interventions.components import Writers
 from isotrace.stats.bootstrap import interval
+from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Subject
 
 ROLES = ("features", "neurons")
@@ -213,6 +214,11 @@ def _illusions(basis: Basis, data: TaskData, keep: Keep, config: TaskConfig) -> 
 def _parts(subject: Subject, dictionary: Dictionary, config: TaskConfig) -> Basis:
     """Raises InputError for a mediator that has no components a task circuit could keep."""
     if config.mediator == "feature":
+        if is_pooled(dictionary.config.reads):
+            raise InputError(
+                f"features of {dictionary.config.hookpoint_in} stand for whole sequences, and circuits are of tokens: "
+                "train a dictionary at another hookpoint."
+            )
         return Basis(subject, Features(dictionary))
     if config.mediator not in PLAIN:
         raise InputError(f"no mediator {config.mediator!r} for a task: give feature, {', '.join(PLAIN)}.")

@@ -62,11 +62,13 @@ def atlas_page(
         "sources": [{"key": name, "name": SOURCES.get(name, name)} | _UNKNOWN | found[name] for name in names],
         "coverage": to_jsonable(tables.coverage.to_dicts()),
         "n_token_concepts": summary["n_token_concepts"],
+        "rows": summary.get("rows", "tokens"),  # what features are active on; summaries of before do not say
         "pictures_per_block": PICTURES_PER_BLOCK,
     }
     page = {
         "title": title,
         "summary": summary,
+        "rows": data["rows"],
         "structure": structure,
         "sources": data["sources"],
         "atlas_css": Markup(template_text("atlas.css")),

@@ -25,7 +25,7 @@ function featureColumns() {
     { ...plainly("q", "q", "Benjamini–Hochberg over concepts", 76, WHY.q), down: false },
     { name: "group", title: "sort of concept", width: 140, kind: "words", value: groupOf,
       show: (row) => make("span", { title: groupOf(row) ?? why(row, "no concept") }, groupOf(row) ?? "–") },
-    plainly("density", "density", "share of tokens on which it fires", 80, WHY.other, share),
+    plainly("density", "density", `share of ${data.rows} on which it fires`, 80, WHY.other, share),
     { name: "Moran's I", title: "clustering over neighbouring elements; grey: its null", width: 102, down: true, value: at("moran_i"),
       show: (row) => pair(at("moran_i")(row), at("moran_null")(row), why(row, WHY.moran)) },
     { name: "stability", title: "over spellings; grey: its null", width: 102, down: true, value: at("stability"),

@@ -5,6 +5,7 @@ const WHY = {
   f1: "no F1: the feature was not tested, or its best concept belongs to whole sequences",
   q: "no q: the feature was not tested",
   moran: "not computed: Moran's I needs neighbouring elements on which the activation differs",
+  whole: "not computed: the feature has one activation of a whole sequence",
   stability: "not computed: it needs other spellings of the same thing on which the feature fires",
   null: "no null was computed for it",
   other: "not computed",
@@ -41,7 +42,7 @@ function conceptTables(associations, total) {
   const kindOf = (a) => concepts.kind.get(conceptRow.get(a.concept));
   const tokens = associations.filter((a) => kindOf(a) === "token"), whole = associations.filter((a) => kindOf(a) !== "token");
   if (tokens.length) {
-    parts.push(lines(tokens, [["concept", null], ["F1", "per token, held out"],
+    parts.push(lines(tokens, [["concept", null], ["F1", data.rows === "tokens" ? "per token, held out" : "per sequence, held out"],
       ["q", "Benjamini–Hochberg over concepts"], ["p", "permutation, largest over thresholds and features"],
       ["precision", "per token"], ["recall", "per token"], ["any-hit F1", "an instance counts once a token of it is touched"],
       ["full-cover F1", "an instance counts once all its tokens are covered"], ["InterPLM's F1", "per-token precision with any-hit recall"],
@@ -130,13 +131,13 @@ async function card(row) {
     : { value: kind === "class" ? own.auroc : own.spearman, low: own.auroc_ci_low, high: own.auroc_ci_high };
   const beside = (value, chance, why) => nodes(cell(value, why), " ", make("small", {}, "null ", cell(chance, WHY.null)));
   const left = make("div", {}, facts([
-    ["fires on", cell(f.density, WHY.other, share), " of tokens"],
+    ["fires on", cell(f.density, WHY.other, share), ` of ${data.rows}`],
     ["largest activation", cell(f.max_activation, WHY.other), make("small", {}, ` mean ${num(f.mean_activation)}`)],
     ["q", cell(f.q, f.reason ?? WHY.q)],
-    ["Moran's I", beside(f.moran_i, f.moran_null, WHY.moran)],
-    ["stability over spellings", beside(f.stability, f.stability_null, WHY.stability)],
-  ]), block("Activations of tokens", d.histogram.length && f.max_activation !== null
-    ? histogram(d.histogram, f.max_activation, "Number of tokens by activation") : make("p", { class: "note" }, "Never active.")));
+    ["Moran's I", beside(f.moran_i, f.moran_null, data.rows === "tokens" ? WHY.moran : WHY.whole)],
+    ["stability over spellings", beside(f.stability, f.stability_null, data.rows === "tokens" ? WHY.stability : WHY.whole)],
+  ]), block(`Activations of ${data.rows}`, d.histogram.length && f.max_activation !== null
+    ? histogram(d.histogram, f.max_activation, `Number of ${data.rows} by activation`) : make("p", { class: "note" }, "Never active.")));
   const right = make("div", {});
   if (concept !== null) {
     right.append(block(`${SCORES[kind]} for “${concept}”, held out`, rivals(f, concept, score),

@@ -42,7 +42,7 @@ function compare(sources, nConcepts) {
   const shown = ["concepts_f1_50", "concepts_f1_80"];
   const end = ceiling(sources.flatMap((s) => shown.flatMap((key) => [s[key], s[`${key}_ci`]?.[1] ?? null])));
   return shown.map((key, k) => make("figure", {},
-    make("h3", {}, `Held-out F1 ≥ ${["0.5", "0.8"][k]} and q < 0.05, of ${num(nConcepts)} concepts of tokens`),
+    make("h3", {}, `Held-out F1 ≥ ${["0.5", "0.8"][k]} and q < 0.05, of ${num(nConcepts)} concepts of ${data.rows}`),
     dots(sources.map((s) => ({ name: s.name, value: s[key], low: s[`${key}_ci`]?.[0] ?? null, high: s[`${key}_ci`]?.[1] ?? null,
       why: s.reason ?? "not computed", strong: s.key === "dictionary" })),
     { from: 0, to: end, label: "concepts" })));
@@ -100,7 +100,7 @@ function histogram(counts, highest, caption) {
       make("text", { class: "axis", x: left - 6, y: y(10 ** power) + 4, "text-anchor": "end" }, num(10 ** power)));
   }
   counts.forEach((n, k) => svg.append(make("g", {}, make("title", {},
-    `${num(n)} tokens at ${num(highest * k / counts.length)} to ${num(highest * (k + 1) / counts.length)}`),
+    `${num(n)} ${data.rows} at ${num(highest * k / counts.length)} to ${num(highest * (k + 1) / counts.length)}`),
   make("rect", { x: left + k * step, y: top, width: step, height: bottom - top, fill: "transparent" }),
   make("rect", { class: "bin", x: left + k * step + 0.5, y: y(n), width: step - 1, height: bottom - y(n) }))));
   svg.append(make("line", { class: "zero", x1: left, x2: width - 8, y1: bottom, y2: bottom }));

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from isotrace.base.errors import SubjectError
 from isotrace.base.registry import Registry
+from isotrace.subjects.heads.pooled import Latent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -119,7 +120,7 @@ class Family:
     `head` is what reads the final hidden state, `head_decoder` the last linear map, `logits(model, final)` the whole
     head where that is more than calling `head`.
     `sequence`, `token`: the heads of models fine-tuned to classify or rate sequences, or tokens; None where a family
-    says nothing of them.
+    says nothing of them. `latent`: one vector that the model makes of all tokens, see `Latent`.
     `prepare(model)` runs once after loading, `refuse(config, has_head)` says why a model cannot be handled exactly.
     `native`: classes of isotrace's own, where transformers has none.
     """
@@ -141,6 +142,7 @@ class Family:
     pattern: Literal["function", "dropout"] = "function"
     sequence: HeadPaths | None = None
     token: HeadPaths | None = None
+    latent: Latent | None = None
     optional_weights: tuple[str, ...] = ()
     prepare: Callable[[Any], None] | None = None
     refuse: Callable[[Any, bool], str | None] | None = None

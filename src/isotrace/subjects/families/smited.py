@@ -4,6 +4,7 @@ from typing import Any
 
 from isotrace.subjects.families.family import Family, Native, Stack
 from isotrace.subjects.families.native import smiles_tokenizer, smited
+from isotrace.subjects.heads.pooled import Latent
 
 
 def refuse(config: Any, has_head: bool) -> str | None:
@@ -33,6 +34,12 @@ SMITED = Family(
     head_dense="smi_ted.encoder.lang_model.embed",
     head_norm="smi_ted.encoder.lang_model.ln_f",
     head_decoder="smi_ted.encoder.lang_model.head",
+    latent=Latent(
+        "smi_ted.decoder.autoencoder.encoder",
+        "smi_ted.decoder.lang_model",
+        smited.SmiTedModel.pooled,
+        smited.SmiTedModel.unpooled,
+    ),
     refuse=refuse,
     native=Native(
         smited.SmiTedConfig,
