@@ -120,7 +120,7 @@ def features_on_structure(annotation: Annotation, data: Data, path: Path, activa
     found = read_structure(path)
     place = closest(found, data)
     reading = data.readings[place]
-    if annotation.summary["rows"] == "sequences":
+    if annotation.summary.get("rows") == "sequences":
         raise InputError("features of whole sequences stand at no residue.")
     frame = annotation.features.filter(pl.col("max_activation") > 0)
     values = activations(reading, list(frame.select("layer", "feature").rows()))
