@@ -167,6 +167,8 @@ def warnings(found: Scanned, n_sites: int) -> list[str]:
     said = [*found.scan.warnings]
     if n_sites < 10:
         said.append(f"the variants change {n_sites} sites only: intervals over sites say little, and may be too narrow")
+        if any(len(variant.sites) > 1 for variant in found.scan.variants):
+            said.append("the site mean leaves each variant out, and ranks backwards those that change the same sites")
     lost = found.scan.rejects.height
     if lost > len(found.scan.variants):
         said.append(f"{lost:,} rows are rejected, more than are used: see the reasons")
