@@ -162,6 +162,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
             "trust": "How far to trust such a picture: not measured.",
         },
         "tracks": [],
+        "map": None,
         "groups": [
             {"name": "ester", "elements": [1, 2, 3], "hidden": -0.76, "sd": 0.2, "beyond": True, "picture": 0.27},
             {"name": "CH3", "elements": [0], "hidden": 0.1, "sd": 0.3, "beyond": False, "picture": 0.67},

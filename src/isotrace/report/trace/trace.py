@@ -68,10 +68,11 @@ class TraceResult(Carded):
         )
         return {
             **page,
-            **{name: summary[name] for name in (*shared, "groups", "tracks", "lanes", "supporters", "opponents")},
+            **{name: summary[name] for name in (*shared, "groups", "lanes", "supporters", "opponents")},
             "finding": {"sentence": found.sentence, "overturned": found.taken_back, "colours": found.colours},
             "target": summary["target"] | page["target"],
             "map": mapped(summary.get("map")),
+            "tracks": summary.get("tracks", ()),  # traces of earlier versions have none
             "verification": page["verification"]
             | {"n_exact": summary["verification"]["n_exact"]}
             | {
@@ -179,7 +180,7 @@ def described(summary: Mapping[str, Any]) -> Iterable[str]:
     what = "hidden one by one" if hidden else "effect"
     most = strongest(summary["units"], 5, seen["shown"])
     yield f"{summary['element']}s, {what}, in {target['unit']}: {most} ({beside})"
-    for row in summary["tracks"][:LABELS]:
+    for row in summary.get("tracks", ())[:LABELS]:
         name, of = ("hidden", "what hiding does") if hidden else ("mass", "the mass")
         if row[name] is not None:
             low, high = row[f"{name}_range"]
