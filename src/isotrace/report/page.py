@@ -42,7 +42,8 @@ def render_trace(payload: Mapping[str, Any]) -> str:
     `payload` holds what the trace found as plain lists, dicts, strings and numbers: title, input, subject,
     dictionary, command, created, target, summary, warnings, domain, element, field, drawings (SVG text), tokens,
     units, syntax, nodes, edges, n_layers, stacks (layers of the encoder and of the decoder, or of the only stack),
-    features, verification, circuit, supporters, opponents, graph, fidelity, spellings (or None), manifest.
+    features, verification, circuit, supporters, opponents, graph, fidelity, spellings (or None), manifest,
+    and, where there is one, map.
     Numbers that are not finite become null and read "–". Raises InputError when an edge names an absent node or
     two nodes share an id, KeyError when a part is missing.
     """
