@@ -11,10 +11,6 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.verbs.request import COMMAS, InFolder, Loaded, OnSubject, Progress, Seeded, look_at, verb
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from isotrace.domains.domain import Domain
-    from isotrace.probing.scan import Scanned
     from isotrace.report.scan.scan import ScanResult
     from isotrace.subjects.subject import Subject
 
@@ -75,14 +71,19 @@ def scan(request: ScanRequest, progress: Progress) -> "ScanResult":
     from isotrace.base.runs import open_run
     from isotrace.datasets.inputs import read_inputs
     from isotrace.datasets.mutations import read_designs, read_scan
+    from isotrace.dictionaries.shelf import FeatureTables, shelf_of
+    from isotrace.probing.changes import feature_changes
     from isotrace.probing.scan import ScanSettings, scan_variants
+    from isotrace.report.scan.changes import changes_frame, changes_summary
     from isotrace.report.scan.scan import scan_result
-    from isotrace.verbs.loading import domain_of_subject, subject_of
+    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, subject_of
 
     settings = request.settings(ScanSettings)
     name, sequence = wild_type_of(request.wild_type)
     subject = subject_of(request)
     domain = domain_of_subject(subject)
+    dictionary = None if request.dictionary is None else dictionary_of(request.dictionary, subject)
+    names = FeatureTables() if dictionary is None else shelf_of(dictionary, names=request.names).tables
     with named_as_asked():
         rows, rejects = read_inputs(request.data, column=request.mutations)
     where = {**run_of(request, subject, sequence), "overwrite": request.overwrite}
@@ -97,27 +98,14 @@ def scan(request: ScanRequest, progress: Progress) -> "ScanResult":
             own = read_inputs(request.designs)
             designs, refused = read_designs(*own, domain, wild_type, request.offset)
         found = scan_variants(subject, domain, read, settings, progress, designs)
-        result = scan_result(found, subject, name, refused, features_of(request, subject, domain, found, progress))
+        changed = None
+        if dictionary is not None:
+            changes = feature_changes(subject, dictionary, domain, read, settings, progress)
+            changed = changes_summary(changes, names, label(request.dictionary)), changes_frame(changes, names)
+        result = scan_result(found, subject, name, refused, changed)
         if run is not None:
             result.write(run)
     return result
-
-
-def features_of(
-    request: ScanRequest, subject: "Subject", domain: "Domain", found: "Scanned", progress: Progress
-) -> "tuple[dict[str, Any], pl.DataFrame] | None":
-    """What changes in the dictionary, where one is given."""
-    from isotrace.dictionaries.shelf import shelf_of
-    from isotrace.probing.changes import feature_changes
-    from isotrace.report.scan.changes import changes_frame, changes_summary
-    from isotrace.verbs.loading import dictionary_of, label
-
-    if request.dictionary is None:
-        return None
-    dictionary = dictionary_of(request.dictionary, subject)
-    names = shelf_of(dictionary, names=request.names).tables
-    changes = feature_changes(subject, dictionary, domain, found.scan, found.settings, progress)
-    return changes_summary(changes, names, label(request.dictionary)), changes_frame(changes, names)
 
 
 def wild_type_of(given: Any) -> tuple[str | None, str]:
