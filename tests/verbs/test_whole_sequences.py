@@ -70,7 +70,9 @@ def test_a_dictionary_of_latents_through_every_command(folders, isotrace, tmp_pa
     assert {"none", None} >= set(tables["associations"]["pooling"])
     assert tables["examples"]["positions"].list.len().max() == 0
     assert tables["features"]["promoted"].list.len().max() == 5
-    assert '"rows":"sequences"' in (tmp_path / "atlas/report.html").read_text().replace(" ", "")
+    page = (tmp_path / "atlas/report.html").read_text()
+    assert '"rows":"sequences"' in page.replace(" ", "")
+    assert "coordinates of the vector" in page
     listed = isotrace("features", ted, "sae", *data, "--out", "features")
     assert listed["n_active"] == 56 * 4
     frame = pl.read_parquet(tmp_path / "features/features.parquet")

@@ -20,6 +20,8 @@ SOURCES = {
     "random": "random directions",
     "token_identity": "token identity alone",
 }
+_WHOLE = {"neurons": "coordinates of the vector", "token_identity": "counts of tokens alone"}
+"""What two of them are where features are of whole sequences."""
 _SCRIPTS = ("dom.js", "picture.js", "atlas_data.js", "atlas_plots.js", "atlas_table.js", "atlas_card.js", "atlas.js")
 _SUMMARY = (
     "subject", "dictionary", "n_features", "n_concepts", "n_token_concepts", "n_tokens", "n_sequences", "n_selection",
@@ -57,18 +59,19 @@ def atlas_page(
     if missing:
         raise InputError(f"the summary of the annotation lacks {', '.join(missing)}: write it by `isotrace annotate`.")
     names = [name for name in SOURCES if name in found] + [name for name in found if name not in SOURCES]
-    packed = blocks(tables, names, pictures)
+    packed, rows = blocks(tables, names, pictures), summary.get("rows", "tokens")  # older ones do not say
+    called = SOURCES | (_WHOLE if rows == "sequences" else {})
     data = {
-        "sources": [{"key": name, "name": SOURCES.get(name, name)} | _UNKNOWN | found[name] for name in names],
+        "sources": [{"key": name, "name": called.get(name, name)} | _UNKNOWN | found[name] for name in names],
         "coverage": to_jsonable(tables.coverage.to_dicts()),
         "n_token_concepts": summary["n_token_concepts"],
-        "rows": summary.get("rows", "tokens"),  # what features are active on; summaries of before do not say
+        "rows": rows,
         "pictures_per_block": PICTURES_PER_BLOCK,
     }
     page = {
         "title": title,
         "summary": summary,
-        "rows": data["rows"],
+        "rows": rows,
         "structure": structure,
         "sources": data["sources"],
         "atlas_css": Markup(template_text("atlas.css")),
