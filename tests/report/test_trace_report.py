@@ -26,6 +26,7 @@ from isotrace.interventions import Intervention, Nodes, Plan, To
 from isotrace.report.page import number
 from isotrace.report.trace.finding import finding
 from isotrace.report.trace.graph.kinds import KINDS
+from isotrace.report.trace.graph.neuronpedia import linked
 from isotrace.report.trace.index import Traces, claims, page_row
 from isotrace.report.trace.trace import TraceResult
 from isotrace.subjects.targets import parse_target
@@ -88,7 +89,7 @@ def traced(tracer, request):
 
 
 def test_graph_json_is_what_viewers_read(traced):
-    graph = json.loads(json.dumps(traced.view["viewer"], allow_nan=False))
+    graph = json.loads(json.dumps(linked(traced.view["viewer"]), allow_nan=False))
     jsonschema.validate(graph, VIEWER)
     ids, shape = [n["node_id"] for n in graph["nodes"]], traced.to_dict()["graph"]
     assert len(ids) == len(set(ids)) == shape["n_nodes"]

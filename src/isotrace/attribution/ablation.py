@@ -5,6 +5,7 @@ recomputed on the drifting stream. Features move by what they write, so that the
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -16,6 +17,8 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.interventions import Components, Intervention, Plan, To, Values
 from isotrace.interventions.gradients import activations_and_slopes
 from isotrace.interventions.where import Where
+from isotrace.subjects.dispatch import blocks_given, blocks_recorded
+from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
@@ -58,19 +61,29 @@ def ablated(
 
     `batch` holds one sequence; `reference` is `[components, width]` per layer, or what broadcasts to activations.
     """
-    results = []
-    chunk = fitting(chunk, batch.ids.shape[1])
-    for at in range(0, len(sets), chunk):
-        part = sets[at : at + chunk]
-        copies = Batch(batch.ids.expand(len(part), -1), batch.mask.expand(len(part), -1), (), ())
-
-        kept = (one if isinstance(one, Where) else interventions.Nodes.of(one) for one in part)
-        where = interventions.Rows(tuple(kept))
-        plan = Plan((Intervention(components, To(reference), ~where if complement else where),))
-        with subject.edited(plan):
-            hidden = target.hidden(subject, copies)
-        results.append(target.value(subject, copies, hidden).cpu())
-    return torch.cat(results) if results else torch.zeros(0)
+    if not sets:
+        return torch.zeros(0)
+    kept = [one if isinstance(one, Where) else interventions.Nodes.of(one) for one in sets]
+    # what comes before the first node of a set is as it is: such sets share a pass, which begins there
+    begins = [
+        0 if complement else min((components.block(subject, i) for i in one.meant or ()), default=0) for one in kept
+    ]
+    order = sorted(range(len(sets)), key=begins.__getitem__)
+    chunk, results = fitting(chunk, batch.ids.shape[1]), []
+    with fast_kernels(subject):
+        with blocks_recorded(subject) if any(begins) else nullcontext([]) as blocks:
+            if any(begins):
+                target.hidden(subject, batch)
+        for at in range(0, len(sets), chunk):
+            part = order[at : at + chunk]
+            copies = Batch(batch.ids.expand(len(part), -1), batch.mask.expand(len(part), -1), (), ())
+            where = interventions.Rows(tuple(kept[i] for i in part))
+            plan = Plan((Intervention(components, To(reference), ~where if complement else where),))
+            with blocks_given(subject, blocks[: begins[part[0]]], len(part)), subject.edited(plan):
+                hidden = target.hidden(subject, copies)
+            results.append(target.value(subject, copies, hidden).cpu())
+    found = torch.cat(results)
+    return torch.empty_like(found).index_copy_(0, torch.tensor(order), found)
 
 
 def first_order(
@@ -79,9 +92,15 @@ def first_order(
     """By how much the target would fall were a node set to `reference`, to first order: (z − reference) · ∂M/∂z,
     `[tokens, components]` per layer, from one forward and one backward pass, all else as it is or, with `kept`, with
     everything outside `kept` at `reference`."""
-    outside = None if kept is None else Intervention(components, To(reference), ~interventions.Nodes.of(kept)).edit
+
+    def outside(layer: int, values: Tensor) -> Tensor:
+        assert kept is not None
+        here = torch.zeros(values.shape[1:3], dtype=torch.bool, device=values.device)
+        here[kept[kept[:, 0] == layer][:, 1:].to(values.device).unbind(1)] = True
+        return torch.where(here[..., None], values, reference[layer].to(values))
+
     value = lambda final: target.value(subject, batch, final).sum()  # noqa: E731
-    found = activations_and_slopes(subject, components, batch, value, outside, target.reads)
+    found = activations_and_slopes(subject, components, batch, value, kept if kept is None else outside, target.reads)
     changes = (
         ((values - base.to(values)) * slope).sum(-1)[0] for values, slope, base in zip(*found, reference, strict=True)
     )

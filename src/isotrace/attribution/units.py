@@ -11,6 +11,7 @@ from torch import Tensor
 from isotrace.attribution.ablation import fitting
 from isotrace.attribution.graph import AttributionGraph
 from isotrace.attribution.influence import Pruned
+from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
@@ -82,7 +83,8 @@ def with_ids(subject: Subject, batch: Batch, target: Target, ids: Tensor, chunk:
     """Target `[n]` of the single sequence of `batch` with `ids [n, tokens]` in place of its own."""
     parts = ids.split(fitting(chunk, ids.shape[1]))
     copies = (Batch(part, batch.mask.expand(len(part), -1), (), ()) for part in parts)
-    return torch.cat([target.value(subject, b, target.hidden(subject, b)).double() for b in copies]).cpu()
+    with fast_kernels(subject):
+        return torch.cat([target.value(subject, b, target.hidden(subject, b)).double() for b in copies]).cpu()
 
 
 def hidden_effects(subject: Subject, batch: Batch, target: Target, elements: Elements) -> dict[int, float]:

@@ -65,17 +65,27 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_PLAIN = {str, int, bool, type(None)}
+
+
 def to_jsonable(obj: Any) -> Any:
     """`obj` in JSON's own types. NaN and ±inf become null, arrays and tensors nested lists, dataclasses objects.
 
     Raises TypeError for anything whose JSON form is not obvious (bytes, complex numbers, tables, callables).
     """
-    if obj is None or (isinstance(obj, bool | str) and not isinstance(obj, Enum)):
+    kind = type(obj)  # exactly one of JSON's own, as nearly everything is: a page has 100,000 of them
+    if kind in _PLAIN:
         return obj
+    if kind is float:
+        return obj if math.isfinite(obj) else None
+    if kind is list:
+        return [*obj] if set(map(type, obj)) <= _PLAIN else [to_jsonable(value) for value in obj]
+    if kind is dict:
+        return {key if type(key) is str else _key(key): to_jsonable(value) for key, value in obj.items()}
     if isinstance(obj, Enum):
         return to_jsonable(obj.value)
-    if isinstance(obj, int):
-        return int(obj)
+    if isinstance(obj, int | str):
+        return int(obj) if isinstance(obj, int) else str(obj)
     if isinstance(obj, float):
         return float(obj) if math.isfinite(obj) else None
     if isinstance(obj, np.generic | np.ndarray) or is_tensor(obj):

@@ -22,7 +22,7 @@ from isotrace.base.runs import Run, dumps, open_run, read_manifest
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT, FORMAT_VERSION = "isotrace-result", 1
+FORMAT, FORMAT_VERSION = "isotrace-result", 2
 _SHIPPED = {
     "annotation": "isotrace.report.atlas.annotation:AnnotationResult",
     "balance": "isotrace.report.features:BalanceTable",
@@ -106,7 +106,7 @@ class Result(ABC):
         """All that is needed to read it again, and its page."""
         record = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": self.kind, "view": self.view}
         run.json(self.kind, self.summary)
-        run.json("result", record | {"tables": list(self.tables), "tensors": bool(self.tensors)})
+        run.json("result", record | {"tables": list(self.tables), "tensors": bool(self.tensors)}, indent=None)
         for name, table in self.tables.items():
             run.table(name, table)
         if self.tensors:

@@ -74,9 +74,9 @@ class Run:
         bytes of a file name that are no UTF-8 is escaped."""
         return self.bytes(name, text.encode(errors="backslashreplace"))
 
-    def json(self, name: str, obj: Any) -> Path:
-        """`obj` through `to_jsonable` in `{name}.json`."""
-        return self.text(_suffixed(name, ".json"), dumps(obj, indent=2) + "\n")
+    def json(self, name: str, obj: Any, *, indent: int | None = 2) -> Path:
+        """`obj` through `to_jsonable` in `{name}.json`; `indent` None for what is large and nobody reads."""
+        return self.text(_suffixed(name, ".json"), dumps(obj, indent=indent) + "\n")
 
     def bytes(self, name: str, data: bytes) -> Path:
         """`data` in the file `name`, which may lie in a subfolder (`cards/0.svg`)."""

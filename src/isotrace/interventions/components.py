@@ -18,6 +18,7 @@ from torch import Tensor
 
 from isotrace.base.registry import Registry
 from isotrace.subjects.dispatch import hookpoints_edited, mlps_computed_by
+from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 
 Values = tuple[Tensor, ...]
@@ -40,6 +41,10 @@ class Components(ABC):
     def edited(self, subject: Subject, edit: Edit, layers: Layers = None) -> AbstractContextManager[None]:
         """Within the context the subject runs on with what `edit` returns, differentiably. `layers`: those the edit is
         for, where it is not for all."""
+
+    def block(self, subject: Subject, layer: int) -> int:
+        """A block of the subject before which an edit of `layer` changes nothing."""
+        return 0
 
     def record(self, subject: Subject, batch: Batch) -> tuple[Values, Tensor]:
         """(activations, final hidden state `[batch, tokens, d_model]`) of one pass."""
@@ -118,6 +123,10 @@ class Writers(Components):
     @abstractmethod
     def finish(self, subject: Subject, layer: int, total: Tensor, x: Tensor) -> Tensor:
         """The output of a layer from what components wrote to it and what the layer read: bias, skip path."""
+
+    def block(self, subject: Subject, layer: int) -> int:
+        kind, _, number = self.reads(subject)[layer].partition(".")
+        return int(number.partition(".")[0]) if kind == "layers" and not self.replaces else 0
 
     def replaces_mlps(self, subject: Subject) -> bool:
         """They cover every MLP from end to end, which then need not run where they are replaced."""
@@ -255,7 +264,9 @@ def mean_values(subject: Subject, components: Components, batches: list[Batch]) 
     has one row for a whole sequence it is the mean over sequences."""
     totals, counts = zero_values(subject, components), [0] * len(components.sizes(subject))
     for batch in batches:
-        for layer, values in enumerate(components.record(subject, batch)[0]):
+        with fast_kernels(subject):
+            found = components.record(subject, batch)[0]
+        for layer, values in enumerate(found):
             mask = batch.mask[:, : values.shape[1]]
             totals[layer].add_(values.expand(len(mask), -1, -1, -1)[mask].sum(0))  # looked up once: one row
             counts[layer] += int(mask.sum())

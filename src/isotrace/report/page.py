@@ -41,9 +41,9 @@ def render_trace(payload: Mapping[str, Any]) -> str:
 
     `payload` holds what the trace found as plain lists, dicts, strings and numbers: title, input, subject,
     dictionary, command, created, target, summary, warnings, domain, element, field, drawings (SVG text), tokens,
-    units, syntax, nodes, edges, n_layers, stacks (layers of the encoder and of the decoder, or of the only stack),
-    features, verification, circuit, supporters, opponents, graph, fidelity, spellings (or None), manifest,
-    and, where there is one, map.
+    units, syntax, nodes, edges (source, target, weight, a list each, ends as places in nodes, most influential first),
+    n_layers, stacks (layers of the encoder and of the decoder, or of the only stack), features, verification, circuit,
+    supporters, opponents, graph, fidelity, spellings (or None), manifest, and, where there is one, map.
     Numbers that are not finite become null and read "–". Raises InputError when an edge names an absent node or
     two nodes share an id, KeyError when a part is missing.
     """
@@ -63,7 +63,7 @@ def render_trace(payload: Mapping[str, Any]) -> str:
         page[f"unit_{name}_scale"] = max((abs(u[name]) for u in page["units"] if u[name] is not None), default=None)
     page["strongest"] = max((u["mass"] for u in page["units"] if u["mass"] is not None), default=None)
     page["n_feature_nodes"] = len(features)
-    data = {key: page[key] for key in _IN_SCRIPT} | {"edges": _indexed(page["edges"], nodes)}
+    data = {key: page[key] for key in _IN_SCRIPT} | {"edges": _triples(page["edges"], nodes)}
     script = "".join(map(template_text, ("dom.js", "copy.js", "trace.js", "plots.js")))
     return render_page("trace.html.j2", page, script=script, data=in_script(data))
 
@@ -139,15 +139,14 @@ def _colour_examples(examples: list[dict[str, Any]]) -> None:
         example["tokens"] = [[t, a, colour(a or 0.0, scale, diverging=False)] for t, a in example["tokens"]]
 
 
-def _indexed(edges: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> list[list[Any]]:
-    """Edges as [source index, target index, weight], most influential first: a third of the bytes at 10,000 edges."""
-    position = {node["id"]: i for i, node in enumerate(nodes)}
-    if len(position) < len(nodes):
+def _triples(edges: dict[str, list[Any]], nodes: list[dict[str, Any]]) -> list[tuple[int, int, float]]:
+    """Edges that have a weight, as the script draws them."""
+    if len({node["id"] for node in nodes}) < len(nodes):
         raise InputError("two nodes of the graph share an id: give every node its own.")
-    if unknown := {e[end] for e in edges for end in ("source", "target")} - position.keys():
-        raise InputError(f"an edge names node {min(unknown)!r}, which the graph lacks: prune nodes and edges together.")
-    ranked = sorted((e for e in edges if e["weight"] is not None), key=lambda e: -e["influence"])
-    return [[position[e["source"]], position[e["target"]], e["weight"]] for e in ranked]
+    if (end := max((*edges["source"], *edges["target"]), default=-1)) >= len(nodes):
+        raise InputError(f"an edge names node {end} of {len(nodes)}: prune nodes and edges together.")
+    rows = zip(edges["source"], edges["target"], edges["weight"], strict=True)
+    return [row for row in rows if row[2] is not None]
 
 
 def in_script(data: Any) -> Markup:

@@ -255,6 +255,31 @@ def patterns_frozen(subject: "Subject", patterns: Mapping[nn.Module, Tensor]):
     return patterns_set(subject, lambda module, own, rows: patterns[module])
 
 
+@contextmanager
+def blocks_recorded(subject: "Subject") -> Iterator[list[Any]]:
+    """Yields what each block gave, in the order in which they ran."""
+    found: list[Any] = []
+    with watched([subject.hookpoint(f"layers.{i}.resid_post")[0] for i in range(subject.n_layers)], _keep(found)):
+        yield found
+
+
+def _keep(found: list[Any]) -> After:
+    return lambda module, args, output: found.append(output)
+
+
+def blocks_given(subject: "Subject", outputs: Sequence[Any], n_rows: int):
+    """Context in which the first blocks do not run but give `outputs`, recorded of one row, to each of `n_rows`: for
+    passes that differ only behind them."""
+
+    def repeated(given: Any) -> Any:
+        if isinstance(given, tuple):
+            return tuple(repeated(part) for part in given)
+        return given.expand(n_rows, *given.shape[1:]) if isinstance(given, Tensor) else given
+
+    blocks = {subject.hookpoint(f"layers.{i}.resid_post")[0]: repeated(given) for i, given in enumerate(outputs)}
+    return overlaid((m, Site(forward=lambda *_, given=given, **__: given, fresh=True)) for m, given in blocks.items())
+
+
 def watched(modules: Sequence[nn.Module], see: After):
     """Context in which `see(module, args, output)` is told of every call; what it returns is dropped."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
@@ -38,9 +39,10 @@ def ensemble(subject: Subject, batch: Batch, target: Target, *, n_learn: int, n_
     places = torch.nonzero(free)[:, 0].cpu()
     places = places[torch.randperm(len(places), generator=generator)]
     n_out = min(len(places) - 1, max(1, round(HELD_OUT * len(places)))) if len(places) > 1 else 0
-    others = _others(subject, batch, places)
-    held_out = _changed(subject, batch, places[:n_out], others[:n_out], n_held_out, generator)
-    learn = _changed(subject, batch, places[n_out:], others[n_out:], n_learn, generator)
+    parts = places[:n_out][:n_held_out], places[n_out:][:n_learn]  # of a long text most are never changed
+    others = _others(subject, batch, torch.cat(parts)).split([len(part) for part in parts])
+    members = zip(parts, others, (n_held_out, n_learn), strict=True)
+    held_out, learn = (_changed(subject, batch, *part, generator) for part in members)
     return Ensemble(_stacked(batch, torch.cat([batch.ids, learn])), _stacked(batch, held_out))
 
 
@@ -56,7 +58,8 @@ def _others(subject: Subject, batch: Batch, places: Tensor) -> Tensor:
         if subject.mask_id is not None:
             ids[rows, places] = subject.mask_id
         read = torch.tensor([subject.reading_position(int(p)) for p in places])
-        final = subject.hidden(ids, batch.mask.expand(len(ids), -1))
+        with fast_kernels(subject):
+            final = subject.hidden(ids, batch.mask.expand(len(ids), -1))
         found = subject.head(final[rows, read]).softmax(-1).cpu()
         found[:, subject.special(torch.arange(found.shape[1], device=batch.ids.device)).cpu()] = 0
     else:

@@ -24,6 +24,7 @@ from isotrace.attribution.circuits.ensemble import Ensemble, ensemble
 from isotrace.attribution.circuits.halving import halved
 from isotrace.attribution.circuits.masked import Masked
 from isotrace.attribution.circuits.search import CIRCUITS, Search
+from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch
 
 STEPS, RATE, MEMBERS = 30, 0.01, 1
@@ -48,11 +49,12 @@ def _value(search: Search, batch: Batch) -> Tensor:
 @CIRCUITS.named("learned")
 def by_mask(search: Search, sizes: Sequence[int]) -> list[Nodes]:
     members = around_of(search).learn
-    with torch.no_grad():
+    with torch.no_grad(), fast_kernels(search.subject):
         aim = Aim(members, _value(search, members))
     first = start(search, sizes)
     ways = [ranked(search, first, sizes), ranked(search, learned(search, aim, first, sizes), sizes)]
-    return [min(sets, key=partial(distance, search, aim)) for sets in zip(*ways, strict=True)]
+    nearer, n = partial(distance, search, aim), len(search.candidates)
+    return [one if len(one) == n else min(one, two, key=nearer) for one, two in zip(*ways, strict=True)]
 
 
 def ranked(search: Search, scores: Tensor, sizes: Sequence[int]) -> list[Nodes]:
@@ -65,7 +67,7 @@ def ranked(search: Search, scores: Tensor, sizes: Sequence[int]) -> list[Nodes]:
 def distance(search: Search, aim: Aim, nodes: Nodes) -> float:
     """|M_C − M|, its mean over the members that are learned from."""
     masked = Masked(search.subject, search.components, search.reference, nodes, aim.members.ids.shape[1])
-    with masked.by(torch.ones(len(nodes)).to(aim.values)):
+    with fast_kernels(search.subject), masked.by(torch.ones(len(nodes)).to(aim.values)):
         return float((_value(search, aim.members) - aim.values).abs().mean())
 
 
@@ -106,10 +108,10 @@ def start(search: Search, sizes: Sequence[int]) -> Tensor:
     parts = search.subject, search.components, search.reference, search.batch, search.target
     layer, position, component = search.candidates.unbind(1)
     strength = torch.stack(first_order(*parts))[layer, position, component].abs().cpu()
-    level = torch.zeros(len(search.candidates))
-    places = {tuple(node): i for i, node in enumerate(search.candidates.tolist())}
+    level, counted = torch.zeros(len(search.candidates)), 1 + search.candidates.amax(0)
+    number = lambda nodes: (nodes[:, 0] * counted[1] + nodes[:, 1]) * counted[2] + nodes[:, 2]  # noqa: E731
     for kept in halved(*parts, search.candidates, sizes):
-        level[[places[tuple(node)] for node in kept.tolist()]] += 1
+        level += torch.isin(number(search.candidates), number(kept))
     strength = level + strength / strength.max().clamp(min=1e-30) / 2
     rank = strength.argsort().argsort().float()
     return 2 * rank / max(1, len(rank) - 1) - 1
@@ -117,9 +119,9 @@ def start(search: Search, sizes: Sequence[int]) -> Tensor:
 
 def straight_through(scores: Tensor, size: int) -> Tensor:
     """`[n]`: 1 for the `size` largest scores and 0 for the others, with the gradient of a sigmoid at the threshold."""
-    ordered = scores.detach().sort(descending=True).values
-    threshold = (ordered[size - 1] + ordered[size]) / 2
-    hard = torch.zeros_like(ordered)
-    hard[scores.detach().argsort(descending=True, stable=True)[:size]] = 1
-    soft = torch.sigmoid((scores - threshold) / (ordered.std() + 1e-12))
+    best = scores.detach().topk(size + 1)
+    threshold = best.values[-2:].mean()
+    hard = torch.zeros_like(scores)
+    hard[best.indices[:-1]] = 1
+    soft = torch.sigmoid((scores - threshold) / (scores.detach().std() + 1e-12))
     return hard + (soft - soft.detach())

@@ -55,16 +55,18 @@ def screen(
 
 
 def hide(
-    subject: Subject, domain: Domain, reading: Reading, batch: Batch, target: Target, seed: int = 0
-) -> tuple[float, dict[int, float], tuple[Found, ...]]:
-    """(the target, by how much it falls when each atom is hidden, when each substructure is). `batch` as in `screen`,
-    of a subject that has a mask token."""
+    subject: Subject, domain: Domain, reading: Reading, batch: Batch, target: Target, seed: int = 0,
+    elements: bool = True,
+) -> tuple[float, dict[int, float], tuple[Found, ...]]:  # fmt: skip
+    """(the target, by how much it falls when each element is hidden, none where `elements` is False, when each
+    substructure is). `batch` as in `screen`, of a subject that has a mask token."""
     atoms = elements_to_hide(subject, batch, reading.elements)
     free, rng = sorted(frozenset().union(*atoms.values())), np.random.default_rng(seed)
     shown = batch.ids[0] != subject.mask_id
     named = [(name, frozenset(p for p in at if shown[p])) for name, at in substructures(domain, reading)]
     named = [(name, at) for name, at in named if at]
     draws = [_random(free, at, rng) for _, at in named]
+    atoms = atoms if elements else {}
     sets = [*atoms.values(), *(at for _, at in named), *(one for few in draws for one in few)]
     value, fall = falls(subject, batch, target, sets)
     found = tuple(

@@ -40,7 +40,7 @@ def substructures_of(traced: Traced) -> list[dict[str, Any]]:
     if traced.begun is not None or subject.mask_id is None or not domain.substructures:
         return []
     written, seed = read(subject, domain, traced.reading.text)[1], traced.config.seed
-    found = hide(subject, domain, written, batch, traced.target, seed)[2]
+    found = hide(subject, domain, written, batch, traced.target, seed, elements=False)[2]
     about = [sorted({e for p in one.at for e in traced.reading.units[p].about}) for one in found]
     return [
         {"name": one.name, "elements": own, "effect": one.effect, "random": one.random}

@@ -16,6 +16,7 @@ from isotrace.report.maps import mapped
 from isotrace.report.page import number, render_trace
 from isotrace.report.trace.finding import finding
 from isotrace.report.trace.graph.grid import grid
+from isotrace.report.trace.graph.neuronpedia import linked
 
 STRUCTURE = "structure.html"
 LABELS = 8
@@ -28,7 +29,7 @@ class TraceResult(Carded):
     """What `isotrace.trace` found. `tensors`: the pruned graph, as `attribution.graph_files` keeps it.
 
     `view`: `page` (what the page shows and the summary does not hold), `structure` (a protein's, or None), `viewer`
-    (the graph for viewers that follow Neuronpedia's schema), `graph` (the header of graph.safetensors).
+    (the graph for viewers that follow Neuronpedia's schema, see `linked`), `graph` (the header of graph.safetensors).
     """
 
     kind: ClassVar[str] = "trace"
@@ -142,7 +143,7 @@ class TraceResult(Carded):
         """Also graph.json for viewers, supernodes.json, network.json and three drawings."""
         super().write(run)
         page = self.view["page"]
-        run.json("graph", self.view["viewer"])
+        run.json("graph", linked(self.view["viewer"]), indent=None)
         run.json("supernodes", page["circuit"]["supernodes"]["file"])
         run.json("network", page["circuit"]["network"])
         if self.view["structure"]:

@@ -1,5 +1,6 @@
 """Attribution graph as JSON that circuit viewers read (Neuronpedia's graph schema)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from isotrace.subjects.heads.outputs import REGRESSION
 
 
 def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, int], str]) -> dict[str, Any]:
-    """The pruned graph. Error ids are `ERR_{layer}_{position}`: the usual `0_{layer}_{position}` collides with
-    features of layer 0. Position embeddings, which the schema does not know, are joined to their tokens."""
-    graph, pruned, ids = traced.graph, traced.pruned, {}
+    """The pruned graph, its links as three lists, their ends places in `nodes`: see `linked`. Error ids are
+    `ERR_{layer}_{position}`: the usual `0_{layer}_{position}` collides with features of layer 0. Position embeddings,
+    which the schema does not know, are joined to their tokens."""
+    graph, pruned, places = traced.graph, traced.pruned, {}
     nodes: dict[str, dict[str, Any]] = {}
     token_ids = traced.frame.batch.ids[0].tolist()
     kept = torch.nonzero(pruned.nodes)[:, 0].tolist()
@@ -70,12 +72,13 @@ def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, 
                 "jsNodeId": f"E_{vocabulary_id}-{position}",
                 "clerp": f"token {traced.tokens[position or 0]}",
             }
-        ids[node] = entry["node_id"]
         nodes.setdefault(entry["node_id"], base | entry)
-    weights: dict[tuple[str, str], float] = {}
-    for row, column in torch.nonzero(pruned.edges).tolist():
-        pair = ids[column], ids[row]
-        weights[pair] = weights.get(pair, 0.0) + float(graph.matrix[row, column])
+        places[node] = list(nodes).index(entry["node_id"])
+    weights: dict[tuple[int, int], float] = {}
+    rows, columns = torch.nonzero(pruned.edges, as_tuple=True)
+    for target, source, weight in zip(*(x.tolist() for x in (rows, columns, graph.matrix[rows, columns])), strict=True):
+        pair = places[source], places[target]
+        weights[pair] = weights.get(pair, 0.0) + weight
     settings = {"node_threshold": traced.config.node_threshold, "edge_threshold": traced.config.edge_threshold}
     return {
         "metadata": {
@@ -93,8 +96,19 @@ def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, 
         },
         "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
         "nodes": list(nodes.values()),
-        "links": [{"source": s, "target": t, "weight": w} for (s, t), w in weights.items()],
+        "links": {
+            "source": [source for source, _ in weights],
+            "target": [target for _, target in weights],
+            "weight": list(weights.values()),
+        },
     }
+
+
+def linked(viewer: Mapping[str, Any]) -> dict[str, Any]:
+    """What `graph_json` found, as the schema has it: the ends of links by name."""
+    ids, links = [node["node_id"] for node in viewer["nodes"]], viewer["links"]
+    rows = zip(*(links[name] for name in ("source", "target", "weight")), strict=True)
+    return {**viewer, "links": [{"source": ids[s], "target": ids[t], "weight": w} for s, t, w in rows]}
 
 
 def target_probability(traced: Traced) -> float | None:

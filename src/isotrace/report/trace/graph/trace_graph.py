@@ -87,9 +87,10 @@ def page_supernodes(trace: "Record", nodes: list[int]) -> dict[str, Any]:
     return {"file": to_jsonable(found), "members": members, "folds": told}
 
 
-def page_edges(trace: "Record") -> list[dict[str, Any]]:
-    """The most influential edges of the pruned graph, and of every node its strongest ones, so that no node that
-    was kept looks unconnected. `influence` = normalised weight × influence of the edge's target."""
+def page_edges(trace: "Record") -> dict[str, list[Any]]:
+    """`source`, `target` (places among the nodes kept) and `weight` of the most influential edges of the pruned graph,
+    and of every node its strongest ones, so that no node that was kept looks unconnected; influential is normalised
+    weight × influence of the edge's target."""
     traced = trace.traced
     matrix = torch.where(traced.pruned.edges, traced.graph.matrix, torch.zeros_like(traced.graph.matrix))
     weight = influence(matrix, traced.graph.target)
@@ -97,35 +98,25 @@ def page_edges(trace: "Record") -> list[dict[str, Any]]:
     scores = normalise(matrix.double()) * weight[:, None]
     rows, columns = torch.nonzero(traced.pruned.edges, as_tuple=True)
     ranked = scores[rows, columns].argsort(descending=True)
+    ends = ranked, rows[ranked], columns[ranked]
     seen: Counter[int] = Counter()
     chosen = []
-    for place, index in enumerate(ranked.tolist()):
-        ends = int(rows[index]), int(columns[index])
-        if place < EDGES or min(seen[ends[0]], seen[~ends[1]]) < PER_NODE:
+    for place, (index, target, source) in enumerate(zip(*(x.tolist() for x in ends), strict=True)):
+        if place < EDGES or min(seen[target], seen[~source]) < PER_NODE:
             chosen.append(index)
-            seen[ends[0]] += 1  # as target
-            seen[~ends[1]] += 1  # as source
-    names = _ids(trace, rows, columns)
-    return [
-        {
-            "source": names[int(columns[i])],
-            "target": names[int(rows[i])],
-            "weight": float(matrix[rows[i], columns[i]]),
-            "influence": float(scores[rows[i], columns[i]]),
-        }
-        for i in chosen
-    ]
-
-
-def _ids(trace: "Record", *nodes: torch.Tensor) -> dict[int, str]:
-    """Of every node once: a graph has far fewer of them than ends of edges."""
-    return {n: trace.node_id(n) for n in torch.cat(nodes).unique().tolist()}
+            seen[target] += 1
+            seen[~source] += 1
+    places = traced.pruned.nodes.cumsum(0) - 1
+    rows, columns = rows[chosen], columns[chosen]
+    found = {"source": places[columns], "target": places[rows], "weight": matrix[rows, columns]}
+    return {name: values.tolist() for name, values in found.items()}
 
 
 def edge_frame(trace: "Record") -> pl.DataFrame:
     """The edges of the pruned graph, one row each."""
     rows, columns = torch.nonzero(trace.traced.pruned.edges, as_tuple=True)
-    names = _ids(trace, rows, columns)
+    # of every node once: a graph has far fewer of them than ends of edges
+    names = {n: trace.node_id(n) for n in torch.cat([rows, columns]).unique().tolist()}
     return pl.DataFrame(
         {
             "source": [names[n] for n in columns.tolist()],
