@@ -70,6 +70,7 @@ def test_ablation_equals_plain_transformers(subject, folders, variant, kind, win
     nodes = active_nodes(subject, dictionary, batch, target)
     generator = torch.Generator().manual_seed(4)
     sets = [nodes[torch.randperm(len(nodes), generator=generator)[:n]] for n in (1, 6, 15)]
+    sets.insert(1, nodes[nodes[:, 0] == nodes[:, 0].max()][:2])  # a pass that begins at the last block
     arguments = (subject, dictionary, batch, target, sets)
     found = tiny.ablated(*arguments, complement=False, ablation=ablation, chunk=2)
     values = dictionary.mean_activation if ablation == "mean" else torch.zeros_like(dictionary.mean_activation)
