@@ -157,10 +157,12 @@ on_gpu = pytest.mark.gpu if NAME == "cuda" else lambda test: test
 CASES = [("bert", verb) for verb in VERBS] + [
     ("bart", verb) for verb in (features, evaluate, intervene, generate, trace)
 ]
+SLOW = (methods, circuit_of_heads)  # what they run on, circuit and trace do too
+ASIDE = [pytest.param(*case, marks=pytest.mark.nightly) if case[1] in SLOW else case for case in CASES]
 
 
 @on_gpu
-@pytest.mark.parametrize(("world", "verb"), CASES, ids=[f"{a}-{b.__name__}" for a, b in CASES], indirect=["world"])
+@pytest.mark.parametrize(("world", "verb"), ASIDE, ids=[f"{a}-{b.__name__}" for a, b in CASES], indirect=["world"])
 def test_a_verb_runs_where_the_subject_is(world, verb, tmp_path):
     expected = found_on(world, verb, tmp_path / "cpu")
     with pretending():

@@ -27,7 +27,7 @@ from isotrace.interventions import (
 )  # fmt: skip
 
 pytestmark = pytest.mark.every_family
-PLANS = 80  # of 13 variants: over a thousand
+PLANS = 30  # of 19 variants: hundreds
 AT = {"head": Heads, "neuron": Neurons, "mlp": MLPs, "mlp_input": MLPInputs, "attention": Attentions,
       "residual": Residuals}  # fmt: skip
 SITES = {"head": "head_out", "neuron": "neuron", "mlp": "mlp_out", "mlp_input": "mlp_in", "attention": "attn_out",

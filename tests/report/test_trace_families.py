@@ -18,7 +18,7 @@ from isotrace.report.trace.graph.neuronpedia import graph_json
 from isotrace.report.trace.payload import top_outputs
 from isotrace.report.trace.record import Record
 
-QUICK = TraceConfig(max_features=60, n_nodes=8, n_controls=2, n_spellings=0)
+QUICK = TraceConfig(max_features=60, n_nodes=8, n_controls=2, n_spellings=0, circuit="effects")
 SMILES = "CC(=O)Nc1ccccc1"
 
 

@@ -311,14 +311,15 @@ def test_a_molecule_keeps_its_atoms(tracer):
     says of the same atom."""
     mol = Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O")
     order = np.random.default_rng(3).permutation(13).tolist()
-    found = tracer.trace(Chem.RenumberAtoms(mol, order), "probe:bbb", EFFECTS)
+    config = replace(EFFECTS, max_features=60, spelling_features=20, n_nodes=4, n_controls=2)
+    found = tracer.trace(Chem.RenumberAtoms(mol, order), "probe:bbb", config)
     units = found.units
     assert [u["index"] for u in units] == list(range(13))
     assert [u["symbol"] for u in units] == [mol.GetAtomWithIdx(order[i]).GetSymbol() for i in range(13)]
     text = found.to_dict()["input"]
     written = Chem.MolFromSmiles(text)
     assert text == Chem.MolToSmiles(mol), "how its atoms are numbered does not change what is traced"
-    same = tracer.trace(text, "probe:bbb", EFFECTS).units
+    same = tracer.trace(text, "probe:bbb", config).units
     match = written.GetSubstructMatch(Chem.RenumberAtoms(mol, order))  # unique: aspirin has no symmetry
     assert match != tuple(range(13))
     for name in ("effect", "mass"):  # of the text itself: which other spellings are drawn follows the numbering

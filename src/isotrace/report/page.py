@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,12 @@ def render_page(template: str, page: dict[str, Any], *, script: str, data: Marku
 
 def rendered(template: str, values: dict[str, Any]) -> str:
     """A page, or a part of one."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    """One for all pages, so that a template is compiled once."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -95,7 +102,7 @@ def rendered(template: str, values: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"num": number, "pct": percent, "ci": interval, "plural": plural, "svg": Markup}
-    return environment.get_template(template).render(values)
+    return environment
 
 
 def number(value: Any) -> str:
