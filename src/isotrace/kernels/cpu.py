@@ -106,6 +106,14 @@ def select(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, product: torch.dtype
     return values, indices, h if dense else None
 
 
+def largest(h: Tensor, k: int) -> Tensor:
+    """Places `[N, k]` int64 of the k largest of every row of h `[N, F]`, in no particular order."""
+    h, indices = h.contiguous(), torch.empty(len(h), k, dtype=torch.int64)
+    parts = h.numpy(), h.view(BITS[h.dtype]).numpy(), np.empty((len(h), k), h.numpy().dtype), indices.numpy()
+    parallel(lambda a, b: jit_select.select(*parts, a, b), even(len(h)))
+    return indices
+
+
 def rounding(x: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
     """How far rounding to bfloat16 may move two entries of a row past each other, `[N]` float32: for each half of what
     it can at worst change x[n] · rows[f] (Cauchy–Schwarz), √d / 0.6 standard deviations where no dimension dominates;

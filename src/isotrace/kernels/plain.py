@@ -66,10 +66,10 @@ def select(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, product: torch.dtype
     """(values after ReLU `[N, k]`, indices int64, h or None); `product` is the dtype of the matrix product."""
     h = functional.linear(x.to(product), W_enc.T.to(product), b_enc.to(product))
     if product == W_enc.dtype:
-        values, indices = topk(h, k)
+        values, indices = topk(h, k, backend="torch")
     else:
-        candidates = topk(h, min(2 * k, h.shape[1]))[1]
-        values, places = topk(encode_values(x, W_enc, b_enc, candidates), k)
+        candidates = topk(h, min(2 * k, h.shape[1]), backend="torch")[1]
+        values, places = topk(encode_values(x, W_enc, b_enc, candidates), k, backend="torch")
         indices = candidates.gather(-1, places)
     return values.relu(), indices, h if dense else None
 
