@@ -40,9 +40,7 @@ def convert(source: str, files: Sequence[Path], config: Path, into: Path) -> Non
         raise SubjectError(f"{source!r} has no {LISTS[1]}: put it beside {files[0].name}.")
     weights = {f"smi_ted.{name}": tensor.contiguous() for name, tensor in _read(source, files[0]).items()}
     (into / "config.json").write_text(json.dumps(configured(source, weights), indent=2, sort_keys=True) + "\n")
-    save_file(
-        {f"smi_ted.{name}": t.contiguous() for name, t in weights.items()}, into / "model.safetensors", {"format": "pt"}
-    )
+    save_file(weights, into / "model.safetensors", {"format": "pt"})
     shutil.copyfile(words, into / LISTS[0])
     write_record(into, "molecule")
 
