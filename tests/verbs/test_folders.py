@@ -83,7 +83,7 @@ def test_a_folder_of_its_own_for_every_command():
     assert own_folder(stdin) != own_folder(stdin)
 
 
-@pytest.mark.parametrize("stop", [0, 3])
+@pytest.mark.parametrize("stop", [pytest.param(0, marks=pytest.mark.nightly), 3])
 def test_many_traces_go_on_behind_what_is_done(world, data, tmp_path, traced, stop):
     isotrace.trace(*world, data, "mask:2", out=tmp_path / "whole", **QUICK)
     again, out = list(traced), tmp_path / "stopped"

@@ -41,7 +41,7 @@ class EdgeRows:
         """(`[n_columns]`, constant)."""
         gradient = torch.zeros_like(self.replay.final)
         gradient[0] = self.frame.gradient
-        row = self._edges(self.replay.final, gradient, self.n_layers)[0]
+        row = self._edges([self.replay.final], [gradient], self.n_layers)[0]
         return row, float((self.constants.final[0] * self.frame.gradient).sum()) + self.frame.constant
 
     def feature_rows(self, columns: list[int], slots: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -49,25 +49,28 @@ class EdgeRows:
         others]` from the feature slots `slots` (ascending), errors and embeddings; (Σ|edge|, Σ edge) over all other
         feature slots `[rows, 2]` float64; constants `[rows]`."""
         kept, gone = torch.cat([slots, torch.arange(self.n_slots, self.n_columns)]), _others(slots, self.n_slots)
-        for layer, group in groupby(columns, key=lambda column: self.slot(column)[0]):
-            located = [self.slot(column) for column in group]
-            for at in range(0, len(located), self.batch_size):
-                part = located[at : at + self.batch_size]
-                positions = torch.tensor([p for _, p, _ in part])
-                features = self.frame.active.indices[layer, positions, torch.tensor([j for _, _, j in part])]
+        for at in range(0, len(columns), self.batch_size):  # whole batches: rows of several layers share a pass
+            located = [self.slot(column) for column in columns[at : at + self.batch_size]]
+            gradients, constants, n = {}, [], 0
+            for layer, group in groupby(located, key=lambda place: place[0]):
+                _, positions, places = torch.tensor([*group]).unbind(1)
+                features = self.frame.active.indices[layer, positions, places]
                 read = self.frame.dictionary.W_enc[layer][:, features].T
-                gradient = torch.zeros_like(self.replay.mlp_in[layer])
-                gradient[torch.arange(len(part)), positions] = read
-                edges = self._edges(self.replay.mlp_in[layer], gradient, layer)[: len(part)]
-                constants = (self.constants.mlp_in[layer][0, positions] * read).sum(-1)
-                constants = constants + self.frame.dictionary.b_enc[layer][features]
-                yield edges[:, kept], sums(edges[:, : self.n_slots][:, gone]), constants.cpu()
+                gradients[layer] = torch.zeros_like(self.replay.mlp_in[layer])
+                gradients[layer][torch.arange(n, n + len(positions)), positions] = read
+                own = (self.constants.mlp_in[layer][0, positions] * read).sum(-1)
+                constants.append(own + self.frame.dictionary.b_enc[layer][features])
+                n += len(positions)
+            outputs = [self.replay.mlp_in[layer] for layer in gradients]
+            edges = self._edges(outputs, [*gradients.values()], max(gradients))[:n]
+            yield edges[:, kept], sums(edges[:, : self.n_slots][:, gone]), torch.cat(constants).cpu()
 
-    def _edges(self, output: Tensor, gradient: Tensor, layer: int) -> Tensor:
-        """`[batch_size, n_columns]`: sources below `layer` against the backpropagated gradient."""
-        n_embeddings = len(self.leaves.embeddings)
+    def _edges(self, outputs: list[Tensor], gradients: list[Tensor], layer: int) -> Tensor:
+        """`[batch_size, n_columns]`: sources below `layer` against the backpropagated gradients; those that a row's own
+        output does not hear of get none."""
+        n_embeddings, gradient = len(self.leaves.embeddings), gradients[0]
         wanted = self.leaves.tensors()[: n_embeddings + layer]
-        found = torch.autograd.grad(output, wanted, gradient, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(outputs, wanted, gradients, retain_graph=True, allow_unused=True)
         grads = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
         on_embeddings, on_mlp = grads[:n_embeddings], grads[n_embeddings:]
         rows = gradient.new_zeros(len(gradient), self.n_columns)

@@ -35,8 +35,7 @@ class TrainRequest(OnSubject):
     store: Path | None = None
     """Activation store (isotrace harvest) instead of --data."""
     tokens: int | None = Field(default=None, ge=1)
-    """Tokens to train on, or sequences where they are pooled; usual: four passes of the data, at least 200,000 and at
-    most 8 million."""
+    """Tokens (of pooled dictionaries sequences) to train on; usual: four passes of the data, 200,000 to 8 million."""
     config: Path | None = None
     """TOML file with everything else (docs/train.md)."""
     features: int | None = Field(default=None, ge=1)
