@@ -98,6 +98,7 @@ def test_nothing_to_harvest(rotary, corpus):
         SubjectStream(rotary, corpus, ["layers.0.x"], **SETTINGS)
 
 
+@pytest.mark.nightly
 def test_memory_does_not_grow_with_the_stream(rotary, corpus):
     """Fifteen megabytes of blocks pass; a stream that kept a seventh of them would be seen."""
     process, blocks = psutil.Process(os.getpid()), make(rotary, corpus, block_tokens=4_000, batch_tokens=400).blocks()

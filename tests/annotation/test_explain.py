@@ -281,6 +281,7 @@ def test_detection_scores(hits, false):
     assert (p < 0.05) == (hits - false > 4)
 
 
+@pytest.mark.nightly
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     fires, covered = np.repeat([True, False], 10), []

@@ -51,6 +51,7 @@ def long_subject(tmp_path_factory):
     return tiny.save_subject(model, tmp_path_factory.mktemp("long") / "esm")
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss counts other units elsewhere")
 def test_a_long_input_stays_within_its_memory(long_subject):
     """All rows together would take 300 · 3 · 512 · 64 floats, 113 MiB. What may be taken: the rows that are kept, the

@@ -221,6 +221,7 @@ def test_a_random_ranking_finds_the_share_of_true_nodes():
     assert low < mean < high
 
 
+@pytest.mark.nightly
 def test_the_study_has_a_row_for_every_method_and_says_who_refuses(subjects, tmp_path, monkeypatch):
     def never(_) -> Scores:
         raise AssertionError("a method that refuses is not run")

@@ -142,6 +142,7 @@ def test_a_target_without_its_kind_is_told_it(world, tmp_path):
         isotrace.trace(folder, world[1], "CCO", "bbb", **QUICK)
 
 
+@pytest.mark.nightly
 def test_a_failed_run_of_many_is_replaced_and_a_complete_one_is_not(world, data, tmp_path, traced):
     out = tmp_path / "out"
     with pytest.raises(InputError, match="no row"):
