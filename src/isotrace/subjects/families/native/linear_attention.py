@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedModel
 
 
 class FeatureMap(nn.Module):
@@ -43,6 +44,16 @@ class FeatureMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x @ self.drawn).relu()
+
+
+class DrawnFeatures(PreTrainedModel):
+    """A model that draws the random features which its checkpoint does not hold."""
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, FeatureMap) and not getattr(module.drawn, "_is_hf_initialized", False):
+            module.reset()
 
 
 def rotated(x: Tensor) -> Tensor:

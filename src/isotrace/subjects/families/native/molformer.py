@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
-from transformers.modeling_utils import PreTrainedModel
 
-from isotrace.subjects.families.native.linear_attention import FeatureMap, LinearAttention
+from isotrace.subjects.families.native.linear_attention import DrawnFeatures, LinearAttention
 
 
 class MolformerConfig(PreTrainedConfig):
@@ -80,16 +79,10 @@ class _Block(nn.Module):
         return self.output(self.intermediate(x), x)
 
 
-class MolformerPreTrainedModel(PreTrainedModel):
+class MolformerPreTrainedModel(DrawnFeatures):
     config_class = MolformerConfig
     base_model_prefix = "molformer"
     config: MolformerConfig
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, FeatureMap) and not getattr(module.drawn, "_is_hf_initialized", False):
-            module.reset()
 
 
 class MolformerModel(MolformerPreTrainedModel):

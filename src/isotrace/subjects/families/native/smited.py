@@ -16,9 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
-from transformers.modeling_utils import PreTrainedModel
 
-from isotrace.subjects.families.native.linear_attention import FeatureMap, by_head, shared, side_by_side
+from isotrace.subjects.families.native.linear_attention import (
+    DrawnFeatures,
+    FeatureMap,
+    by_head,
+    shared,
+    side_by_side,
+)
 
 
 class SmiTedConfig(PreTrainedConfig):
@@ -96,16 +101,10 @@ class _Dense(nn.Module):
         return self.get_submodule(self.last)(self.ln_f(functional.gelu(self.get_submodule(self.first)(x))))
 
 
-class SmiTedPreTrainedModel(PreTrainedModel):
+class SmiTedPreTrainedModel(DrawnFeatures):
     config_class = SmiTedConfig
     base_model_prefix = "smi_ted"
     config: SmiTedConfig
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, FeatureMap) and not getattr(module.drawn, "_is_hf_initialized", False):
-            module.reset()
 
 
 class SmiTedModel(SmiTedPreTrainedModel):
