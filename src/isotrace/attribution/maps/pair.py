@@ -23,7 +23,6 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.settings import checked_seed
 from isotrace.domains.domain import Domain, Reading
 from isotrace.interventions import Embeddings, Intervention, Plan, Select, To
-from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
@@ -97,8 +96,7 @@ def pair_of(
     spans = [s for s in candidates(subject, reading, places, size) if corrupted.can(s)]
     if not spans and given is None:
         raise InputError(f"no run of {size} tokens can be corrupted here: give a longer sequence, or a smaller span.")
-    with fast_kernels(subject):
-        values = corrupted.values([*spans, ()])
+    values = corrupted.values([*spans, ()])
     clean_value = float(values[-1])
     if given is None:
         cause = spans[int(np.abs(values[:-1] - clean_value).argmax())]

@@ -72,8 +72,8 @@ class TraceResult(Carded):
             **{name: summary[name] for name in (*shared, "groups", "lanes", "supporters", "opponents")},
             "finding": {"sentence": found.sentence, "overturned": found.taken_back, "colours": found.colours},
             "target": summary["target"] | page["target"],
-            "map": mapped(summary.get("map")),
-            "tracks": summary.get("tracks", ()),  # traces of earlier versions have none
+            "map": mapped(summary["map"]),
+            "tracks": summary["tracks"],
             "verification": page["verification"]
             | {"n_exact": summary["verification"]["n_exact"]}
             | {
@@ -181,7 +181,7 @@ def described(summary: Mapping[str, Any]) -> Iterable[str]:
     what = "hidden one by one" if hidden else "effect"
     most = strongest(summary["units"], 5, seen["shown"])
     yield f"{summary['element']}s, {what}, in {target['unit']}: {most} ({beside})"
-    for row in summary.get("tracks", ())[:LABELS]:
+    for row in summary["tracks"][:LABELS]:
         name, of = ("hidden", "what hiding does") if hidden else ("mass", "the mass")
         if row[name] is not None:
             low, high = row[f"{name}_range"]
@@ -190,7 +190,7 @@ def described(summary: Mapping[str, Any]) -> Iterable[str]:
                 f"{row['track']} {row['label']}: {row[name]:.0%} of {of}, {alike} "
                 f"(moved along the {summary['domain']}: {low:.0%} to {high:.0%}, q {_fixed(row[f'{name}_q'])})"
             )
-    if (found := summary.get("map")) is not None:
+    if (found := summary["map"]) is not None:
         yield f"tracing map: {found.get('verdict') or found['reason']}"
     for warning in summary["warnings"]:
         yield f"warning: {warning}"
