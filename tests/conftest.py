@@ -64,7 +64,7 @@ def pytest_generate_tests(metafunc):
 # SMI-TED's blocks are MoLFormer's: what every family must hold is tested of both at every change, the rest at night.
 OF_ALL = (
     "test_conformance", "test_frozen", "test_families_loading", "test_families_prediction", "test_hookpoints",
-    "test_graph", "test_edges", "test_readers",
+    "test_graph", "test_edges", "test_readers", "test_edit_laws",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from isotrace.dictionaries.registry import ARCHITECTURES, RULES
 from isotrace.discovery.methods import METHODS
 from isotrace.domains.domain import DOMAINS
 from isotrace.interventions import COMPONENTS
+from isotrace.steering import EDITS
 from isotrace.studies import STUDIES
 from isotrace.subjects.families import FAMILIES
 from isotrace.subjects.targets import TARGETS
@@ -24,6 +25,7 @@ EVERY = {
     for r in (
         RESULTS,
         DOMAINS,
+        EDITS,
         FAMILIES,
         METHODS,
         ARCHITECTURES,

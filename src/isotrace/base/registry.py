@@ -113,7 +113,8 @@ _ALL: list[Registry[Any]] = []
 
 PLACES = (
     "base.result", "domains.domain", "subjects.families", "subjects.targets", "interventions", "dictionaries.features",
-    "dictionaries.registry", "dictionaries.interop", "attribution.circuits.search", "discovery.method", "studies.study",
+    "dictionaries.registry", "dictionaries.interop", "attribution.circuits.search", "discovery.method", "steering",
+    "studies.study",
 )  # fmt: skip
 """Where the registries of isotrace stand, and what registers in them when it is imported."""
 

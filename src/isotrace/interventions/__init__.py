@@ -16,6 +16,7 @@ from isotrace.interventions.hookpoints import (
     Attentions,
     Embeddings,
     Heads,
+    Hookpoints,
     MLPInputs,
     MLPs,
     Neurons,
@@ -23,12 +24,25 @@ from isotrace.interventions.hookpoints import (
 )
 from isotrace.interventions.plan import Intervention, Plan
 from isotrace.interventions.subspace import Subspaces
-from isotrace.interventions.what import Add, Apply, Clamp, Scale, Set, To
-from isotrace.interventions.where import Nodes, Not, Rows, Select, Units
+from isotrace.interventions.what import (
+    Add,
+    AddShare,
+    Affine,
+    Along,
+    Apply,
+    Clamp,
+    Inject,
+    Normed,
+    Only,
+    Scale,
+    Set,
+    To,
+)
+from isotrace.interventions.where import Marked, Nodes, Not, Rows, Select, Tokens, Units
 
 __all__ = [
-    "COMPONENTS", "Add", "Apply", "Attentions", "Clamp", "Components", "Edges", "Edit", "Embeddings", "Heads",
-    "Intervention", "MLPInputs", "MLPs", "Neurons", "Nodes", "Not", "Plan", "Residuals", "Rows", "Scale", "Select",
-    "Set", "Subspaces", "To", "Units", "Values", "Writers", "component_graph", "components_kind", "mean_values",
-    "register", "zero_values",
+    "COMPONENTS", "Add", "AddShare", "Affine", "Along", "Apply", "Attentions", "Clamp", "Components", "Edges", "Edit",
+    "Embeddings", "Heads", "Hookpoints", "Inject", "Intervention", "MLPInputs", "MLPs", "Marked", "Neurons", "Nodes",
+    "Normed", "Not", "Only", "Plan", "Residuals", "Rows", "Scale", "Select", "Set", "Subspaces", "To", "Tokens",
+    "Units", "Values", "Writers", "component_graph", "components_kind", "mean_values", "register", "zero_values",
 ]  # fmt: skip

@@ -124,6 +124,32 @@ class Residuals(_Whole):
 
 
 @register
+@dataclass(frozen=True)
+class Hookpoints(Components):
+    """The whole tensors at the hookpoints `names`, one component each; a layer of the components is an entry, in the
+    order in which the subject computes them. Pooled hookpoints have one token, see `subjects.heads.pooled`."""
+
+    name: ClassVar[str] = "hookpoint"
+    names: tuple[str, ...]
+
+    def sizes(self, subject: Subject) -> tuple[tuple[int, int], ...]:
+        found = []
+        for name in self.names:
+            subject.hookpoint(name)
+            layer, kind = int(name.split(".")[1]), name.rpartition(".")[2]
+            if kind == "head_out":
+                found.append((1, subject.n_heads(layer) * subject.d_head(layer)))
+            else:
+                found.append((1, len(subject.neuron_writes(layer)[0]) if kind == "neuron" else subject.d_model))
+        return tuple(found)
+
+    def edited(self, subject: Subject, edit: Edit, layers: Layers = None) -> AbstractContextManager[None]:
+        sizes = self.sizes(subject)
+        meant = [i for i in range(len(self.names)) if layers is None or i in layers]
+        return hookpoints_edited(subject, {self.names[i]: lambda x, i=i: flowing(edit, i, x, sizes[i]) for i in meant})
+
+
+@register
 class Embeddings(Components):
     """What each of `Subject.embeddings` puts into the stream, a layer of one component each; learned positions are
     looked up once for a batch, so that theirs have one row."""

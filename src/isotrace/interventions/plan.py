@@ -23,13 +23,33 @@ from isotrace.base.errors import InputError
 from isotrace.base.files import write_whole
 from isotrace.base.identity import identity
 from isotrace.interventions.components import COMPONENTS, Components
-from isotrace.interventions.what import Add, Apply, Clamp, Scale, Set, To, What
-from isotrace.interventions.where import Nodes, Not, Rows, Select, Units, Where
+from isotrace.interventions.what import (
+    Add,
+    AddShare,
+    Affine,
+    Along,
+    Apply,
+    Clamp,
+    Inject,
+    Normed,
+    Only,
+    Scale,
+    Set,
+    To,
+    What,
+)
+from isotrace.interventions.where import Marked, Nodes, Not, Rows, Select, Tokens, Units, Where
 from isotrace.subjects.subject import Batch, Subject
 
 FORMAT, FORMAT_VERSION = "isotrace-plan", 1
 EVERYWHERE = Select()
-PARTS: dict[str, type] = {kind.__name__: kind for kind in (Select, Nodes, Rows, Not, Units, Set, Add, Scale, Clamp, To)}
+PARTS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        *(Select, Nodes, Rows, Not, Units, Tokens, Marked),
+        *(Set, Add, AddShare, Scale, Affine, Along, Clamp, To, Only, Normed, Inject),
+    )
+}
 """What can be read from a file, beside components."""
 
 
@@ -48,7 +68,9 @@ class Intervention:
 
     def edit(self, layer: int, values: Tensor) -> Tensor:
         mask = self.where.mask(layer, values)
-        return values if mask is None else torch.where(mask[..., None], self.what.new(layer, values), values)
+        if mask is None or (new := self.what.new(layer, values)) is values:
+            return values
+        return torch.where(mask[..., None], new, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +94,8 @@ class Plan:
         return len(self.interventions)
 
     def on(self, subject: Subject, batch: Batch) -> "Plan":
-        """With atoms and residues resolved to the tokens of `batch`. Raises as `Units.on`."""
+        """With atoms, residues and kinds of tokens resolved to the tokens of `batch`. Raises as `Units.on` and
+        `Tokens.on`."""
         return Plan(tuple(dataclasses.replace(i, where=i.where.on(subject, batch)) for i in self))
 
     @contextmanager
@@ -80,7 +103,8 @@ class Plan:
         """Within the context `subject` runs under this plan, in this thread; contexts nest."""
         with ExitStack() as stack:
             for one in self:
-                stack.enter_context(one.components.edited(subject, one.edit, one.where.meant))
+                edit = dataclasses.replace(one, what=one.what.begun()).edit
+                stack.enter_context(one.components.edited(subject, edit, one.where.meant))
             yield
 
     def to_dict(self) -> dict[str, Any]:

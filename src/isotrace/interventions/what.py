@@ -1,8 +1,8 @@
 """What an intervention makes of the activations it meets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -19,7 +19,11 @@ Value = float | Tensor
 class What(ABC):
     @abstractmethod
     def new(self, layer: int, values: Tensor) -> Tensor:
-        """What broadcasts to `values [batch, tokens, components, width]`."""
+        """What broadcasts to `values [batch, tokens, components, width]`; the same object = no change."""
+
+    def begun(self) -> "What":
+        """What is asked of within one context: itself, unless it remembers something of a pass."""
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,16 @@ class Add(What):
 
     def new(self, layer: int, values: Tensor) -> Tensor:
         return values + torch.as_tensor(self.value).to(values)
+
+
+@dataclass(frozen=True, eq=False)
+class AddShare(What):
+    """Adds `value` times the norm of what a token has at all components together."""
+
+    value: Tensor
+
+    def new(self, layer: int, values: Tensor) -> Tensor:
+        return values + norms(values) * self.value.to(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,3 +108,124 @@ class Apply(What):
 
     def new(self, layer: int, values: Tensor) -> Tensor:
         return self.function(layer, values)
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(What):
+    """scale ⊙ x + shift."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def new(self, layer: int, values: Tensor) -> Tensor:
+        return torch.addcmul(self.shift.to(values), values, self.scale.to(values))
+
+
+@dataclass(frozen=True, eq=False)
+class Along(What):
+    """x + share (target − x·v) v: what a token has along the unit `direction [components, width]` goes to `target`, all
+    the way where `share` is 1."""
+
+    direction: Tensor
+    target: float = 0.0
+    share: float = 1.0
+
+    def new(self, layer: int, values: Tensor) -> Tensor:
+        direction = fitting(self.direction, values)
+        along = torch.einsum("btcw,cw->bt", values, direction)[..., None, None]
+        return values + self.share * (self.target - along) * direction
+
+
+@dataclass(frozen=True, eq=False)
+class Only(What):
+    """`inner` at the components `units` alone; it is given, and gives, `[batch, tokens, units, width]`."""
+
+    units: tuple[int, ...]
+    inner: What
+
+    def new(self, layer: int, values: Tensor) -> Tensor:
+        units = torch.tensor(self.units, device=values.device)
+        part = values[..., units, :]
+        new = self.inner.new(layer, part)
+        return values if new is part else values.index_copy(2, units, new.to(values).expand_as(part))
+
+    def begun(self) -> What:
+        return replace(self, inner=self.inner.begun())
+
+
+@dataclass(frozen=True, eq=False)
+class Normed(What):
+    """`inner`, and then every token scaled: to the norm that it had (`keep`), or, where its norm is now above both
+    `limit` and what it was, to the larger of the two (`cap`). The norm is that of all components together."""
+
+    inner: What
+    how: Literal["keep", "cap"]
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.how == "cap") != (self.limit is not None and self.limit > 0):
+            raise InputError("a cap needs a limit above 0, and keeping the norm has none: give what is missing.")
+
+    def new(self, layer: int, values: Tensor) -> Tensor:
+        new = self.inner.new(layer, values)
+        if new is values:
+            return values
+        before, after = norms(values), norms(new).clamp(min=torch.finfo(values.dtype).tiny)
+        factor = before / after if self.limit is None else (before.clamp(min=self.limit) / after).clamp(max=1)
+        return new * factor
+
+    def begun(self) -> What:
+        return replace(self, inner=self.inner.begun())
+
+
+@dataclass(frozen=True, eq=False)
+class Inject(What):
+    """Adds Σ_k c_k z_k to layer `into`, z_k what flows at the same tokens in layer k of the same pass, before this
+    intervention. Its `Where` means `into` and all `sources` (layer → coefficient), which come before `into`. With
+    `direction [components, width]`, a unit one, that is added at the sum's norm in place of the sum."""
+
+    into: int
+    sources: Mapping[int, float]
+    direction: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sources or not all(0 <= source < self.into for source in self.sources):
+            raise InputError(f"layer {self.into} takes from layers before it: give sources from 0 to {self.into - 1}.")
+
+    def new(self, layer: int, values: Tensor) -> Tensor:
+        raise InputError("what is injected is known within a pass only: use a Plan.")
+
+    def begun(self) -> What:
+        return _Injecting(self)
+
+
+@dataclass(frozen=True, eq=False)
+class _Injecting(What):
+    """`Inject` in a context; passes in it follow each other, layer by layer."""
+
+    inject: Inject
+    seen: dict[int, Tensor] = field(default_factory=dict)
+
+    def new(self, layer: int, values: Tensor) -> Tensor:
+        if layer in self.inject.sources:
+            self.seen[layer] = values
+        if layer != self.inject.into:
+            return values
+        parts = [coefficient * self.seen.pop(source) for source, coefficient in self.inject.sources.items()]
+        if any(part.shape != values.shape for part in parts):
+            raise InputError(f"layer {layer} has other tokens or sizes than its sources: take layers of one stack.")
+        total = torch.stack(parts).sum(0)
+        direction = self.inject.direction
+        return values + (total if direction is None else norms(total) * fitting(direction, values))
+
+
+def norms(values: Tensor) -> Tensor:
+    """`[batch, tokens, 1, 1]` of `[batch, tokens, components, width]`: of all components of a token together."""
+    return values.flatten(-2).norm(dim=-1)[..., None, None]
+
+
+def fitting(direction: Tensor, values: Tensor) -> Tensor:
+    """`direction` beside `values`. Raises InputError for another shape than `[components, width]`."""
+    if direction.shape != values.shape[-2:]:
+        raise InputError(f"a direction of {[*direction.shape]} meets components of {[*values.shape[-2:]]}: refit it.")
+    return direction.to(values)

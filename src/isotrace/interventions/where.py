@@ -6,11 +6,12 @@ A *node* is (layer, position, component); position −1 means at all positions.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from isotrace.base.errors import InputError
+from isotrace.base.errors import InputError, SubjectError
 from isotrace.domains.domain import domain_of
 from isotrace.subjects.subject import Batch, Subject
 
@@ -160,6 +161,80 @@ class Units(Where):
             positions = tuple(p for p, part in enumerate(reading.elements) if wanted.intersection(part))
             copies.append(Select(self.layers, self.index, positions))
         return copies[0] if len(copies) == 1 else Rows(tuple(copies))
+
+
+Which = Literal["real", "masked", "mutable", "generated", "last"]
+
+
+@dataclass(frozen=True)
+class Tokens(Where):
+    """Tokens by what they are in a batch, resolved on it, see `on`. `which`: all `real` ones (no padding), the `masked`
+    ones, those a generator may change (`mutable`, `Batch.sites`), all from the first of those on (`generated`), or
+    the `last` one of every sequence. Special tokens are left out unless their names are among `special`; a mask token
+    is none."""
+
+    which: Which = "real"
+    special: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.which not in get_args(Which):
+            raise InputError(f"{self.which!r} names no tokens: give one of {', '.join(get_args(Which))}.")
+
+    @property
+    def meant(self) -> frozenset[int] | None:
+        return None if self.layers is None else frozenset(self.layers)
+
+    def mask(self, layer: int, values: Tensor) -> Tensor | None:
+        raise InputError("these tokens are known of a batch only: use Subject.run, or Plan.on(subject, batch).")
+
+    def on(self, subject: Subject, batch: Batch) -> Where:
+        """Raises InputError where the batch does not say what a generator may change, SubjectError for masked tokens of
+        a subject without a mask token or for a special token that it does not have."""
+        barred = subject.special(batch.ids)
+        if subject.mask_id is not None:
+            barred &= batch.ids != subject.mask_id
+        for name in self.special:
+            barred &= batch.ids != subject.token_id(name)
+        found = batch.mask & ~barred
+        if self.which == "masked":
+            if subject.mask_id is None:
+                raise SubjectError(f"{subject.source} has no mask token: edit other tokens than masked ones.")
+            found &= batch.ids == subject.mask_id
+        elif self.which in ("mutable", "generated"):
+            if batch.sites is None:
+                raise InputError(f"the batch does not say which tokens are {self.which}: give Batch.sites.")
+            found &= batch.sites if self.which == "mutable" else batch.sites.cumsum(1) > 0
+        elif self.which == "last":
+            places = torch.arange(found.shape[1], device=found.device)
+            found &= places == torch.where(found, places, -1).amax(1, keepdim=True)
+        return Marked(found, self.layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Marked(Where):
+    """`tokens [batch, tokens]` bool of one batch, at all components of `layers`."""
+
+    tokens: Tensor
+    layers: tuple[int, ...] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Marked) and self.layers == other.layers and torch.equal(self.tokens, other.tokens)
+
+    def __hash__(self) -> int:
+        return hash((self.layers, str(self.tokens.tolist())))
+
+    @property
+    def meant(self) -> frozenset[int] | None:
+        return None if self.layers is None else frozenset(self.layers)
+
+    def mask(self, layer: int, values: Tensor) -> Tensor | None:
+        if self.layers is not None and layer not in self.layers:
+            return None
+        if self.tokens.shape[1] != values.shape[1] or len(values) not in (1, len(self.tokens)):
+            have, meet = [*self.tokens.shape], [*values.shape[:2]]
+            raise InputError(f"tokens marked in a batch of {have} meet one of {meet}: resolve the plan on that.")
+        return self.tokens.to(values.device)[..., None]
 
 
 def _within(chosen: Iterable[int], n: int, what: str) -> list[int]:

@@ -1,0 +1,20 @@
+"""Steering: what is done to a subject's hidden states, how strongly, and what comes of it. See docs/steering.md."""
+
+from isotrace.steering.edits import Calibrated, Edits
+from isotrace.steering.kinds import (
+    EDITS,
+    AddEdit,
+    AffineEdit,
+    Edit,
+    FeatureEdit,
+    GainEdit,
+    InputEdit,
+    RemoveEdit,
+    SetEdit,
+)
+from isotrace.steering.vectors import covariance
+
+__all__ = [
+    "EDITS", "AddEdit", "AffineEdit", "Calibrated", "Edit", "Edits", "FeatureEdit", "GainEdit", "InputEdit",
+    "RemoveEdit", "SetEdit", "covariance",
+]  # fmt: skip

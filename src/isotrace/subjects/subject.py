@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -30,18 +30,21 @@ from isotrace.subjects.tokenizers import Spans, fault, spaced, unspaced, wants_s
 @dataclass(frozen=True)
 class Batch:
     """Tokenised sequences: `ids [batch, tokens]` int64, `mask [batch, tokens]` bool (True = real token),
-    `offsets[i]` character span of every token of sequence i."""
+    `offsets[i]` character span of every token of sequence i. `sites [batch, tokens]` bool: the tokens that a generator
+    may change or has written, where one is at work."""
 
     ids: Tensor
     mask: Tensor
     sequences: tuple[str, ...]
     offsets: tuple[tuple[tuple[int, int], ...], ...]
+    sites: Tensor | None = None
 
     def with_ids(self, ids: Tensor) -> "Batch":
-        return Batch(ids, self.mask, self.sequences, self.offsets)
+        return replace(self, ids=ids)
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.ids.to(device), self.mask.to(device), self.sequences, self.offsets)
+        sites = None if self.sites is None else self.sites.to(device)
+        return replace(self, ids=self.ids.to(device), mask=self.mask.to(device), sites=sites)
 
 
 @dataclass(frozen=True)
