@@ -67,6 +67,22 @@ def test_a_removed_direction_is_gone_and_a_set_one_is_there(rotary, batch):
     torch.testing.assert_close(along, torch.full_like(along, 2.0))
 
 
+def test_a_subspace_is_shrunk(rotary, batch):
+    """h (I − α V diag(s) Vᵀ), dense."""
+    v = torch.linalg.qr(torch.randn(16, 3, generator=torch.Generator().manual_seed(4))).Q
+    edit = RemoveEdit(components=Residuals(), layer=0, direction=v.T[:, None], shares=(1.0, 0.5, -2.0))
+    dense = torch.eye(16) - 0.3 * v @ torch.diag(torch.tensor([1.0, 0.5, -2.0])) @ v.T
+    h, here = states(rotary, batch, None), inside(rotary, batch)
+    torch.testing.assert_close(states(rotary, batch, edit.plan(0.3))[here], (h @ dense)[here])
+    twin = edit.twin(torch.Generator().manual_seed(0)).direction.flatten(1)
+    torch.testing.assert_close(twin @ twin.T, torch.eye(3), rtol=0, atol=1e-5)
+    assert (twin @ v).abs().max() < 0.95
+    with pytest.raises(InputError, match="not orthonormal"):
+        RemoveEdit(components=Residuals(), layer=0, direction=torch.ones(2, 1, 16))
+    with pytest.raises(InputError, match="3 directions and 2 shares"):
+        RemoveEdit(components=Residuals(), layer=0, direction=v.T[:, None], shares=(1.0, 0.5))
+
+
 def test_gain_and_input(rotary, batch):
     gain, here = one_of("gain", rotary), inside(rotary, batch)
     clean = states(rotary, batch, None, "layers.0.neuron")
@@ -105,6 +121,19 @@ def test_features_are_changed_in_delta_form(rotary, batch):
     back = Plan.of(clamp.plan(0.5), Intervention(Residuals(), Set(states(rotary, batch, None)[:, :, None])))
     later = states(rotary, batch, back, "layers.1.mlp_out") - states(rotary, batch, None, "layers.1.mlp_out")
     torch.testing.assert_close(later[here], (delta @ dictionary.decoder(0, 1)[[1, 3]])[here], rtol=1e-4, atol=1e-5)
+
+
+def test_a_direction_for_every_position(rotary):
+    """Planted at one position, it moves that and no other; sequences of another length are refused."""
+    batch, direction = rotary.tokenize(["CCO", "CCN"]), torch.zeros(5, 1, 16)
+    direction[2, 0] = torch.arange(16.0)
+    edit = AddEdit(components=Residuals(), layer=0, direction=direction, scale=None)
+    moved = states(rotary, batch, edit.plan(0.5)) - states(rotary, batch, None)
+    assert torch.nonzero(moved.abs().sum((0, 2)) > 0)[:, 0].tolist() == [2]
+    sizes = 0.5 * 5**0.5 * states(rotary, batch, None)[:, 2].norm(dim=-1)
+    torch.testing.assert_close(moved[:, 2].norm(dim=-1), sizes)
+    with pytest.raises(InputError, match="each of 5 tokens meets 4 tokens"):
+        rotary.run(rotary.tokenize(["CC"]), plan=edit.plan(0.5))
 
 
 def test_norms(rotary, batch):

@@ -39,7 +39,7 @@ class Add(What):
     value: Value
 
     def new(self, layer: int, values: Tensor) -> Tensor:
-        return values + torch.as_tensor(self.value).to(values)
+        return values + _beside(self.value, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class AddShare(What):
     value: Tensor
 
     def new(self, layer: int, values: Tensor) -> Tensor:
-        return values + norms(values) * self.value.to(values)
+        return values + norms(values) * _beside(self.value, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,17 +123,18 @@ class Affine(What):
 
 @dataclass(frozen=True, eq=False)
 class Along(What):
-    """x + share (target − x·v) v: what a token has along the unit `direction [components, width]` goes to `target`, all
-    the way where `share` is 1."""
+    """x + Σ_i share_i (target − x·v_i) v_i: what a token has along the orthonormal `directions [n, components, width]`
+    goes to `target`, all the way where `share` (of all, or `[n]`) is 1."""
 
-    direction: Tensor
+    directions: Tensor
     target: float = 0.0
-    share: float = 1.0
+    share: Value = 1.0
 
     def new(self, layer: int, values: Tensor) -> Tensor:
-        direction = fitting(self.direction, values)
-        along = torch.einsum("btcw,cw->bt", values, direction)[..., None, None]
-        return values + self.share * (self.target - along) * direction
+        directions = fitting(self.directions, values).flatten(-2)
+        along = values.flatten(-2) @ directions.T
+        change = torch.as_tensor(self.share).to(values) * (self.target - along) @ directions
+        return values + change.view_as(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +226,15 @@ def norms(values: Tensor) -> Tensor:
 
 
 def fitting(direction: Tensor, values: Tensor) -> Tensor:
-    """`direction` beside `values`. Raises InputError for another shape than `[components, width]`."""
-    if direction.shape != values.shape[-2:]:
+    """`direction` beside `values`. Raises InputError unless its last two sizes are `[components, width]`."""
+    if direction.shape[-2:] != values.shape[-2:]:
         raise InputError(f"a direction of {[*direction.shape]} meets components of {[*values.shape[-2:]]}: refit it.")
     return direction.to(values)
+
+
+def _beside(value: Value, values: Tensor) -> Tensor:
+    """Raises InputError for a value of every position that meets sequences of another length."""
+    value = torch.as_tensor(value).to(values)
+    if value.dim() > 2 and value.shape[-3] not in (1, values.shape[1]):
+        raise InputError(f"a value for each of {value.shape[-3]} tokens meets {values.shape[1]} tokens: give as many.")
+    return value

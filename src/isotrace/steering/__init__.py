@@ -1,17 +1,8 @@
 """Steering: what is done to a subject's hidden states, how strongly, and what comes of it. See docs/steering.md."""
 
 from isotrace.steering.edits import Calibrated, Edits
-from isotrace.steering.kinds import (
-    EDITS,
-    AddEdit,
-    AffineEdit,
-    Edit,
-    FeatureEdit,
-    GainEdit,
-    InputEdit,
-    RemoveEdit,
-    SetEdit,
-)
+from isotrace.steering.kinds import EDITS, AddEdit, Edit, RemoveEdit, SetEdit
+from isotrace.steering.units import AffineEdit, FeatureEdit, GainEdit, InputEdit
 from isotrace.steering.vectors import covariance
 
 __all__ = [

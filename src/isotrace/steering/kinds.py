@@ -5,7 +5,6 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal, Self, get_args
 
@@ -18,18 +17,13 @@ from isotrace.dictionaries.features import Features
 from isotrace.interventions import (
     Add,
     AddShare,
-    Affine,
     Along,
     Components,
     Hookpoints,
-    Inject,
     Intervention,
     Normed,
-    Only,
     Plan,
-    Scale,
     Select,
-    Set,
     Tokens,
 )
 from isotrace.interventions.what import What
@@ -159,12 +153,29 @@ class AddEdit(_Directed):
 @EDITS.named("remove")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RemoveEdit(_Directed):
-    """h ← h − α (h·v̂) v̂."""
+    """h ← h − α (h·v̂) v̂, or of several orthonormal directions `[n, components, width]` h − α Σ s_i (h·v̂_i) v̂_i, s_i in
+    `shares`, None = 1. A twin of several draws as many orthonormal ones."""
 
     kind: ClassVar[str] = "remove"
+    shares: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        Edit.__post_init__(self)
+        rows = self.direction.flatten(-2).view(-1, self.direction.shape[-2:].numel())
+        if len(rows) > 1 and not float((rows @ rows.T - torch.eye(len(rows))).abs().max()) < 1e-4:
+            raise InputError("the directions to remove are not orthonormal: orthonormalise them (torch.linalg.qr).")
+        if self.shares is not None and len(self.shares) != len(rows):
+            raise InputError(f"{len(rows)} directions and {len(self.shares)} shares: give one for each.")
+        object.__setattr__(self, "direction", self.direction if len(rows) > 1 else unit(self.direction))
 
     def what(self, alpha: float) -> What:
-        return Along(self.direction, 0.0, alpha)
+        share = alpha if self.shares is None else alpha * torch.tensor(self.shares)
+        return Along(self.direction.view(-1, *self.direction.shape[-2:]), 0.0, share)
+
+    def twin(self, generator: torch.Generator, covariance: Tensor | None = None) -> Self:
+        rows = drawn(self.direction, generator, covariance).flatten(-2)
+        rows = torch.linalg.qr(rows.view(-1, rows.shape[-1]).T).Q.T
+        return replace(self, direction=rows.reshape(self.direction.shape))
 
 
 @EDITS.named("set")
@@ -178,110 +189,9 @@ class SetEdit(_Directed):
     mean: Tensor
 
     def what(self, alpha: float) -> What:
-        return Along(self.direction, self.target, alpha)
+        return Along(self.direction[None], self.target, alpha)
 
     def twin(self, generator: torch.Generator, covariance: Tensor | None = None) -> Self:
         direction = drawn(self.direction, generator, covariance)
         moved = float((self.mean * (direction - self.direction)).sum())
         return replace(self, direction=direction, target=self.target + moved)
-
-
-@EDITS.named("affine")
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AffineEdit(Edit):
-    """h ← (1 + α (ω − 1)) ⊙ h + α b. A twin has ω − 1 and b at other coordinates, with random signs."""
-
-    kind: ClassVar[str] = "affine"
-    scale: Tensor
-    shift: Tensor
-
-    def what(self, alpha: float) -> What:
-        return Affine(1 + alpha * (self.scale - 1), alpha * self.shift)
-
-    def twin(self, generator: torch.Generator, covariance: Tensor | None = None) -> Self:
-        flat, shape = self.scale.numel(), self.scale.shape
-        order = torch.randperm(flat, generator=generator)
-        signs = torch.randint(0, 2, (2, flat), generator=generator) * 2 - 1
-        parts = torch.stack([self.scale.flatten() - 1, self.shift.flatten()])[:, order] * signs
-        return replace(self, scale=1 + parts[0].view(shape), shift=parts[1].view(shape))
-
-
-@EDITS.named("gain")
-@dataclass(frozen=True, eq=False, kw_only=True)
-class GainEdit(Edit):
-    """h_i ← h_i (1 + α β_i); β is 0 nearly everywhere. A twin has the same β at other coordinates."""
-
-    kind: ClassVar[str] = "gain"
-    beta: Tensor
-
-    def what(self, alpha: float) -> What:
-        return Scale(1 + alpha * self.beta)
-
-    def twin(self, generator: torch.Generator, covariance: Tensor | None = None) -> Self:
-        order = torch.randperm(self.beta.numel(), generator=generator)
-        return replace(self, beta=self.beta.flatten()[order].view_as(self.beta))
-
-
-@EDITS.named("feature")
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FeatureEdit(Edit):
-    """Components of one number each, features of a dictionary above all: a_f ← α c_f (`clamp`), a_f + α c_f (`add`) or
-    a_f (1 + α c_f) (`scale`), f in `units`, c = `values [units]`; for clamping, the largest activations on data. With
-    `Features` what changes is added to what the subject writes (Σ (a′ − a) W_dec, at every layer that they write to),
-    so that the dictionary's error stays in. `pool`: units that a twin may have, those that are active on the data;
-    its values are scaled so that what is written keeps its norm, unit by unit."""
-
-    kind: ClassVar[str] = "feature"
-    units: tuple[int, ...]
-    values: Tensor
-    mode: Literal["clamp", "add", "scale"] = "clamp"
-    pool: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.values.shape != (len(self.units),) or len({*self.units}) < len(self.units) or not self.units:
-            raise InputError(f"{len(self.units)} units and {[*self.values.shape]} values: give one for every unit.")
-        if len({*self.pool} - {*self.units}) < len(self.units):
-            raise InputError(f"a twin of {len(self.units)} units needs as many others: give a larger pool.")
-
-    def what(self, alpha: float) -> What:
-        values = alpha * self.values[:, None]
-        made = {"clamp": Set, "add": Add, "scale": lambda value: Scale(1 + value)}
-        return Only(self.units, made[self.mode](values))
-
-    def twin(self, generator: torch.Generator, covariance: Tensor | None = None) -> Self:
-        others = torch.tensor(sorted({*self.pool} - {*self.units}))
-        units = others[torch.randperm(len(others), generator=generator)[: len(self.units)]]
-        values = self.values
-        if isinstance(self.components, Features) and self.mode != "scale":
-            written = self.components.dictionary.W_dec[self.layer].norm(dim=-1).cpu()
-            values = values * written[[*self.units]] / written[units]
-        return replace(self, units=tuple(units.tolist()), values=values)
-
-
-@EDITS.named("input")
-@dataclass(frozen=True, eq=False, kw_only=True)
-class InputEdit(Edit):
-    """h ← h + α Σ_k c_k z_k, z_k of the same token at earlier layers of the same run (`sources`, layer → c). `size`:
-    (components, width) of the layer. A twin adds a random `direction` at the norm of that sum."""
-
-    kind: ClassVar[str] = "input"
-    sources: Mapping[int, float]
-    size: tuple[int, int]
-    direction: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        Inject(self.layer, self.sources)  # raises for sources that come later
-        if self.direction is not None:
-            object.__setattr__(self, "direction", unit(self.direction))
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        return (*sorted(self.sources), self.layer)
-
-    def what(self, alpha: float) -> What:
-        return Inject(self.layer, {k: alpha * c for k, c in self.sources.items()}, self.direction)
-
-    def twin(self, generator: torch.Generator, covariance: Tensor | None = None) -> Self:
-        return replace(self, direction=drawn(torch.ones(self.size), generator, covariance))
