@@ -239,6 +239,7 @@ def trace_payload(smiles: str = ASPIRIN, n_layers: int = 6, n_features: int = 60
         },
         "fidelity": fidelity(),
         "spellings": {
+            "told": "score",
             "spellings": [{"text": "O=C(C)Oc1ccccc1C(O)=O", "value": 7.0}, {"text": ASPIRIN, "value": 7.31}],
             "units": [{"index": t["writes"][0], "mean": t["signed"], "sd": 0.1 * rng.random()} for t in atoms],
             "rank_correlation": {"mean": 0.72, "ci": [0.6, 0.81]},

@@ -14,7 +14,6 @@ from isotrace.base.errors import SubjectError
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.molecule import parse
 from isotrace.domains.molecule.spelling import spellings
-from isotrace.report.trace.graph.neuronpedia import graph_json
 from isotrace.report.trace.payload import top_outputs
 from isotrace.report.trace.record import Record
 
@@ -52,7 +51,7 @@ def test_nodes_have_ids_of_their_own(shown):
     found, result = shown
     ids = [found.node_id(node) for node in range(found.traced.graph.n_nodes)]
     assert len(set(ids)) == len(ids)
-    viewer = graph_json(found.traced, scan="tiny", slug="x", labels={})
+    viewer = result.view["viewer"]
     assert len({n["node_id"] for n in viewer["nodes"]}) == len(viewer["nodes"])
     assert result.page()
 

@@ -150,17 +150,20 @@ def grid(network: Network, n: int) -> np.ndarray:
 
 
 def percolation(network: Network, thresholds: np.ndarray) -> Percolation:
-    """Step 2. The same nodes at every threshold, whatever edges they have left."""
+    """Step 2, at ascending `thresholds`. The same nodes at every one, whatever edges they have left: from the highest
+    down, the edges that come in join the components there are."""
     n, rows = len(network.nodes), []
-    for threshold in thresholds:
-        kept = network.weights >= threshold
-        ends = network.sources[kept], network.targets[kept]
-        adjacency = csr_array((np.ones(int(kept.sum())), ends), (n, n))
-        count, labels = connected_components(adjacency, directed=False)
+    level = thresholds.searchsorted(network.weights, side="right")
+    count, labels, edges = n, np.arange(n), 0
+    for k in range(len(thresholds), 0, -1):
+        new = np.flatnonzero(level == k)
+        ends = labels[network.sources[new]], labels[network.targets[new]]
+        count, joined = connected_components(csr_array((np.ones(len(new)), ends), (count, count)), directed=False)
+        labels, edges = joined[labels], edges + len(new)
         others = np.sort(np.bincount(labels))[:-1].astype(float)
         susceptibility = (others**2).sum() / others.sum() if len(others) else 0.0
-        rows.append((1 - others.sum() / n, susceptibility, float(count), 2 * kept.sum() / n))
-    return Percolation(*np.asarray(rows).T)
+        rows.append((1 - others.sum() / n, susceptibility, float(count), 2 * edges / n))
+    return Percolation(*np.asarray(rows[::-1]).T)
 
 
 def network_view(

@@ -11,12 +11,30 @@ from torch import Tensor
 from isotrace.attribution.ablation import fitting
 from isotrace.attribution.graph import AttributionGraph
 from isotrace.attribution.influence import Pruned
+from isotrace.domains.domain import Domain
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 
 Elements = Sequence[tuple[int, ...]]
 """The atoms or residues that every token writes, see `Reading.elements`."""
+
+
+def reads_maxima(target: Target) -> bool:
+    """Whether the target reads maxima over the tokens: effects through the graph miss what decides those, and hiding it
+    does not (`isotrace reproduce atom_truth`)."""
+    return target.probe is not None and "max" in target.probe.config.pool
+
+
+def not_judged(domain: Domain) -> bool:
+    """Whether nobody has looked, in this domain, if effects through the graph find the right elements: then what is
+    measured is shown. In reactions they say next to nothing of atoms that a subject copies by attention."""
+    return domain.name != "molecule"
+
+
+def hiding_first(subject: Subject, domain: Domain, target: Target) -> bool:
+    """Whether what hiding an element does is pictured, and not its effect through the graph."""
+    return subject.mask_id is not None and (reads_maxima(target) or not_judged(domain))
 
 
 @dataclass(frozen=True)

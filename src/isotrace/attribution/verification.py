@@ -99,12 +99,14 @@ def circuit_effects(
 def matched_controls(
     frame: Frame, density: Tensor, circuit: Nodes, n_controls: int, seed: int, neighbours: int = NEIGHBOURS
 ) -> list[Nodes]:
-    """`matched_sets` drawn from the features active on this input."""
+    """`matched_sets` drawn from the features active on this input, by position and feature: a draw does not depend on
+    the order in which an encoder hands them on."""
     pools = []
     for layer, values in enumerate(frame.active.values):
         position, slot = torch.nonzero(values.cpu() > 0, as_tuple=True)
         feature = frame.active.indices[layer, position, slot].cpu()
-        pools.append(torch.stack([torch.full_like(position, layer), position, feature], 1))
+        nodes = torch.stack([torch.full_like(position, layer), position, feature], 1)
+        pools.append(nodes[(position * (1 + feature.max()) + feature).argsort()] if len(nodes) else nodes)
     return matched_sets(torch.cat(pools), density, circuit, n_controls, seed, neighbours)
 
 

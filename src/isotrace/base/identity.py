@@ -73,15 +73,16 @@ def to_jsonable(obj: Any) -> Any:
 
     Raises TypeError for anything whose JSON form is not obvious (bytes, complex numbers, tables, callables).
     """
-    kind = type(obj)  # exactly one of JSON's own, as nearly everything is: a page has 100,000 of them
+    kind = type(obj)  # exactly one of JSON's own, as nearly everything is: a page has a million of them
     if kind in _PLAIN:
         return obj
     if kind is float:
         return obj if math.isfinite(obj) else None
     if kind is list:
-        return [*obj] if set(map(type, obj)) <= _PLAIN else [to_jsonable(value) for value in obj]
+        return _listed(obj)
     if kind is dict:
-        return {key if type(key) is str else _key(key): to_jsonable(value) for key, value in obj.items()}
+        keys = obj if set(map(type, obj)) <= {str} else map(_key, obj)
+        return dict(zip(keys, _listed([*obj.values()]), strict=True))
     if isinstance(obj, Enum):
         return to_jsonable(obj.value)
     if isinstance(obj, int | str):
@@ -103,6 +104,13 @@ def to_jsonable(obj: Any) -> Any:
     if isinstance(obj, date):
         return obj.isoformat()
     raise TypeError(f"{type(obj).__name__} has no JSON form: convert it first.")
+
+
+def _listed(values: list[Any]) -> list[Any]:
+    kinds = set(map(type, values))
+    if kinds <= _PLAIN or (kinds == {float} and all(map(math.isfinite, values))):
+        return [*values]
+    return [value if type(value) in _PLAIN else to_jsonable(value) for value in values]
 
 
 def dumps(obj: Any, *, indent: int | None = None) -> str:

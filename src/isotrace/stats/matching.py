@@ -23,11 +23,16 @@ def matched(
     every stratum; +∞ may not be drawn, and every pool needs as many that may as the set has members
     there. Returns (members in the order drawn, the candidate of each as its place in the pool), int64 `[n]`.
     """
-    pools = [np.array(pool, np.float64) for pool in pools]
-    order, drawn = rng.permutation(len(strata)), []
+    order, drawn, free = rng.permutation(len(strata)), [], []  # the places that are free, by frequency, ties at random
+    for pool in pools:
+        places = rng.permutation(len(pool))
+        free.append(places[np.argsort(pool[places], kind="stable")][: int(np.isfinite(pool).sum())])
+    values = [np.asarray(pool, np.float64)[places] for pool, places in zip(pools, free, strict=True)]
     for member in order:
-        pool = pools[strata[member]]
-        n = min(neighbours, int(np.isfinite(pool).sum()))
-        drawn.append(int(rng.choice(np.argpartition(np.abs(pool - frequencies[member]), n - 1)[:n])))
-        pool[drawn[-1]] = np.inf
+        stratum, own = strata[member], frequencies[member]
+        first = max(0, int(values[stratum].searchsorted(own)) - neighbours)
+        near = np.abs(values[stratum][first : first + 2 * neighbours] - own).argsort(kind="stable")[:neighbours]
+        at = first + int(near[rng.integers(len(near))])
+        drawn.append(int(free[stratum][at]))
+        free[stratum], values[stratum] = np.delete(free[stratum], at), np.delete(values[stratum], at)
     return order, np.asarray(drawn, dtype=np.int64)

@@ -11,7 +11,7 @@ from isotrace.attribution.ablation import feature_values
 from isotrace.attribution.circuits.halving import halved
 from isotrace.attribution.graph import Frame, build_graph, frame
 from isotrace.attribution.influence import prune_to_circuit, total_effects
-from isotrace.attribution.units import Elements, group_falls, hidden_effects, unit_scores
+from isotrace.attribution.units import Elements, group_falls, hidden_effects, hiding_first, unit_scores
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
@@ -25,18 +25,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpellingScores:
-    """`values [spellings]` of the target, and of every element `[spellings, elements]`, in the order of the input, its
-    mass, its signed effect and the measured effect of hiding it (NaN where it is not measured); the input's own
-    spelling first. `groups [spellings, groups]`: the measured effects of hiding groups of them. `correlations`:
-    Spearman of each other spelling's signed effects with the first's."""
+    """`values [spellings]` of the target, and of every element `[spellings, elements]`, in the order of the input, the
+    measured effect of hiding it (NaN where it is not measured), and, where a graph was drawn of each, its mass and its
+    signed effect, else None; the input's own spelling first. `groups [spellings, groups]`: the measured effects of
+    hiding groups of them."""
 
     texts: tuple[str, ...]
     values: np.ndarray
-    masses: np.ndarray
-    effects: np.ndarray
+    masses: np.ndarray | None
+    effects: np.ndarray | None
     hidden: np.ndarray
     groups: np.ndarray
-    correlations: np.ndarray
+
+    @property
+    def told(self) -> np.ndarray:
+        """What is pictured of the elements, `[spellings, elements]`: effects, or, without graphs, what hiding does."""
+        return self.hidden if self.effects is None else self.effects
+
+    @property
+    def correlations(self) -> np.ndarray:
+        """Spearman of what is told of each other spelling with the first's, over the elements known in all."""
+        ranks = self.told[:, np.isfinite(self.told).all(0)].argsort(1).argsort(1).astype(float)
+        with np.errstate(invalid="ignore"):
+            return np.asarray([np.corrcoef(ranks[0], row)[0, 1] for row in ranks[1:]])
 
 
 @dataclass(frozen=True)
@@ -70,10 +81,10 @@ def spelling_scores(
     share: float,
     config: "TraceConfig",
 ) -> SpellingScores | None:
-    """`own`: the input as `reading` has it. With graphs of as many features in every spelling, to be compared, and
-    circuits of `share` of the active ones; `groups` of elements are hidden together. None where it is not defined: for
-    a masked token that is no single element, which other spellings lack, for what is behind the end, and where a
-    sequence can be written in one way only."""
+    """`own`: the input as `reading` has it. Unless hiding is pictured (`hiding_first`), with graphs of as many features
+    in every spelling, to be compared, and circuits of `share` of the active ones; `groups` of elements are hidden
+    together. None where it is not defined: for a masked token that is no single element, which other spellings lack,
+    for what is behind the end, and where a sequence can be written in one way only."""
     target, elements = own.target, own.elements
     if config.n_spellings == 0 or target.position == len(elements):
         return None
@@ -84,20 +95,18 @@ def spelling_scores(
     others = domain.spellings(reading, config.n_spellings, config.seed)
     reads = (_read(subject, dictionary, domain, spelling, target, masked, groups) for spelling in others)
     at_home = None if _at_home(subject, target, elements, masked) is None else own
-    found: dict[str, tuple[float, np.ndarray, list[float]]] = {}
+    graphs, numbered = not hiding_first(subject, domain, target), range(reading.n_elements)
+    found: dict[str, tuple[float, list[float], list[float], list[tuple[float, float]]]] = {}
     for text, read in zip([reading.text, *(s.text for s in others)], chain([at_home], reads), strict=True):
         if read is not None:
-            scores = _scores(subject, dictionary, read, share, config)
-            table = [(*scores.get(e, (0.0, 0.0)), read.hidden.get(e, np.nan)) for e in range(reading.n_elements)]
-            found[text] = read.value, np.asarray(table).T, read.groups
+            scores = _scores(subject, dictionary, read, share, config) if graphs else {}
+            hidden = [read.hidden.get(e, np.nan) for e in numbered]
+            found[text] = read.value, hidden, read.groups, [scores.get(e, (0.0, 0.0)) for e in numbered]
     if len(found) < 3:
         return None
-    values, tables, together = (np.asarray(part) for part in zip(*found.values(), strict=True))
-    masses, effects, hidden = tables.transpose(1, 0, 2)
-    ranks = effects.argsort(1).argsort(1).astype(float)
-    with np.errstate(invalid="ignore"):
-        correlations = np.asarray([np.corrcoef(ranks[0], row)[0, 1] for row in ranks[1:]])
-    return SpellingScores(tuple(found), values, masses, effects, hidden, together, correlations)
+    values, hidden, together, tables = (np.asarray(part) for part in zip(*found.values(), strict=True))
+    masses, effects = tables.transpose(2, 0, 1) if graphs else (None, None)
+    return SpellingScores(tuple(found), values, masses, effects, hidden, together)
 
 
 def _read(

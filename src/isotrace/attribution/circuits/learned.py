@@ -9,7 +9,7 @@ members of an `ensemble` around it: one number alone is easily matched by chance
     loss = (M_C − M)²      mean over members
 
 One ranking has to serve all sizes, and what it gains for some it loses for others: of a size the set that halving
-chooses stands, where that is nearer to the target on the members that are learned from.
+chooses stands, where that is nearer to the target on some of the members that are learned from.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,9 @@ from isotrace.subjects.subject import Batch
 STEPS, RATE, MEMBERS = 30, 0.01, 1
 """Adam steps, their rate, and members in each beside the input itself. Ranked are the mean scores of the second half:
 at a threshold single nodes swap places to the end."""
-LEARN, HELD_OUT = 24, 12
-"""Members of the ensemble, beside the input."""
+LEARN, HELD_OUT, COMPARED = 24, 12, 8
+"""Members of the ensemble, beside the input: learned from, never seen, and the first of those learned from, on which
+the two sets of a size are compared."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Aim:
 
     members: Batch
     values: Tensor
+
+    def first(self, n: int) -> "Aim":
+        return Aim(Batch(self.members.ids[:n], self.members.mask[:n], (), ()), self.values[:n])
 
 
 def _value(search: Search, batch: Batch) -> Tensor:
@@ -53,7 +57,7 @@ def by_mask(search: Search, sizes: Sequence[int]) -> list[Nodes]:
         aim = Aim(members, _value(search, members))
     first = start(search, sizes)
     ways = [ranked(search, first, sizes), ranked(search, learned(search, aim, first, sizes), sizes)]
-    nearer, n = partial(distance, search, aim), len(search.candidates)
+    nearer, n = partial(distance, search, aim.first(1 + COMPARED)), len(search.candidates)
     return [one if len(one) == n else min(one, two, key=nearer) for one, two in zip(*ways, strict=True)]
 
 
@@ -65,7 +69,7 @@ def ranked(search: Search, scores: Tensor, sizes: Sequence[int]) -> list[Nodes]:
 
 @torch.no_grad()
 def distance(search: Search, aim: Aim, nodes: Nodes) -> float:
-    """|M_C − M|, its mean over the members that are learned from."""
+    """|M_C − M|, its mean over the members."""
     masked = Masked(search.subject, search.components, search.reference, nodes, aim.members.ids.shape[1])
     with fast_kernels(search.subject), masked.by(torch.ones(len(nodes)).to(aim.values)):
         return float((_value(search, aim.members) - aim.values).abs().mean())

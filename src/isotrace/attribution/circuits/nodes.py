@@ -24,7 +24,7 @@ from isotrace.subjects.targets import Target
 
 N_EXACT = 64
 """Nodes whose ablation is measured because they change the stream most."""
-NAMED, LISTED = 256, 12
+NAMED, LISTED = 64, 12
 """Nodes of a circuit, and of a list, whose ablation is measured because a page names them."""
 
 

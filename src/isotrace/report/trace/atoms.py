@@ -8,6 +8,7 @@ import numpy as np
 
 from isotrace.attribution.screen.screen import hide
 from isotrace.attribution.trace import Traced
+from isotrace.attribution.units import hiding_first, not_judged, reads_maxima
 from isotrace.datasets.annotated import read
 from isotrace.report.page import number, plural
 from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
@@ -17,16 +18,18 @@ DRAWS = 1_000
 
 
 def unit_rows(traced: Traced) -> list[dict[str, Any]]:
-    """Elements in the order they came in, with what their domain calls them. `score` is what is pictured: the mean of
-    the signed effect over the spellings, where it was traced in several, with its standard deviation `sd`; else
-    `effect`, that of the text as it is. `hidden`: by how much the target falls when the element is hidden, measured,
-    averaged likewise; None where it is not measured. `mass`: share of the circuit's influence in the text as it is."""
+    """Elements in the order they came in, with what their domain calls them. `score`: the mean of the signed effect
+    over the spellings, where graphs were drawn of several, with its standard deviation `sd`; else `effect`, that of the
+    text as it is. `hidden`: by how much the target falls when the element is hidden, measured, the mean over the
+    spellings; None where it is not measured. `mass`: share of the circuit's influence in the text as it is."""
     spelled, names, rows = traced.spellings, traced.domain.names(traced.reading), []
     for i, (mass, effect) in traced.unit_scores.elements.items():
         row = {"score": effect, "mass": mass, "effect": effect, "sd": None, "hidden": traced.hidden.get(i)}
-        if spelled is not None:
-            over, measured = spelled.effects[:, i], spelled.hidden[:, i]
+        if spelled is not None and spelled.effects is not None:
+            over = spelled.effects[:, i]
             row |= {"score": float(over.mean()), "sd": float(over.std(ddof=1))}
+        if spelled is not None:
+            measured = spelled.hidden[:, i]
             row["hidden"] = float(measured.mean()) if np.isfinite(measured).all() else None
         rows.append({"index": i, **names[i]} | row)
     return rows
@@ -58,7 +61,8 @@ def group_rows(traced: Traced) -> list[dict[str, Any]]:
     for i, group in enumerate(traced.groups):
         over = np.asarray([traced.group_falls[i]]) if spelled is None else spelled.groups[:, i]
         effects = np.asarray([[traced.unit_scores.elements[e][1] for e in group.elements]])
-        effects = effects if spelled is None else spelled.effects[:, list(group.elements)]
+        if spelled is not None and spelled.effects is not None:
+            effects = spelled.effects[:, list(group.elements)]
         known, several = bool(np.isfinite(over).all()), len(over) > 1
         mean, sd = float(over.mean()), float(over.std(ddof=1)) if several else None
         row: dict[str, Any] = {"name": group.name, "elements": list(group.elements)}
@@ -69,16 +73,20 @@ def group_rows(traced: Traced) -> list[dict[str, Any]]:
 
 
 def spelling_rows(traced: Traced) -> dict[str, Any] | None:
-    """The target and the elements over the spellings; None where there are no others."""
+    """The target and the elements over the spellings; None where there are no others. `told`: what `mean` and `sd` of
+    the elements are of, as `shown` of `picture`: `score`, their effects through the graph, or `hidden`, what hiding
+    them does; `mass` is None then."""
     found = traced.spellings
     if found is None:
         return None
     low, high = mean_interval(found.correlations, traced.config.seed)
+    masses = [None] * found.told.shape[1] if found.masses is None else found.masses.mean(0).tolist()
     return {
         "spellings": [{"text": s, "value": float(v)} for s, v in zip(found.texts, found.values, strict=True)],
+        "told": "hidden" if found.effects is None else "score",
         "units": [
-            {"index": i, "mean": float(effects.mean()), "sd": float(effects.std(ddof=1)), "mass": float(mass)}
-            for i, (effects, mass) in enumerate(zip(found.effects.T, found.masses.mean(0), strict=True))
+            {"index": i, "mean": float(told.mean()), "sd": float(told.std(ddof=1)), "mass": mass}
+            for i, (told, mass) in enumerate(zip(found.told.T, masses, strict=True))
         ],
         "rank_correlation": {"mean": float(found.correlations.mean()), "ci": [low, high]},
         "target_sd": float(found.values.std(ddof=1)),
@@ -89,7 +97,7 @@ def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
     """What belongs to the picture as a whole: which entry of `units` it shows, over how many spellings it is, the
     target's mean and spread over them, and how the elements' scores rank beside the measured effects of hiding them
     (Spearman, bootstrap over elements)."""
-    spelled, effects = traced.spellings, traced.circuit_effects
+    spelled, effects, subject = traced.spellings, traced.circuit_effects, traced.frame.frozen.subject
     values = np.asarray([traced.value]) if spelled is None else spelled.values
     sd = float(values.std(ddof=1)) if len(values) > 1 else None
     both = np.asarray([(u["score"], u["hidden"]) for u in units if u["hidden"] is not None], dtype=float).reshape(-1, 2)
@@ -107,7 +115,7 @@ def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
         )
     unseen = _not_hidden(traced) if len(both) < 3 else None
     return {
-        "shown": "hidden" if unseen is None and (reads_maxima(traced) or not_known(traced)) else "score",
+        "shown": "hidden" if unseen is None and hiding_first(subject, traced.domain, traced.target) else "score",
         "spellings": len(values),
         "mean": float(values.mean()),
         "sd": sd,
@@ -117,19 +125,6 @@ def picture(traced: Traced, units: list[dict[str, Any]]) -> dict[str, Any]:
         "unsettled": unsettled,
         "trust": trust(traced),
     }
-
-
-def reads_maxima(traced: Traced) -> bool:
-    """Whether the target reads maxima over the tokens: effects through the graph miss what decides those, and hiding it
-    does not (`isotrace reproduce atom_truth`)."""
-    probe = traced.target.probe
-    return probe is not None and "max" in probe.config.pool
-
-
-def not_known(traced: Traced) -> bool:
-    """Whether nobody has looked, in this domain, if effects through the graph find the right elements: then what is
-    measured is shown. In reactions they say next to nothing of atoms that a subject copies by attention."""
-    return traced.domain.name != "molecule"
 
 
 def _not_hidden(traced: Traced) -> str:
@@ -143,8 +138,8 @@ def _not_hidden(traced: Traced) -> str:
 def trust(traced: Traced) -> str:
     """How far such pictures go on targets of this kind, from the table of `isotrace reproduce atom_truth --full`."""
     probe, table = traced.target.probe, json.loads((files("isotrace") / "assets" / "atom_truth.json").read_text())
-    kind = "token" if probe is None else "maximum" if reads_maxima(traced) else probe.task
-    found = None if not_known(traced) else table["kinds"].get(kind)
+    kind = "token" if probe is None else "maximum" if reads_maxima(traced.target) else probe.task
+    found = None if not_judged(traced.domain) else table["kinds"].get(kind)
     if found is None:
         things = plural(traced.domain.name)
         return f"How far such pictures of {things} can be trusted has not been measured for such targets."

@@ -1,6 +1,7 @@
 """The data of the trace page, that its summary does not hold."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -198,7 +199,8 @@ def _cards(trace: "Record") -> dict[str, dict[str, Any]]:
     keys = list(dict.fromkeys((f["layer"], f["feature"]) for f in trace.features))
 
     domain = traced.domain
-    drawn = example_cards(trace.tables, keys[:CARDS], domain, lambda text: read(subject, domain, text)[1])
+    reader = cache(lambda text: read(subject, domain, text)[1])  # features share examples
+    drawn = example_cards(trace.tables, keys[:CARDS], domain, reader)
     cards = {}
     for layer, feature in keys:
         row = trace.rows.get((layer, feature), {})

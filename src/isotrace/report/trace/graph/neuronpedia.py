@@ -11,11 +11,13 @@ from isotrace.attribution.trace import Traced
 from isotrace.subjects.heads.outputs import REGRESSION
 
 
-def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, int], str]) -> dict[str, Any]:
-    """The pruned graph, its links as three lists, their ends places in `nodes`: see `linked`. Error ids are
-    `ERR_{layer}_{position}`: the usual `0_{layer}_{position}` collides with features of layer 0. Position embeddings,
-    which the schema does not know, are joined to their tokens."""
-    graph, pruned, places = traced.graph, traced.pruned, {}
+def graph_json(
+    traced: Traced, edges: Mapping[str, list[Any]], *, scan: str, slug: str, labels: dict[tuple[int, int], str]
+) -> dict[str, Any]:
+    """The pruned graph with `edges`, those of its page, as three lists, their ends places in `nodes`: see `linked`.
+    Error ids are `ERR_{layer}_{position}`: the usual `0_{layer}_{position}` collides with features of layer 0. Position
+    embeddings, which the schema does not know, are joined to their tokens."""
+    graph, pruned, places = traced.graph, traced.pruned, []
     nodes: dict[str, dict[str, Any]] = {}
     token_ids = traced.frame.batch.ids[0].tolist()
     kept = torch.nonzero(pruned.nodes)[:, 0].tolist()
@@ -73,11 +75,11 @@ def graph_json(traced: Traced, *, scan: str, slug: str, labels: dict[tuple[int, 
                 "clerp": f"token {traced.tokens[position or 0]}",
             }
         nodes.setdefault(entry["node_id"], base | entry)
-        places[node] = list(nodes).index(entry["node_id"])
+        places.append(entry["node_id"])
+    numbers = {name: number for number, name in enumerate(nodes)}
     weights: dict[tuple[int, int], float] = {}
-    rows, columns = torch.nonzero(pruned.edges, as_tuple=True)
-    for target, source, weight in zip(*(x.tolist() for x in (rows, columns, graph.matrix[rows, columns])), strict=True):
-        pair = places[source], places[target]
+    for source, target, weight in zip(*(edges[name] for name in ("source", "target", "weight")), strict=True):
+        pair = numbers[places[source]], numbers[places[target]]
         weights[pair] = weights.get(pair, 0.0) + weight
     settings = {"node_threshold": traced.config.node_threshold, "edge_threshold": traced.config.edge_threshold}
     return {

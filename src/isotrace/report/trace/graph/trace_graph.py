@@ -1,11 +1,11 @@
 """The graph of a trace for its page and its run folder: edges, supernodes, tables."""
 
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from isotrace.attribution.graph import normalise
 from isotrace.attribution.influence import influence
@@ -23,10 +23,9 @@ from isotrace.report.trace.graph.kinds import node_kind
 if TYPE_CHECKING:
     from isotrace.report.trace.record import Record
 
-EDGES, PER_NODE = 100_000, 3
-"""Edges on the page: the most influential ones, and at least so many into and out of every node."""
-
-
+EDGES, PER_NODE = 30_000, 3
+"""Edges on the page and in graph.json, while edges.parquet has all: the most influential, and at least so many into and
+out of every node."""
 OUTSIDE = "syntax"
 
 
@@ -98,18 +97,21 @@ def page_edges(trace: "Record") -> dict[str, list[Any]]:
     scores = normalise(matrix.double()) * weight[:, None]
     rows, columns = torch.nonzero(traced.pruned.edges, as_tuple=True)
     ranked = scores[rows, columns].argsort(descending=True)
-    ends = ranked, rows[ranked], columns[ranked]
-    seen: Counter[int] = Counter()
-    chosen = []
-    for place, (index, target, source) in enumerate(zip(*(x.tolist() for x in ends), strict=True)):
-        if place < EDGES or min(seen[target], seen[~source]) < PER_NODE:
-            chosen.append(index)
-            seen[target] += 1
-            seen[~source] += 1
+    rows, columns = rows[ranked], columns[ranked]
+    first = (torch.arange(len(rows)) < EDGES) | (_place_within(rows) < PER_NODE) | (_place_within(columns) < PER_NODE)
     places = traced.pruned.nodes.cumsum(0) - 1
-    rows, columns = rows[chosen], columns[chosen]
+    rows, columns = rows[first], columns[first]
     found = {"source": places[columns], "target": places[rows], "weight": matrix[rows, columns]}
     return {name: values.tolist() for name, values in found.items()}
+
+
+def _place_within(groups: Tensor) -> Tensor:
+    """Of every entry how many of its own group stand before it, `[n]` int64."""
+    order = groups.argsort(stable=True)
+    counts = groups.bincount()
+    found = torch.empty_like(order)
+    found[order] = torch.arange(len(order)) - (counts.cumsum(0) - counts)[groups[order]]
+    return found
 
 
 def edge_frame(trace: "Record") -> pl.DataFrame:
