@@ -20,7 +20,7 @@ from isotrace.interventions import (
     Tokens,
 )
 from isotrace.steering import EDITS, AddEdit, Edits, FeatureEdit, InputEdit, RemoveEdit, covariance
-from steering.test_edit_laws import one_of
+from tiny_edits import one_of
 
 TEXTS = ["CCO", "c1cc[nH]c1"]
 

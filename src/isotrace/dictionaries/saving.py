@@ -132,18 +132,23 @@ def read_record(folder: Path) -> DictionaryFile:
         ) from error
 
 
+def differences(there: SubjectReference, subject: Subject) -> str:
+    """In what `subject` is not the one referred to; empty where it is."""
+    here = reference(subject)
+    names = ("model_type", "n_layers", "d_model", "weights_sha256", "tokenizer_sha256")
+    found = [f"{n} {str(getattr(there, n))[:12]} ≠ {str(getattr(here, n))[:12]}" for n in names
+             if getattr(here, n) != getattr(there, n)]  # fmt: skip
+    # a setting that one version of transformers writes and another does not is no difference
+    found += [f"{n} {there.settings[n]} ≠ {here.settings[n]}" for n in there.settings.keys() & here.settings
+              if here.settings[n] != there.settings[n]]  # fmt: skip
+    return "; ".join(found)
+
+
 def check_match(record: DictionaryFile, subject: Subject, source: str | Path) -> None:
     """Raises DictionaryError naming every property in which `subject` is not the one trained on."""
-    here, there = reference(subject), record.subject
-    names = ("model_type", "n_layers", "d_model", "weights_sha256", "tokenizer_sha256")
-    differing = [f"{n} {str(getattr(there, n))[:12]} ≠ {str(getattr(here, n))[:12]}" for n in names
-                 if getattr(here, n) != getattr(there, n)]  # fmt: skip
-    # a setting that one version of transformers writes and another does not is no difference
-    differing += [f"{n} {there.settings[n]} ≠ {here.settings[n]}" for n in there.settings.keys() & here.settings
-                  if here.settings[n] != there.settings[n]]  # fmt: skip
-    if differing:
+    if differing := differences(record.subject, subject):
         raise DictionaryError(
-            f"{source} was trained on {there.source}, not on {subject.source}: {'; '.join(differing)}. "
+            f"{source} was trained on {record.subject.source}, not on {subject.source}: {differing}. "
             "Use its own subject."
         )
     if record.config.layers[-1] >= subject.n_layers or record.config.d_out != subject.d_model:

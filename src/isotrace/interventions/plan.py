@@ -150,20 +150,26 @@ class Plan:
         """Raises InputError for unknown kinds and keys, and for what is named but not given."""
         if (record.get("format"), record.get("format_version")) != (FORMAT, FORMAT_VERSION):
             raise InputError(f"this is no plan of format {FORMAT} {FORMAT_VERSION}: save it again.")
-        known = {f"dictionary:{identity(d)}": d for d in dictionaries}
-        known |= {f"tensor:{name}": tensor for name, tensor in (tensors or {}).items()}
+        known = named(dictionaries, tensors or {})
         try:
-            return cls(tuple(Intervention(**_decoded(row, known)) for row in record["interventions"]))
+            return cls(tuple(Intervention(**decoded(row, known)) for row in record["interventions"]))
         except (KeyError, TypeError) as error:
             raise InputError(f"this plan is damaged ({error}): save it again.") from None
 
     def _encoded(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         names = ("components", "where", "what")
-        rows = [{name: _encoded(getattr(i, name), tensors) for name in names} for i in self]
+        rows = [{name: encoded(getattr(i, name), tensors) for name in names} for i in self]
         return {"format": FORMAT, "format_version": FORMAT_VERSION, "interventions": rows}
 
 
-def _encoded(value: Any, tensors: dict[str, Tensor]) -> Any:
+def named(dictionaries: Iterable[Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Both by the names that they have in plain data."""
+    found = {f"dictionary:{identity(d)}": d for d in dictionaries}
+    return found | {f"tensor:{name}": tensor for name, tensor in tensors.items()}
+
+
+def encoded(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Plain data; tensors are put into `tensors` by the hash of their content, dictionaries are named by theirs."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
@@ -173,31 +179,32 @@ def _encoded(value: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[digest.hexdigest()] = owned
         return f"tensor:{digest.hexdigest()}"
     if isinstance(value, tuple | list):
-        return [_encoded(part, tensors) for part in value]
+        return [encoded(part, tensors) for part in value]
     if isinstance(value, Mapping):
-        return {"kind": "mapping", "items": [[k, _encoded(v, tensors)] for k, v in value.items()]}
+        return {"kind": "mapping", "items": [[k, encoded(v, tensors)] for k, v in value.items()]}
     if isinstance(value, Apply):
         raise InputError("a plan with a function in it cannot be saved: use Set, Add, Scale, Clamp or To.")
     if isinstance(value, Components | Where | What):
         kind = value.name if isinstance(value, Components) else type(value).__name__
         fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()  # pyright: ignore
-        return {"kind": kind} | {f.name: _encoded(getattr(value, f.name), tensors) for f in fields}
+        return {"kind": kind} | {f.name: encoded(getattr(value, f.name), tensors) for f in fields}
     return f"dictionary:{identity(value)}"
 
 
-def _decoded(value: Any, known: Mapping[str, Any]) -> Any:
+def decoded(value: Any, known: Mapping[str, Any]) -> Any:
+    """What `encoded` made plain data of; `known`: see `named`. Raises InputError for what is named but not known."""
     if isinstance(value, str) and value.startswith(("tensor:", "dictionary:")):
         if value not in known:
-            raise InputError(f"the plan names the {value[:24]}…, which was not given: give all that it was made with.")
+            raise InputError(f"{value[:24]}… was not given: give all dictionaries that it was made with.")
         return known[value]
     if isinstance(value, list):
-        return tuple(_decoded(part, known) for part in value)
+        return tuple(decoded(part, known) for part in value)
     if not isinstance(value, Mapping):
         return value
     fields = {key: part for key, part in value.items() if key != "kind"}
     if value.get("kind") == "mapping":
-        return {key: _decoded(part, known) for key, part in fields["items"]}
-    found = {key: _decoded(part, known) for key, part in fields.items()}
+        return {key: decoded(part, known) for key, part in fields["items"]}
+    found = {key: decoded(part, known) for key, part in fields.items()}
     if "kind" not in value:
         return found
     kind = value["kind"]

@@ -1,7 +1,8 @@
 """Edits that a method found: several, applied together, with what is known of how they came about."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,3 +85,16 @@ class Edits:
         """Raises as `Edit.check`."""
         for edit in self.edits:
             edit.check(subject)
+
+    def save(self, folder: str | Path, subject: Subject) -> Path:
+        """Write edit.json and, where there are tensors, weights.safetensors; see `saving.save_edits`."""
+        from isotrace.steering.saving import save_edits
+
+        return save_edits(self, folder, subject)
+
+    @classmethod
+    def load(cls, folder: str | Path, subject: Subject, dictionaries: Iterable[Any] = ()) -> "Edits":
+        """Raises InputError for a damaged folder, another subject than theirs, or a dictionary that was not given."""
+        from isotrace.steering.saving import load_edits
+
+        return load_edits(folder, subject, dictionaries)
