@@ -101,6 +101,15 @@ def sparse_decode(
         return _Decode.apply(d_out, implementation(backend, W_dec[0]), *values, *indices, *W_dec)  # type: ignore[return-value]
 
 
+def sparse_rows(values: Tensor, indices: Tensor, weight: Tensor, *, backend: Backend = "auto") -> Tensor:
+    """Σ_j values[n, j] · weight[indices[n, j]], `[N, D]`, of values and indices `[N, k]` and weight `[F, D]`.
+
+    Differentiable in values alone, and also where a value is 0, which for `sparse_decode` is an unused slot.
+    """
+    with torch.autocast(values.device.type, enabled=False):
+        return _Rows.apply(values, indices, weight.detach(), implementation(backend, weight))  # type: ignore[return-value]
+
+
 def _encode_backward(ctx: Any, grad: Tensor, x: Tensor, W_enc: Tensor, indices: Tensor):
     weight = bias = rows = None
     if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
@@ -146,6 +155,21 @@ class _EncodeAt(torch.autograd.Function):
         x, W_enc, indices = ctx.saved_tensors
         grad = torch.where(indices >= 0, grad_outputs[0], 0)
         return *_encode_backward(ctx, grad, x, W_enc, indices.clamp(min=0)), None, None
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values, indices, weight, kernels):
+        ctx.kernels = kernels
+        ctx.save_for_backward(indices, weight)
+        return kernels.decode([values], [indices], [weight], weight.shape[1])[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs):  # pyright: ignore[reportIncompatibleMethodOverride]
+        indices, weight = ctx.saved_tensors
+        found = ctx.kernels.encode_values(grad_outputs[0], weight.T, weight.new_zeros(len(weight)), indices)
+        return found, None, None, None
 
 
 class _Decode(torch.autograd.Function):

@@ -12,7 +12,7 @@ from isotrace.attribution.ablation import Nodes
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.interventions.components import Components, Values
-from isotrace.kernels import sparse_decode
+from isotrace.kernels import sparse_rows
 from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.subject import Subject
 
@@ -71,9 +71,9 @@ class Masked:
             table = self.table(mask, layer).expand(len(x), -1, -1)
             away = (table.gather(-1, active.indices.long()) - 1) * active.values
             k = away.shape[-1]
-            change = sparse_decode(
-                [away.reshape(-1, k)], [active.indices.reshape(-1, k).long()], [weight], weight.shape[1], 1
-            )[0].view(*x.shape[:2], -1)
+            # a kept node is 0 away, and its slope counts all the same
+            change = sparse_rows(away.reshape(-1, k), active.indices.reshape(-1, k).long(), weight)
+            change = change.view(*x.shape[:2], -1)
             given = everything.expand(self.n_tokens, -1).index_add(0, self.at[layer][0], -own[:, None] * rows)
             features.add(layer, change + given, pending)
             seen[layer] = x
