@@ -124,7 +124,7 @@ def test_states_are_those_of_single_passes(subject):
     contrast = Contrast.of(subject, MOLECULES, LABELS)
     layers = checked_layers(subject, Residuals(), (2, 0))
     means, last = (pooled(subject, contrast.examples, Residuals(), layers, how) for how in ("mean", "last"))
-    places = by_position(subject, contrast.examples, Residuals(), layers)
+    places = dict(by_position(subject, contrast.examples, Residuals(), layers))
     sums, lengths = weighted(subject, contrast.examples, Residuals(), layers, contrast.weights[:, None])
     norms = []
     for i, text in enumerate(MOLECULES):
@@ -132,7 +132,7 @@ def test_states_are_those_of_single_passes(subject):
         hidden = subject.hidden(batch.ids, batch.mask, (1,))
         torch.testing.assert_close(means[0][i], pool(subject, batch, hidden)[0].double(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(last[0][i], hidden[0, -2].double(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(places[0][i], hidden[0].double(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(places[i][0], hidden[0].double(), rtol=1e-4, atol=1e-5)
         assert int(token_weights(subject, batch, "last").argmax()) == len(batch.ids[0]) - 2
         norms.append(hidden[0, 1:-1].norm(dim=-1))
     torch.testing.assert_close(sums[0][0], torch.from_numpy(contrast.weights) @ means[0])

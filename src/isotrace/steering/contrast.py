@@ -255,7 +255,7 @@ def _of_numbers(values: np.ndarray, label: str) -> np.ndarray:
 
 
 def _confounds(subject: Subject, domain: Domain, examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    """Length, tokens by kind where there are several, and tokens by text where they are common; none that is constant."""
+    """Length, tokens by kind and by text where they are common; none that is constant or another's double."""
     counts = []
     for example in examples:
         units = [unit for unit in read(subject, domain, example.text)[1].units if unit.kind != "special"]

@@ -15,6 +15,7 @@ from isotrace.base.errors import InputError
 from isotrace.base.progress import Progress, silent
 from isotrace.datasets.tasks import Example, batches
 from isotrace.interventions.components import Components
+from isotrace.interventions.plan import Plan
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.probe import pooling_weights
 from isotrace.subjects.subject import Batch, Subject
@@ -24,6 +25,9 @@ How = Literal["mean", "last"]
 """Over the real tokens that are not special, or the last of them."""
 States = dict[int, Tensor]
 """Layer of the components → rows, components and their width side by side."""
+
+
+PLAIN = Plan()
 
 
 class _Done(Exception):  # noqa: N818
@@ -39,8 +43,10 @@ def checked_layers(subject: Subject, components: Components, layers: Sequence[in
 
 
 @torch.no_grad()
-def flowing(subject: Subject, components: Components, layers: Sequence[int], batch: Batch) -> States:
-    """Layer → `[batch, tokens, components · width]` of one pass, which stops at the last of `layers`."""
+def flowing(
+    subject: Subject, components: Components, layers: Sequence[int], batch: Batch, plan: Plan = PLAIN
+) -> States:
+    """Layer → `[batch, tokens, components · width]` of one pass under `plan`, which stops at the last of `layers`."""
     seen: States = {}
 
     def keep(layer: int, values: Tensor) -> Tensor:
@@ -50,7 +56,8 @@ def flowing(subject: Subject, components: Components, layers: Sequence[int], bat
                 raise _Done
         return values
 
-    with suppress(_Done), fast_kernels(subject), components.edited(subject, keep, layers):
+    under = plan.on(subject, batch).applied(subject)
+    with suppress(_Done), fast_kernels(subject), under, components.edited(subject, keep, layers):
         subject.hidden(batch.ids, batch.mask)
     return seen
 
@@ -73,21 +80,22 @@ def pooled_by(x: Tensor, weights: Tensor) -> Tensor:
 
 def _streamed(
     subject: Subject, examples: Sequence[Example], components: Components, layers: Sequence[int], label: str,
-    progress: Progress,
+    progress: Progress, plan: Plan = PLAIN,
 ) -> Iterator[tuple[np.ndarray, Batch, States]]:  # fmt: skip
     """(rows of `examples`, batch, states of its tokens), the shortest first."""
     order = np.argsort([len(e.ids) for e in examples], kind="stable")
     for rows, batch in progress(batches([examples[i] for i in order], BATCH_TOKENS, subject), label):
-        yield order[rows], batch, flowing(subject, components, layers, batch)
+        yield order[rows], batch, flowing(subject, components, layers, batch, plan)
 
 
 def pooled(
     subject: Subject, examples: Sequence[Example], components: Components, layers: Sequence[int], how: How = "mean",
-    progress: Progress = silent,
+    progress: Progress = silent, plan: Plan = PLAIN,
 ) -> States:  # fmt: skip
-    """float64 `[n, d]` per layer, in the order of `examples`."""
+    """float64 `[n, d]` per layer, in the order of `examples`; `plan`: what is done to the subject meanwhile."""
     found: States = {}
-    for rows, batch, states in _streamed(subject, examples, components, layers, "reading activations", progress):
+    given = subject, examples, components, layers, "reading activations", progress, plan
+    for rows, batch, states in _streamed(*given):
         weights = token_weights(subject, batch, how)
         for layer, x in states.items():
             part = pooled_by(x, weights).cpu()
@@ -98,14 +106,11 @@ def pooled(
 def by_position(
     subject: Subject, examples: Sequence[Example], components: Components, layers: Sequence[int],
     progress: Progress = silent,
-) -> dict[int, list[Tensor]]:  # fmt: skip
-    """Of every example float64 `[tokens, d]` per layer, special tokens included."""
-    found: dict[int, list[Tensor]] = {layer: [torch.empty(0)] * len(examples) for layer in layers}
+) -> Iterator[tuple[int, States]]:  # fmt: skip
+    """(row of `examples`, float64 `[tokens, d]` per layer), special tokens included, the shortest first."""
     for rows, batch, states in _streamed(subject, examples, components, layers, "reading activations", progress):
-        for row, mask, *parts in zip(rows.tolist(), batch.mask, *states.values(), strict=True):
-            for layer, x in zip(states, parts, strict=True):
-                found[layer][row] = x[mask].double().cpu()
-    return found
+        for place, (row, mask) in enumerate(zip(rows.tolist(), batch.mask, strict=True)):
+            yield row, {layer: x[place][mask].double().cpu() for layer, x in states.items()}
 
 
 def weighted(
@@ -123,7 +128,8 @@ def weighted(
             part = (factors.T @ pooled_by(x, tokens)).cpu()
             sums[layer] = sums[layer] + part if layer in sums else part
             lengths[layer].append(_lengths(x, tokens))
-    return sums, {layer: float(torch.cat(parts).median()) for layer, parts in lengths.items()}
+    ends = {layer: torch.cat(parts) for layer, parts in lengths.items()}
+    return sums, {layer: float(norms.median()) if len(norms) else 0.0 for layer, norms in ends.items()}
 
 
 def usual_lengths(
@@ -134,5 +140,7 @@ def usual_lengths(
 
 
 def _lengths(x: Tensor, tokens: Tensor) -> Tensor:
+    """Norms of the states of real tokens, those apart that are exactly 0, as those of silent units."""
     norms = x.float().norm(dim=-1).cpu()
-    return norms.flatten() if norms.shape[1] == 1 else norms[(tokens > 0).cpu()]
+    norms = norms.flatten() if norms.shape[1] == 1 else norms[(tokens > 0).cpu()]
+    return norms[norms > 0]
