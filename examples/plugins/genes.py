@@ -137,6 +137,12 @@ class Gene:
                 row[crc32(one[0].encode()) % 512] += 1 / rank
         return found
 
+    def complexity(self, text: str) -> float:
+        return float("nan")
+
+    def degenerate(self, text: str, start: str | None, floor: float | None) -> str | None:
+        return None if len(genes(text)) == len({one[0] for one in genes(text)}) else "a gene that is there twice"
+
     def names(self, reading: Reading) -> list[dict[str, Any]]:
         return [{"symbol": gene, "name": gene, "number": rank} for rank, gene in enumerate(reading.parsed, 1)]
 

@@ -44,6 +44,7 @@ def _promises(domain: Domain, reading: Reading, n: int, n_tokens: int):
     yield "syntax and substructures", domain.syntax | domain.substructures <= named
     yield "groups", len(domain.groups([reading.text, reading.text])) == 2
     yield "fingerprints", len(domain.fingerprints([reading.text, reading.text])) == 2
+    yield "degenerate", domain.degenerate(reading.text, reading.text, domain.complexity(reading.text)) is None
     weights = {e: (-1.0) ** e for e in range(n)}
     for small in (False, True):
         drawn = ElementTree.fromstring(domain.draw_elements(reading, weights, Look(True, 1.0, small)))

@@ -194,6 +194,16 @@ class Domain(Protocol):
         """float32 `[n, d]` ≥ 0: what a model that knows no language model would learn from."""
         ...
 
+    def complexity(self, text: str) -> float:
+        """Of the part of it that is the most monotonous, the lower the more; NaN where a domain has no such number.
+        Raises InputError for a text that is not valid."""
+        ...
+
+    def degenerate(self, text: str, start: str | None, floor: float | None) -> str | None:
+        """What a generator that has left the data would write: why it is that, or None. `start`: what the design began
+        as; `floor`: the least usual `complexity`, None = unknown. Raises InputError for a text that is not valid."""
+        ...
+
     def names(self, reading: Reading) -> list[dict[str, Any]]:
         """What every element is called: `symbol`, `name` (unique), and what else its field numbers it by (`number`,
         `chain`, `imgt`). A `side` or `region` sorts it into a class that other sequences have too."""

@@ -19,6 +19,7 @@ from isotrace.domains.molecule.sketch import alike, draw_signed, draw_sketch, pi
 from isotrace.domains.molecule.spelling import spellings
 from isotrace.domains.molecule.tokens import TokenUnit, begin, parse, parse_or_begin, token_map
 from isotrace.domains.molecule.vocabulary.concepts import CONCEPTS, atom_tokens, label_molecule, tokens_of
+from isotrace.domains.molecule.vocabulary.degenerate import degenerate
 from isotrace.domains.molecule.vocabulary.patterns import atoms_matching, compiled
 from isotrace.domains.molecule.vocabulary.scaffolds import scaffold_group
 from isotrace.domains.molecule.vocabulary.syntax import SYNTAX
@@ -84,6 +85,14 @@ class Molecule:
 
     def fingerprints(self, texts: Sequence[str]) -> np.ndarray:
         return ecfp4([parse(text) for text in texts])
+
+    def complexity(self, text: str) -> float:
+        parse(text)
+        return float("nan")
+
+    def degenerate(self, text: str, start: str | None, floor: float | None) -> str | None:
+        """See `isotrace.domains.molecule.vocabulary.degenerate`."""
+        return degenerate(text, start)
 
     def names(self, reading: Reading) -> list[dict[str, Any]]:
         symbols = [atom.GetSymbol() for atom in reading.parsed.GetAtoms()]

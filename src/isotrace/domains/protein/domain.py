@@ -11,6 +11,7 @@ from isotrace.domains.alignment import Alignment
 from isotrace.domains.domain import PLAIN, Concept, Group, Labels, Look, Reading, Spelling
 from isotrace.domains.protein.alignment import align
 from isotrace.domains.protein.clusters import kmer_groups
+from isotrace.domains.protein.degenerate import complexity, degenerate
 from isotrace.domains.protein.drawing import Band, draw_track
 from isotrace.domains.protein.sequence import STANDARD, residue_map, residues
 from isotrace.domains.protein.vocabulary.concepts import CONCEPTS, TokensOf, instances, numbers
@@ -83,6 +84,14 @@ class ProteinDomain:
                 if word in place:
                     row[place[word]] += 1
         return counts
+
+    def complexity(self, text: str) -> float:
+        """The lowest entropy of twelve neighbouring residues."""
+        return complexity(text)
+
+    def degenerate(self, text: str, start: str | None, floor: float | None) -> str | None:
+        """See `isotrace.domains.protein.degenerate`."""
+        return degenerate(text, start, floor)
 
     def names(self, reading: Reading) -> list[dict[str, Any]]:
         """`number`: of the residue, from 1."""

@@ -16,6 +16,7 @@ from isotrace.domains.molecule.drawing import draw_molecule, draw_small
 from isotrace.domains.molecule.sketch import draw_sketch, picture_of
 from isotrace.domains.molecule.spelling import fragments, respelled
 from isotrace.domains.molecule.vocabulary.concepts import placed
+from isotrace.domains.molecule.vocabulary.degenerate import degenerate
 from isotrace.domains.molecule.vocabulary.scaffolds import scaffold_group
 from isotrace.domains.molecule.vocabulary.syntax import SYNTAX
 from isotrace.domains.reaction.concepts import (
@@ -101,6 +102,14 @@ class ReactionDomain:
     def fingerprints(self, texts: Sequence[str]) -> np.ndarray:
         sides = [[Chem.MolFromSmiles(text.strip().split(">")[end]) for text in texts] for end in (0, -1)]
         return np.concatenate([ecfp4(side) for side in sides], 1)
+
+    def complexity(self, text: str) -> float:
+        parse_reaction(text)
+        return float("nan")
+
+    def degenerate(self, text: str, start: str | None, floor: float | None) -> str | None:
+        """Of its largest product, see `isotrace.domains.molecule.vocabulary.degenerate`."""
+        return degenerate(*(one and Chem.MolToSmiles(_main_product(one)) for one in (text, start)))
 
     def names(self, reading: Reading) -> list[dict[str, Any]]:
         """Also the `side` of every atom, and its `component`, counted through the whole reaction from 0."""
