@@ -13,9 +13,9 @@ COLUMNS = ("", "L0", "loss recovered [95 % CI]", "teacher-forced", "− first", 
 
 def show(summary: dict[str, Any], request: EvaluateRequest) -> None:
     """Dictionaries, then controls."""
-    what = {"causal": "next tokens", "classes": "classes", "reconstruction": "decoded tokens"}.get(
-        summary["objective"], "masked tokens"
-    )
+    what = {
+        "causal": "next tokens", "translating": "next tokens", "classes": "classes", "reconstruction": "decoded tokens",
+    }.get(summary["objective"], "masked tokens")  # fmt: skip
     title = f"{summary['subject']}: {summary['n_sequences']} sequences, {summary['n_predicted']} {what}"
     dictionaries = [cells(entry, first=place == 0) for place, entry in enumerate(summary["dictionaries"])]
     controls = [cells(entry, first=False) for entry in summary["controls"]]

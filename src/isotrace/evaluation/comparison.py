@@ -131,7 +131,7 @@ def compare(
         objective=objective,
         seed=seed,
         mask_rate=mask_rate,
-        n_masked=0 if objective in ("causal", "classes", "reconstruction") else scores[0]["n_predicted"],
+        n_masked=0 if objective in ("causal", "translating", "classes", "reconstruction") else scores[0]["n_predicted"],
         n_bootstrap=n_bootstrap,
         fitting={"n_sequences": sample.n_sequences, "n_tokens": sample.n_tokens} if sample else None,
         **{key: scores[0][key] for key in SHARED},

@@ -91,7 +91,7 @@ def require_predictions(subject: Subject) -> None:
             f"{subject.source} has no {what}, so no cross-entropy: fidelity is measured on predictions of tokens or "
             "such classes; evaluate on the same model with its language-model head."
         )
-    if task is None and subject.mask_id is None and subject.objective != "causal":
+    if task is None and subject.mask_id is None and not subject.predicts_next:
         raise SubjectError(
             f"the tokenizer of {subject.source} has no mask token, where its fidelity is measured: give it one."
         )
@@ -147,7 +147,7 @@ def measure(
             tally.add(record, torch.stack(reads), torch.stack([output.captured[site] for site in config.writes]))
     if not len(corpus.ids) or not sum(float(n.sum()) for n in tallies[0].sums["n"]):
         way = "predicted: give sequences of two tokens or more"
-        way = way if subject.objective == "causal" else "masked: give more, or raise --mask-rate"
+        way = way if subject.predicts_next else "masked: give more, or raise --mask-rate"
         raise InputError(f"no token of {len(corpus.ids)} sequences was {way}.")
     return [tally.measured(name) for name, tally in zip(names, tallies, strict=True)]
 
@@ -186,7 +186,7 @@ def _asked(subject: Subject, whole: Batch, rate: float, generator: torch.Generat
     """(what the subject reads, what it is asked): tokens masked at `rate`, every next one, decoded ones, or classes."""
     if subject.decodes:
         return whole, _Asked(subject, whole, whole.mask, whole.ids[whole.mask])
-    if subject.objective == "causal" and subject.task is None:
+    if subject.predicts_next and subject.task is None:
         follows = whole.mask[:, 1:]
         return whole, _Asked(subject, whole, torch.nn.functional.pad(follows, (0, 1)), whole.ids[:, 1:][follows])
     batch, chosen = mask_some(subject, whole, rate, generator)

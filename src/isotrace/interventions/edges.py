@@ -111,6 +111,6 @@ class Edges(Components):
 
 def refusal(subject: Subject) -> str | None:
     """Why a subject has no edges that are exact."""
-    if subject.objective == "denoising":
+    if len(subject.stack_sizes) > 1:
         return "the decoder also reads the encoder by cross-attention, whose heads are no components here"
     return None

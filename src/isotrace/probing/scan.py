@@ -26,6 +26,7 @@ from isotrace.domains.mutations import Mutation, mutated
 from isotrace.domains.substitutions import BLOSUM62, RESIDUES
 from isotrace.stats.bootstrap import bootstrap_weights
 from isotrace.stats.metrics import spearman
+from isotrace.subjects.heads.likelihoods import masked_copies, read_tokens
 from isotrace.subjects.heads.mutations import swaps, token_of_letter
 from isotrace.subjects.subject import Batch, Subject
 
@@ -87,7 +88,7 @@ def scan_variants(
     every = None
     n, changes = len(scan.variants), [one.changes for one in (*scan.variants, *designs)]
     for name, one in ways.items():
-        if subject.objective == "causal":
+        if subject.predicts_next:
             predicted[name] = likelihoods(one, scan.wild_type, changes, progress)
         else:
             marginals = Marginals(one, domain, scan.wild_type, changes, progress)
@@ -107,7 +108,7 @@ def scan_variants(
         name: spearmans(predicted, better, sites, chosen, settings)
         for name, chosen in progress([*subsets.items()], "comparing")
     }
-    method = "log-likelihoods of whole sequences" if subject.objective == "causal" else "masked marginals"
+    method = "log-likelihoods of whole sequences" if subject.predicts_next else "masked marginals"
     return Scanned(scan, settings, method, predicted, every, scores, tuple(designs), of_designs)
 
 
@@ -147,14 +148,8 @@ class Marginals:
         letters: torch.Tensor,
     ) -> list[np.ndarray]:
         """Logits `[sites of the set, 20]` of each of `sets`."""
-        rows = []
-        for sites in sets:
-            row = batch
-            for site in sites:
-                row = subject.prepare_prediction(row, place[site])[0]
-            rows.append(row.ids)
-        ids = torch.cat(rows)
-        hidden = subject.hidden(ids, batch.mask.expand(len(ids), -1))
+        rows = masked_copies(subject, batch, [[place[site] for site in sites] for sites in sets])
+        hidden = subject.hidden(rows.ids, rows.mask)
         places = [[subject.reading_position(place[site]) for site in sites] for sites in sets]
         return [subject.head(hidden[i, at])[:, letters].double().cpu().numpy() for i, at in enumerate(places)]
 
@@ -192,9 +187,8 @@ def likelihoods(
     found = []
     for part in progress([texts[i : i + at_once] for i in range(0, len(texts), at_once)], "predicting"):
         batch = subject.tokenize(part)
-        logits = subject.head(subject.hidden(batch.ids, batch.mask)[:, :-1]).log_softmax(-1)
-        own = logits.gather(2, batch.ids[:, 1:, None])[..., 0].double()
-        real = batch.mask[:, 1:] & ~subject.special(batch.ids[:, 1:])
+        own, predicted = read_tokens(subject, batch, subject.head(subject.hidden(batch.ids, batch.mask)))
+        real = predicted & ~subject.special(batch.ids)
         found += (own * real).sum(1).tolist()
     return np.asarray(found[1:]) - found[0]
 

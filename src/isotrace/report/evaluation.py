@@ -22,7 +22,8 @@ WIDTH, HEIGHT = 480, 400
 LEFT, RIGHT, TOP, BOTTOM = 54, 466, 34, 352
 FONT, EM = 14, 0.56  # pixels; mean width of a character of the sans-serif fonts used
 Box = tuple[float, float, float, float]
-ASKED = {"causal": ("next tokens predicted", "next-token"), "classes": ("times its own class", "class"),
+ASKED = {"causal": ("next tokens predicted", "next-token"),
+         "translating": ("next tokens predicted", "next-token"), "classes": ("times its own class", "class"),
          "reconstruction": ("tokens decoded from the latent", "reconstruction")}  # fmt: skip
 """Objective → what is asked where nothing is masked, and whose loss that is."""
 ROLES = {

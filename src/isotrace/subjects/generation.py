@@ -4,8 +4,9 @@ Every step is a whole pass without a cache, so that interventions mean the same 
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.settings import checked_seed
 
 if TYPE_CHECKING:
-    from isotrace.subjects.subject import Batch, Subject
+    from isotrace.subjects.subject import Batch, Memory, Subject
 
 Order = Literal["random", "confident", "at_once"]
 
@@ -22,9 +23,9 @@ Order = Literal["random", "confident", "at_once"]
 @dataclass(frozen=True)
 class Sampling:
     """temperature: 0 takes the likeliest token. top_p: sample from the fewest tokens that hold this probability.
-    max_new: tokens to add at most (causal, denoising). order, of masked tokens: one after another at `random`, always
-    the one with the lowest entropy next (`confident`), or all from one pass (`at_once`). Raises InputError for numbers
-    that mean nothing."""
+    max_new: tokens to add at most (causal, encoder–decoder). order, of masked tokens: one after another at `random`,
+    always the one with the lowest entropy next (`confident`), or all from one pass (`at_once`). Raises InputError for
+    numbers that mean nothing."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -51,7 +52,7 @@ class Sampling:
 @dataclass(frozen=True)
 class Generated:
     """`ids[i]` int64 `[tokens]` and `sequences[i]`, the text without special tokens, of row i. `ended[i]`: the row
-    ended by itself (causal, denoising), or has no mask left."""
+    ended by itself (causal, encoder–decoder), or has no mask left."""
 
     ids: tuple[Tensor, ...]
     sequences: tuple[str, ...]
@@ -100,40 +101,45 @@ def _filled(subject: "Subject", batch: "Batch", sampling: Sampling, generator: t
 
 
 def _continued(subject: "Subject", batch: "Batch", sampling: Sampling, generator: torch.Generator) -> Any:
-    """A causal subject goes on behind its row; the decoder of a denoising one starts from nothing."""
+    """A causal subject goes on behind its row; the decoder of an encoder–decoder starts from nothing."""
     end, device = subject.tokenizer.eos_token_id, batch.ids.device
     never = [i for i in subject.tokenizer.all_special_ids if i != end]
-    encoded, start = None, None
-    if subject.objective == "denoising":
-        base = cast(Any, subject.model.base_model)
-        encoded = base.encoder(input_ids=batch.ids, attention_mask=batch.mask.long()).last_hidden_state
-        start = subject.model.config.decoder_start_token_id
-    rows = [
-        [start] if start is not None else row[mask].tolist() for row, mask in zip(batch.ids, batch.mask, strict=True)
-    ]
-    ended = [False] * len(rows)
+    memory, begin = None, [row[mask].tolist() for row, mask in zip(batch.ids, batch.mask, strict=True)]
+    if len(subject.stack_sizes) > 1:
+        memory, begin = subject.encode(batch), [[start_of(subject)] for _ in begin]
+    rows, ended = [list(row) for row in begin], [False] * len(begin)
     for _ in range(sampling.max_new):
         open_rows = [i for i, done in enumerate(ended) if not done and len(rows[i]) < subject.max_tokens]
         if not open_rows:
             break
-        width = max(len(rows[i]) for i in open_rows)
-        ids = torch.full((len(open_rows), width), subject.pad_id, device=device)
-        for at, i in enumerate(open_rows):
-            ids[at, : len(rows[i])] = torch.tensor(rows[i], device=device)
-        lengths = torch.tensor([len(rows[i]) for i in open_rows], device=device)
-        mask = torch.arange(width, device=device)[None] < lengths[:, None]
-        if encoded is None:
-            final = subject.hidden(ids, mask)
-        else:
-            given = {
-                "encoder_hidden_states": encoded[open_rows],
-                "encoder_attention_mask": batch.mask[open_rows].long(),
-            }
-            decoder = cast(Any, subject.model.base_model).decoder
-            final = decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False, **given).last_hidden_state
-        logits = subject.head(final[torch.arange(len(ids), device=device), lengths - 1])
+        logits = next_logits(subject, [rows[i] for i in open_rows], None if memory is None else memory[open_rows])
         logits = logits.index_fill(-1, torch.tensor(never, device=device, dtype=torch.long), -torch.inf)
         for i, token in zip(open_rows, _drawn(sampling.probabilities(logits), generator).tolist(), strict=True):
             rows[i].append(token)
             ended[i] = token == end
-    return [torch.tensor(row[start is not None :]) for row in rows], ended
+    return [torch.tensor(row[memory is not None :]) for row in rows], ended
+
+
+def start_of(subject: "Subject") -> int:
+    """The token that the decoder of an encoder–decoder reads first."""
+    return subject.model.config.decoder_start_token_id
+
+
+def read_so_far(subject: "Subject", rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """(ids, mask), `[rows, tokens]`: what the subject is asked so that the last place of every row predicts what
+    follows. Rows of a decoder begin with `start_of`."""
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.full((len(rows), int(lengths.max())), subject.pad_id)
+    for i, row in enumerate(rows):
+        row = row[1:] if subject.objective == "denoising" else row
+        ids[i, : len(row)] = torch.tensor(row)
+    mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
+    return ids.to(subject.device), mask.to(subject.device)
+
+
+def next_logits(subject: "Subject", rows: Sequence[Sequence[int]], memory: "Memory | None" = None) -> Tensor:
+    """`[rows, vocabulary]`: of the token behind each of `rows`, from one whole pass."""
+    ids, mask = read_so_far(subject, rows)
+    subject = subject if memory is None else subject.translating(memory)
+    last = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
+    return subject.head(subject.hidden(ids, mask)[torch.arange(len(rows), device=ids.device), last])

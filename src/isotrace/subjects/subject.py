@@ -17,7 +17,7 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.progress import shortened
 from isotrace.domains.domain import domain_of
 from isotrace.subjects.dispatch import hookpoints_edited, install, is_edited
-from isotrace.subjects.families import FAMILIES, Family, Side, family_of
+from isotrace.subjects.families import FAMILIES, Family, Objective, Side, family_of, objective_of
 from isotrace.subjects.generation import Generated, Sampling, sampled
 from isotrace.subjects.heads import pooled
 from isotrace.subjects.heads.outputs import Kind, headless
@@ -31,20 +31,22 @@ from isotrace.subjects.tokenizers import Spans, fault, spaced, unspaced, wants_s
 class Batch:
     """Tokenised sequences: `ids [batch, tokens]` int64, `mask [batch, tokens]` bool (True = real token),
     `offsets[i]` character span of every token of sequence i. `sites [batch, tokens]` bool: the tokens that a generator
-    may change or has written, where one is at work."""
+    may change or has written, where one is at work. `source`: what the encoder of an encoder–decoder reads, a row for
+    each or one for all; None = the same tokens."""
 
     ids: Tensor
     mask: Tensor
     sequences: tuple[str, ...]
     offsets: tuple[tuple[tuple[int, int], ...], ...]
     sites: Tensor | None = None
+    source: "Batch | None" = None
 
     def with_ids(self, ids: Tensor) -> "Batch":
         return replace(self, ids=ids)
 
     def to(self, device: torch.device) -> "Batch":
-        sites = None if self.sites is None else self.sites.to(device)
-        return replace(self, ids=self.ids.to(device), mask=self.mask.to(device), sites=sites)
+        sites, source = (x if x is None else x.to(device) for x in (self.sites, self.source))
+        return replace(self, ids=self.ids.to(device), mask=self.mask.to(device), sites=sites, source=source)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,27 @@ class Embedding:
     shift: int = 0
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What an encoder reads, `ids` and `mask [rows, tokens]`, and what it makes of it, `states [rows, tokens,
+    d_model]`; None: nothing yet."""
+
+    ids: Tensor
+    mask: Tensor
+    states: Tensor | None = None
+
+    def of(self, n_rows: int) -> "Memory":
+        """The same of as many rows, where there is one. Raises InputError for another number."""
+        if len(self.ids) not in (1, n_rows):
+            raise InputError(f"{len(self.ids)} sources for {n_rows} rows: give one for each, or one.")
+        parts = (self.ids, self.mask, self.states)
+        return Memory(*(x if x is None else x.expand(n_rows, *x.shape[1:]) for x in parts))  # pyright: ignore
+
+    def __getitem__(self, rows: Sequence[int]) -> "Memory":
+        at = list(rows)
+        return Memory(self.ids[at], self.mask[at], None if self.states is None else self.states[at])
+
+
 class Changes(Protocol):
     """What a plan of interventions is to a subject."""
 
@@ -79,8 +102,9 @@ class Subject:
 
     `objective` is what its head predicts, see `Family`; `has_head` is False for a model without a language-model
     head, whose logits are None; `task` is the head of one that was fine-tuned, or None. Layers count the encoder's
-    blocks, then the decoder's. `mask_id` is None for a subject that fills no masks. An encoder–decoder reads the tokens
-    twice: the encoder as they are, the decoder one place to the right, so that its place p predicts token p; the final
+    blocks, then the decoder's. `mask_id` is None for a subject that fills no masks. The encoder of an encoder–decoder
+    reads `Batch.source`, or the same tokens; the decoder of a denoising one reads them one place to the right, so that
+    its place p predicts token p, that of a translating one as they are, so that place p predicts token p + 1; the final
     hidden state is the decoder's.
     """
 
@@ -90,8 +114,9 @@ class Subject:
     ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.files = model.eval().requires_grad_(False), tokenizer, files
         self.family: Family = family_of(model.config.model_type)
-        self.has_head, self.objective, self.task = has_head, self.family.objective, task
-        self.mask_id = None if self.objective == "causal" else self._mask_id()
+        self.has_head, self.task = has_head, task
+        self.objective: Objective = objective_of(model.config, self.family)
+        self.mask_id = None if self.predicts_next else self._mask_id()
         # padding is masked out, so any token will do where the tokenizer has none for it
         fillers = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.pad_id = cast(int, next(i for i in fillers if i is not None))
@@ -108,6 +133,7 @@ class Subject:
         special[tokenizer.all_special_ids] = True
         self.is_special = special
         self.reads: tuple[int, ...] = ()
+        self.memory: Memory | None = None
         self.decodes = False
         self.pools = tuple(nn.Identity() for _ in range(self.n_layers))
 
@@ -124,6 +150,11 @@ class Subject:
     @property
     def source(self) -> str:
         return self.files.source
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether place p predicts token p + 1, so that no token is masked: causal and translating subjects."""
+        return self.objective in ("causal", "translating")
 
     def _mask_id(self) -> int | None:
         named = cast("int | None", self.tokenizer.mask_token_id)
@@ -199,7 +230,8 @@ class Subject:
     @property
     def embeddings(self) -> tuple[Embedding, ...]:
         """Word embeddings and learned position embeddings, where the subject has them; the encoder's first."""
-        words = [Embedding(self.module(path), "token", shift) for shift, path in enumerate(self.family.words)]
+        shifts = (0, int(self.objective == "denoising"))
+        words = [Embedding(self.module(path), "token", shifts[i]) for i, path in enumerate(self.family.words)]
         return (*words, *(Embedding(module, "position") for module in self._present(self.family.positions).values()))
 
     @property
@@ -260,8 +292,15 @@ class Subject:
             return f"{len(ids)} tokens, but {self.source} takes {self.max_tokens}: shorten {text[:40]!r}…."
         return fault(text, ids, offsets, self.tokenizer, self._case_matters)
 
-    def tokenize(self, sequences: Sequence[str]) -> Batch:
-        """Raises InputError for an empty, too long or unknown-token sequence; the message names the culprit."""
+    def tokenize(self, sequences: Sequence[str], sources: Sequence[str] | None = None) -> Batch:
+        """`sources`: what the encoder reads, one for each or one for all. Raises InputError for an empty, too long or
+        unknown-token sequence, the message names the culprit; SubjectError for sources of a subject without encoder and
+        decoder."""
+        if sources is not None:
+            self.require_stacks()
+            if len(sources) not in (1, len(sequences)):
+                raise InputError(f"{len(sources)} sources for {len(sequences)} sequences: give one for each, or one.")
+            return replace(self.tokenize(sequences), source=self.tokenize(sources))
         rows = self.tokenized(sequences)
         if refusal := next((why for *_, why in rows if why), None):
             raise InputError(refusal)
@@ -284,12 +323,12 @@ class Subject:
 
     def prepare_prediction(self, batch: Batch, position: int) -> tuple[Batch, int]:
         """The input from which the token at `position` is predicted, and the place whose logits predict it: masked,
-        and that position; for a causal subject unchanged, and the position before.
+        and that position; for a subject that predicts the next token unchanged, and the position before.
 
         Raises SubjectError without a head or without a mask token, InputError for the first token of a causal subject.
         """
         place = self.reading_position(position)
-        if self.objective == "causal":
+        if self.predicts_next:
             return batch, place
         ids = batch.ids.clone()
         ids[:, position] = cast(int, self.mask_id)
@@ -299,9 +338,11 @@ class Subject:
         """Where the logits of the token at `position` are read; raises as `prepare_prediction` does."""
         if not self.has_head:
             raise SubjectError(f"{self.source} has no language-model head and predicts no token: use {self.instead}.")
-        if self.objective == "causal":
+        if self.predicts_next:
             if position < 1:
-                raise InputError("nothing stands before position 0: a causal subject predicts positions from 1 on.")
+                raise InputError(
+                    f"nothing stands before position 0: a {self.objective} subject predicts positions from 1 on."
+                )
             return position - 1
         if self.mask_id is None:
             raise SubjectError(f"the tokenizer of {self.source} has no mask token, so no token can be hidden from it.")
@@ -311,6 +352,26 @@ class Subject:
         """The same subject, whose `hidden` gives the hidden states of these layers where it is not asked for others."""
         view = copy.copy(self)
         view.reads = tuple(layers)
+        return view
+
+    def require_stacks(self) -> None:
+        """Raises SubjectError for a subject that is no encoder–decoder."""
+        if len(self.stack_sizes) < 2:
+            raise SubjectError(f"{self.source} has no encoder beside a decoder: it takes sequences without sources.")
+
+    def encode(self, source: Batch) -> "Memory":
+        """What the encoder makes of `source`. Raises SubjectError for a subject that is no encoder–decoder."""
+        self.require_stacks()
+        encoder = cast(Any, self.model.base_model).encoder
+        states = encoder(input_ids=source.ids, attention_mask=source.mask.long()).last_hidden_state
+        return Memory(source.ids, source.mask, states)
+
+    def translating(self, source: "Batch | Memory") -> "Subject":
+        """The same subject, whose encoder reads `source`, one row or as many as it is asked about, in place of the
+        tokens that it is asked about; a `Memory` is not encoded again."""
+        self.require_stacks()
+        view = copy.copy(self)
+        view.memory = Memory(source.ids, source.mask) if isinstance(source, Batch) else source
         return view
 
     def reconstructing(self) -> "Subject":
@@ -361,10 +422,12 @@ class Subject:
             return base(**given).last_hidden_state
         if self.objective == "causal":
             return base(**given, use_cache=False).last_hidden_state
-        encoded = base.encoder(**given).last_hidden_state
-        start = ids.new_full((len(ids), 1), self.model.config.decoder_start_token_id)
-        given["input_ids"] = torch.cat([start, ids[:, :-1]], 1)
-        given |= {"encoder_hidden_states": encoded, "encoder_attention_mask": mask.long()}
+        memory = (self.memory or Memory(ids, mask)).of(len(ids))
+        memory = memory if memory.states is not None else self.encode(Batch(memory.ids, memory.mask, (), ()))
+        if self.objective == "denoising":
+            start = ids.new_full((len(ids), 1), self.model.config.decoder_start_token_id)
+            given["input_ids"] = torch.cat([start, ids[:, :-1]], 1)
+        given |= {"encoder_hidden_states": memory.states, "encoder_attention_mask": memory.mask.long()}
         return base.decoder(**given, use_cache=False).last_hidden_state
 
     def head(self, final: Tensor) -> Tensor:
@@ -404,16 +467,17 @@ class Subject:
             captured[name] = value
             return value
 
+        asked = self if batch.source is None else self.translating(batch.source)
         changes = nullcontext() if plan is None else self.edited(plan.on(self, batch))
         with changes, hookpoints_edited(self, {name: partial(keep, name) for name in capture}):
-            final = self.hidden(batch.ids, batch.mask, (self.n_layers,))
+            final = asked.hidden(batch.ids, batch.mask, (self.n_layers,))
             return Output(final, self.head(final) if logits and self.has_head else None, captured)
 
     def generate(
         self, batch: Batch, *, plan: Changes | None = None, generator: torch.Generator | None = None, **sampling: Any
     ) -> Generated:
         """What the subject writes under `plan`: a causal one goes on behind every row, a masked one fills the masked
-        tokens, the decoder of a denoising one writes from what the encoder reads. `sampling`: see `Sampling`."""
+        tokens, the decoder of an encoder–decoder writes from what the encoder reads. `sampling`: see `Sampling`."""
         with nullcontext() if plan is None else self.edited(plan.on(self, batch)):
             return sampled(self, batch, Sampling(**sampling), generator)
 

@@ -11,13 +11,15 @@ from isotrace.subjects.families.family import (
     HeadPaths,
     Native,
     NormKind,
+    Objective,
     Side,
     Stack,
     family_of,
+    objective_of,
     register,
 )
 
 __all__ = [
-    "FAMILIES", "LAYER_NORM", "RMS_NORM", "Family", "HeadPaths", "Native", "NormKind", "Side", "Stack", "family_of",
-    "register",
+    "FAMILIES", "LAYER_NORM", "RMS_NORM", "Family", "HeadPaths", "Native", "NormKind", "Objective", "Side", "Stack",
+    "family_of", "objective_of", "register",
 ]  # fmt: skip

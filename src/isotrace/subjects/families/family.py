@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
 
 Side = Literal["input", "output"]
+Objective = Literal["masked", "causal", "denoising", "translating"]
+"""What a head predicts, see `Family`; `translating`: the tokens of another sequence than the encoder reads."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ class Family:
     `base` is the attribute that holds the model without its head (empty: the head sits beside the stacks); where a
     checkpoint has no head, it falls away from every path. `objective`: what the head predicts, a masked token
     (`masked`), the next token (`causal`), or, in an encoder–decoder that reads the same tokens in its encoder and,
-    one place to the right, in its decoder, the token of its place (`denoising`).
+    one place to the right, in its decoder, the token of its place (`denoising`). An encoder–decoder whose config says
+    `translating` writes another sequence than it reads: its decoder reads what it has written, each with the token
+    that it starts from, and predicts the next (`objective_of`).
     `words`, `positions`: the modules whose outputs are the embeddings, of the encoder first; a position embedding
     that a model lacks, since it is rotary or relative, is skipped. `stacks`: the encoder's blocks, then the decoder's.
     `norms`: those outside the blocks and the head; one that a model lacks is skipped.
@@ -197,6 +201,12 @@ FAMILIES: Registry[Family] = Registry(
     ", or add one, see docs/bring-your-own-model.md",
 )
 family_of = FAMILIES.__getitem__
+
+
+def objective_of(config: Any, family: Family) -> Objective:
+    """That of the family, or `translating` where the config of an encoder–decoder says so."""
+    translates = family.objective == "denoising" and getattr(config, "translating", False)
+    return "translating" if translates else family.objective
 
 
 def register(family: Family) -> Family:

@@ -32,7 +32,7 @@ def mutation_target(text: str, subject: "Subject", batch: "Batch | None" = None)
             f"{text!r} changes residues, and {subject.source} {_reads(subject)}: ask a subject of proteins or "
             "antibodies, or for diff:POS:A:B."
         )
-    if subject.objective == "causal":
+    if subject.predicts_next:
         raise SubjectError(
             f"{subject.source} reads from left to right and weighs a mutation by the likelihoods of two whole "
             "sequences, which are no sum over one pass: ask for diff:POS:A:B, what it expects there from all before it."
