@@ -9,7 +9,7 @@ import torch
 
 import tiny
 from isotrace.base.errors import InputError, SubjectError
-from isotrace.interventions import Add, Intervention, Plan, Residuals, Select, Set
+from isotrace.interventions import Add, Intervention, Plan, Residuals, Select, Set, Tokens
 from isotrace.steering.decoding import DECODERS
 from isotrace.steering.decoding.beam import Beam
 from isotrace.steering.decoding.gibbs import Gibbs
@@ -97,23 +97,27 @@ def test_an_empty_plan_changes_nothing_and_a_round_has_its_own(name, masked, wri
     assert sorted(rounds) == rounds
 
 
+@pytest.mark.parametrize("which", ["positions", "real", "generated"])
 @pytest.mark.parametrize("name", WRITING)
-def test_a_token_is_read_as_by_teacher_forcing_with_the_edit_on(name, writing):
+def test_a_token_is_read_as_by_teacher_forcing_with_the_edit_on(name, which, writing):
     """Also of positions before it, and of the encoder, whose states are kept from one token to the next."""
     subject = writing[name]
     stacked = len(subject.stack_sizes) > 1
     layers = (0, subject.stack_sizes[0]) if stacked else (0,)
-    plan, run = moved(subject, layers, positions=(1,)), Run(subject, Sample(), Plan())
-    run.edit = lambda _: plan
+    where = Select(layers, None, (1,)) if which == "positions" else Tokens(which, layers=layers)
+    plan = Plan.of(*(replace(one, where=where) for one in moved(subject, layers)))
+    run = Run(subject, Sample(), plan)
     (start,) = run.starts(["CCOC"])
     row = [*run.beginning(start, ""), *map(subject.token_id, "CONCO")]
-    seen = torch.cat([run.read_next(start, [row[:n], row[:n]], n) for n in range(2, len(row) + 1)])
-    ids = torch.tensor([row[1:] + [1] if subject.objective == "denoising" else row])
-    pair = Batch(ids, torch.ones_like(ids, dtype=torch.bool), (), (), start.batch if stacked else None)
+    begun = len(run.beginning(start, ""))
+    seen = torch.cat([run.read_next(start, [row[:n], row[:n]], n, begun) for n in range(2, len(row) + 1)])
+    ids = torch.tensor([row[1:] + [5] if subject.objective == "denoising" else row])
+    sites = torch.arange(ids.shape[1])[None] >= begun - (subject.objective == "denoising")
+    pair = Batch(ids, torch.ones_like(ids, dtype=torch.bool), (), (), sites, start.batch if stacked else None)
     whole = subject.run(pair, plan=plan).logits[0, 1:]
     torch.testing.assert_close(seen, whole.repeat_interleave(2, 0), rtol=0, atol=1e-5)
     plain = subject.run(pair).logits[0, 1:]
-    assert float((whole - plain).abs().amax(-1).min()) > 1e-3  # every later token hears of the edit
+    assert float((whole - plain)[begun if which == "generated" else 0 :].abs().amax(-1).min()) > 1e-3  # all hear of it
     assert run.forwards == 2 * (len(row) - 1) + stacked
 
 
@@ -126,7 +130,7 @@ def test_a_sample_is_scored_as_it_is_written(name, writing):
     for design in found.rows:
         written = [0, *map(subject.token_id, design.sequence), *([2] if design.ended else [])]
         ids = torch.tensor([written])
-        batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), (), (), start)
+        batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), (), (), source=start)
         said = subject.run(batch).logits[0, :-1].index_fill(-1, barred, -torch.inf).log_softmax(-1)
         own = said.gather(1, ids[0, 1:, None])[:, 0]
         assert design.score == pytest.approx(float(own[0 if start is not None else 2 :].sum()), abs=1e-9)
@@ -275,7 +279,7 @@ def test_settings_that_mean_nothing(make, said):
 
 
 def test_who_is_refused(masked, writing, folders):
-    with pytest.raises(SubjectError, match="needs a masked subject .* is causal: take sample or beam"):
+    with pytest.raises(SubjectError, match=r"needs a masked subject .* is causal: take sample or beam"):
         Gibbs()(writing["gpt2"], ["CC"])
     with pytest.raises(SubjectError, match="take gibbs or mask_predict or likelihood_ranked"):
         Sample()(masked, ["CC"])

@@ -208,7 +208,33 @@ class Tokens(Where):
         elif self.which == "last":
             places = torch.arange(found.shape[1], device=found.device)
             found &= places == torch.where(found, places, -1).amax(1, keepdim=True)
-        return Marked(found, self.layers)
+        own = Marked(found, self.layers)
+        if batch.source is None:
+            return own
+        return Stacks(subject.stack_sizes[0], self._source(subject, batch.source), own)
+
+    def _source(self, subject: Subject, source: Batch) -> Where:
+        """In what an encoder reads beside the sequence; a generator changes and writes nothing there."""
+        if self.which in ("mutable", "generated"):
+            return Marked(torch.zeros_like(source.mask), self.layers)
+        return self.on(subject, source)
+
+
+@dataclass(frozen=True)
+class Stacks(Where):
+    """Of a pair: `source` in the first `n_encoder` layers, which read the one sequence, `target` in those behind, which
+    read the other."""
+
+    n_encoder: int
+    source: Where
+    target: Where
+
+    @property
+    def meant(self) -> frozenset[int] | None:
+        return self.target.meant
+
+    def mask(self, layer: int, values: Tensor) -> Tensor | None:
+        return (self.source if layer < self.n_encoder else self.target).mask(layer, values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,10 +128,17 @@ def start_of(subject: "Subject") -> int:
 def read_so_far(subject: "Subject", rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """(ids, mask), `[rows, tokens]`: what the subject is asked so that the last place of every row predicts what
     follows. Rows of a decoder begin with `start_of`."""
+    if subject.objective == "denoising":  # nobody reads the token that is asked for: any that is no special one
+        filler = int(subject.is_special.long().argmin())
+        rows = [[*row[1:], filler] for row in rows]
+    return padded(subject, rows)
+
+
+def padded(subject: "Subject", rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """(ids, mask), `[rows, tokens]`, of rows of several lengths."""
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.full((len(rows), int(lengths.max())), subject.pad_id)
     for i, row in enumerate(rows):
-        row = row[1:] if subject.objective == "denoising" else row
         ids[i, : len(row)] = torch.tensor(row)
     mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
     return ids.to(subject.device), mask.to(subject.device)

@@ -422,8 +422,9 @@ class Subject:
             return base(**given).last_hidden_state
         if self.objective == "causal":
             return base(**given, use_cache=False).last_hidden_state
-        memory = (self.memory or Memory(ids, mask)).of(len(ids))
+        memory = self.memory or Memory(ids, mask)
         memory = memory if memory.states is not None else self.encode(Batch(memory.ids, memory.mask, (), ()))
+        memory = memory.of(len(ids))
         if self.objective == "denoising":
             start = ids.new_full((len(ids), 1), self.model.config.decoder_start_token_id)
             given["input_ids"] = torch.cat([start, ids[:, :-1]], 1)

@@ -44,7 +44,7 @@ class Beam(Decoder):
         going: list[Hypothesis] = [(0.0, begin)]
         done: list[Hypothesis] = []
         for token in range(1, longest + 1):
-            logits = run.allowed(run.read_next(start, [row for _, row in going], token), may_end=True)
+            logits = run.allowed(run.read_next(start, [row for _, row in going], token, len(begin)), may_end=True)
             said = logits.double().log_softmax(-1).cpu()
             best, index = said.topk(min(2 * self.width, said.shape[1]))
             found = [

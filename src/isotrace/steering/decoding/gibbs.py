@@ -76,7 +76,8 @@ class Gibbs(Decoder):
                 filled.append((chain, ids, free, place))
         if not filled:
             return
-        logits = run.read(start, [ids for _, ids, _, _ in filled], [[place] for *_, place in filled], sweep)
+        _, rows, allowed, places = zip(*filled, strict=True)
+        logits = run.read(start, rows, [[place] for place in places], sweep, allowed)
         for (chain, ids, free, place), own in zip(filled, logits, strict=True):
             (ids[place],) = run.drawn(run.allowed(own), [chain.random])
             if molecule:

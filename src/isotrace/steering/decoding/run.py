@@ -12,7 +12,7 @@ from torch import Tensor
 from isotrace.base.errors import InputError
 from isotrace.domains.domain import domain_of
 from isotrace.interventions.plan import Plan
-from isotrace.subjects.generation import read_so_far, start_of
+from isotrace.subjects.generation import padded, read_so_far, start_of
 from isotrace.subjects.heads.likelihoods import masked_copies
 from isotrace.subjects.subject import Batch, Memory, Subject
 
@@ -132,15 +132,20 @@ class Run:
         return np.random.default_rng([self.decoder.seed, start.index, number])
 
     def read(
-        self, start: Start, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], round: int
-    ) -> list[Tensor]:
-        """Logits `[places, vocabulary]` of each of `rows`, tokens of one sequence each; one pass for a row."""
+        self, start: Start, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]], round: int,
+        free: Sequence[Sequence[bool]] | None = None,
+    ) -> list[Tensor]:  # fmt: skip
+        """Logits `[places, vocabulary]` of each of `rows`, tokens of one sequence each; one pass for a row. `free`:
+        which tokens of a row may change, where they stand elsewhere than in the start."""
         found: list[Tensor] = []
+        free = free or [[i in start.sites for i in range(len(start.ids))]] * len(rows)
         for part in self._parts(rows):
-            ids, mask = _padded(part, self.subject)
+            ids, mask = padded(self.subject, part)
+            sites = padded(self.subject, [[int(one) for one in row] for row in free[len(found) :][: len(part)]])[0] == 1
             whole = ids.shape[1] == start.batch.ids.shape[1] and bool(mask.all())
             about = (start.batch.sequences * len(ids), start.batch.offsets * len(ids)) if whole else ((), ())
-            logits = self.subject.run(Batch(ids, mask, *about), plan=self.edit(round)).logits
+            batch = Batch(ids, mask, *about, sites=sites & mask)
+            logits = self.subject.run(batch, plan=self.edit(round)).logits
             assert logits is not None  # a generator asks for a head
             found += [row[list(at)] for row, at in zip(logits, places[len(found) :], strict=False)]
         self.forwards += len(rows)
@@ -153,13 +158,15 @@ class Run:
         return torch.cat(self.read(start, copies.ids.tolist(), [[site] for site in sites], round))
 
     @torch.no_grad()
-    def read_next(self, start: Start, rows: Sequence[Sequence[int]], round: int) -> Tensor:
+    def read_next(self, start: Start, rows: Sequence[Sequence[int]], round: int, begun: int = 1) -> Tensor:
         """Logits `[rows, vocabulary]` of the token behind each of `rows`; one pass for a row, and one more where the
-        encoder reads the start anew, as it does under another plan."""
+        encoder reads the start anew, as it does under another plan. `begun`: the tokens of a row that were given."""
         plan, found = self.edit(round), []
         for part in self._parts(rows):
             source = start.batch if len(self.subject.stack_sizes) > 1 else None
-            batch = Batch(*read_so_far(self.subject, part), (), (), source)
+            ids, mask = read_so_far(self.subject, part)
+            written = torch.arange(ids.shape[1], device=ids.device) >= begun - (self.subject.objective == "denoising")
+            batch = Batch(ids, mask, (), (), mask & written, source)
             asked = self.subject if source is None else self.subject.translating(self._encoded(start, batch, plan))
             last = torch.tensor([len(row) - 1 for row in part], device=batch.ids.device)
             with self.subject.edited(plan.on(self.subject, batch)):
@@ -170,7 +177,7 @@ class Run:
 
     def _encoded(self, start: Start, batch: Batch, plan: Plan) -> Memory:
         if self._memory is None or self._memory[0] is not plan or self._memory[1] != start.index:
-            one = replace(batch, ids=batch.ids[:1], mask=batch.mask[:1])
+            one = replace(batch, ids=batch.ids[:1], mask=batch.mask[:1], sites=cast(Tensor, batch.sites)[:1])
             with self.subject.edited(plan.on(self.subject, one)):
                 self._memory = plan, start.index, self.subject.encode(start.batch)
             self.forwards += 1
@@ -222,11 +229,3 @@ class Run:
     def _parts(self, rows: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
         size = max(1, BATCH_TOKENS // max(len(row) for row in rows))
         return (rows[i : i + size] for i in range(0, len(rows), size))
-
-
-def _padded(rows: Sequence[Sequence[int]], subject: Subject) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.full((len(rows), int(lengths.max())), subject.pad_id)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-    return ids.to(subject.device), (torch.arange(ids.shape[1])[None] < lengths[:, None]).to(subject.device)

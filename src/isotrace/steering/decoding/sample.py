@@ -40,7 +40,7 @@ class Sample(Decoder):
             going = [k for k, row in enumerate(rows) if _goes_on(row, begin, end) and len(row) < run.subject.max_tokens]
             if not going:
                 break
-            logits = run.allowed(run.read_next(start, [rows[k] for k in going], token), may_end=True)
+            logits = run.allowed(run.read_next(start, [rows[k] for k in going], token, len(begin)), may_end=True)
             drawn = run.drawn(logits, [randoms[k] for k in going])
             said = logits.double().log_softmax(-1)
             for at, (k, written) in enumerate(zip(going, drawn, strict=True)):
