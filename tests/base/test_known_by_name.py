@@ -16,6 +16,7 @@ from isotrace.discovery.methods import METHODS
 from isotrace.domains.domain import DOMAINS
 from isotrace.interventions import COMPONENTS
 from isotrace.steering import EDITS
+from isotrace.steering.decoding import DECODERS
 from isotrace.steering.directions import DIRECTIONS
 from isotrace.studies import STUDIES
 from isotrace.subjects.families import FAMILIES
@@ -26,6 +27,7 @@ EVERY = {
     for r in (
         RESULTS,
         DOMAINS,
+        DECODERS,
         EDITS,
         DIRECTIONS,
         FAMILIES,

@@ -76,7 +76,7 @@ def test_a_start_that_cannot_be_read_is_a_reject_and_changes_nothing_else(name, 
     assert frame["sequence"].to_list() == [row.sequence for row in alone.rows]
     for text, valid in frame.select("sequence", "valid").iter_rows():
         assert valid == (alone.seen[text] is None)
-    with pytest.raises(InputError, match="no start can be used; first reason: .*CC\\("):
+    with pytest.raises(InputError, match=r"no start can be used; first reason: .*CC\("):
         MADE[name](subject, ["CC("])
 
 
@@ -111,7 +111,7 @@ def test_a_token_is_read_as_by_teacher_forcing_with_the_edit_on(name, which, wri
     row = [*run.beginning(start, ""), *map(subject.token_id, "CONCO")]
     begun = len(run.beginning(start, ""))
     seen = torch.cat([run.read_next(start, [row[:n], row[:n]], n, begun) for n in range(2, len(row) + 1)])
-    ids = torch.tensor([row[1:] + [5] if subject.objective == "denoising" else row])
+    ids = torch.tensor([[*row[1:], 5] if subject.objective == "denoising" else row])
     sites = torch.arange(ids.shape[1])[None] >= begun - (subject.objective == "denoising")
     pair = Batch(ids, torch.ones_like(ids, dtype=torch.bool), (), (), sites, start.batch if stacked else None)
     whole = subject.run(pair, plan=plan).logits[0, 1:]

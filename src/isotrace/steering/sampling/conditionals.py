@@ -1,7 +1,7 @@
 """What weighted sampling asks: conditionals p(x_place | what is filled in), of a table or of a subject."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class SubjectConditionals:
         self.batch = subject.tokenize([start])
         self.ordered, self.n_words = subject.objective != "masked", len(subject.tokenizer)
         ids = self.batch.ids[0]
-        self.end = subject.tokenizer.eos_token_id if self.ordered else None
+        self.end = cast("int | None", subject.tokenizer.eos_token_id) if self.ordered else None
         if self.ordered:
             if sites is not None or n_new is None or n_new < 1:
                 raise InputError(f"{subject.source} writes from left to right: give n_new ≥ 1, and no sites.")
