@@ -19,6 +19,7 @@ def one_of(kind: str, subject, **given):
         "affine": {"scale": 1 + vector, "shift": other},
         "gain": {"components": Neurons(), "beta": torch.randn(Neurons().sizes(subject)[0], generator=generator)},
         "feature": {"units": (1, 3), "values": torch.tensor([3.0, 4.0]), "pool": tuple(range(12))},
+        "path": {"points": torch.stack([0 * vector, vector, vector + other])[:, None]},
         "input": {"components": Attentions(), "layer": subject.n_layers - 1, "size": (1, subject.d_model),
                   "sources": {subject.stack_sizes[0] - 1 if len(subject.stack_sizes) > 1 else 0: 2.0}},
     }[kind]  # fmt: skip

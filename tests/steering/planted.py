@@ -16,7 +16,8 @@ TOKENS = "CNOSF"
 def subject_of(folder):
     w = Weights([*(f"token {t}" for t in TOKENS), "a", "other", "junk", "junk 2", "answer F", "answer O"])
     neuron = w.detectors(0, [("token N", "a"), ("token O", "other"), ("token S", "junk"), ("token S", "junk 2")])[0]
-    w.detectors(1, [("a", "answer F"), ("other", "answer O")])
+    for read, answer in (("a", "answer F"), ("other", "answer O")):  # in proportion, from nothing on
+        w.neuron(1, {read: 10.0}, 0.0, answer)
     subject = w.load(folder)
     return subject, w, neuron
 
@@ -35,3 +36,9 @@ def sequences(n, seed):
 def contrast_of(subject, n=12, seed=0, **given):
     texts, labels = sequences(n, seed)
     return Contrast.of(subject, texts, labels, positive="wanted", groups=[f"g{i // 8}" for i in range(2 * n)], **given)
+
+
+def counted(subject):
+    """Sequences of 0 to 6 N, and O for the rest, two of each; the number is the label."""
+    texts = ["N" * (i // 2) + "O" * (6 - i // 2) + "CS"[i % 2] for i in range(14)]
+    return Contrast.of(subject, texts, [i // 2 for i in range(14)], kind="regression")

@@ -91,7 +91,7 @@ def test_the_cost_is_zero_for_equal_sets_and_its_gradient_goes_through_the_sort(
 
 def test_the_proximal_step_solves_its_problem():
     """Against coordinates thresholded and groups shrunk by definition, and no better point nearby."""
-    x, step = torch.tensor([1.0, -0.3, 0.05]).double(), 0.1
+    x, step = torch.tensor([1.0, -0.3, 0.05]).double(), torch.tensor(0.1)
 
     def objective(y):
         return 0.5 * (y - x).square().sum() + step * (y.abs().sum() + 3**0.5 * y.norm())
@@ -99,7 +99,7 @@ def test_the_proximal_step_solves_its_problem():
     best = shrunk(x, step, group=True)
     generator = torch.Generator().manual_seed(0)
     near = best + 0.05 * torch.randn(500, 3, generator=generator, dtype=torch.float64)
-    assert all(objective(best) <= objective(y) + 1e-12 for y in near)
+    assert all(objective(best) <= objective(y) + 1e-9 for y in near)
     assert shrunk(x / 100, step, group=True).tolist() == [0, 0, 0]
     torch.testing.assert_close(shrunk(x, step, group=False), torch.tensor([0.9, -0.2, 0.0]).double())
 

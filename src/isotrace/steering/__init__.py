@@ -2,10 +2,11 @@
 
 from isotrace.steering.edits import Calibrated, Edits
 from isotrace.steering.kinds import EDITS, AddEdit, Edit, RemoveEdit, SetEdit
+from isotrace.steering.paths import PathEdit
 from isotrace.steering.units import AffineEdit, FeatureEdit, GainEdit, InputEdit
 from isotrace.steering.vectors import covariance
 
 __all__ = [
     "EDITS", "AddEdit", "AffineEdit", "Calibrated", "Edit", "Edits", "FeatureEdit", "GainEdit", "InputEdit",
-    "RemoveEdit", "SetEdit", "covariance",
+    "PathEdit", "RemoveEdit", "SetEdit", "covariance",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from isotrace.base.progress import Progress, silent
 from isotrace.base.registry import Registry
 from isotrace.interventions.components import Components
 from isotrace.interventions.hookpoints import Residuals
-from isotrace.steering import AffineEdit, Edit, FeatureEdit, GainEdit
+from isotrace.steering import AffineEdit, Edit, FeatureEdit, GainEdit, PathEdit
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.edits import Edits
 from isotrace.steering.states import How, States, by_position, checked_layers, pooled, usual_lengths, weighted
@@ -127,6 +127,10 @@ DIRECTIONS: Registry[Direction] = Registry(
             "gradient": "closed_form.probe",
             "linear_transport": "maps.linear_transport",
             "lineas": "maps.lineas",
+            "austeer": "units.austeer",
+            "feature_clamp": "units.feature_clamp",
+            "snmf": "units.snmf",
+            "manifold": "units.manifold",
         }.items()
     },
 )
@@ -155,12 +159,9 @@ def needs() -> list[dict[str, str]]:
 
 def confound_cosines(fitting: Fitting, edits: Sequence[Edit]) -> dict[str, float]:
     """Confound → cosine of what an edit adds with the confound's direction, the covariance of activations with it; the
-    largest in size where several layers are edited. NaN where activations do not follow the confound at all, and
-    nothing of edits that add no fixed vector."""
+    largest in size where several layers are edited. NaN where activations do not follow the confound at all."""
     names, found = [*fitting.contrast.confounds], dict[str, float]()
-    moving = [edit for edit in edits if hasattr(edit, "direction") or isinstance(edit, AffineEdit | GainEdit)]
-    moving += [edit for edit in edits if isinstance(edit, FeatureEdit)]
-    moving = [edit for edit in moving if edit.kind != "input"]
+    moving = [edit for edit in edits if edit.kind != "input"]  # which adds what flows, no fixed vector
     if not names or not moving:
         return found
     columns = np.stack([fitting.contrast.confounds[name] for name in names], 1)
@@ -193,6 +194,8 @@ def moved_by(edit: Edit, means: Tensor) -> Tensor:
         return (edit.scale.flatten().double() - 1) * means[1] + edit.shift.flatten().double()
     if isinstance(edit, GainEdit):
         return edit.beta.flatten().double() * means[0]
+    if isinstance(edit, PathEdit):
+        return edit.points[-1].flatten().double()
     if isinstance(edit, FeatureEdit):
         moved = torch.zeros_like(means[0])
         moved[[*edit.units]] = edit.values.double()

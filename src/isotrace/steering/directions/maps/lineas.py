@@ -105,16 +105,18 @@ def lineas(
 def fit_maps(
     forward: Forward, n_source: int, target: Mapping[int, Tensor], training: Training, progress: Progress = silent
 ) -> Maps:
-    """Maps of the sites of `target` (site → pooled target activations `[m, d]`), float64. Coordinates are measured in
-    their root mean square over the source, so that one rate suits all."""
+    """Maps of the sites of `target` (site → pooled target activations `[m, d]`), float64. Activations are measured in
+    the root mean square of their site over the source, so that one rate and γ suit all sites."""
     none = {site: (torch.zeros_like(x[0]), torch.zeros_like(x[0])) for site, x in target.items()}
     with torch.no_grad():
         own = forward(np.arange(n_source), none)
-    unit = {site: x.square().mean(0).sqrt().clamp(min=1e-12) for site, x in own.items()}
-    settled = _descended(forward, n_source, target, unit, training, training.gamma, none, None, progress)
+    unit = {site: x.square().mean().sqrt().clamp(min=1e-12) for site, x in own.items()}
+    steep = {site: (x / unit[site]).square().mean(0).clamp(min=1) for site, x in own.items()}
+    given = forward, n_source, target, unit, steep, training
+    settled = _descended(*given, training.gamma, none, None, progress)
     if training.refit and training.gamma:
         support = {site: ((scale != 0) | (shift != 0)).double() for site, (scale, shift) in settled.items()}
-        settled = _descended(forward, n_source, target, unit, training, 0.0, settled, support, progress)
+        settled = _descended(*given, 0.0, settled, support, progress)
     return {site: (scale, shift * unit[site]) for site, (scale, shift) in settled.items()}
 
 
@@ -128,23 +130,27 @@ def _distance(source: Tensor, ranked: Tensor) -> Tensor:
     return (source.sort(0).values - ranked).square().mean(0).sum()
 
 
-def shrunk(x: Tensor, step: float, group: bool) -> Tensor:
-    """The proximal step of ‖x‖₁, and then of √d ‖x‖₂ where `group`."""
+def shrunk(x: Tensor, step: Tensor, group: bool) -> Tensor:
+    """The proximal step of ‖x‖₁, by coordinate, and then of √d ‖x‖₂ where `group`, by the mean step."""
     x = x.sign() * (x.abs() - step).clamp(min=0)
     norm = float(x.norm())
-    return x * max(0.0, 1 - step * len(x) ** 0.5 / norm) if group and norm else x
+    return x * max(0.0, 1 - float(step.mean()) * len(x) ** 0.5 / norm) if group and norm else x
 
 
 def _descended(
-    forward: Forward, n_source: int, target: Mapping[int, Tensor], unit: Mapping[int, Tensor], training: Training,
-    gamma: float, start: Maps, support: Mapping[int, Tensor] | None, progress: Progress,
+    forward: Forward, n_source: int, target: Mapping[int, Tensor], unit: Mapping[int, Tensor],
+    steep: Mapping[int, Tensor], training: Training, gamma: float, start: Maps,
+    support: Mapping[int, Tensor] | None, progress: Progress,
 ) -> Maps:  # fmt: skip
-    """Maps with b in units of `unit`. `support`: 1 for the coordinates that may move."""
+    """Maps with b in units of `unit`. `steep`: by how much shorter the steps of ω are, by coordinate. `support`: 1 for
+    the coordinates that may move. A step after which the cost is more than it was at first is taken back, and later
+    ones are half as long: sites that amplify each other need it."""
     rng, maps = np.random.default_rng((training.seed, 5)), start
     n = min(training.batch, n_source)
     whole = max(n_source, *(len(x) for x in target.values())) <= training.batch
     scaled = {site: y / unit[site] for site, y in target.items()}
     ranked = {site: at_quantiles(y.sort(0).values, n) for site, y in scaled.items()}
+    before, slow, first = maps, 1.0, np.inf
     for step in progress(range(training.steps), "fitting maps"):
         given = {site: tuple(x.clone().requires_grad_(True) for x in pair) for site, pair in maps.items()}
         rows = np.arange(n_source) if whole else rng.choice(n_source, n, replace=False)
@@ -154,12 +160,21 @@ def _descended(
         with torch.enable_grad():
             found = forward(rows, {site: (scale, shift * unit[site]) for site, (scale, shift) in given.items()})
             cost = torch.stack([_distance(x / unit[site], ranked[site]) for site, x in found.items()]).sum()
+        now = float(cost.detach())
+        if now > 1.2 * first:
+            maps, slow = before, slow / 2
+            continue
+        before, first = maps, now + 1e-12 if step == 0 else first
         flat = [x for pair in given.values() for x in pair]
         slopes = iter(torch.autograd.grad(cost, flat))
-        rate = training.rate * 0.5 * (1 + float(np.cos(np.pi * step / training.steps)))
+        rate = training.rate * slow * 0.5 * (1 + float(np.cos(np.pi * step / training.steps)))
         maps = {}
         for site, pair in given.items():
-            moved = [x.detach() - rate * next(slopes) for x in pair]
-            moved = [x * support[site] if support else shrunk(x, gamma * rate, training.group) for x in moved]
+            rates = rate / steep[site], torch.full_like(steep[site], rate)
+            moved = [x.detach() - step * next(slopes) for x, step in zip(pair, rates, strict=True)]
+            if support:
+                moved = [x * support[site] for x in moved]
+            else:
+                moved = [shrunk(x, gamma * r, training.group) for x, r in zip(moved, rates, strict=True)]
             maps[site] = moved[0], moved[1]
     return maps
