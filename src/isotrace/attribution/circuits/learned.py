@@ -27,7 +27,7 @@ from isotrace.attribution.circuits.search import CIRCUITS, Search
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch
 
-STEPS, RATE, MEMBERS = 30, 0.01, 1
+STEPS, RATE, MEMBERS = 20, 0.02, 1
 """Adam steps, their rate, and members in each beside the input itself. Ranked are the mean scores of the second half:
 at a threshold single nodes swap places to the end."""
 LEARN, HELD_OUT, COMPARED = 24, 12, 8
