@@ -65,8 +65,8 @@ class Edits:
         return replace(self, edits=tuple(replace(edit, **given) for edit in self.edits), dose=None)
 
     def plan(self, alpha: float | None = None, round: int | None = None) -> Plan:
-        """At a strength, by default the calibrated one; the empty plan for 0. `round`: of an iterative decoding, where
-        edits that are off in it are left out. Raises InputError where no strength is known."""
+        """At a strength, by default the calibrated one; the empty plan for 0. `round`: of an iterative decoding, from
+        1, where edits that are off in it are left out. Raises InputError where no strength is known."""
         if alpha is None:
             if self.dose is None:
                 raise InputError("these edits have no dose yet: give alpha, or calibrate them.")

@@ -11,8 +11,7 @@ from isotrace.base.errors import InputError
 from isotrace.dictionaries.features import Features
 from isotrace.interventions import Add, Affine, Inject, Only, Scale, Set
 from isotrace.interventions.what import What
-from isotrace.steering.kinds import EDITS, Edit
-from isotrace.steering.vectors import drawn, unit
+from isotrace.steering.kinds import EDITS, Edit, drawn, unit
 
 
 @EDITS.named("affine")

@@ -1,0 +1,1 @@
+"""How a subject responds to an edit: what it undoes, and whether it shows."""
