@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from isotrace.verbs.probe import fit_probe
     from isotrace.verbs.reproduce import reproduce
     from isotrace.verbs.scan import scan
+    from isotrace.verbs.steer import steer
     from isotrace.verbs.trace import trace
     from isotrace.verbs.tracing import Tracer
     from isotrace.verbs.train import train
@@ -53,6 +54,7 @@ __all__ = [
     "reproduce",
     "save_pretrained",
     "scan",
+    "steer",
     "trace",
     "tracing_map",
     "train",
@@ -81,6 +83,7 @@ _LAZY = {
     "reproduce": "isotrace.verbs.reproduce",
     "save_pretrained": "isotrace.dictionaries.hub",
     "scan": "isotrace.verbs.scan",
+    "steer": "isotrace.verbs.steer",
     "trace": "isotrace.verbs.trace",
     "tracing_map": "isotrace.verbs.map",
     "train": "isotrace.verbs.train",

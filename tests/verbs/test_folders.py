@@ -189,6 +189,7 @@ WRITE = {
     "features": {},
     "fit_probe": {"label": "own"},
     "scan": {"label": "own", "mutations": "smiles", "wild_type": "CCO"},
+    "steer": {"label": "own"},
     "annotate": {"sources": "dictionary", "permutations": 20, "bootstrap": 20, "min_positive": 1, "effects": False},
     "circuit": {"label": "own", "group": "own"},
     "trace": {"target": "mask:2"} | QUICK,

@@ -36,6 +36,7 @@ _SHIPPED = {
     "probing": "isotrace.report.probe:ProbeResult",
     "scan": "isotrace.report.scan.scan:ScanResult",
     "screen": "isotrace.report.trace.screen:ScreenResult",
+    "steer": "isotrace.report.steer.steer:SteerResult",
     "study": "isotrace.report.study:StudyResult",
     "trace": "isotrace.report.trace.trace:TraceResult",
     "traces": "isotrace.report.trace.index:Traces",

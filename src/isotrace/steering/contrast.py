@@ -152,10 +152,11 @@ class Contrast:
         """Of these rows alone, in their order. Raises InputError where a side is left empty."""
         new = np.full(len(self), -1)
         new[chosen] = np.arange(len(chosen))
-        pairs = new[self.pairs].reshape(-1, 2)
+        pairs, confounds = new[self.pairs].reshape(-1, 2), {k: v[chosen] for k, v in self.confounds.items()}
+        confounds = {k: v for k, v in confounds.items() if v.std() > 0}  # what does not vary here confounds nothing
         part = replace(
             self, examples=tuple(self.examples[i] for i in chosen), values=self.values[chosen], side=self.side[chosen],
-            pairs=pairs[(pairs >= 0).all(1)], confounds={k: v[chosen] for k, v in self.confounds.items()},
+            pairs=pairs[(pairs >= 0).all(1)], confounds=confounds, held=tuple(k for k in self.held if k in confounds),
         )  # fmt: skip
         part._check()
         return part
@@ -254,19 +255,22 @@ def _of_numbers(values: np.ndarray, label: str) -> np.ndarray:
     return (values >= high).astype(np.int64) - (values <= low)
 
 
+def counts(subject: Subject, domain: Domain, text: str) -> Counter[str]:
+    """Length, tokens by kind and by text, of one sequence."""
+    units = [unit for unit in read(subject, domain, text)[1].units if unit.kind != "special"]
+    found = Counter({LENGTH: len(units)})
+    found.update(unit.kind for unit in units)
+    found.update(f"token {unit.text}" for unit in units)
+    return found
+
+
 def _confounds(subject: Subject, domain: Domain, examples: Sequence[Example]) -> dict[str, np.ndarray]:
     """Length, tokens by kind and by text where they are common; none that is constant or another's double."""
-    counts = []
-    for example in examples:
-        units = [unit for unit in read(subject, domain, example.text)[1].units if unit.kind != "special"]
-        found = Counter({LENGTH: len(units)})
-        found.update(unit.kind for unit in units)
-        found.update(f"token {unit.text}" for unit in units)
-        counts.append(found)
+    rows = [counts(subject, domain, example.text) for example in examples]
     table: dict[str, np.ndarray] = {}
-    names = sorted({name for found in counts for name in found})
+    names = sorted({name for found in rows for name in found})
     for name in sorted(names, key=lambda name: (name != LENGTH, name.startswith("token "))):
-        column = np.asarray([found[name] for found in counts], np.float64)
+        column = np.asarray([found[name] for found in rows], np.float64)
         twin = any(np.array_equal(column, other) for other in table.values())
         if column.std() > 0 and not twin and (not name.startswith("token ") or (column > 0).mean() >= COMMON):
             table[name] = column

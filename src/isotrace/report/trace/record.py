@@ -59,9 +59,8 @@ class Record:
         origin = origin_of(subject, *identity, traced.reading.text, traced.tokens, traced.target, traced.value)
         # the pruned graph's edges, since all of them take megabytes per input
         tensors, header = graph_tensors(traced.graph, traced.pruned, origin, "kept")
-        page = trace_view(self)
         view = {
-            "page": page,
+            "page": (page := trace_view(self)),
             "structure": on_structure(self),
             "viewer": graph_json(traced, page["edges"], scan=self.subject, slug=slug, labels=labels),
             "graph": header,

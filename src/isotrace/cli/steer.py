@@ -1,0 +1,34 @@
+"""isotrace steer: fit a direction, calibrate it, design, and compare with random directions."""
+
+from typing import Any
+
+import typer
+
+from isotrace.cli.command import command_of, show_problems, show_table
+from isotrace.verbs.steer import SteerRequest, steer
+
+
+def show(summary: dict[str, Any], request: SteerRequest) -> None:
+    from isotrace.report.page import interval, number, percent  # which takes RDKit
+
+    judge, n = summary["judge"], summary["n"]
+    title = f"{summary['method']} towards {summary['label']}: {n['fitted']:,} sequences, {n['starts']:,} starts"
+    rows = [
+        (number(row["dose"]), number(row["alpha"]), f"{number(row['effect'])} {interval(row['ci'])}",
+         percent(row["valid"]), percent(row["degenerate"]), number(row["distinct"]))
+        for row in summary["doses"]
+    ]  # fmt: skip
+    show_table(
+        title, ("dose, nats", "α", f"change of {judge['of']}", "valid", "degenerate", "distinct"), rows, width=None
+    )
+    typer.echo(
+        f"judge: a forest that knows no language model, {judge['metric']} {number(judge['value'])} "
+        f"{interval((judge['low'], judge['high']))} on held-out sequences"
+    )
+    typer.echo(summary["verdict"])
+    show_problems(summary, request)
+    if request.out is not None:
+        typer.echo(f"report: {request.out / 'report.html'}")
+
+
+command = command_of(steer, show, saves=True)

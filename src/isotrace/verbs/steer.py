@@ -1,0 +1,128 @@
+"""Steer a subject towards a property: fit a direction, calibrate it, design, and compare with random directions."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from isotrace.base.errors import InputError
+from isotrace.verbs.request import (
+    COMMAS,
+    PLACE,
+    Column,
+    Data,
+    InFolder,
+    Loaded,
+    OnSubject,
+    Progress,
+    Seeded,
+    look_at,
+    verb,
+)
+
+if TYPE_CHECKING:
+    from isotrace.report.steer.steer import SteerResult
+
+
+class SteerRequest(OnSubject, InFolder, Seeded):
+    data: Annotated[Data, PLACE]
+    column: Column = None
+    label: str
+    """Column of the property: classes, or numbers, whose upper tercile is wanted."""
+    positive: str | None = None
+    """The class that is wanted; left out, the last of two."""
+    group: str | None = None
+    """Column of groups that are never split; left out, the domain's (scaffolds, clusters)."""
+    pair: str | None = None
+    """Column that names pairs of a positive and a negative, for methods that need them."""
+    method: str = "difference_in_means"
+    """How the direction is found: see `isotrace.steering.directions`."""
+    components: str | None = None
+    """Kind of component that is edited (residual, mlp, neuron, …); left out, the method's own."""
+    dictionary: Loaded = None
+    """Dictionary of the subject, for methods that edit features."""
+    layers: Annotated[tuple[int, ...], COMMAS] = ()
+    """Layers of the components, as 1,2; left out, all."""
+    confounds: Literal["residual", "match", "free"] = "residual"
+    """Length and kinds of tokens: held fixed, matched between the sides (fewer sequences), or left free."""
+    dose: Annotated[tuple[float, ...], COMMAS] = (0.025, 0.05, 0.1, 0.25, 0.5)
+    """KL from the unsteered predictions, nats a token."""
+    start: Loaded = None
+    """Sequences to begin from: a file or one sequence; left out, negative ones that nothing was fitted on."""
+    starts: int = Field(default=12, ge=1)
+    """At most so many."""
+    designs: int = Field(default=4, ge=1)
+    """Designs of each start and dose."""
+    generator: str | None = None
+    """gibbs, mask_predict, likelihood_ranked, sample or beam; left out, one that fits the subject."""
+    twins: int = Field(default=20, ge=0)
+    """Random directions at the largest dose."""
+    out: Path | None = None
+    """Run folder; left out, the command takes one in runs/, and with --json or in Python nothing is saved."""
+
+    def look(self) -> None:
+        super().look()
+        from isotrace.interventions.components import COMPONENTS
+        from isotrace.steering.decoding.decoder import DECODERS
+        from isotrace.steering.directions.direction import DIRECTIONS
+
+        for registry, name in ((DIRECTIONS, self.method), (DECODERS, self.generator), (COMPONENTS, self.components)):
+            if name is not None:
+                registry[name]
+        if self.dictionary is not None and self.components not in (None, "feature"):
+            raise InputError(f"--dictionary has features, not {self.components}s: leave out one of the two.")
+        if self.dictionary is None and self.components == "feature":
+            raise InputError("features are those of a dictionary: give --dictionary.")
+        look_at(self.data, self.column, label=self.label, group=self.group, pair=self.pair)
+
+
+@verb(SteerRequest)
+def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
+    """Steer a subject towards a labelled property, beside random directions of equal dose, and judge the designs.
+
+    Groups of sequences are dealt to three parts: for the direction, for the judge and the doses, and for what is told.
+    """
+    from contextlib import nullcontext
+    from dataclasses import replace
+
+    from isotrace.base.identity import Source
+    from isotrace.base.runs import open_run
+    from isotrace.datasets.inputs import read_inputs
+    from isotrace.dictionaries.features import Features
+    from isotrace.interventions.components import COMPONENTS
+    from isotrace.report.steer.steer import steer_result
+    from isotrace.steering.contrast import Contrast
+    from isotrace.steering.trials.trial import TrialSettings, trial
+    from isotrace.verbs.loading import dictionary_of, domain_of_subject, named, subject_of
+
+    subject = subject_of(request)
+    domain_of_subject(subject)
+    settings = TrialSettings(
+        request.method, request.layers, request.confounds, request.dose, request.designs, request.starts,
+        request.twins, request.generator, request.seed,
+    )  # fmt: skip
+    components = None if request.components in (None, "feature") else COMPONENTS[request.components]()
+    if request.dictionary is not None:
+        components = Features(dictionary_of(request.dictionary, subject))
+    inputs: dict[str, Any] = {
+        "subject": Source.of(subject.source, subject),
+        "data": named(request.data, request.column),
+    }
+    inputs |= {} if request.start is None else {"start": named(request.start)}
+    inputs |= {} if request.dictionary is None else {"dictionary": named(request.dictionary)}
+    where = {"command": request.command, "seed": request.seed, "inputs": inputs, "overwrite": request.overwrite}
+    with nullcontext() if request.out is None else open_run(request.out, **where) as run:
+        starts, refused = (), []
+        if request.start is not None:
+            rows, rejects = read_inputs(request.start)
+            starts, refused = tuple(rows["sequence"].head(request.starts).to_list()), rejects.rows()
+        given = {name: getattr(request, name) for name in ("positive", "group", "pair", "column")}
+        contrast = Contrast.read(subject, request.data, request.label, **given, progress=progress)
+        found = trial(subject, contrast, settings, components=components, starts=starts, progress=progress)
+        found = replace(found, rejects=(*contrast.rejects, *refused))
+        result = steer_result(found, contrast, subject)
+        if run is not None:
+            result.write(run)
+            names = [f"edits/{path.name}" for path in sorted(found.edits.save(run.path / "edits", subject).iterdir())]
+            run.adopt(*names)
+    return result

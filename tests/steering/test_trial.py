@@ -1,0 +1,113 @@
+"""Steering from a table to a page: parts that share nothing, equal doses, designs judged, twins, all saved."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+import isotrace
+from isotrace.base.errors import InputError
+from isotrace.base.result import load
+from isotrace.datasets.annotated import read
+from isotrace.domains.domain import domain_of
+from isotrace.report.steer.steer import changed, similarity, worst
+from isotrace.steering import Edits
+from isotrace.steering.contrast import Contrast
+from isotrace.steering.trials.judge import Judge
+from isotrace.steering.trials.trial import SHARES
+
+RINGS = ("c1ccccc1", "c1ccncc1", "C1CCCCC1", "c1ccoc1", "c1ccsc1", "C1CCNCC1", "C1CCOCC1", "C1CCCC1")
+TAILS = ("C", "CC", "O", "CO", "N", "CN", "CCO", "CCN")
+TEXTS = [f"{tail}{ring}" for ring in RINGS for tail in TAILS]
+NAME = "has <b>N</b>"
+
+
+@pytest.fixture(scope="module")
+def table():
+    return pl.DataFrame({"smiles": [*TEXTS, "C1CC"], NAME: ["N" in t.upper() for t in TEXTS] + [True]})
+
+
+@pytest.fixture(scope="module")
+def steered(relu_subject, table, tmp_path_factory):
+    out = tmp_path_factory.mktemp("steer") / "run"
+    given = {"label": NAME, "dose": (0.02, 0.05), "layers": 1, "starts": 3, "designs": 2, "twins": 2}
+    return isotrace.steer(relu_subject, table, out=out, **given), out
+
+
+def test_what_is_told_has_seen_nothing(relu_subject, table):
+    contrast = Contrast.read(relu_subject, table, NAME)
+    parts = contrast.split(SHARES, 0)
+    groups = [{*part.groups.tolist()} for part in parts]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == len({*contrast.groups.tolist()})
+
+
+def test_doses_are_what_was_asked_and_effects_those_of_the_designs(steered):
+    found, _ = steered
+    doses, designs = found.summary["doses"], found.tables["designs"]
+    assert [row["dose"] for row in doses] == [0, 0.02, 0.05]
+    assert [row["kl"] for row in doses[1:]] == pytest.approx([0.02, 0.05], rel=0.05)
+    assert doses[0]["effect"] == 0
+    assert {*designs["dose"]} == {0, 0.02, 0.05}
+    assert designs.height == 3 * 3 * 2
+    means = designs.filter(pl.col("valid")).group_by("dose", "start").agg(pl.col("judged").mean())
+    plain, last = (dict(means.filter(pl.col("dose") == d).select("start", "judged").iter_rows()) for d in (0.0, 0.05))
+    moved = [last[s] - plain[s] for s in last if s in plain]
+    assert moved
+    assert doses[2]["effect"] == pytest.approx(np.mean(moved))
+    assert found.summary["twins"]["n"] + found.summary["twins"]["lost"] == 2
+    assert found.summary["rejects"][0]["reason"].startswith("ring closure")
+    assert set(designs.filter(~pl.col("valid"))["judged"]) <= {None}
+
+
+def test_it_is_saved_with_its_edits_and_read_again(steered, relu_subject):
+    found, out = steered
+    again = load(out)
+    assert again.to_dict() == found.to_dict()
+    edits = Edits.load(out / "edits", relu_subject)
+    assert edits.dose.kl == pytest.approx(found.summary["dose"]["kl"])
+    assert len(edits.plan()) == 1
+    listed = json.loads((out / "manifest.json").read_text())["files"]
+    assert {"edits/edit.json", "edits/weights.safetensors"} <= {*listed}
+    page = (out / "report.html").read_text()
+    assert "has &lt;b&gt;N&lt;/b&gt;" in page
+    assert "<b>N</b>" not in page
+    assert found.summary["verdict"].replace("'", "&#39;").replace("<b>N</b>", "&lt;b&gt;N&lt;/b&gt;") in page
+
+
+def test_a_judge_knows_a_rule_that_fingerprints_show_and_says_how_well(relu_subject, table):
+    contrast = Contrast.read(relu_subject, table, NAME)
+    seen, held = contrast.split((0.5, 0.5), 1)
+    judge = Judge.fitted(domain_of("molecule"), seen, held, 0, 100)
+    value, low, high = judge.checked
+    assert judge.metric == "auroc"
+    assert value > 0.7
+    assert value > Judge.fitted(domain_of("molecule"), seen.shuffled(0), held, 0, 100).checked[0]
+    assert low <= value <= high
+    assert judge(["CCNC", "CCOC"]).argmax() == 0
+
+
+def test_what_is_new_in_a_design_is_marked(relu_subject):
+    domain = domain_of("molecule")
+    before, after = (read(relu_subject, domain, text)[1] for text in ("CCO", "CCNO"))
+    assert changed(before, after) == [2]
+    assert similarity(domain, "CCO", "CCO") == 1
+    assert worst({"a": 0.1, "b": -0.7, "c": float("nan")})[0] == {"name": "b", "value": -0.7}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"dose": (1e6,)}, "is not reached"),
+        ({"dose": (0.0,)}, "above 0"),
+        ({"layers": 9}, "has no layer 9"),
+        ({"method": "wishing"}, "wishing"),
+        ({"start": "C1CC"}, "start"),
+        ({"components": "feature"}, "give --dictionary"),
+        ({"label": "smiles"}, "classes"),
+    ],
+)
+def test_what_cannot_be_steered_is_said_in_a_line(relu_subject, table, more, message):
+    with pytest.raises(InputError, match=message) as caught:
+        isotrace.steer(relu_subject, table, **{"label": NAME, "starts": 1, "designs": 1, "twins": 0} | more)
+    assert "\n" not in str(caught.value)
