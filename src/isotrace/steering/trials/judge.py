@@ -1,7 +1,8 @@
-"""A judge of designs that knows no language model: a random forest on the domain's fingerprints, fitted on sequences
-that neither the edit nor its dose has seen, and checked on others before it is believed."""
+"""Judges of designs, which know no language model: the property itself, where it can be computed, or a random forest on
+the domain's fingerprints, fitted on sequences that neither the edit nor its dose has seen, and checked on others before
+it is believed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,6 +15,19 @@ from isotrace.stats.metrics import METRICS
 from isotrace.steering.contrast import Contrast
 
 TREES = 200
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What `compute` says of a text is the property."""
+
+    compute: Callable[[str], float]
+    metric: str = "exact"
+    checked: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """float64 `[n]`."""
+        return np.asarray([self.compute(text) for text in texts], np.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from isotrace.steering.directions.direction import DIRECTIONS
 from isotrace.steering.dose import Dose, degenerate_share, usual_floor
 from isotrace.steering.edits import Calibrated, Edits
 from isotrace.steering.questions import Questions
-from isotrace.steering.trials.judge import Judge
+from isotrace.steering.trials.judge import Exact, Judge
 from isotrace.subjects.subject import Batch, Subject
 
 SHARES = (0.5, 0.3, 0.2)
@@ -93,7 +93,7 @@ class Trial:
     domain: Domain
     contrast: Contrast
     edits: Edits
-    judge: Judge
+    judge: Judge | Exact
     starts: tuple[str, ...]
     arms: tuple[Arm, ...]
     twins: np.ndarray
@@ -116,13 +116,14 @@ class Trial:
 
 def trial(
     subject: Subject, contrast: Contrast, settings: TrialSettings, *, components: Components | None = None,
-    starts: Sequence[str] = (), progress: Progress = silent,
+    starts: Sequence[str] = (), exact: Exact | None = None, progress: Progress = silent,
 ) -> Trial:  # fmt: skip
-    """`starts`: texts to begin from, none: negative sequences of the part that is told. Raises InputError where a part
-    lacks a side, no dose is reached and no start can be used; SubjectError as the method and the generator do."""
+    """`exact`: the property, where it can be computed, in place of the forest. `starts`: texts to begin from, none:
+    negative sequences of the part that is told. Raises InputError where a part lacks a side, no dose is reached and no
+    start can be used; SubjectError as the method and the generator do."""
     domain = domain_of(str(subject.files.domain))
     fitting, judging, told = contrast.split(SHARES, settings.seed)
-    judge = Judge.fitted(domain, judging, told, settings.seed)
+    judge = exact or Judge.fitted(domain, judging, told, settings.seed)
     if settings.confounds != "free":
         fitting = fitting.match() if settings.confounds == "match" else fitting.residual()
     entry = DIRECTIONS[settings.method]
@@ -198,7 +199,7 @@ class _Made:
 
     subject: Subject
     domain: Domain
-    judge: Judge
+    judge: Judge | Exact
     starts: tuple[str, ...]
     settings: TrialSettings
     floor: float | None
