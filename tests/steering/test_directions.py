@@ -25,6 +25,8 @@ CASES = {  # method → settings with which it meets the planted subject
     "manifold": AT,
     "lineas": AT | {"steps": 60, "rate": 0.3, "gamma": 0.0},
 }
+ELSEWHERE = ("eigenshift", "anchored", "injection")
+"""What is read at a hidden place, where a subject without attention knows nothing: see test_readouts."""
 LEAST = {"gradient": 0.4, "feature_clamp": 0.7, "snmf": 0.7}
 """Least cosine, where it is not 0.95: one unit is half of the two that differ; and the probe whose gradient it is
 divides by the spread of single coordinates, while the planted directions cross all of them."""
@@ -50,7 +52,7 @@ def cosines(edits, subject, contrast, wanted):
 
 
 def test_the_registry_is_walked_whole():
-    assert set(CASES) == set(DIRECTIONS)
+    assert {*CASES, *ELSEWHERE} == set(DIRECTIONS)
     for row in needs():
         assert all(row[name] for name in ("about", "labels", "pairs", "gradients", "cost", "tuned", "source")), row
         assert "\n" not in row["about"]

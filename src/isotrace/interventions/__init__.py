@@ -13,8 +13,10 @@ from isotrace.interventions.components import (
 )
 from isotrace.interventions.edges import Edges, component_graph
 from isotrace.interventions.hookpoints import (
+    AlongNeurons,
     Attentions,
     Embeddings,
+    HeadInputs,
     Heads,
     Hookpoints,
     MLPInputs,
@@ -41,8 +43,9 @@ from isotrace.interventions.what import (
 from isotrace.interventions.where import Marked, Nodes, Not, Rows, Select, Tokens, Units
 
 __all__ = [
-    "COMPONENTS", "Add", "AddShare", "Affine", "Along", "Apply", "Attentions", "Clamp", "Components", "Edges", "Edit",
-    "Embeddings", "Heads", "Hookpoints", "Inject", "Intervention", "MLPInputs", "MLPs", "Marked", "Neurons", "Nodes",
-    "Normed", "Not", "Only", "Plan", "Residuals", "Rows", "Scale", "Select", "Set", "Subspaces", "To", "Tokens",
-    "Units", "Values", "Writers", "component_graph", "components_kind", "mean_values", "register", "zero_values",
+    "COMPONENTS", "Add", "AddShare", "Affine", "Along", "AlongNeurons", "Apply", "Attentions", "Clamp", "Components",
+    "Edges", "Edit", "Embeddings", "HeadInputs", "Heads", "Hookpoints", "Inject", "Intervention", "MLPInputs", "MLPs",
+    "Marked", "Neurons", "Nodes", "Normed", "Not", "Only", "Plan", "Residuals", "Rows", "Scale", "Select", "Set",
+    "Subspaces", "To", "Tokens", "Units", "Values", "Writers", "component_graph", "components_kind", "mean_values",
+    "register", "zero_values",
 ]  # fmt: skip

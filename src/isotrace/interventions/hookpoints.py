@@ -1,16 +1,16 @@
 """Components that are the tensor at a hookpoint, split into parts: what is set is what flows on."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
-from isotrace.base.errors import InputError
-from isotrace.interventions.components import Components, Edit, Layers, Writers, register
+from isotrace.base.errors import InputError, SubjectError
+from isotrace.interventions.components import Components, Edit, Layers, Values, Writers, register
 from isotrace.subjects.dispatch import Site, hookpoints_edited, overlaid
-from isotrace.subjects.subject import Subject
+from isotrace.subjects.subject import Batch, Subject
 
 
 def flowing(edit: Edit, layer: int, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -81,6 +81,38 @@ class Neurons(Writers):
 
 
 @register
+@dataclass(frozen=True, eq=False)
+class AlongNeurons(Writers):
+    """Neurons as if each wrote `vector [d_model]`: their activations, and what a change of them adds along it."""
+
+    name: ClassVar[str] = "along_neuron"
+    vector: Tensor
+
+    def sizes(self, subject: Subject) -> tuple[tuple[int, int], ...]:
+        return Neurons().sizes(subject)
+
+    def reads(self, subject: Subject) -> Sequence[str]:
+        return Neurons().reads(subject)
+
+    def writes(self, subject: Subject) -> Sequence[str]:
+        return Neurons().writes(subject)
+
+    def encode(self, layer: int, x: Tensor) -> Tensor:
+        return x
+
+    def rows(self, subject: Subject, layer: int, keep: Tensor | slice) -> Tensor:
+        size = self.sizes(subject)[layer][0]
+        vector = self.vector.to(subject.device, subject.model.dtype)
+        return vector.expand(size, -1)[keep]
+
+    def targets(self, layer: int) -> list[int]:
+        return [layer]
+
+    def finish(self, subject: Subject, layer: int, total: Tensor, x: Tensor) -> Tensor:
+        raise InputError("what neurons add along one vector stands beside what they write, never for it.")
+
+
+@register
 class Heads(AtHookpoint):
     """Heads of self-attention: the output of each, before the map that joins them. Cross-attention has none here."""
 
@@ -147,6 +179,41 @@ class Hookpoints(Components):
         sizes = self.sizes(subject)
         meant = [i for i in range(len(self.names)) if layers is None or i in layers]
         return hookpoints_edited(subject, {self.names[i]: lambda x, i=i: flowing(edit, i, x, sizes[i]) for i in meant})
+
+
+@register
+class HeadInputs(Components):
+    """What the last linear map of the language-model head reads, a layer of one component: the final hidden state, or,
+    where the head is more than that map, what its other parts make of it."""
+
+    name = "head_input"
+
+    def sizes(self, subject: Subject) -> tuple[tuple[int, int], ...]:
+        return ((1, self.weight(subject).shape[1]),)
+
+    def edited(self, subject: Subject, edit: Edit, layers: Layers = None) -> AbstractContextManager[None]:
+        if layers is not None and 0 not in layers:
+            return nullcontext()
+        size = self.sizes(subject)[0]
+
+        def enter(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (flowing(edit, 0, args[0], size), *args[1:])
+
+        site = Site(before=(enter,), narrow=subject.narrow)
+        return overlaid([(subject.module(subject.family.head_decoder), site)])
+
+    def record(self, subject: Subject, batch: Batch) -> tuple[Values, Tensor]:
+        found: list[Tensor] = []
+        with self.edited(subject, lambda _, values: found.append(values) or values):
+            final = subject.hidden(batch.ids, batch.mask)
+            subject.head(final)
+        return (found[0],), final
+
+    def weight(self, subject: Subject) -> Tensor:
+        """`[vocabulary, d]` of that map. Raises SubjectError without a head."""
+        if not subject.has_head:
+            raise SubjectError(f"{subject.source} has no language-model head, which an edit of its input needs.")
+        return cast(Tensor, subject.module(subject.family.head_decoder).weight)
 
 
 @register

@@ -58,7 +58,9 @@ def flowing(
 
     under = plan.on(subject, batch).applied(subject)
     with suppress(_Done), fast_kernels(subject), under, components.edited(subject, keep, layers):
-        subject.hidden(batch.ids, batch.mask)
+        final = subject.hidden(batch.ids, batch.mask)
+        if subject.has_head:  # what is asked for may flow there
+            subject.head(final)
     return seen
 
 

@@ -131,6 +131,9 @@ DIRECTIONS: Registry[Direction] = Registry(
             "feature_clamp": "units.feature_clamp",
             "snmf": "units.snmf",
             "manifold": "units.manifold",
+            "eigenshift": "readouts.eigenshift",
+            "anchored": "readouts.anchored",
+            "injection": "readouts.injection",
         }.items()
     },
 )
