@@ -5,17 +5,21 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+import typer
 
 import isotrace
 from isotrace.base.errors import InputError
 from isotrace.base.result import load
+from isotrace.cli.steer import listed
 from isotrace.datasets.annotated import read
 from isotrace.domains.domain import domain_of
 from isotrace.report.steer.steer import changed, similarity, worst
 from isotrace.steering import Edits
 from isotrace.steering.contrast import Contrast
+from isotrace.steering.directions.direction import DIRECTIONS
 from isotrace.steering.trials.judge import Judge
 from isotrace.steering.trials.trial import SHARES
+from isotrace.verbs.steer import settings_of
 
 RINGS = ("c1ccccc1", "c1ccncc1", "C1CCCCC1", "c1ccoc1", "c1ccsc1", "C1CCNCC1", "C1CCOCC1", "C1CCCC1")
 TAILS = ("C", "CC", "O", "CO", "N", "CN", "CCO", "CCN")
@@ -104,6 +108,9 @@ def test_what_is_new_in_a_design_is_marked(relu_subject):
         ({"method": "wishing"}, "wishing"),
         ({"start": "C1CC"}, "start"),
         ({"components": "feature"}, "give --dictionary"),
+        ({"setting": ("form",)}, "write name=value"),
+        ({"setting": ("shape=plain",)}, "no setting 'shape'"),
+        ({"method": "eigenshift"}, "needs the setting"),
         ({"label": "smiles"}, "classes"),
     ],
 )
@@ -111,3 +118,12 @@ def test_what_cannot_be_steered_is_said_in_a_line(relu_subject, table, more, mes
     with pytest.raises(InputError, match=message) as caught:
         isotrace.steer(relu_subject, table, **{"label": NAME, "starts": 1, "designs": 1, "twins": 0} | more)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_a_method_and_the_list_of_methods(capsys):
+    assert settings_of(("k=3", "tokens=N,O", "wide=true", "share=0.5")) == {
+        "k": 3, "tokens": "N,O", "wide": True, "share": 0.5,
+    }  # fmt: skip
+    with pytest.raises(typer.Exit):
+        listed(True)
+    assert {*DIRECTIONS} <= {*capsys.readouterr().out.replace("│", " ").split()}

@@ -1,6 +1,7 @@
 """isotrace steer: fit a direction, calibrate it, design, and compare with random directions."""
 
-from typing import Any
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any
 
 import typer
 
@@ -31,4 +32,27 @@ def show(summary: dict[str, Any], request: SteerRequest) -> None:
         typer.echo(f"report: {request.out / 'report.html'}")
 
 
-command = command_of(steer, show, saves=True)
+def listed(asked: bool) -> None:
+    """Print what each method needs, and end."""
+    if asked:
+        from isotrace.steering.directions.direction import needs
+
+        columns = ("name", "labels", "pairs", "gradients", "cost", "tuned", "about")
+        show_table("methods of steering", columns, [[row[c] for c in columns] for row in needs()], width=160, right=())
+        raise typer.Exit
+
+
+LIST = Annotated[bool, typer.Option("--list", help="Say what each method needs.", is_eager=True, callback=listed)]
+steered = command_of(steer, show, saves=True)
+
+
+def command(**given: Any) -> None:
+    del given["list"]
+    steered(**given)
+
+
+command.__doc__ = steered.__doc__
+command.__signature__ = Signature(  # pyright: ignore[reportFunctionMemberAccess]
+    [*signature(steered).parameters.values(),
+     Parameter("list", Parameter.KEYWORD_ONLY, default=False, annotation=LIST)]
+)  # fmt: skip

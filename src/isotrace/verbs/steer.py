@@ -1,5 +1,6 @@
 """Steer a subject towards a property: fit a direction, calibrate it, design, and compare with random directions."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,6 +38,8 @@ class SteerRequest(OnSubject, InFolder, Seeded):
     """Column that names pairs of a positive and a negative, for methods that need them."""
     method: str = "difference_in_means"
     """How the direction is found: see `isotrace.steering.directions`."""
+    setting: tuple[str, ...] = ()
+    """Setting of the method, name=value; repeatable."""
     components: str | None = None
     """Kind of component that is edited (residual, mlp, neuron, …); left out, the method's own."""
     dictionary: Loaded = None
@@ -73,7 +76,23 @@ class SteerRequest(OnSubject, InFolder, Seeded):
             raise InputError(f"--dictionary has features, not {self.components}s: leave out one of the two.")
         if self.dictionary is None and self.components == "feature":
             raise InputError("features are those of a dictionary: give --dictionary.")
+        settings_of(self.setting)
         look_at(self.data, self.column, label=self.label, group=self.group, pair=self.pair)
+
+
+def settings_of(given: tuple[str, ...]) -> dict[str, Any]:
+    """Name → value, numbers and true or false as such. Raises InputError for what is not name=value."""
+    found = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name:
+            raise InputError(f"--setting {one!r} sets nothing: write name=value.")
+        try:
+            plain = json.loads(value)
+        except ValueError:
+            plain = value
+        found[name] = plain if isinstance(plain, int | float) else value
+    return found
 
 
 @verb(SteerRequest)
@@ -99,7 +118,7 @@ def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
     domain_of_subject(subject)
     settings = TrialSettings(
         request.method, request.layers, request.confounds, request.dose, request.designs, request.starts,
-        request.twins, request.generator, request.seed,
+        request.twins, request.generator, request.seed, settings_of(request.setting),
     )  # fmt: skip
     components = None if request.components in (None, "feature") else COMPONENTS[request.components]()
     if request.dictionary is not None:
