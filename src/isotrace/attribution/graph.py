@@ -167,7 +167,8 @@ def build_graph(
     where even `max_features` nodes do not fit.
     """
     patterns = sum(pattern.numel() * pattern.element_size() for pattern in frame.frozen.patterns.values())
-    batch_size = batch_size or max(1, min(64, max(4, 4_096 // frame.n_tokens), memory // max(1, patterns)))
+    # rows of about a thousand tokens stay in the cache on their way through a layer
+    batch_size = batch_size or max(1, min(64, max(4, 1_024 // frame.n_tokens), memory // max(1, patterns)))
     edges, values = EdgeRows(frame, batch_size), frame.active.values.flatten().cpu()
     budget, others = min(max_features, int((values > 0).sum())), edges.n_columns - edges.n_slots
     if (budget + others + 1) ** 2 * values.element_size() > memory:
@@ -178,7 +179,7 @@ def build_graph(
     row, constant = edges.target_row()
     known, constants = KnownRows(row, (values > 0).nonzero()[:, 0], edges.n_slots), [torch.tensor([constant])]
     while len(known.columns) < budget:
-        step = min(budget - len(known.columns), max(4 * batch_size, budget // 4))
+        step = min(budget - len(known.columns), max(256, budget // 4))
         influence, visited = known.influence(), known.places(known.columns)
         room = memory // (values.element_size() * (1 + len(known.columns) + step)) - others
         if room < len(known.slots):

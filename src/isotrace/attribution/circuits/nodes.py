@@ -96,7 +96,7 @@ class NodeMeter:
         new = [n for n in dict.fromkeys(nodes) if bool(self.effects.measured[n].isnan())]
         singles = [self.graph.feature_nodes[n][None] for n in new]
         measured = self.effects.measured.clone()
-        measured[new] = self._clean - ablated(*self._parts, singles, complement=False, chunk=32).double()
+        measured[new] = self._clean - ablated(*self._parts, singles, complement=False, chunk=16).double()
         self.effects = replace(self.effects, measured=measured)
         return self.effects
 
