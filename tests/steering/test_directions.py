@@ -21,13 +21,14 @@ CASES = {  # method → settings with which it meets the planted subject
     "linear_transport": AT,
     "austeer": UNITS | {"mode": "shift", "k": 2},
     "feature_clamp": UNITS,
+    "circuit_clamp": UNITS | {"tokens": "F", "size": 1},
     "snmf": UNITS | {"k": 3, "restarts": 3, "iterations": 40},
     "manifold": AT,
     "lineas": AT | {"steps": 60, "rate": 0.3, "gamma": 0.0},
 }
 ELSEWHERE = ("eigenshift", "anchored", "injection")
 """What is read at a hidden place, where a subject without attention knows nothing: see test_readouts."""
-LEAST = {"gradient": 0.4, "feature_clamp": 0.7, "snmf": 0.7}
+LEAST = {"gradient": 0.4, "feature_clamp": 0.7, "snmf": 0.7, "circuit_clamp": 0.7}
 """Least cosine, where it is not 0.95: one unit is half of the two that differ; and the probe whose gradient it is
 divides by the spread of single coordinates, while the planted directions cross all of them."""
 CHEAP = ("difference_in_means", "control_vector", "regime_delta", "linear_transport")

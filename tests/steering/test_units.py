@@ -11,8 +11,9 @@ from isotrace.dictionaries.features import Features
 from isotrace.interventions import Heads, MLPs, Neurons
 from isotrace.steering import FeatureEdit
 from isotrace.steering.contrast import Contrast
-from isotrace.steering.directions import DIRECTIONS
+from isotrace.steering.directions import DIRECTIONS, Fitting
 from isotrace.steering.directions.units.austeer import momentum, ranked
+from isotrace.steering.directions.units.circuit_clamp import supports
 from isotrace.steering.directions.units.feature_clamp import lift
 from isotrace.steering.directions.units.manifold import binned, energy, left_out, spline
 from isotrace.steering.directions.units.snmf import factorised, loads_of
@@ -81,7 +82,7 @@ def test_the_planted_unit_is_found_lifted_and_moves_its_target_alone(world, dict
     assert abs(lifts[neuron + 2]) < 1e-3 * lifts[neuron]  # junk
     batch = subject.tokenize(["CCCCS"])
     change = {
-        unit: [float(token_mass(subject, batch, subject.run(batch, plan=plan), token)) for token in ("F", "O")]
+        unit: [float(token_mass(subject, batch, subject.run(batch, plan=plan).final, token)) for token in ("F", "O")]
         for unit, plan in [(None, None)]
         + [
             (u, FeatureEdit(components=parts, layer=0, units=(u,), values=torch.ones(1) * 20, pool=(u, 9)).plan(1.0))
@@ -231,3 +232,22 @@ def test_a_path_edit_moves_by_its_curve_and_its_twin_as_far(world):
         DIRECTIONS["manifold"].fit(subject, Contrast.of(subject, texts, [n // 4 + 0.5 for n in range(14)]))
     with pytest.raises(InputError, match="not words"):
         DIRECTIONS["manifold"].fit(subject, world[3])
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_circuit_is_drawn_from_what_supports_the_target(world, dictionary):
+    subject, _, neuron, contrast = world
+    parts = Features(neurons_as_features(subject)) if dictionary else Neurons()
+    fitting = Fitting(subject, contrast, parts, (0, 1))
+    support = supports(fitting, "F")
+    assert float(support[0][neuron]) > 100 * float(support[0][neuron + 2].abs())  # junk
+    fit = DIRECTIONS["circuit_clamp"].fit
+    edits = fit(subject, contrast, components=parts, layers=(0, 1), tokens="F", size=2)
+    assert {(edit.layer, unit) for edit in edits.edits for unit in edit.units} == {(0, neuron), (1, 0)}
+    batch = subject.tokenize(["CCCC"])
+    odds = [
+        token_mass(subject, batch, subject.run(batch, plan=one.plan(1.0)).final, "F") for one in (edits, edits.twin(0))
+    ]
+    assert float(odds[0]) > float(odds[1]) + 0.5
+    with pytest.raises(InputError, match="smaller size"):
+        fit(subject, contrast, components=parts, layers=(0,), tokens="F", size=40)

@@ -129,6 +129,7 @@ DIRECTIONS: Registry[Direction] = Registry(
             "lineas": "maps.lineas",
             "austeer": "units.austeer",
             "feature_clamp": "units.feature_clamp",
+            "circuit_clamp": "units.circuit_clamp",
             "snmf": "units.snmf",
             "manifold": "units.manifold",
             "eigenshift": "readouts.eigenshift",

@@ -102,9 +102,10 @@ def lift(subject: Subject, parts: Components, layer: int, unit: int, examples: S
     )  # fmt: skip
     changes = np.zeros(len(GRID))
     for _, batch in batches(examples, BATCH_TOKENS, subject):
-        before = token_mass(subject, batch, subject.run(batch), tokens)
+        before = token_mass(subject, batch, subject.run(batch, logits=False).final, tokens)
         for i, alpha in enumerate(GRID):
-            after = token_mass(subject, batch, subject.run(batch, plan=edit.plan(alpha)), tokens)
+            final = subject.run(batch, plan=edit.plan(alpha), logits=False).final
+            after = token_mass(subject, batch, final, tokens)
             changes[i] += float((after - before).sum()) / alpha
     return float(np.median(changes)) / len(examples)
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.subjects.probe import pooling_weights
-from isotrace.subjects.subject import Batch, Output, Subject
+from isotrace.subjects.subject import Batch, Subject
 
 
 def token_set(subject: Subject, tokens: str) -> list[int]:
@@ -16,11 +16,10 @@ def token_set(subject: Subject, tokens: str) -> list[int]:
     return [subject.token_id(name) for name in names]
 
 
-def token_mass(subject: Subject, batch: Batch, output: Output, tokens: str) -> Tensor:
-    """`[batch]`: mean over real tokens of the log-odds that the token predicted there is one of `tokens`. Raises
-    SubjectError for a subject without a head."""
-    logits = subject.head(output.final) if output.logits is None else output.logits
-    logs = logits.double().log_softmax(-1)
+def token_mass(subject: Subject, batch: Batch, final: Tensor, tokens: str) -> Tensor:
+    """`[batch]`: mean over real tokens of the log-odds that what is predicted there is one of `tokens`, differentiable
+    in the final hidden state. Raises SubjectError for a subject without a head."""
+    logs = subject.head(final).double().log_softmax(-1)
     ids = token_set(subject, tokens)
     inside = logs[..., ids].logsumexp(-1)
     others = torch.ones(logs.shape[-1], dtype=torch.bool, device=logs.device)
