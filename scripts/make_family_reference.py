@@ -3,15 +3,18 @@
     python scripts/make_family_reference.py esmc --code ESM --out tests/data/families/esmc.safetensors
     python scripts/make_family_reference.py progen --code PROGEN2 --out tests/data/families/progen.safetensors
     python scripts/make_family_reference.py smited --code SMITED --out tests/data/families/smited.safetensors
+    python scripts/make_family_reference.py annalog --code ANNALOG --out tests/data/families/annalog.safetensors
 
 ESM: the unpacked wheel `esm` 3.2.1.post1 (`pip download --no-deps esm`; `pip install --no-deps einops` beside it).
 PROGEN2: the folder `progen2` of the repository salesforce/progen, at commit c27a419.
 SMITED: the folder `models/smi_ted/inference/smi_ted_light` of the repository IBM/materials, at commit dc01519, which
 has the code of fast-transformers beside it (the wheel `smi-ted` 1.0.0 has the same model without that).
-Neither is needed otherwise, and no published weights are: a tiny model gets weights by a formula (`weight`), which the
+ANNALOG: the unpacked wheel `annalog` 1.0.6.
+None is needed otherwise, and no published weights are: a tiny model gets weights by a formula (`weight`), which the
 test computes again. Recorded are the names and shapes of all weights, the ids of two sequences in one padded batch, the
 stream behind every block, the final hidden state and the logits; of SMI-TED also the latent, and the logits of what its
-decoder makes of it.
+decoder makes of it; of ANNalog, which writes one sequence from another, the ids of both, and the blocks of its encoder
+apart.
 """
 
 import argparse
@@ -136,15 +139,40 @@ def smited(code: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return found | {"decoded": model.decoder.lang_model(decoded), "blocks": torch.stack(seen)}, about
 
 
+def annalog(code: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    folder = code / "annalog" / "model_files"
+    package = ModuleType("model_files")  # without what the package imports beside it
+    package.__path__ = [str(folder)]
+    sys.modules["model_files"] = package
+    from model_files import seq2seq_attention as reference  # pyright: ignore[reportMissingImports]
+    from model_files.vocabulary import SMILESTokenizer  # pyright: ignore[reportMissingImports]
+
+    words = ["<unk>", "<pad>", "<sos>", "<eos>", *"Cc()1ON2=nF", "Cl", "[O-]", "%10"]
+    sequences, sources = ["CC(=O)Oc1ccccc1Cl", "FC=C[O-]"], ["CCO", "c1ccccc1CCN=C"]
+    sizes = {"hid_dim": 32, "n_layers": 2, "n_heads": 8, "pf_dim": 24, "dropout": 0.1, "device": "cpu"}
+    stacks = [kind(len(words), **sizes, max_length=20) for kind in (reference.Encoder, reference.Decoder)]
+    model = reference.Seq2Seq(*stacks, 1, 1, "cpu").eval()
+    about = {"weights": filled(model), "sequences": sequences, "sources": sources, "words": words}
+    cut, pad = SMILESTokenizer().tokenize, nn.utils.rnn.pad_sequence
+    given, ids = (
+        pad([torch.tensor([2, *map(words.index, cut(text)), 3]) for text in texts], True, 1)
+        for texts in (sources, sequences)
+    )
+    seen = [watched(stack.layers) for stack in stacks]
+    logits = model(given, ids)[0]
+    found = {"ids": ids, "mask": (ids != 1).long(), "sources": given, "final": seen[1][-1], "logits": logits}
+    return found | {"encoder": torch.stack(seen[0]), "blocks": torch.stack(seen[1])}, about
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", choices=("esmc", "progen", "smited"))
+    parser.add_argument("family", choices=("esmc", "progen", "smited", "annalog"))
     parser.add_argument("--code", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     sys.path.insert(0, str(given.code))
     with torch.no_grad():
-        record = {"esmc": lambda _: esmc(), "progen": progen, "smited": smited}[given.family]
+        record = {"esmc": lambda _: esmc(), "progen": progen, "smited": smited, "annalog": annalog}[given.family]
         tensors, about = record(given.code)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in tensors.items()}, given.out, {"about": json.dumps(about)})

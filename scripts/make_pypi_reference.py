@@ -1,6 +1,7 @@
 """Record what the published packages' own code computes, for `tests/subjects/test_pypi.py`.
 
     python scripts/make_pypi_reference.py REACTIONS.csv --out tests/data/pypi_reference.json
+    python scripts/make_pypi_reference.py SMILES --only annalog iglm --out tests/data/pypi_reference.json
 
 Run it in an environment of its own, where isotrace is not needed:
 
@@ -11,6 +12,12 @@ Run it in an environment of its own, where isotrace is not needed:
 and the Python files of fairseq 0.10.2 (its last wheel is for Python 3.8; its compiled parts are not needed).
 REACTIONS.csv(.gz) has the columns `split`, `reactants` and `product` (USPTO-50k after Liu et al. 2017).
 
+With `--only`, what these packages compute replaces what OUT holds of them; in place of reactions it takes SMILES, one a
+line (tests/data/heldout.smi). annalog 1.0.6 and iglm 0.1.0 run with any torch and transformers (`pip install
+--no-deps`, or unpacked wheels on PYTHONPATH); iglm is under a non-commercial licence. Of ANNalog, pairs are recorded: a
+molecule that its words can write and, as target, the next one; all log-probabilities summed, the logits at three
+places, and its own beam of width one.
+
 Where a package has no code for the masked-language-model head of its own checkpoint (rxnfp, rxnmapper), the head is
 that of the old transformers, loaded from the package's folder; `computed_by` of every record says what ran.
 """
@@ -19,6 +26,8 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
+import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +50,7 @@ TRASTUZUMAB_VL = (
     "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQGTKVEIK"
 )
 SHOWN = 8  # entries of every vector that are recorded
-N_REACTIONS = 20
+N_REACTIONS = N_PAIRS = 20
 
 
 def record(source: str, computed_by: str, text: str, ids: Tensor, hidden: list[Tensor], **rest: Any) -> dict[str, Any]:
@@ -178,6 +187,72 @@ def sapiens() -> list[dict[str, Any]]:
     return found
 
 
+@torch.no_grad()
+def iglm() -> list[dict[str, Any]]:
+    from importlib.resources import files
+    from unittest.mock import MagicMock
+
+    from iglm import IgLM  # pyright: ignore[reportMissingImports]
+
+    # newer versions of transformers do not read its word list: a word is its line
+    words = (files("iglm") / "trained_models" / "vocab.txt").read_text().split("\n")
+    tokenizer = MagicMock(unk_token_id=1, sep_token="[SEP]", sep_token_id=3, cls_token="[CLS]")
+    tokenizer.convert_tokens_to_ids = lambda given: [words.index(word) for word in given]
+    found = []
+    for name, model_name in (("", "IgLM"), ("small_", "IgLM-S")):
+        runner = IgLM(model_name)
+        for chain, tag, text in (("vh", "[HEAVY]", TRASTUZUMAB_VH), ("vl", "[LIGHT]", TRASTUZUMAB_VL)):
+            runner.tokenizer = tokenizer
+            ids = torch.tensor(tokenizer.convert_tokens_to_ids([tag, "[HUMAN]", *text, "[SEP]"]))
+            out = runner.model(ids[None], output_hidden_states=True)
+            said = runner.log_likelihood(text, tag, "[HUMAN]")
+            found.append(
+                record(
+                    f"pypi:iglm/{name}{chain}",
+                    "iglm's model and words",
+                    text,
+                    ids,
+                    [state[0] for state in out.hidden_states],
+                    logits=out.logits[0],
+                    log_likelihood=said,
+                )
+            )
+    return found
+
+
+@torch.no_grad()
+def annalog(path: Path) -> list[dict[str, Any]]:
+    from importlib.resources import files
+    from unittest.mock import MagicMock
+
+    sys.modules["partialsmiles"] = MagicMock()  # filters what is written, which is not asked for
+    from annalog import SMILESGenerator, SMILESModelHandler  # pyright: ignore[reportMissingImports]
+
+    folder = files("annalog") / "ckpt_and_vocab"
+    vocabulary, name = str(folder / "stereo_experiment_vocab_ttf.pkl"), "Lev_extended"
+    handler = SMILESModelHandler(vocabulary, vocabulary, str(folder / f"{name}.pt"), device="cpu")
+    generator, field, known = SMILESGenerator(handler), handler.SRC, {*handler.SRC.vocab.itos}
+    lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    texts = [text for text in lines if {*field.preprocess(text)} <= known and len(text) < handler.max_length - 1]
+    texts, found = texts[: N_PAIRS + 1], []
+    for source, target in pairwise(texts):
+        given, written = (field.process([field.preprocess(text)]) for text in (source, target))
+        logits = handler.model(given, written)[0][0]
+        chosen = [0, len(logits) // 2, len(logits) - 1]
+        ((greedy, _),) = generator.generate_smiles(source, generation_number=1, generation_method="beam")
+        found.append({
+            "source": f"pypi:annalog/{name}",
+            "computed_by": "annalog's model, vocabulary and beam",
+            "pair": [source, target],
+            "ids": [given[0].tolist(), written[0].tolist()],
+            "tokens": chosen,
+            "logits": [[float(f"{value:.9g}") for value in row] for row in logits[chosen].tolist()],
+            "log_likelihood": -generator.score_smiles(source, target)[0],
+            "greedy": greedy,
+        })  # fmt: skip
+    return found
+
+
 def make_fairseq_importable() -> None:
     """fairseq 0.10 was written for older Pythons: names NumPy dropped, and dataclasses as defaults of fields."""
     ordinary = dataclasses.dataclass
@@ -213,16 +288,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("reactions", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=("annalog", "iglm"), default=())
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if given.only:
+        replace_records(given.out, given.only, given.reactions)
+        return
     packages = ("rxnfp", "rxnmapper", "antiberty", "sapiens", "transformers", "torch")
     content = {
         "versions": {name: importlib.metadata.version(name) for name in packages} | {"fairseq": "0.10.2"},
         "reactions": tokenizations(given.reactions),
         "records": [*rxnfp(), *rxnmapper(), *antiberty(), *sapiens()],
     }
-    given.out.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+    write(given.out, content)
+
+
+def replace_records(path: Path, packages: list[str], molecules: Path) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    versions = {"annalog": "1.0.6", "iglm": "0.1.0"}
+    content["versions"] |= {name: versions[name] for name in packages}
+    for key, made in (("records", {"iglm": iglm}), ("pairs", {"annalog": lambda: annalog(molecules)})):
+        kept = [r for r in content.get(key, []) if r["source"].partition(":")[2].partition("/")[0] not in packages]
+        content[key] = [*kept, *(row for name in packages if name in made for row in made[name]())]
+    write(path, content)
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

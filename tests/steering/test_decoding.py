@@ -151,8 +151,7 @@ def test_samples_are_as_frequent_as_the_subject_says(writing):
     assert {row.sequence for row in small.rows} == {row.sequence for row in sure.rows}
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0])
-@pytest.mark.parametrize("name", ["llama", "bart"])
+@pytest.mark.parametrize(("name", "penalty"), [("llama", 1.0), ("bart", 0.0)])
 def test_a_wide_beam_finds_what_enumeration_finds(name, penalty, writing):
     subject, n = writing[name], 4
     run = Run(subject, Sample(forbidden=others(subject, "C", "N")), Plan())
@@ -184,7 +183,7 @@ def test_a_prefix_is_written_first(writing):
 def test_a_site_is_drawn_from_its_conditional(kind, masked):
     """One site, many chains; the rest of the start stands."""
     forbidden = others(masked, *LETTERS)
-    shared = {"n": 400, "sites": (2,), "forbidden": forbidden}
+    shared = {"n": 256, "sites": (2,), "forbidden": forbidden}
     made = Gibbs(indels=0, **shared) if kind == "gibbs" else MaskPredict(top_p=1, rounds=1, **shared)
     found = made(masked, ["CCO"])
     batch = masked.tokenize(["CCO"])
@@ -192,8 +191,8 @@ def test_a_site_is_drawn_from_its_conditional(kind, masked):
     p = logits[[masked.token_id(letter) for letter in LETTERS]].softmax(-1).numpy()
     texts = [row.sequence for row in found.rows]
     share = np.asarray([texts.count(f"C{letter}O") for letter in LETTERS]) / len(texts)
-    assert len(texts) == found.forwards == 400
-    assert np.abs(share - p).max() < 4 * 0.5 / 400**0.5
+    assert len(texts) == found.forwards == 256
+    assert np.abs(share - p).max() < 4 * 0.5 / 256**0.5
 
 
 def test_gibbs_inserts_and_deletes_and_undoes_what_cannot_be_read(masked):

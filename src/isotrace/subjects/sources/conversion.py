@@ -10,6 +10,7 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from isotrace.base.files import write_whole
+from isotrace.subjects.sources import annalog
 from isotrace.subjects.sources.published import Published
 from isotrace.subjects.sources.source import write_record
 
 # One token each: bracket atom, two-letter halogen, reaction arrow, ring closure, or a single character of SMILES.
 SMILES = r"\[[^\]]+\]|Br?|Cl?|>>?|%\([0-9]{3}\)|%[0-9]{2}|[NOSPFIbcnosp0-9|().=#+\-\\/:~@?*$]"
-PATTERNS = {"smiles": SMILES, "residues": "."}
+# ANNalog's own: what is no bracket, ring closure or two-letter halogen is a character.
+CHARACTERS = r"\[[^\]]*\]|%[0-9]{2}|Br|Cl|."
+PATTERNS = {"smiles": SMILES, "characters": CHARACTERS, "residues": "."}
 
 BERT = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}
 FAIRSEQ = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
@@ -35,8 +39,11 @@ CONFIG_KEYS = (
     "vocab_size", "hidden_size", "embedding_size", "num_hidden_layers", "num_hidden_groups", "inner_group_num",
     "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps", "max_position_embeddings",
     "type_vocab_size", "initializer_range", "attention_probs_dropout_prob", "hidden_dropout_prob",
+    "n_embd", "n_head", "n_inner", "n_layer", "n_positions", "activation_function", "layer_norm_epsilon",
+    "attn_pdrop", "embd_pdrop", "resid_pdrop",
 )  # fmt: skip
-COPIES = r"(.*\.)?predictions\.decoder\.(weight|bias)|.*\.position_ids"
+COPIES = r"(.*\.)?predictions\.decoder\.(weight|bias)|.*\.position_ids|lm_head\.weight|.*\.attn\.(masked_)?bias"
+"""Of others, or of no learned numbers."""
 
 _BLOCK = "roberta.encoder.layer"
 FAIRSEQ_NAMES = (
@@ -59,24 +66,34 @@ def convert(subject: Published, wheel: Path, folder: Path) -> None:
     """Write the files of `subject`, read from its `wheel`, into the empty `folder`."""
     with zipfile.ZipFile(wheel) as archive:
         checkpoint = load(archive.read(subject.checkpoint))
-        written = archive.read(subject.vocabulary).decode().split("\n")
+        written = archive.read(subject.vocabulary).decode(errors="replace").split("\n")
         if subject.layout == "fairseq":
             config, weights = from_fairseq(checkpoint)
             words = [line.split(" ")[0] for line in written if line]
             vocabulary, special = ["<s>", "<pad>", "</s>", "<unk>", *words, "<mask>"], FAIRSEQ
+        elif subject.layout == "annalog":
+            config, weights = annalog.from_annalog(checkpoint)
+            vocabulary, special = annalog.vocabulary(archive.read(subject.vocabulary)), annalog.ROLES
         else:
             assert subject.config is not None
             config, weights = from_transformers(json.loads(archive.read(subject.config)), checkpoint)
             vocabulary, special = [word for word in written if word], BERT
+        if subject.terms:
+            (folder / "LICENSE.md").write_bytes(archive.read(subject.terms))
     index = {word: i for i, word in enumerate(vocabulary)}
     config |= {
         "architectures": [subject.architecture],
         "dtype": "float32",
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.get("tie_word_embeddings", True),
         "pad_token_id": index[special["pad"]],
     }
+    if subject.begins:  # a causal model, which goes on behind what its sequences begin with
+        ends = index[special["sep"]]
+        config |= {"bos_token_id": index[subject.begins[0]], "eos_token_id": ends}
+        special = special | {"bos": subject.begins[0], "eos": special["sep"]}
     first = config["pad_token_id"] + 1 if subject.layout == "fairseq" else 0  # fairseq counts positions from there
-    tokenizer = build_tokenizer(index, PATTERNS[subject.tokens], special, config["max_position_embeddings"] - first)
+    limit = config["n_positions" if "n_positions" in config else "max_position_embeddings"] - first
+    tokenizer = build_tokenizer(index, PATTERNS[subject.tokens], special, limit, subject.begins)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     state = {k: v.contiguous() for k, v in weights.items()}
     write_whole(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
@@ -135,22 +152,25 @@ def from_fairseq(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def build_tokenizer(
-    index: dict[str, int], pattern: str, special: dict[str, str], max_tokens: int
+    index: dict[str, int], pattern: str, special: dict[str, str], max_tokens: int, begins: Sequence[str] = ()
 ) -> PreTrainedTokenizerFast:
     """One token per match of `pattern`; `special` names the special tokens of the vocabulary `index` by role.
 
     What lies between matches becomes an unknown token, so nothing of a sequence is lost unseen. `max_tokens` counts
-    the special tokens before and after the sequence.
+    the special tokens before and after the sequence. `begins`: what stands before it in place of `cls`; other words in
+    brackets like these are special too.
     """
     tokenizer = Tokenizer(models.WordLevel(index, unk_token=special["unk"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    first, last = special["cls"], special["sep"]
+    first, last = begins or (special["cls"],), special["sep"]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}", special_tokens=[(first, index[first]), (last, index[last])]
+        single=f"{' '.join(first)} $A {last}", special_tokens=[(word, index[word]) for word in (*first, last)]
     )
+    tags = [word for word in index if begins and word.startswith("[") and word not in special.values()]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=max_tokens,
         clean_up_tokenization_spaces=False,
+        **({"additional_special_tokens": tags} if tags else {}),
         **{f"{role}_token": token for role, token in special.items()},
     )

@@ -32,20 +32,24 @@ class Published:
     layout: who saved the checkpoint, so how its tensors are named.
     tokens: what the tokenizer cuts a sequence into.
     architecture: the class of transformers that computes it.
+    begins: the tokens that stand before every sequence, of a model that was trained with several such conditions.
+    terms: the licence in the wheel, where it is to be kept with the weights and shown when they are loaded.
     """
 
     name: str
     wheel: Wheel
     checkpoint: str
     vocabulary: str
-    layout: Literal["transformers", "fairseq"]
-    tokens: Literal["smiles", "residues"]
+    layout: Literal["transformers", "fairseq", "annalog"]
+    tokens: Literal["smiles", "characters", "residues"]
     architecture: str
     n_layers: int
     d_model: int
     domain: str
     about: str
     config: str | None = None
+    begins: tuple[str, ...] = ()
+    terms: str | None = None
 
     @property
     def source(self) -> str:
@@ -55,7 +59,10 @@ class Published:
 def _read() -> tuple[Published, ...]:
     table = tomllib.loads((files("isotrace.subjects.sources") / "published.toml").read_text(encoding="utf-8"))
     wheels = {package: Wheel(package, **entry) for package, entry in table["wheel"].items()}
-    return tuple(Published(name, **entry | {"wheel": wheels[entry["wheel"]]}) for name, entry in table["model"].items())
+    return tuple(
+        Published(name, **entry | {"wheel": wheels[entry["wheel"]], "begins": tuple(entry.get("begins", ()))})
+        for name, entry in table["model"].items()
+    )
 
 
 SUBJECTS = _read()

