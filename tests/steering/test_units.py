@@ -68,7 +68,7 @@ def test_a_gain_is_at_the_chosen_units_alone_and_a_shift_needs_no_sign(world):
         DIRECTIONS["austeer"].fit(subject, contrast, q=1e-9)
 
 
-@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize("dictionary", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_the_planted_unit_is_found_lifted_and_moves_its_target_alone(world, dictionary):
     subject, _, neuron, contrast = world
     parts = Features(neurons_as_features(subject)) if dictionary else Neurons()
@@ -147,14 +147,14 @@ def matched(found, groups):
     return (unit[0].T @ unit[1]).amax(0)
 
 
-def test_the_best_of_ten_starts_finds_every_planted_group():
-    for seed in range(2):
-        a, groups = planted_groups(seed)
-        found = factorised(a, 6, restarts=10, iterations=150, seed=seed)
-        assert float(matched(found.groups, groups).min()) >= 0.99
-        assert int((found.groups != 0).sum(0).max()) == 3  # a hundredth of 300
-        loads = loads_of(a, found.groups)
-        assert float((a - found.groups @ loads).square().sum()) <= 1.05 * found.loss
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 5))])
+def test_the_best_of_twenty_starts_finds_every_planted_group(seed):
+    a, groups = planted_groups(seed)
+    found = factorised(a, 6, iterations=150, seed=seed)
+    assert float(matched(found.groups, groups).min()) >= 0.99
+    assert int((found.groups != 0).sum(0).max()) == 3  # a hundredth of 300
+    loads = loads_of(a, found.groups)
+    assert float((a - found.groups @ loads).square().sum()) <= 1.05 * found.loss
 
 
 def test_one_start_may_lose_a_group_and_more_groups_than_there_are_help():

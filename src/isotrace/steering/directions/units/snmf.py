@@ -41,7 +41,7 @@ class Factors:
     source="Ding, Li and Jordan 2010; Shafran et al. 2025",
 )  # fmt: skip
 def snmf(
-    fitting: Fitting, k: int = 50, restarts: int = 10, iterations: int = 300, share: float = 0.01, tokens: int = 4_000,
+    fitting: Fitting, k: int = 50, restarts: int = 20, iterations: int = 300, share: float = 0.01, tokens: int = 4_000,
     seed: int = 0,
 ) -> list[AddEdit]:  # fmt: skip
     """In each layer the group of neurons whose load, on held-out groups, tells the sides apart best
@@ -71,7 +71,7 @@ def snmf(
 
 
 def factorised(
-    a: Tensor, k: int, *, share: float = 0.01, restarts: int = 10, iterations: int = 2_000, seed: int = 0
+    a: Tensor, k: int, *, share: float = 0.01, restarts: int = 20, iterations: int = 2_000, seed: int = 0
 ) -> Factors:
     """The factors of least loss of `restarts` random starts. `share` of the entries of each column of Z are kept, one
     at least; 1 = all."""
