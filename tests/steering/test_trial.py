@@ -8,6 +8,7 @@ import pytest
 import typer
 
 import isotrace
+import tiny
 from isotrace.base.errors import InputError
 from isotrace.base.result import load
 from isotrace.cli.steer import listed
@@ -118,6 +119,17 @@ def test_what_cannot_be_steered_is_said_in_a_line(relu_subject, table, more, mes
     with pytest.raises(InputError, match=message) as caught:
         isotrace.steer(relu_subject, table, **{"label": NAME, "starts": 1, "designs": 1, "twins": 0} | more)
     assert "\n" not in str(caught.value)
+
+
+def test_a_causal_subject_is_given_beginnings(tmp_path, table):
+    causal = tiny.load_tiny(tiny.save_subject(tiny.tiny_model("gpt2"), tmp_path / "gpt2"))
+    given = {"label": NAME, "dose": 0.001, "starts": 1, "designs": 2, "twins": 0, "layers": 1}
+    with pytest.raises(InputError, match="give starts, beginnings"):
+        isotrace.steer(causal, table, **given)
+    found = isotrace.steer(causal, table, start="CC", **given)
+    assert found.summary["generator"] == "sample"
+    assert found.tables["designs"].height == 4
+    assert found.view["drawn"] == []
 
 
 def test_settings_of_a_method_and_the_list_of_methods(capsys):

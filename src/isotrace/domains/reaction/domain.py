@@ -109,7 +109,8 @@ class ReactionDomain:
 
     def degenerate(self, text: str, start: str | None, floor: float | None) -> str | None:
         """Of its largest product, see `isotrace.domains.molecule.vocabulary.degenerate`."""
-        return degenerate(*(one and Chem.MolToSmiles(_main_product(one)) for one in (text, start)))
+        before = None if start is None else Chem.MolToSmiles(_main_product(start))
+        return degenerate(Chem.MolToSmiles(_main_product(text)), before)
 
     def names(self, reading: Reading) -> list[dict[str, Any]]:
         """Also the `side` of every atom, and its `component`, counted through the whole reaction from 0."""

@@ -121,6 +121,9 @@ def trial(
     """`exact`: the property, where it can be computed, in place of the forest. `starts`: texts to begin from, none:
     negative sequences of the part that is told. Raises InputError where a part lacks a side, no dose is reached and no
     start can be used; SubjectError as the method and the generator do."""
+    if subject.objective == "causal" and not starts:
+        raise InputError(f"{subject.source} goes on with what it is given, and whole sequences are at their end: give "
+                         "starts, beginnings of sequences.")  # fmt: skip
     domain = domain_of(str(subject.files.domain))
     fitting, judging, told = contrast.split(SHARES, settings.seed)
     judge = exact or Judge.fitted(domain, judging, told, settings.seed)
