@@ -19,6 +19,7 @@ from isotrace.interventions import (
     Set,
     Tokens,
 )
+from isotrace.interventions.where import Stacks
 from isotrace.steering import EDITS, AddEdit, Edits, FeatureEdit, InputEdit, RemoveEdit, covariance
 from tiny_edits import one_of
 
@@ -255,6 +256,10 @@ def test_plans_with_edits_are_saved_and_read(rotary, batch, tmp_path):
         again = Plan.load(plan.save(tmp_path / "plan"), dictionaries)
         assert again == plan
         assert torch.equal(rotary.run(batch, plan=again).final, rotary.run(batch, plan=plan).final)
+    source, target = (rotary.tokenize([text]) for text in ("CCO", "CCN"))
+    apart = Stacks(1, Tokens().on(rotary, source), Tokens().on(rotary, target))
+    pair = Plan((Intervention(Residuals(), Scale(0.5), apart),))  # resolved on a pair
+    assert Plan.load(pair.save(tmp_path / "pair")) == pair
 
 
 def test_covariance_of_what_flows():

@@ -38,7 +38,7 @@ from isotrace.interventions.what import (
     To,
     What,
 )
-from isotrace.interventions.where import Marked, Nodes, Not, Rows, Select, Tokens, Units, Where
+from isotrace.interventions.where import Marked, Nodes, Not, Rows, Select, Stacks, Tokens, Units, Where
 from isotrace.subjects.subject import Batch, Subject
 
 FORMAT, FORMAT_VERSION = "isotrace-plan", 1
@@ -46,7 +46,7 @@ EVERYWHERE = Select()
 PARTS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *(Select, Nodes, Rows, Not, Units, Tokens, Marked),
+        *(Select, Nodes, Rows, Not, Units, Tokens, Marked, Stacks),
         *(Set, Add, AddShare, Scale, Affine, Along, Clamp, To, Only, Normed, Inject),
     )
 }

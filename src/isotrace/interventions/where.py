@@ -17,7 +17,9 @@ from isotrace.subjects.subject import Batch, Subject
 
 
 class Where(ABC):
-    """A set of nodes. Hashed and compared by content."""
+    """A set of nodes. Hashed and compared by content. `layers`: those it is about, where it names them; None = any."""
+
+    layers: tuple[int, ...] | None = None
 
     @abstractmethod
     def mask(self, layer: int, values: Tensor) -> Tensor | None:
@@ -31,7 +33,7 @@ class Where(ABC):
     @property
     def meant(self) -> frozenset[int] | None:
         """Layers that may be meant; None = any."""
-        return None
+        return None if self.layers is None else frozenset(self.layers)
 
     def __invert__(self) -> "Where":
         return self.inner if isinstance(self, Not) else Not(self)
@@ -45,10 +47,6 @@ class Select(Where):
     layers: tuple[int, ...] | None = None
     index: tuple[int, ...] | None = None
     positions: tuple[int, ...] | None = None
-
-    @property
-    def meant(self) -> frozenset[int] | None:
-        return None if self.layers is None else frozenset(self.layers)
 
     def mask(self, layer: int, values: Tensor) -> Tensor | None:
         if self.layers is not None and layer not in self.layers:
@@ -181,10 +179,6 @@ class Tokens(Where):
         if self.which not in get_args(Which):
             raise InputError(f"{self.which!r} names no tokens: give one of {', '.join(get_args(Which))}.")
 
-    @property
-    def meant(self) -> frozenset[int] | None:
-        return None if self.layers is None else frozenset(self.layers)
-
     def mask(self, layer: int, values: Tensor) -> Tensor | None:
         raise InputError("these tokens are known of a batch only: use Subject.run, or Plan.on(subject, batch).")
 
@@ -249,10 +243,6 @@ class Marked(Where):
 
     def __hash__(self) -> int:
         return hash((self.layers, str(self.tokens.tolist())))
-
-    @property
-    def meant(self) -> frozenset[int] | None:
-        return None if self.layers is None else frozenset(self.layers)
 
     def mask(self, layer: int, values: Tensor) -> Tensor | None:
         if self.layers is not None and layer not in self.layers:

@@ -14,16 +14,17 @@ from isotrace.base.runs import to_jsonable
 from isotrace.datasets.annotated import read
 from isotrace.datasets.inputs import rejects_frame
 from isotrace.domains.domain import Domain, Look, Reading
+from isotrace.probing.validity import nearest
 from isotrace.report.card.carded import shared
 from isotrace.report.page import interval, number, render_page, template_text
 from isotrace.report.steer.figure import response
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.stats.metrics import spearman
 from isotrace.steering.contrast import Contrast
-from isotrace.steering.trials.trial import Arm, Trial
+from isotrace.steering.trials.trial import Arm, Trial, dose_row, worst
 from isotrace.subjects.subject import Subject
 
-DRAWN, WORST, ALPHA = 6, 5, 0.05
+DRAWN, ALPHA = 6, 0.05
 
 
 class SteerResult(Result):
@@ -101,26 +102,6 @@ def steer_result(found: Trial, contrast: Contrast, subject: Subject) -> SteerRes
     return SteerResult(to_jsonable(summary), to_jsonable({"drawn": drawn(found, subject)}), tables)
 
 
-def dose_row(arm: Arm, seed: int) -> dict[str, Any]:
-    known = arm.effects[np.isfinite(arm.effects)]
-    low, high = mean_interval(known, seed)
-    counted = arm.designs is not None
-    rows = arm.designs.rows if arm.designs is not None else ()
-    return {
-        "dose": arm.dose,
-        "alpha": 0.0 if arm.dose == 0 else None if arm.reached is None else arm.reached.alpha,
-        "kl": 0.0 if arm.dose == 0 else None if arm.reached is None else arm.reached.kl,
-        "effect": arm.effect if counted else None,
-        "ci": [low, high],
-        "starts": len(known),
-        "valid": sum(row.valid for row in rows) / len(rows) if rows else None,
-        "distinct": len({row.sequence for row in rows}) if rows else None,
-        "degenerate": arm.degenerate if counted else None,
-        "forwards": arm.designs.forwards if arm.designs is not None else None,
-        "why": arm.why,
-    }
-
-
 def rising(arms: list[Arm]) -> dict[str, Any]:
     """Spearman of dose and effect over the doses of a start, its median over starts: NaN for fewer than three doses."""
     if len(arms) < 3:
@@ -131,12 +112,6 @@ def rising(arms: list[Arm]) -> dict[str, Any]:
     found = [float(spearman(row[:, None], doses, one)[0]) for row in table]
     known = [value for value in found if np.isfinite(value)]
     return {"median": float(np.median(known)) if known else float("nan"), "starts": len(known)}
-
-
-def worst(values: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The largest of them, NaN last."""
-    ranked = sorted(values.items(), key=lambda pair: -abs(pair[1]) if pair[1] == pair[1] else 0.0)
-    return [{"name": name, "value": value} for name, value in ranked[:WORST]]
 
 
 def warnings(found: Trial, summary: Mapping[str, Any]) -> list[str]:
@@ -203,10 +178,10 @@ def designs_of(found: Trial, arm: Arm) -> pl.DataFrame:
 def similarity(domain: Domain, one: str, other: str) -> float | None:
     try:
         domain.check(one)
-        a, b = np.asarray(domain.fingerprints([one, other]), np.float64)
+        prints = np.asarray(domain.fingerprints([one, other]), np.float64)
     except ValueError:
         return None
-    return float(np.minimum(a, b).sum() / max(np.maximum(a, b).sum(), 1e-12))
+    return float(nearest(prints, np.arange(2))[0])
 
 
 def drawn(found: Trial, subject: Subject) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@
 6. twins     the largest dose that was reached again with directions drawn at random: the edit's rank among them
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from isotrace.base.settings import checked_seed
 from isotrace.domains.domain import Domain, domain_of
 from isotrace.interventions import Plan
 from isotrace.interventions.components import Components
+from isotrace.stats.bootstrap import mean_interval
 from isotrace.steering.contrast import Contrast, counts
 from isotrace.steering.decoding.decoder import DECODERS
 from isotrace.steering.decoding.run import Designs
@@ -34,6 +35,8 @@ from isotrace.subjects.subject import Batch, Subject
 
 SHARES = (0.5, 0.3, 0.2)
 """Of the groups: for the direction, for the judge and the dose, for what is told."""
+WORST = 5
+"""Of confounds and of what else moved, those that are told."""
 CALIBRATION, PLACES = 12, 12
 """Sequences that doses are measured on, and tokens asked about in each."""
 GENERATORS = {"masked": "gibbs"}
@@ -181,6 +184,33 @@ def drift(subject: Subject, domain: Domain, contrast: Contrast, plain: Arm, stee
         return {name: float("nan") for name in contrast.confounds}
     moved = np.mean(both, 0) / [column.std() for column in contrast.confounds.values()]
     return dict(zip(contrast.confounds, moved.tolist(), strict=True))
+
+
+def dose_row(arm: Arm, seed: int) -> dict[str, Any]:
+    """What an arm is told by, None where it was not made."""
+    known = arm.effects[np.isfinite(arm.effects)]
+    low, high = mean_interval(known, seed)
+    counted = arm.designs is not None
+    rows = arm.designs.rows if arm.designs is not None else ()
+    return {
+        "dose": arm.dose,
+        "alpha": 0.0 if arm.dose == 0 else None if arm.reached is None else arm.reached.alpha,
+        "kl": 0.0 if arm.dose == 0 else None if arm.reached is None else arm.reached.kl,
+        "effect": arm.effect if counted else None,
+        "ci": [low, high],
+        "starts": len(known),
+        "valid": sum(row.valid for row in rows) / len(rows) if rows else None,
+        "distinct": len({row.sequence for row in rows}) if rows else None,
+        "degenerate": arm.degenerate if counted else None,
+        "forwards": arm.designs.forwards if arm.designs is not None else None,
+        "why": arm.why,
+    }
+
+
+def worst(values: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The largest of them, NaN last."""
+    ranked = sorted(values.items(), key=lambda pair: -abs(pair[1]) if pair[1] == pair[1] else 0.0)
+    return [{"name": name, "value": value} for name, value in ranked[:WORST]]
 
 
 def calibration(subject: Subject, contrast: Contrast, seed: int) -> Batch:

@@ -10,10 +10,9 @@ import numpy as np
 from rdkit.Chem import Crippen
 
 from isotrace.domains.molecule.tokens import parse
-from isotrace.stats.bootstrap import mean_interval
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.trials.judge import Exact
-from isotrace.steering.trials.trial import Trial, TrialSettings, trial
+from isotrace.steering.trials.trial import Trial, TrialSettings, dose_row, trial, worst
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import load_subject
 
@@ -24,6 +23,7 @@ METHODS = {
 }
 SIZES = {True: (300, 4, 2, 2), False: (2_000, 16, 4, 20)}
 """Molecules, starts, designs of each, random twins."""
+TOLD = ("dose", "alpha", "effect", "ci", "starts", "valid", "degenerate")
 NEED_MATCHED = ("linear_transport",)
 """What compares two sets, in which confounds are matched."""
 
@@ -46,8 +46,8 @@ def run(setting: Setting) -> Outcome:
         )  # fmt: skip
         found = trial(subject, contrast, settings, exact=Exact(logp), progress=setting.progress)
         table += rows(method, found, setting.seed)
-        moved = sorted(found.drift.items(), key=lambda pair: -abs(pair[1]))[:5]
-        drifts.append({"method": method} | {f"{i}": f"{name} {value:+.2f}" for i, (name, value) in enumerate(moved, 1)})
+        moved = [f"{row['name']} {row['value']:+.2f}" for row in worst(found.drift)]
+        drifts.append({"method": method} | {f"{i}": said for i, said in enumerate(moved, 1)})
     return Outcome({"doses": table, "drift": drifts}, notes(table))
 
 
@@ -55,14 +55,10 @@ def rows(method: str, found: Trial, seed: int) -> list[dict[str, Any]]:
     """One for every dose."""
     made, twins = [], found.twins[np.isfinite(found.twins)]
     for arm in found.arms[1:]:
-        known = arm.effects[np.isfinite(arm.effects)]
         here = arm is found.best and bool(len(twins))
-        valid = np.mean([row.valid for row in arm.designs.rows]) if arm.designs is not None else np.nan
-        row = {"method": method, "dose": arm.dose, "alpha": arm.reached.alpha if arm.reached else None}
-        row |= {"effect": arm.effect, "ci": mean_interval(known, seed), "starts": len(known), "valid": float(valid)}
-        row |= {"degenerate": arm.degenerate, "twins_mean": float(twins.mean()) if here else None}
-        row |= {"twins_sd": float(twins.std(ddof=1)) if here else None, "p": found.p if here else None}
-        made.append(row)
+        row = {name: value for name, value in dose_row(arm, seed).items() if name in TOLD}
+        beside = {"twins_mean": float(twins.mean()), "twins_sd": float(twins.std(ddof=1)), "p": found.p} if here else {}
+        made.append({"method": method} | row | dict.fromkeys(("twins_mean", "twins_sd", "p")) | beside)
     return made
 
 
