@@ -23,6 +23,7 @@ CASES = {  # method → settings with which it meets the planted subject
     "feature_clamp": UNITS,
     "circuit_clamp": UNITS | {"tokens": "F", "size": 1},
     "snmf": UNITS | {"k": 3, "restarts": 3, "iterations": 40},
+    "sublayer_budget": UNITS | {"neurons": 2},
     "manifold": AT,
     "lineas": AT | {"steps": 60, "rate": 0.3, "gamma": 0.0},
 }

@@ -131,6 +131,7 @@ DIRECTIONS: Registry[Direction] = Registry(
             "feature_clamp": "units.feature_clamp",
             "circuit_clamp": "units.circuit_clamp",
             "snmf": "units.snmf",
+            "sublayer_budget": "units.sublayer_budget",
             "manifold": "units.manifold",
             "eigenshift": "readouts.eigenshift",
             "anchored": "readouts.anchored",
