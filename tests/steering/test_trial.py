@@ -1,6 +1,7 @@
 """Steering from a table to a page: parts that share nothing, equal doses, designs judged, twins, all saved."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,16 +10,18 @@ import typer
 
 import isotrace
 import tiny
-from isotrace.base.errors import InputError
+from isotrace.base.errors import InputError, IsotraceError
 from isotrace.base.result import load
 from isotrace.cli.steer import listed
 from isotrace.datasets.annotated import read
 from isotrace.domains.domain import domain_of
-from isotrace.report.steer.steer import changed, similarity, worst
+from isotrace.report.steer.designs import changed, similarity
 from isotrace.steering import Edits
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.directions.direction import DIRECTIONS
+from isotrace.steering.trials.arm import Workshop
 from isotrace.steering.trials.judge import Judge
+from isotrace.steering.trials.table import worst
 from isotrace.steering.trials.trial import SHARES
 from isotrace.verbs.steer import settings_of
 
@@ -33,11 +36,18 @@ def table():
     return pl.DataFrame({"smiles": [*TEXTS, "C1CC"], NAME: ["N" in t.upper() for t in TEXTS] + [True]})
 
 
+GIVEN = {"label": NAME, "dose": (0.02, 0.05), "layers": 1, "starts": 3, "development": 8, "designs": 2, "twins": 2}
+
+
 @pytest.fixture(scope="module")
-def steered(relu_subject, table, tmp_path_factory):
+def reader(tmp_path_factory):
+    return tiny.load_tiny(tiny.save_subject(tiny.tiny_model("bert"), tmp_path_factory.mktemp("reader") / "bert"))
+
+
+@pytest.fixture(scope="module")
+def steered(relu_subject, table, reader, tmp_path_factory):
     out = tmp_path_factory.mktemp("steer") / "run"
-    given = {"label": NAME, "dose": (0.02, 0.05), "layers": 1, "starts": 3, "designs": 2, "twins": 2}
-    return isotrace.steer(relu_subject, table, out=out, **given), out
+    return isotrace.steer(relu_subject, table, reader=reader, out=out, **GIVEN), out
 
 
 def test_what_is_told_has_seen_nothing(relu_subject, table):
@@ -60,7 +70,14 @@ def test_doses_are_what_was_asked_and_effects_those_of_the_designs(steered):
     moved = [last[s] - plain[s] for s in last if s in plain]
     assert moved
     assert doses[2]["effect"] == pytest.approx(np.mean(moved))
-    assert found.summary["twins"]["n"] + found.summary["twins"]["lost"] == 2
+    assert found.summary["claimed"] == 0.05  # all are safe here
+    twins = found.tables["twins"]
+    assert sorted({*twins["dose"]}) == [0.02, 0.05]
+    for row in doses[1:]:
+        there = twins.filter((pl.col("dose") == row["dose"]) & pl.col("effect").is_not_null())["effect"]
+        assert row["twins"] == len(there) == 2
+        assert row["twins_mean"] == pytest.approx(there.mean())
+        assert row["p"] == (1 + (there >= row["effect"]).sum()) / 3
     assert found.summary["rejects"][0]["reason"].startswith("ring closure")
     assert set(designs.filter(~pl.col("valid"))["judged"]) <= {None}
 
@@ -70,6 +87,7 @@ def test_it_is_saved_with_its_edits_and_read_again(steered, relu_subject):
     again = load(out)
     assert again.to_dict() == found.to_dict()
     edits = Edits.load(out / "edits", relu_subject)
+    assert edits.dose is not None
     assert edits.dose.kl == pytest.approx(found.summary["dose"]["kl"])
     assert len(edits.plan()) == 1
     listed = json.loads((out / "manifest.json").read_text())["files"]
@@ -78,6 +96,80 @@ def test_it_is_saved_with_its_edits_and_read_again(steered, relu_subject):
     assert "has &lt;b&gt;N&lt;/b&gt;" in page
     assert "<b>N</b>" not in page
     assert found.summary["verdict"].replace("'", "&#39;").replace("<b>N</b>", "&lt;b&gt;N&lt;/b&gt;") in page
+
+
+def test_twins_at_the_largest_dose_alone_are_those_of_every_dose(steered, relu_subject, table, reader):
+    every, _ = steered
+    largest = isotrace.steer(relu_subject, table, reader=reader, **GIVEN, twins_at="largest")
+    for name in ("effect", "twins_mean", "p"):
+        assert [row[name] for row in largest.summary["doses"]][2] == every.summary["doses"][2][name]
+    assert largest.summary["doses"][1]["p"] is None
+    assert largest.summary["doses"][1]["effect"] == every.summary["doses"][1]["effect"]
+
+
+def test_where_no_dose_is_safe_nothing_is_claimed(relu_subject, table, reader, monkeypatch, tmp_path):
+    """Of development starts every steered design is called degenerate."""
+    real = Workshop.arm
+
+    def arm(self, name, dose, *more):
+        made = real(self, name, dose, *more)
+        return replace(made, degenerate=1.0) if name.startswith("development") and dose else made
+
+    monkeypatch.setattr(Workshop, "arm", arm)
+    found = isotrace.steer(relu_subject, table, reader=reader, out=tmp_path / "run", **GIVEN)
+    summary = found.summary
+    assert summary["verdict"].startswith("No dose is safe")
+    assert (summary["claimed"], summary["composition"], summary["twins"]["effects"]) == (None, None, [])
+    assert [row["safe"] for row in summary["doses"]] == [True, False, False]
+    assert summary["doses"][2]["effect"] is not None  # it stays in the table
+    assert Edits.load(tmp_path / "run" / "edits", relu_subject).dose is None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count('class="unsafe"') == 4  # in both tables
+    assert "not safe</text>" in page
+
+
+def test_the_page_says_what_was_checked(steered, relu_subject, table):
+    found, out = steered
+    page = (out / "report.html").read_text()
+    assert found.summary["window"]["reader"] in page
+    assert "was not checked" not in page
+    assert "without length and counts of tokens" in page
+    without = isotrace.steer(relu_subject, table, **GIVEN | {"twins": 0, "dose": 0.02})
+    assert "perplexity under another model was not checked" in without.page()
+    assert any("perplexity" in warning for warning in without.summary["warnings"])
+
+
+def test_a_killed_trial_goes_on(steered, relu_subject, table, reader, monkeypatch, tmp_path):
+    """Stopped in the middle of the twins; then nothing that was written is written again."""
+    whole, made, real = steered[0], [], Workshop._designs
+
+    def designs(self, edits):
+        if len(made) == 8:
+            raise KeyboardInterrupt
+        made.append(edits)
+        return real(self, edits)
+
+    monkeypatch.setattr(Workshop, "_designs", designs)
+    with pytest.raises(KeyboardInterrupt):
+        isotrace.steer(relu_subject, table, reader=reader, out=tmp_path / "run", **GIVEN)
+    made.clear()
+    found = isotrace.steer(relu_subject, table, reader=reader, out=tmp_path / "run", **GIVEN)
+    assert len(made) == 6 + 4 - 8  # unsteered and two doses, told and for development; two twins at two doses
+    assert found.to_dict() == whole.to_dict()
+    assert load(tmp_path / "run").to_dict() == whole.to_dict()
+    assert not (tmp_path / "run" / ".work").exists()
+
+
+def test_readers_that_cannot_judge_are_refused_in_a_line(relu_subject, table, reader, tmp_path):
+    folder = tiny.save_subject(tiny.tiny_model("bert", "Model"), tmp_path / "headless")
+    for wrong, message in (
+        (relu_subject, "its own likely"),
+        (str(folder), "no language-model head"),
+        (tiny.load_subject(folder, domain="protein"), "same domain"),
+    ):
+        with pytest.raises(IsotraceError, match=message) as caught:
+            isotrace.steer(relu_subject, table, reader=wrong, **GIVEN | {"dose": 1e6})
+        assert "\n" not in str(caught.value)
 
 
 def test_a_judge_knows_a_rule_that_fingerprints_show_and_says_how_well(relu_subject, table):
@@ -117,7 +209,9 @@ def test_what_is_new_in_a_design_is_marked(relu_subject):
 )
 def test_what_cannot_be_steered_is_said_in_a_line(relu_subject, table, more, message):
     with pytest.raises(InputError, match=message) as caught:
-        isotrace.steer(relu_subject, table, **{"label": NAME, "starts": 1, "designs": 1, "twins": 0} | more)
+        isotrace.steer(
+            relu_subject, table, **{"label": NAME, "starts": 1, "development": 1, "designs": 1, "twins": 0} | more
+        )
     assert "\n" not in str(caught.value)
 
 

@@ -16,16 +16,24 @@ def show(summary: dict[str, Any], request: SteerRequest) -> None:
     title = f"{summary['method']} towards {summary['label']}: {n['fitted']:,} sequences, {n['starts']:,} starts"
     rows = [
         (number(row["dose"]), number(row["alpha"]), f"{number(row['effect'])} {interval(row['ci'])}",
-         percent(row["valid"]), percent(row["degenerate"]), number(row["distinct"]))
+         "–" if not row["twins"] else f"{number(row['twins_mean'])} ± {number(row['twins_sd'])}", number(row["p"]),
+         percent(row["valid"]), percent(row["degenerate"]), {True: "yes", False: "no", None: "–"}[row["safe"]])
         for row in summary["doses"]
     ]  # fmt: skip
     show_table(
-        title, ("dose, nats", "α", f"change of {judge['of']}", "valid", "degenerate", "distinct"), rows, width=None
+        title,
+        ("dose, nats", "α", f"change of {judge['of']}", "random", "p", "valid", "degenerate", "safe"),
+        rows,
+        width=None,
     )
     typer.echo(
         f"judge: a forest that knows no language model, {judge['metric']} {number(judge['value'])} "
         f"{interval((judge['low'], judge['high']))} on held-out sequences"
     )
+    if made := summary["composition"]:
+        for name, part in (("length and counts", made["regressed"]), (" and ".join(made["tokens"]), made["without"])):
+            typer.echo(f"without {name or 'any token'}: {number(part['effect'])} {interval(part['ci'])}, "
+                       f"{percent(part['kept'])} kept")  # fmt: skip
     typer.echo(summary["verdict"])
     show_problems(summary, request)
     if request.out is not None:

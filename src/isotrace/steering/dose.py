@@ -154,6 +154,8 @@ def safe_window(
         raise InputError("the unsteered subject gave no readable design to compare with: give more starts.")
     largest = 0.0
     for dose, share, value in sorted(zip(doses, degenerate, perplexity, strict=True)):
+        if isnan(share):
+            return Window(largest, f"at {dose:.3g} nats no design is readable")
         if not share <= plain[0] + MORE_DEGENERATE:
             return Window(largest, f"at {dose:.3g} nats {share:.0%} are degenerate, unsteered {plain[0]:.0%}")
         if not value <= plain[1] * MORE_PERPLEXED:

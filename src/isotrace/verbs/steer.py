@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,9 +23,12 @@ from isotrace.verbs.request import (
 
 if TYPE_CHECKING:
     from isotrace.report.steer.steer import SteerResult
+    from isotrace.subjects.subject import Subject
 
 
 class SteerRequest(OnSubject, InFolder, Seeded):
+    way_on: ClassVar[str] = "the same command goes on from there"
+
     data: Annotated[Data, PLACE]
     column: Column = None
     label: str
@@ -54,12 +57,18 @@ class SteerRequest(OnSubject, InFolder, Seeded):
     """Sequences to begin from: a file or one sequence; left out, negative ones that nothing was fitted on."""
     starts: int = Field(default=12, ge=1)
     """At most so many."""
+    development: int = Field(default=24, ge=1)
+    """Other starts, at most so many, of which nothing is told but up to which dose designs are sound."""
     designs: int = Field(default=4, ge=1)
     """Designs of each start and dose."""
     generator: str | None = None
     """gibbs, mask_predict, likelihood_ranked, sample or beam; left out, one that fits the subject."""
     twins: int = Field(default=20, ge=0)
-    """Random directions at the largest dose."""
+    """Random directions of equal dose."""
+    twins_at: Literal["every", "largest"] = "every"
+    """At every dose inside the safe window, or at its largest alone."""
+    reader: Loaded = None
+    """Another subject of the domain, under which designs are to stay likely; left out, that is not checked."""
     out: Path | None = None
     """Run folder; left out, the command takes one in runs/, and with --json or in Python nothing is saved."""
 
@@ -95,6 +104,17 @@ def settings_of(given: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def reader_of(request: SteerRequest, writer: "Subject") -> "Subject | None":
+    """One that names no domain is taken to be of the writer's."""
+    from isotrace.subjects.sources.source import resolve
+    from isotrace.subjects.subject import Subject, load_subject
+
+    if request.reader is None or isinstance(request.reader, Subject):
+        return request.reader
+    domain = resolve(str(request.reader), None).domain or writer.files.domain
+    return load_subject(request.reader, domain=domain, device=request.device)
+
+
 @verb(SteerRequest)
 def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
     """Steer a subject towards a labelled property, beside random directions of equal dose, and judge the designs.
@@ -111,14 +131,20 @@ def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
     from isotrace.interventions.components import COMPONENTS
     from isotrace.report.steer.steer import steer_result
     from isotrace.steering.contrast import Contrast
-    from isotrace.steering.trials.trial import TrialSettings, trial
+    from isotrace.steering.trials.safety import check_reader
+    from isotrace.steering.trials.settings import TrialSettings
+    from isotrace.steering.trials.trial import trial
     from isotrace.verbs.loading import dictionary_of, domain_of_subject, named, subject_of
 
     subject = subject_of(request)
     domain_of_subject(subject)
+    reader = reader_of(request, subject)
+    if reader is not None:
+        check_reader(reader, subject)
     settings = TrialSettings(
         request.method, request.layers, request.confounds, request.dose, request.designs, request.starts,
-        request.twins, request.generator, request.seed, settings_of(request.setting),
+        request.development, request.twins, request.generator, request.seed, settings_of(request.setting),
+        request.twins_at,
     )  # fmt: skip
     components = None if request.components in (None, "feature") else COMPONENTS[request.components]()
     if request.dictionary is not None:
@@ -128,6 +154,7 @@ def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
         "data": named(request.data, request.column),
     }
     inputs |= {} if request.start is None else {"start": named(request.start)}
+    inputs |= {} if reader is None else {"reader": Source.of(reader.source, reader)}
     inputs |= {} if request.dictionary is None else {"dictionary": named(request.dictionary)}
     where = {"command": request.command, "seed": request.seed, "inputs": inputs, "overwrite": request.overwrite}
     with nullcontext() if request.out is None else open_run(request.out, **where) as run:
@@ -137,8 +164,9 @@ def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
             starts, refused = tuple(rows["sequence"].head(request.starts).to_list()), rejects.rows()
         given = {name: getattr(request, name) for name in ("positive", "group", "pair", "column")}
         contrast = Contrast.read(subject, request.data, request.label, **given, progress=progress)
-        found = trial(subject, contrast, settings, components=components, starts=starts, progress=progress)
-        found = replace(found, rejects=(*contrast.rejects, *refused))
+        more: dict[str, Any] = {"components": components, "starts": starts, "reader": reader}
+        found = trial(subject, contrast, settings, **more, work=run and run.work, progress=progress)
+        found = replace(found, rejects=(*contrast.rejects, *refused, *found.rejects))
         result = steer_result(found, contrast, subject)
         if run is not None:
             result.write(run)
