@@ -6,7 +6,7 @@ from typing import Any
 from isotrace.report.figures import COLOURS, GREY, dot, path, picture, reach, scale, text, ticks
 from isotrace.report.page import interval, number
 
-WIDTH, HEIGHT, LEFT, TOP = 520, 240, 60, 20
+WIDTH, HEIGHT, LEFT, TOP = 400, 220, 60, 20
 ASIDE, SHADE = 10, "#f1f3f5"
 
 
@@ -37,9 +37,7 @@ def response(doses: Sequence[Mapping[str, Any]], twins: Sequence[Mapping[str, An
         for row in rows:
             parts += _marked(row, across[row["dose"]], down, colour)
     parts.append(text(LEFT + WIDTH / 2, TOP + HEIGHT + 38, "dose, nats a token", "middle", size=13))
-    parts.append(
-        text(LEFT, TOP - 6, f"change of {of} from unsteered designs; grey dots: random directions", "start", size=13)
-    )
+    parts.append(text(LEFT, TOP - 6, f"change of {of}; grey dots: random directions", "start", size=13))
     return picture(LEFT + WIDTH + 30, TOP + HEIGHT + 48, "dose and response", parts)
 
 

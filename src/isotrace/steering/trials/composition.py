@@ -4,9 +4,10 @@ regressed  what the judge says of natural sequences that are told, and that it w
            their length and counts of tokens (ridge, penalty by leaving one out); of designs the rest is compared.
            Not on the judge's own sequences: what a forest says of those is nearly their label, its slopes are too
            steep for designs. Not on unsteered designs: there are fewer of them than counts.
-without    the two tokens that steered designs insert most beyond unsteered ones are taken out of every design of
-           either arm: those that its alignment with the start shows as new are put back as they were, or deleted,
-           all at once where the parser takes that, else one after the other where it does
+without    the two tokens, of those that write an atom or residue, that steered designs insert most beyond unsteered
+           ones are taken out of every design of either arm: those that its alignment with the start shows as new are
+           put back as they were, or deleted, all at once where the parser takes that, else one after the other where
+           it does
 """
 
 from collections import Counter
@@ -18,6 +19,7 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 
 from isotrace.base.errors import InputError
+from isotrace.datasets.annotated import read
 from isotrace.domains.domain import Domain
 from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
 from isotrace.steering.contrast import Contrast, counts
@@ -81,13 +83,16 @@ def part(whole: np.ndarray, left: np.ndarray, seed: int, n_draws: int = 2_000) -
 
 
 def most_inserted(workshop: Workshop, plain: Arm, steered: Arm) -> tuple[str, ...]:
-    """The tokens that a steered design has more often in new places than an unsteered one, the two furthest ahead."""
+    """The tokens that a steered design has more often in new places than an unsteered one, the two furthest ahead; of
+    those that write an atom or residue, since signs of syntax come and go with what they join."""
     rates: list[Counter[str]] = []
     for arm in (plain, steered):
         valid, found = [row for row in arm.rows if row.valid], Counter[str]()
         for row in valid:
             before, after = _texts(workshop, row)
-            found.update(after[place] for place, _ in inserted(before, after))
+            reading = read(workshop.subject, workshop.domain, row.sequence)[1]
+            writes = [bool(e) for u, e in zip(reading.units, reading.elements, strict=True) if u.start < u.end]
+            found.update(after[place] for place, _ in inserted(before, after) if writes[place])
         rates.append(Counter({token: n / len(valid) for token, n in found.items()}))
     ahead = {token: rate - rates[0][token] for token, rate in rates[1].items() if rate > rates[0][token]}
     return tuple(sorted(ahead, key=lambda token: (-ahead[token], token))[:MOST])
