@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from isotrace.base.errors import InputError, SubjectError
-from isotrace.interventions import Plan
 from isotrace.subjects.fast import fast_kernels
-from isotrace.subjects.subject import Batch, Subject
+from isotrace.subjects.subject import Batch, Changes, Subject
 
 PASS_TOKENS = 4_096
 
@@ -57,7 +56,7 @@ class Questions:
         return sum(map(len, self.truth))
 
     @torch.no_grad()
-    def answers(self, plan: Plan | None = None) -> Iterator[Tensor]:
+    def answers(self, plan: Changes | None = None) -> Iterator[Tensor]:
         """Log-probabilities `[n, vocabulary]` of every batch, in nats, under `plan`."""
         for batch, places in zip(self.batches, self.places, strict=True):
             with fast_kernels(self.subject):
