@@ -80,7 +80,7 @@ def test_planted_units_lift_and_matched_ones_and_decoys_that_were_chosen_do_not(
     subject, contrast = world
     chosen, held = contrast.split()
     edits = DIRECTIONS["sublayer_budget"].fit(subject, chosen, neurons=4, heads=1)
-    found = lifts(subject, held, edits, tokens=tokens)
+    found = lifts(subject, edits, chosen, held, tokens=tokens)
     units = {(one.kind, one.layer, one.unit): one for one in found.units}
     expected = {("head", 0, 0), ("neuron", 0, 0), ("neuron", 1, 1)}
     assert expected < {*units}
@@ -110,8 +110,11 @@ def test_what_it_does_not_take(world):
         fit(subject, alone)
     with pytest.raises(InputError, match="do not differ behind the last block"):
         fit(subject, Contrast.of(subject, ["CNO", "CNO"] * 2, ["b", "a"] * 2, groups=["g"] * 4))
-    with pytest.raises(InputError, match="lifts are of neurons and heads"):
-        lifts(subject, contrast, DIRECTIONS["difference_in_means"].fit(subject, contrast, layers=(0,)))
+    chosen, held = contrast.split()
+    means = DIRECTIONS["difference_in_means"].fit(subject, chosen, layers=(0,))
+    for given, said in (((chosen, held), "neurons and heads"), ((held, chosen), "other seq"), ((chosen,) * 2, "also")):
+        with pytest.raises(InputError, match=said):
+            lifts(subject, means, *given)
 
 
 @pytest.mark.every_family

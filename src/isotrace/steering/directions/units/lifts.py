@@ -1,8 +1,7 @@
 """Lifts: what each neuron and head of an edit does alone, beside random ones of its layer, and only then all together.
 
 A unit is patched with its own difference, at full strength, in sequences that chose nothing. A matched unit is another
-of the same layer, patched along its own difference in these sequences at the same norm: of what a neuron writes, of
-what a head gives.
+of the same layer, patched along its own difference at the same norm: of what a neuron writes, of what a head gives.
 """
 
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from isotrace.steering.directions.closed_form.difference_in_means import Form
 from isotrace.steering.directions.units.sublayer_budget import Differences, differences
 from isotrace.steering.directions.units.token_mass import token_mass
 from isotrace.steering.edits import Edits
-from isotrace.steering.states import BATCH_TOKENS, pooled
+from isotrace.steering.states import BATCH_TOKENS, How, pooled
 from isotrace.subjects.subject import Subject
 
 
@@ -64,17 +63,24 @@ class Lifts:
 
 @torch.no_grad()
 def lifts(
-    subject: Subject, held: Contrast, edits: Edits, *, tokens: str | None = None, draws: int = 8, inputs: int = 16,
-    form: Form = "grouped", seed: int = 0,
+    subject: Subject, edits: Edits, chosen: Contrast, held: Contrast, *, tokens: str | None = None, draws: int = 8,
+    inputs: int = 16, form: Form = "grouped", seed: int = 0,
 ) -> Lifts:  # fmt: skip
-    """Of every unit of `edits` (`sublayer_budget`), in at most `inputs` negative sequences of `held`, which is no
-    part of what fitted them.
+    """Of every unit of `edits`, which `sublayer_budget` fitted to `chosen`, in at most `inputs` negative sequences of
+    `held`. Matched units have their differences from `chosen` too, so that both sides of the comparison are strange to
+    what judges them.
 
     The metric is the mean log-odds of `tokens`, or, without, where `held` itself writes its side behind the last block
-    (`differences`). Raises InputError for edits of other things than neurons and heads."""
+    (`differences`). Raises InputError for edits of other things than neurons and heads or of other data, and where
+    `held` shares groups with `chosen`."""
+    if edits.data != chosen.sha256:
+        raise InputError("these edits were fitted to other sequences: give the contrast that they were fitted to.")
+    if shared := {*chosen.groups} & {*held.groups}:
+        raise InputError(f"group {min(shared)!r} also chose the units: hold out whole groups (Contrast.split).")
     examples = [held.examples[i] for i in held.negative[:inputs]]
-    found = differences(subject, held, form, "last" if subject.objective == "causal" else "mean")
-    value = _metric(subject, examples, found, tokens)
+    how: How = "last" if subject.objective == "causal" else "mean"
+    found = differences(subject, chosen, form, how)
+    value = _metric(subject, examples, differences(subject, held, form, how), tokens)
     plain, rng = value(Plan()), np.random.default_rng((seed, 9))
     units, pairs = [], list[list[Edit]]()
     for edit in edits.edits:
