@@ -43,6 +43,8 @@ CASES = {
                  "--spellings", 1, "--min-positive", 5, "--sources", "dictionary,neurons,token_identity"),
     "circuit": ("circuit", "bert", "clt", "--data", "data.csv", "--label", "bromine", "--sizes", "2,6,12", "--controls",
                 4, "--bootstrap", 20, "--drawn", 2),
+    "steer": ("steer", "bert", "data.csv", "--label", "bromine", "--group", "smiles", "--layers", "1", "--dose",
+              "0.005,0.02", "--starts", 4, "--development", 4, "--designs", 2, "--twins", 4),
     "many": ("trace", "bert", "clt", "few.csv", "--target", "mask:2", "--max-features", 30, "--nodes", 4, "--controls",
              2, "--spellings", 0),
 }  # fmt: skip

@@ -8,7 +8,7 @@ import sys
 import killing
 import pytest
 
-CASES = ("train", "harvest", "annotate", "circuit", "many")
+CASES = ("train", "harvest", "annotate", "circuit", "steer", "many")
 
 
 def killed(root, seed, n, *cases):

@@ -36,7 +36,8 @@ def table():
     return pl.DataFrame({"smiles": [*TEXTS, "C1CC"], NAME: ["N" in t.upper() for t in TEXTS] + [True]})
 
 
-GIVEN = {"label": NAME, "dose": (0.02, 0.05), "layers": 1, "starts": 3, "development": 8, "designs": 2, "twins": 2}
+GIVEN = {"label": NAME, "dose": (0.02, 0.05), "layers": 1, "starts": 3, "development": 8, "designs": 2, "twins": 2,
+         "twins_at": "every"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_it_is_saved_with_its_edits_and_read_again(steered, relu_subject):
 
 def test_twins_at_the_largest_dose_alone_are_those_of_every_dose(steered, relu_subject, table, reader):
     every, _ = steered
-    largest = isotrace.steer(relu_subject, table, reader=reader, **GIVEN, twins_at="largest")
+    largest = isotrace.steer(relu_subject, table, reader=reader, **GIVEN | {"twins_at": "largest"})
     for name in ("effect", "twins_mean", "p"):
         assert [row[name] for row in largest.summary["doses"]][2] == every.summary["doses"][2][name]
     assert largest.summary["doses"][1]["p"] is None
@@ -158,6 +159,15 @@ def test_a_killed_trial_goes_on(steered, relu_subject, table, reader, monkeypatc
     assert found.to_dict() == whole.to_dict()
     assert load(tmp_path / "run").to_dict() == whole.to_dict()
     assert not (tmp_path / "run" / ".work").exists()
+
+
+@pytest.mark.parametrize("components", ["residual", "neuron", "feature"])
+def test_other_components_are_steered_and_kept_too(relu_subject, table, components, tmp_path):
+    given = GIVEN | {"components": components, "dose": 0.02, "twins": 1}
+    if components == "feature":
+        given |= {"dictionary": tiny.exact_dictionary(relu_subject), "method": "feature_clamp", "setting": ("k=1",)}
+    found = isotrace.steer(relu_subject, table, out=tmp_path / "run", **given)
+    assert found.summary["doses"][1]["kl"] == pytest.approx(0.02, rel=0.05)
 
 
 def test_readers_that_cannot_judge_are_refused_in_a_line(relu_subject, table, reader, tmp_path):

@@ -106,6 +106,21 @@ def test_perplexity_is_over_what_the_reader_can_read(relu_subject, reader):
     assert unread == 1
 
 
+def test_a_reader_that_translates_reads_the_start_too(relu_subject, tmp_path):
+    model = tiny.tiny_model("bart", translating=True, decoder_start_token_id=0)
+    translating = tiny.load_tiny(tiny.save_subject(model, tmp_path / "bart"))
+    found = []
+    for source in ("CC", "CCCN"):
+        pair = translating.tokenize(["CCO"], [source])
+        logits = translating.run(pair).logits
+        assert logits is not None
+        said = logits[0].log_softmax(-1)
+        own = said[:3].gather(1, pair.ids[0, 1:4, None])  # without the token that ends it
+        found.append(perplexity(translating, relu_subject, [("CCO", source)])[0])
+        assert found[-1] == pytest.approx(float(own.mean().neg().exp()), rel=1e-5)
+    assert found[0] != found[1]
+
+
 def test_a_reader_is_another_subject_of_the_domain_that_predicts(relu_subject, reader, tmp_path):
     check_reader(reader, relu_subject)
     with pytest.raises(InputError, match="its own likely"):

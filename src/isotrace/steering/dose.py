@@ -1,12 +1,12 @@
 """How strong an edit is: the dose, its effect on what a subject predicts, and the window in which designs stay sound.
 
 Methods are compared at equal D(α) = mean over tokens of KL(p₀ ‖ p_α) in nats, not at equal α. It is not monotone in α:
-a grid is scanned upward, and the first bracket of the target is halved.
+a grid is scanned upward, and the first bracket of the target is cut until D is near enough.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import inf, isfinite, isnan, sqrt
+from math import inf, isfinite, isnan, log
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class Dose:
     measured: dict[float, float] = field(default_factory=lambda: {0.0: 0.0})
 
     def __post_init__(self) -> None:
-        self._clean = [*self.questions.answers()]
+        self._clean = self.questions.plain
 
     def at(self, alpha: float) -> float:
         """Raises InputError where the subject's predictions are no numbers any more."""
@@ -69,8 +69,12 @@ class Dose:
         )
 
     def _halved(self, target: float, low: float, high: float, sign: int, tolerance: float, grid: Sequence[float]):
-        for _ in range(HALVINGS):
-            middle = high if abs(self.at(sign * high) - target) <= tolerance * target else _between(low, high)
+        """D is about a power of α: every other cut is where that puts the target, and those between halve, so that a
+        jump cannot stall them."""
+        for step in range(HALVINGS):
+            ends = self.at(sign * low), self.at(sign * high)
+            share = log(target / ends[0]) / log(ends[1] / ends[0]) if step % 2 == 0 and ends[0] > 0 else 0.5
+            middle = high if abs(ends[1] - target) <= tolerance * target else _between(low, high, share)
             kl = self.at(sign * middle)
             if abs(kl - target) <= tolerance * target:
                 asked = self.questions
@@ -87,8 +91,8 @@ class Dose:
         )
 
 
-def _between(low: float, high: float) -> float:
-    return sqrt(low * high) if low > 0 else high / 2
+def _between(low: float, high: float, share: float) -> float:
+    return low * (high / low) ** share if low > 0 else high / 2
 
 
 def calibrated(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,6 +55,11 @@ class Questions:
     def n(self) -> int:
         """Tokens asked about."""
         return sum(map(len, self.truth))
+
+    @cached_property
+    def plain(self) -> tuple[Tensor, ...]:
+        """`answers` without any edit."""
+        return tuple(self.answers())
 
     @torch.no_grad()
     def answers(self, plan: Changes | None = None) -> Iterator[Tensor]:

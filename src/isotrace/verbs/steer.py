@@ -65,8 +65,8 @@ class SteerRequest(OnSubject, InFolder, Seeded):
     """gibbs, mask_predict, likelihood_ranked, sample or beam; left out, one that fits the subject."""
     twins: int = Field(default=20, ge=0)
     """Random directions of equal dose."""
-    twins_at: Literal["every", "largest"] = "every"
-    """At every dose inside the safe window, or at its largest alone."""
+    twins_at: Literal["every", "largest"] = "largest"
+    """At every dose inside the safe window, or at its largest alone, which is faster."""
     reader: Loaded = None
     """Another subject of the domain, under which designs are to stay likely; left out, that is not checked."""
     out: Path | None = None

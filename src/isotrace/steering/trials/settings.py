@@ -28,7 +28,7 @@ class TrialSettings:
     generator: str | None = None
     seed: int = 0
     more: dict[str, Any] = field(default_factory=dict)
-    twins_at: TwinsAt = "every"
+    twins_at: TwinsAt = "largest"
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)

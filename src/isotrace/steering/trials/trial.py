@@ -28,6 +28,7 @@ from isotrace.base.progress import Progress, silent
 from isotrace.base.work import Memo, claimed
 from isotrace.domains.domain import Domain, domain_of
 from isotrace.interventions.components import Components
+from isotrace.interventions.plan import encoded
 from isotrace.steering.contrast import Contrast, counts
 from isotrace.steering.directions.direction import DIRECTIONS
 from isotrace.steering.dose import usual_floor
@@ -109,7 +110,8 @@ def trial(
         raise InputError(f"{subject.source} goes on with what it is given, and whole sequences are at their end: give "
                          "starts, beginnings of sequences.")  # fmt: skip
     with nullcontext() if work is None else claimed(work) as folder:
-        memo = Memo(folder, CACHE, subject, contrast, settings, components, [*starts], reader)
+        parts = components if components is None else encoded(components, {})
+        memo = Memo(folder, CACHE, subject, contrast, settings, parts, [*starts], reader)
         return _tried(subject, contrast, settings, components, starts, exact, reader, memo, progress)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, log2
 from typing import Any
 
 import numpy as np
@@ -53,9 +54,9 @@ def random_twins(
     strengths = [abs(arm.reached.alpha) for arm in arms if arm.reached is not None]
     if not strengths:
         return Twins(effects)
-    # from an eighth of the edit's own strength on, one grid for all doses, so that what was measured serves them all
-    steps = round(2 * np.log2(max(strengths) / min(strengths)))
-    grid = [min(strengths) * 2.0 ** (i / 2) for i in range(-6, 13 + steps)]
+    # from a quarter of the edit's own strength on, one grid for all doses, so that what was measured serves them all
+    steps = ceil(log2(max(strengths) / min(strengths)))
+    grid = [min(strengths) * 2.0**i for i in range(-2, 7 + steps)]
     for number in progress(range(settings.n_twins), "random twins"):
         twin = edits.twin((settings.seed + 1) * 10_000 + number)
         found = Strengths(f"twin {number}", twin, asked, workshop.memo)

@@ -44,7 +44,7 @@ def run(setting: Setting) -> Outcome:
     for method in METHODS[setting.quick]:
         settings = TrialSettings(
             method, LAYERS, "match" if method in NEED_MATCHED else "residual", n_designs=n_designs, n_starts=n_starts,
-            n_development=n_others, n_twins=n_twins, seed=setting.seed,
+            n_development=n_others, n_twins=n_twins, seed=setting.seed, twins_at="every",
         )  # fmt: skip
         where: dict[str, Any] = {"work": setting.work / "trials", "progress": setting.progress}
         found = trial(subject, contrast, settings, exact=Exact(logp), **where)
@@ -85,7 +85,7 @@ def notes(table: list[dict[str, Any]]) -> tuple[str, ...]:
     for method in methods:
         safe = [row for row in table if row["method"] == method and row["safe"]]
         several = sum(row["ci"][0] > 0 for row in safe) > 1  # an effect at a single dose is none
-        if several and any(row["claimed"] and row["ci"][0] > 0 and row["p"] <= 0.05 for row in safe):
+        if several and any(row["claimed"] and row["ci"][0] > 0 and (row["p"] or 1.0) <= 0.05 for row in safe):
             beat.append(method)
     lost = [method for method in methods if method not in beat]
     return (
