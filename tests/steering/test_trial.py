@@ -138,6 +138,9 @@ def test_the_page_says_what_was_checked(steered, relu_subject, table):
     without = isotrace.steer(relu_subject, table, **GIVEN | {"twins": 0, "dose": 0.02})
     assert "perplexity under another model was not checked" in without.page()
     assert any("perplexity" in warning for warning in without.summary["warnings"])
+    assert "Random directions have" in page
+    assert "Random directions have" not in without.page()
+    assert without.summary["verdict"].endswith("no random direction was tried.")
 
 
 def test_a_killed_trial_goes_on(steered, relu_subject, table, reader, monkeypatch, tmp_path):

@@ -24,7 +24,7 @@ def response(doses: Sequence[Mapping[str, Any]], twins: Sequence[Mapping[str, An
         left = across[unsafe[0]["dose"]] - step / 2
         size = f'width="{LEFT + WIDTH - left:.1f}" height="{HEIGHT}"'
         parts.append(f'<rect x="{left:.1f}" y="{TOP}" {size} fill="{SHADE}"/>')
-        parts.append(text(LEFT + WIDTH - 4, TOP + HEIGHT - 8, "not safe", "end", GREY, 12))
+        parts.append(text(left + 4, TOP + HEIGHT - 6, "not safe", "start", GREY, 12))
     parts.append(path([(LEFT, TOP), (LEFT, TOP + HEIGHT), (LEFT + WIDTH, TOP + HEIGHT)], GREY))
     parts.append(path([(LEFT, down(0)), (LEFT + WIDTH, down(0))], GREY, 'stroke-dasharray="3 4"'))
     parts += [text(LEFT - 6, down(v) + 4, number(v), "end", size=12) for v in ticks(low, high, 5)]

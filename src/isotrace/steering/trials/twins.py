@@ -52,8 +52,8 @@ def random_twins(
     settings = workshop.settings
     effects, lost = {arm.dose: np.full(settings.n_twins, np.nan) for arm in arms}, []
     strengths = [abs(arm.reached.alpha) for arm in arms if arm.reached is not None]
-    if not strengths:
-        return Twins(effects)
+    if not strengths or not settings.n_twins:
+        return Twins({})
     # from a quarter of the edit's own strength on, one grid for all doses, so that what was measured serves them all
     steps = ceil(log2(max(strengths) / min(strengths)))
     grid = [min(strengths) * 2.0**i for i in range(-2, 7 + steps)]
