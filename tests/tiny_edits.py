@@ -16,6 +16,7 @@ def one_of(kind: str, subject, **given):
         "add": {"direction": vector, "scale": 2.0},
         "remove": {"direction": vector},
         "set": {"direction": vector, "target": 2.0, "mean": other},
+        "swap": {"direction": vector, "scale": 2.0, "source": other, "share": 0.5},
         "affine": {"scale": 1 + vector, "shift": other},
         "gain": {"components": Neurons(), "beta": torch.randn(Neurons().sizes(subject)[0], generator=generator)},
         "feature": {"units": (1, 3), "values": torch.tensor([3.0, 4.0]), "pool": tuple(range(12))},

@@ -5,13 +5,16 @@ import planted
 import pytest
 
 from isotrace.base.errors import InputError, SubjectError
+from isotrace.dictionaries.features import Features
 from isotrace.interventions import MLPs, Neurons
 from isotrace.steering.directions import DIRECTIONS, needs
 from isotrace.steering.directions.direction import means_of, moved_by
 from isotrace.steering.states import weighted
+from isotrace.studies.worlds.planted_weights import neurons_as_features
 
 AT = {"components": MLPs(), "layers": (0,)}
 UNITS = {"components": Neurons(), "layers": (0,)}
+FEATURES = {"components": "feature", "layers": (0,)}
 CASES = {  # method → settings with which it meets the planted subject
     "difference_in_means": AT,
     "control_vector": AT,
@@ -22,6 +25,7 @@ CASES = {  # method → settings with which it meets the planted subject
     "austeer": UNITS | {"mode": "shift", "k": 2},
     "feature_clamp": UNITS,
     "circuit_clamp": UNITS | {"tokens": "F", "size": 1},
+    "foxp2": FEATURES | {"tokens": "F"},
     "snmf": UNITS | {"k": 3, "restarts": 3, "iterations": 40},
     "sublayer_budget": UNITS | {"neurons": 2},
     "manifold": AT,
@@ -29,7 +33,7 @@ CASES = {  # method → settings with which it meets the planted subject
 }
 ELSEWHERE = ("eigenshift", "anchored", "injection")
 """What is read at a hidden place, where a subject without attention knows nothing: see test_readouts."""
-LEAST = {"gradient": 0.4, "feature_clamp": 0.7, "snmf": 0.7, "circuit_clamp": 0.7}
+LEAST = {"gradient": 0.4, "feature_clamp": 0.7, "foxp2": 0.7, "snmf": 0.7, "circuit_clamp": 0.7}
 """Least cosine, where it is not 0.95: one unit is half of the two that differ; and the probe whose gradient it is
 divides by the spread of single coordinates, while the planted directions cross all of them."""
 CHEAP = ("difference_in_means", "control_vector", "regime_delta", "linear_transport")
@@ -65,7 +69,10 @@ def test_every_method_finds_the_planted_direction_and_has_a_twin(world, name):
     subject, weights, _, contrast = world
     wanted = (weights["a"] - weights["other"]).double()
     contrast = planted.counted(subject) if name == "manifold" else contrast
-    edits = DIRECTIONS[name].fit(subject, contrast, **CASES[name])
+    given = dict(CASES[name])
+    if given["components"] == "feature":
+        given["components"] = Features(neurons_as_features(subject))
+    edits = DIRECTIONS[name].fit(subject, contrast, **given)
     edits.check(subject)
     assert edits.method == name
     assert edits.data == contrast.sha256

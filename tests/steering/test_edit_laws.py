@@ -55,6 +55,7 @@ def test_a_twin_is_the_edit_in_another_direction(rotary, kind):
         "gain": lambda e: e.beta.flatten().sort()[0],
         "feature": lambda e: e.values.abs() * e.components.dictionary.W_dec[0][[*e.units]].norm(dim=-1),
         "input": lambda e: torch.tensor([*e.sources.values()]),
+        "swap": lambda e: torch.stack([e.direction.norm(), e.source.norm()]),
         "path": lambda e: e.points.flatten(1).norm(dim=1),
     }.get(kind, lambda e: e.direction.norm()[None])
     content = lambda e: e.plan(0.5).id  # noqa: E731

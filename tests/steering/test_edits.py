@@ -244,7 +244,7 @@ def test_edits_compose(rotary, batch):
 
 
 def test_every_kind_is_known_by_its_name():
-    assert [*EDITS] == ["add", "remove", "set", "path", "affine", "gain", "feature", "input"]
+    assert [*EDITS] == ["add", "remove", "set", "swap", "path", "affine", "gain", "feature", "input"]
     assert all(EDITS[name].kind == name for name in EDITS)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from isotrace.activations.harvest import record
+from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.interventions.components import Values, Writers, register
 from isotrace.subjects.heads.pooled import is_pooled
@@ -24,7 +25,8 @@ class Features(Writers):
     what changes to what the subject writes, or `drop` it, so that the dictionary's output stands in its place.
 
     `teacher`: activations to encode `[layers][batch, tokens, d_in]` instead of what flows, which makes a pass
-    teacher-forced. `near`: see `Writers.baseline`, `[layers][F]`.
+    teacher-forced. `near`: see `Writers.baseline`, `[layers][F]`. `lengths`, one a layer: tokens are brought to it
+    before they are encoded, and what changes is written in proportion to their own; None: they are encoded as they are.
     """
 
     name: ClassVar[str] = "feature"
@@ -32,6 +34,11 @@ class Features(Writers):
     errors: Literal["keep", "drop"] = "keep"
     teacher: Values | None = None
     near: Values | None = None
+    lengths: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.lengths is not None and (self.errors == "drop" or len(self.lengths) != self.dictionary.config.n_layers):
+            raise InputError("lengths are one a layer, of features that keep errors: give as many as there are layers.")
 
     @property
     def replaces(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -39,7 +46,7 @@ class Features(Writers):
 
     @property
     def key(self) -> Any:
-        return "feature", id(self.dictionary), self.teacher is None
+        return "feature", id(self.dictionary), self.teacher is None, self.lengths
 
     def sizes(self, subject: Subject) -> tuple[tuple[int, int], ...]:
         config = self.dictionary.config
@@ -57,7 +64,8 @@ class Features(Writers):
         return whole and (config.hookpoint_in, config.hookpoint_out) == ("layers.{}.mlp_in", "layers.{}.mlp_out")
 
     def source(self, layer: int, x: Tensor) -> Tensor:
-        return x if self.teacher is None else self.teacher[layer]
+        x = x if self.teacher is None else self.teacher[layer]
+        return x if self.lengths is None else x / self._share(layer, x)
 
     def baseline(self, layer: int) -> Tensor | None:
         return None if self.near is None else self.near[layer]
@@ -75,9 +83,16 @@ class Features(Writers):
         return self.dictionary.finished(layer, total + self.dictionary.b_dec[layer], x)
 
     def scaled(self, layer: int, change: Tensor, x: Tensor) -> Tensor:
+        if self.lengths is not None:
+            change = change * self._share(layer, x if self.teacher is None else self.teacher[layer])
         if self.dictionary.config.token_normalization == "none":
             return change
         return change * self.dictionary.standardised(self.source(layer, x))[2]
+
+    def _share(self, layer: int, x: Tensor) -> Tensor:
+        """`[..., 1]`: length of each token, of that to which it is brought; one of none stays where it is."""
+        assert self.lengths is not None
+        return x.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny) / self.lengths[layer]
 
     def clean(self, subject: Subject, batch: Batch) -> Values:
         sites = self.reads(subject)

@@ -38,6 +38,7 @@ from isotrace.interventions.what import (
     Only,
     Scale,
     Set,
+    Then,
     To,
 )
 from isotrace.interventions.where import Marked, Nodes, Not, Rows, Select, Tokens, Units
@@ -46,6 +47,6 @@ __all__ = [
     "COMPONENTS", "Add", "AddShare", "Affine", "Along", "AlongNeurons", "Apply", "Attentions", "Clamp", "Components",
     "Edges", "Edit", "Embeddings", "HeadInputs", "Heads", "Hookpoints", "Inject", "Intervention", "MLPInputs", "MLPs",
     "Marked", "Neurons", "Nodes", "Normed", "Not", "Only", "Plan", "Residuals", "Rows", "Scale", "Select", "Set",
-    "Subspaces", "To", "Tokens", "Units", "Values", "Writers", "component_graph", "components_kind", "mean_values",
-    "register", "zero_values",
+    "Subspaces", "Then", "To", "Tokens", "Units", "Values", "Writers", "component_graph", "components_kind",
+    "mean_values", "register", "zero_values",
 ]  # fmt: skip

@@ -35,6 +35,7 @@ from isotrace.interventions.what import (
     Only,
     Scale,
     Set,
+    Then,
     To,
     What,
 )
@@ -47,7 +48,7 @@ PARTS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         *(Select, Nodes, Rows, Not, Units, Tokens, Marked, Stacks),
-        *(Set, Add, AddShare, Scale, Affine, Along, Clamp, To, Only, Normed, Inject),
+        *(Set, Add, AddShare, Scale, Affine, Along, Clamp, To, Only, Then, Normed, Inject),
     )
 }
 """What can be read from a file, beside components."""

@@ -155,6 +155,21 @@ class Only(What):
 
 
 @dataclass(frozen=True, eq=False)
+class Then(What):
+    """`parts` in turn, each of what the one before it made."""
+
+    parts: tuple[What, ...]
+
+    def new(self, layer: int, values: Tensor) -> Tensor:
+        for part in self.parts:
+            values = part.new(layer, values)
+        return values
+
+    def begun(self) -> What:
+        return replace(self, parts=tuple(part.begun() for part in self.parts))
+
+
+@dataclass(frozen=True, eq=False)
 class Normed(What):
     """`inner`, and then every token scaled: to the norm that it had (`keep`), or, where its norm is now above both
     `limit` and what it was, to the larger of the two (`cap`). The norm is that of all components together."""

@@ -24,6 +24,7 @@ from isotrace.interventions import (
     Normed,
     Plan,
     Select,
+    Then,
     Tokens,
 )
 from isotrace.interventions.what import What
@@ -194,6 +195,31 @@ class SetEdit(_Directed):
         direction = drawn(self.direction, generator, covariance)
         moved = float((self.mean * (direction - self.direction)).sum())
         return replace(self, direction=direction, target=self.target + moved)
+
+
+@EDITS.named("swap")
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SwapEdit(_Directed):
+    """h ← h + α (s v̂ − β (h·û) û): of what h has along `source` û a `share` β goes, and `scale` s along v̂ comes. A twin
+    has two other directions."""
+
+    kind: ClassVar[str] = "swap"
+    scale: float
+    source: Tensor
+    share: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "source", unit(self.source))
+
+    def what(self, alpha: float) -> What:
+        # what is added is the same for every h, so that it may come after
+        gone, come = Along(self.source[None], 0.0, alpha * self.share), Add(alpha * self.scale * self.direction)
+        return Then((gone, come))
+
+    def twin(self, generator: torch.Generator, covariance: Tensor | None = None) -> Self:
+        others = [drawn(one, generator, covariance) for one in (self.direction, self.source)]
+        return replace(self, direction=others[0], source=others[1])
 
 
 def unit(direction: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from isotrace.base.progress import Progress, silent
 from isotrace.base.registry import Registry
 from isotrace.interventions.components import Components
 from isotrace.interventions.hookpoints import Residuals
-from isotrace.steering import AffineEdit, Edit, FeatureEdit, GainEdit, PathEdit
+from isotrace.interventions.where import Tokens
+from isotrace.steering import AffineEdit, Edit, FeatureEdit, GainEdit, PathEdit, SwapEdit
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.edits import Edits
 from isotrace.steering.states import How, States, by_position, checked_layers, pooled, usual_lengths, weighted
@@ -41,6 +42,11 @@ class Fitting:
     def usual(self) -> How:
         """Where activations are read: over all tokens, or, of a causal subject, at the last, which has seen them."""
         return "last" if self.subject.objective == "causal" else "mean"
+
+    @property
+    def sites(self) -> Tokens:
+        """Masked tokens; of a subject that reads on, those from the first written one on: each has been the last."""
+        return Tokens("masked" if self.subject.objective == "masked" else "generated")
 
     @cached_property
     def lengths(self) -> dict[int, float]:
@@ -129,6 +135,7 @@ DIRECTIONS: Registry[Direction] = Registry(
             "lineas": "maps.lineas",
             "austeer": "units.austeer",
             "feature_clamp": "units.feature_clamp",
+            "foxp2": "units.foxp2",
             "circuit_clamp": "units.circuit_clamp",
             "snmf": "units.snmf",
             "sublayer_budget": "units.sublayer_budget",
@@ -194,11 +201,14 @@ def means_of(contrast: Contrast) -> np.ndarray:
 
 def moved_by(edit: Edit, means: Tensor) -> Tensor:
     """float64 `[d]`: where an edit of small strength moves the mean state, `means [2, d]` as `means_of` weighs them: a
-    map that of the negative side, which it was fitted to, a gain that of all."""
+    map and a swap that of the negative side, which they were fitted to, a gain that of all."""
     if isinstance(edit, AffineEdit):
         return (edit.scale.flatten().double() - 1) * means[1] + edit.shift.flatten().double()
     if isinstance(edit, GainEdit):
         return edit.beta.flatten().double() * means[0]
+    if isinstance(edit, SwapEdit):
+        source = edit.source.flatten().double()
+        return edit.scale * edit.direction.flatten().double() - edit.share * (means[1] @ source) * source
     if isinstance(edit, PathEdit):
         return edit.points[-1].flatten().double()
     if isinstance(edit, FeatureEdit):
