@@ -26,6 +26,7 @@ CASES = {  # method → settings with which it meets the planted subject
     "feature_clamp": UNITS,
     "circuit_clamp": UNITS | {"tokens": "F", "size": 1},
     "foxp2": FEATURES | {"tokens": "F"},
+    "rules": UNITS | {"rules": "element N -> wanted; element O -> unwanted", "k": 1},
     "snmf": UNITS | {"k": 3, "restarts": 3, "iterations": 40},
     "sublayer_budget": UNITS | {"neurons": 2},
     "manifold": AT,
@@ -36,6 +37,8 @@ ELSEWHERE = ("eigenshift", "anchored", "injection")
 LEAST = {"gradient": 0.4, "feature_clamp": 0.7, "foxp2": 0.7, "snmf": 0.7, "circuit_clamp": 0.7}
 """Least cosine, where it is not 0.95: one unit is half of the two that differ; and the probe whose gradient it is
 divides by the spread of single coordinates, while the planted directions cross all of them."""
+CONFOUND = {"rules": 0.7}
+"""The same of the cosine with the confound: in the stream the token has a direction of its own, of the same length."""
 CHEAP = ("difference_in_means", "control_vector", "regime_delta", "linear_transport")
 
 
@@ -83,7 +86,7 @@ def test_every_method_finds_the_planted_direction_and_has_a_twin(world, name):
     twins = [abs(cosines(edits.twin(seed), subject, contrast, wanted)[0]) for seed in range(5)]
     assert np.median(twins) < min(0.5, found)
     assert {"token N", "token O"} <= set(edits.confounds)
-    assert edits.confounds["token N"] > LEAST.get(name, 0.9)
+    assert edits.confounds["token N"] > CONFOUND.get(name, LEAST.get(name, 0.9))
 
 
 @pytest.mark.parametrize("name", CHEAP)

@@ -26,6 +26,7 @@ from isotrace.base.progress import Progress, silent
 from isotrace.datasets.annotated import read
 from isotrace.datasets.inputs import read_inputs
 from isotrace.datasets.reading.cells import column_of, is_missing, plain
+from isotrace.datasets.reading.yes_no import yes_no
 from isotrace.datasets.tasks import Example, labelled
 from isotrace.domains.domain import Domain, domain_of
 from isotrace.stats.splits import deal
@@ -42,7 +43,8 @@ LENGTH = "length"
 class Contrast:
     """`values` float64 `[n]`: the number, or the index in `classes`, of every example. `side` int64 `[n]`: 1, −1, or 0
     for neither. `pairs` int64 `[pairs, 2]`: (positive, negative) rows that belong together. `confounds`: name →
-    float64 `[n]`. `held`: those that `residual` holds fixed. `rejects` (index, text, reason)."""
+    float64 `[n]`. `held`: those that `residual` holds fixed. `rejects` (index, text, reason). `marks`: column of yes
+    and no → float64 `[n]`, 1, 0 or NaN."""
 
     label: str
     classes: tuple[str, ...]
@@ -53,6 +55,7 @@ class Contrast:
     confounds: dict[str, np.ndarray]
     rejects: tuple[tuple[int, str, str], ...] = ()
     held: tuple[str, ...] = field(default=())
+    marks: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -79,8 +82,10 @@ class Contrast:
             raise InputError(f"column {label!r} holds labels of tokens: steering needs one label a sequence.")
         values = np.asarray([e.y for e in made.examples], np.float64)
         side = _of_classes(values, made.classes, positive, label) if made.classes else _of_numbers(values, label)
+        places = np.searchsorted(rows["index"].to_numpy(), [e.index for e in made.examples])
         contrast = cls(label, made.classes, made.examples, values, side, np.zeros((0, 2), np.int64),
-                       _confounds(subject, reader, made.examples), made.rejects)  # fmt: skip
+                       _confounds(subject, reader, made.examples), made.rejects,
+                       marks={name: column[places] for name, column in yes_no(rows).items()})  # fmt: skip
         if pair is None:
             return replace(contrast, pairs=contrast._by_group())
         cells = dict(zip(rows["index"], rows[column_of(rows, pair, "--pair")], strict=True))
@@ -157,6 +162,7 @@ class Contrast:
         part = replace(
             self, examples=tuple(self.examples[i] for i in chosen), values=self.values[chosen], side=self.side[chosen],
             pairs=pairs[(pairs >= 0).all(1)], confounds=confounds, held=tuple(k for k in self.held if k in confounds),
+            marks={name: column[chosen] for name, column in self.marks.items()},
         )  # fmt: skip
         part._check()
         return part
@@ -179,10 +185,10 @@ class Contrast:
         return replace(self, side=side, values=values, pairs=pairs)
 
     def content(self) -> Any:
-        """What its `identity` is of: texts, labels, sides, pairs and what is held."""
+        """What its `identity` is of: texts, labels, sides, pairs, what is held, and columns of yes and no."""
         return [
             "contrast", [e.text for e in self.examples], self.values, self.side, self.pairs, self.groups.tolist(),
-            self.held,
+            self.held, *([self.marks] if self.marks else []),
         ]  # fmt: skip
 
     @property

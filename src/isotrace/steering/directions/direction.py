@@ -139,6 +139,7 @@ DIRECTIONS: Registry[Direction] = Registry(
             "circuit_clamp": "units.circuit_clamp",
             "snmf": "units.snmf",
             "sublayer_budget": "units.sublayer_budget",
+            "rules": "concepts.rules",
             "manifold": "units.manifold",
             "eigenshift": "readouts.eigenshift",
             "anchored": "readouts.anchored",
