@@ -139,7 +139,9 @@ class Plan:
         try:
             record = json.loads((folder / "plan.json").read_bytes())
             path = folder / "tensors.safetensors"
-            tensors = load_file(path) if path.is_file() else {}
+            stored = load_file(path) if path.is_file() else {}
+            # in memory of their own: how a tensor is aligned shows in the last bit of a product
+            tensors = {name: tensor.clone() for name, tensor in stored.items()}
         except (OSError, ValueError) as error:
             raise InputError(f"{folder} holds no plan ({error}): give the folder that Plan.save wrote.") from None
         return cls.from_dict(record, dictionaries, tensors)

@@ -227,7 +227,7 @@ def unit(direction: Tensor) -> Tensor:
     norm = float(direction.norm()) / (len(direction) if direction.dim() == 3 else 1) ** 0.5
     if not norm > 0:
         raise InputError("a direction of norm 0 points nowhere: the two sides do not differ there.")
-    return direction / norm
+    return direction if abs(norm - 1) < 1e-6 else direction / norm  # what is read again stays as it was, to the bit
 
 
 def drawn(like: Tensor, generator: torch.Generator, covariance: Tensor | None) -> Tensor:

@@ -107,7 +107,7 @@ def _weights(folder: Path, sha256: str | None) -> dict[str, Tensor]:
     try:
         content = (folder / WEIGHTS).read_bytes()
         if hashlib.sha256(content).hexdigest() == sha256:
-            return load(content)
+            return {name: tensor.clone() for name, tensor in load(content).items()}  # aligned, as in Plan.load
     except (OSError, SafetensorError):
         pass
     raise InputError(f"{folder / WEIGHTS} is missing, truncated or altered: save the edits again.")
