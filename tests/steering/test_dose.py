@@ -30,14 +30,22 @@ TEXTS = ["CCO", "c1cc[nH]c1"]
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
-    """A causal subject and an encoder–decoder."""
+    """A causal subject, an encoder–decoder, and one that writes another sequence than it reads."""
     root = tmp_path_factory.mktemp("others")
-    return {v: tiny.load_tiny(tiny.save_subject(tiny.tiny_model(v), root / v)) for v in ("gpt2", "bart")}
+    models = {v: tiny.tiny_model(v) for v in ("gpt2", "bart")}
+    models["translating"] = tiny.tiny_model("bart", translating=True, decoder_start_token_id=0)
+    return {v: tiny.load_tiny(tiny.save_subject(model, root / v)) for v, model in models.items()}
 
 
 def divergence(p, q):
     p, q = (x.double().log_softmax(-1) for x in (p, q))
     return float((p.exp() * (p - q)).sum())
+
+
+def test_a_bracket_is_narrowed_in_few_passes(rotary):
+    dose = Dose(Edits((one_of("add", rotary, layer=1),)), Questions.of(rotary, [rotary.tokenize(TEXTS)]))
+    dose.reach(0.02)
+    assert len({*dose.measured} - {0.0, *GRID}) <= 3
 
 
 def test_each_token_masked_alone(rotary):
@@ -57,15 +65,16 @@ def test_each_token_masked_alone(rotary):
     assert dose.at(0.5) == pytest.approx(np.mean(expected), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bart"])
+@pytest.mark.parametrize("name", ["gpt2", "bart", "translating"])
 def test_teacher_forced(others, name):
-    """A causal subject at the place before every token but the first, a decoder at the token's own."""
+    """A causal or translating subject at the place before every token but the first, another decoder at its own."""
     subject = others[name]
-    batch, plan = subject.tokenize(["CCO", "CCN"]), one_of("add", subject, layer=1).plan(0.5)
+    sources = ["CCC", "OCCN"] if name == "translating" else None
+    batch, plan = subject.tokenize(["CCO", "CCN"], sources=sources), one_of("add", subject, layer=1).plan(0.5)
     asked = Questions.of(subject, [batch])
     places = range(1, batch.ids.shape[1] - 1)
     p, q = (subject.run(batch, plan=one).logits for one in (None, plan))
-    back = 1 if subject.objective == "causal" else 0
+    back = 1 if subject.predicts_next else 0
     expected = [divergence(p[row, at - back], q[row, at - back]) for row in range(2) for at in places]
     found = Dose(Edits((one_of("add", subject, layer=1),)), asked).each(plan)
     torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=1e-3, atol=1e-6)

@@ -175,7 +175,7 @@ def targets(
 
     if request.target != "mask":
         return [request.target]
-    first = request.span + 1 if subject.objective == "causal" else 0
+    first = request.span + 1 if subject.predicts_next else 0
     names = domain.names(reading)
     places = [
         p

@@ -137,7 +137,7 @@ def _at_home(subject: Subject, target: Target, elements: Elements, masked: int |
     if masked is None:
         return target
     places = [i for i, written in enumerate(elements) if written[:1] == (masked,)]
-    if len(places) != 1 or (target.position is not None and subject.objective == "causal" and places[0] == 0):
+    if len(places) != 1 or (target.position is not None and subject.predicts_next and places[0] == 0):
         return None
     return replace(target, **{"place" if target.position is None else "position": places[0]})
 

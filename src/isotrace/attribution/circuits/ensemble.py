@@ -34,7 +34,7 @@ def ensemble(subject: Subject, batch: Batch, target: Target, *, n_learn: int, n_
     free = ~subject.special(batch.ids[0])
     for position in target.asked:
         free[position : position + 1] = False  # a causal subject may be asked behind the end
-        if subject.objective == "causal":  # what comes later changes nothing
+        if subject.predicts_next:  # what comes later changes nothing
             free[position:] = False
     places = torch.nonzero(free)[:, 0].cpu()
     places = places[torch.randperm(len(places), generator=generator)]
@@ -53,7 +53,7 @@ def _stacked(batch: Batch, ids: Tensor) -> Batch:
 def _others(subject: Subject, batch: Batch, places: Tensor) -> Tensor:
     """Probability of every token of the vocabulary at each of `places` of another text, `[places, vocabulary]`."""
     own, rows = batch.ids[0, places].cpu(), torch.arange(len(places))
-    if subject.has_head and len(places) and not (subject.objective == "causal" and int(places.min()) == 0):
+    if subject.has_head and len(places) and not (subject.predicts_next and int(places.min()) == 0):
         ids = batch.ids.repeat(len(places), 1)
         if subject.mask_id is not None:
             ids[rows, places] = subject.mask_id

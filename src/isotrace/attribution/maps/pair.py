@@ -118,7 +118,7 @@ def pair_of(
 def candidates(subject: Subject, reading: Reading, places: Sequence[int], size: int) -> list[Span]:
     """Runs of `size` tokens that are neither special nor among `places`; of a causal subject such as it reads before
     the answer."""
-    end = min(places, default=len(reading.units)) if subject.objective == "causal" else len(reading.units)
+    end = min(places, default=len(reading.units)) if subject.predicts_next else len(reading.units)
     free = {p for p, unit in enumerate(reading.units[:end]) if unit.kind != "special"} - {*places}
     runs = (tuple(range(p, p + size)) for p in sorted(free))
     return [run for run in runs if free.issuperset(run)]

@@ -63,7 +63,7 @@ def trace_view(trace: "Record") -> dict[str, Any]:
                 "score": positions[p],
                 "signed": signs[p],
                 "hidden": traced.hidden.get(written[0]) if len(written) == 1 else None,
-                "masked": p in traced.target.asked and subject.objective != "causal",
+                "masked": p in traced.target.asked and not subject.predicts_next,
             }
             for p, (unit, written) in enumerate(zip(traced.reading.units, traced.reading.elements, strict=True))
         ],

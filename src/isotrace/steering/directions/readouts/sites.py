@@ -25,9 +25,9 @@ def sites_where(
     subject: Subject, examples: Sequence[Example], wanted: Callable[[int], bool], each: int, seed: int
 ) -> list[Site]:
     """At most `each` places of every sequence, drawn at random from those whose token id is `wanted`; special tokens
-    and, of a causal subject, the first place are none."""
+    and, of a subject that predicts the next token, the first place are none."""
     rng, found = np.random.default_rng((seed, 6)), []
-    first = 1 if subject.objective == "causal" else 0
+    first = 1 if subject.predicts_next else 0
     for row, example in enumerate(examples):
         special = subject.special(torch.from_numpy(example.ids)).cpu().numpy()
         places = [p for p in range(first, len(example.ids)) if not special[p] and wanted(int(example.ids[p]))]
