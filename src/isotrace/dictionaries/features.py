@@ -11,7 +11,8 @@ from torch import Tensor
 from isotrace.activations.harvest import record
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.interventions.components import Values, Writers, register
+from isotrace.interventions.components import Values, register
+from isotrace.interventions.writers import Writers
 from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Batch, Subject
 

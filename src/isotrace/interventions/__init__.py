@@ -5,7 +5,6 @@ from isotrace.interventions.components import (
     Components,
     Edit,
     Values,
-    Writers,
     components_kind,
     mean_values,
     register,
@@ -42,6 +41,7 @@ from isotrace.interventions.what import (
     To,
 )
 from isotrace.interventions.where import Marked, Nodes, Not, Rows, Select, Tokens, Units
+from isotrace.interventions.writers import Writers
 
 __all__ = [
     "COMPONENTS", "Add", "AddShare", "Affine", "Along", "AlongNeurons", "Apply", "Attentions", "Clamp", "Components",

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from isotrace.base.errors import InputError, SubjectError
-from isotrace.interventions.components import Components, Edit, Layers, Values, Writers, register
+from isotrace.interventions.components import Components, Edit, Layers, Values, register
+from isotrace.interventions.writers import Writers
 from isotrace.subjects.dispatch import Site, hookpoints_edited, overlaid
 from isotrace.subjects.subject import Batch, Subject
 

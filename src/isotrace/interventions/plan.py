@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -40,6 +40,7 @@ from isotrace.interventions.what import (
     What,
 )
 from isotrace.interventions.where import Marked, Nodes, Not, Rows, Select, Stacks, Tokens, Units, Where
+from isotrace.interventions.writers import Moved, Writers
 from isotrace.subjects.subject import Batch, Subject
 
 FORMAT, FORMAT_VERSION = "isotrace-plan", 1
@@ -73,6 +74,19 @@ class Intervention:
             return values
         return torch.where(mask[..., None], new, values)
 
+    def applied(self, subject: Subject) -> AbstractContextManager[None]:
+        """Within the context `subject` runs under it."""
+        what = self.what.begun()
+        edit = dataclasses.replace(self, what=what).edit
+        if not (isinstance(what, Only) and isinstance(self.components, Writers)):
+            return self.components.edited(subject, edit, self.where.meant)
+
+        def moved(layer: int, values: Tensor) -> Tensor | Moved:
+            mask = self.where.mask(layer, values)
+            return values if mask is None else what.moved(layer, values, mask)
+
+        return self.components.moved(subject, moved, self.where.meant)
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -97,15 +111,24 @@ class Plan:
     def on(self, subject: Subject, batch: Batch) -> "Plan":
         """With atoms, residues and kinds of tokens resolved to the tokens of `batch`. Raises as `Units.on` and
         `Tokens.on`."""
-        return Plan(tuple(dataclasses.replace(i, where=i.where.on(subject, batch)) for i in self))
+        found: dict[Tokens, Marked | Stacks] = {}  # edits of many layers mean the same tokens as a rule
+
+        def resolved(where: Where) -> Where:
+            if not isinstance(where, Tokens):
+                return where.on(subject, batch)
+            every = dataclasses.replace(where, layers=None)
+            if every not in found:
+                found[every] = every.on(subject, batch)
+            return found[every].limited(where.layers)
+
+        return Plan(tuple(dataclasses.replace(i, where=resolved(i.where)) for i in self))
 
     @contextmanager
     def applied(self, subject: Subject) -> Iterator[None]:
         """Within the context `subject` runs under this plan, in this thread; contexts nest."""
         with ExitStack() as stack:
             for one in self:
-                edit = dataclasses.replace(one, what=one.what.begun()).edit
-                stack.enter_context(one.components.edited(subject, edit, one.where.meant))
+                stack.enter_context(one.applied(subject))
             yield
 
     def to_dict(self) -> dict[str, Any]:

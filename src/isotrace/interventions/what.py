@@ -10,6 +10,7 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.interventions.components import Components, Edit, Values, mean_values
+from isotrace.interventions.writers import Moved
 from isotrace.subjects.subject import Batch, Subject
 
 Value = float | Tensor
@@ -149,6 +150,13 @@ class Only(What):
         part = values[..., units, :]
         new = self.inner.new(layer, part)
         return values if new is part else values.index_copy(2, units, new.to(values).expand_as(part))
+
+    def moved(self, layer: int, values: Tensor, mask: Tensor) -> Moved:
+        """The same where `mask` says, told by what changes; of components of one number."""
+        units = torch.tensor(self.units, device=values.device)
+        part, here = values[..., units, :], mask[..., None].expand_as(values)[..., units, :]
+        change = self.inner.new(layer, part).to(values) - part
+        return Moved(values, units, change.masked_fill(~here, 0))
 
     def begun(self) -> What:
         return replace(self, inner=self.inner.begun())

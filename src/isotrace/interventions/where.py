@@ -5,7 +5,7 @@ A *node* is (layer, position, component); position −1 means at all positions.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -182,7 +182,7 @@ class Tokens(Where):
     def mask(self, layer: int, values: Tensor) -> Tensor | None:
         raise InputError("these tokens are known of a batch only: use Subject.run, or Plan.on(subject, batch).")
 
-    def on(self, subject: Subject, batch: Batch) -> Where:
+    def on(self, subject: Subject, batch: Batch) -> "Marked | Stacks":
         """Raises InputError where the batch does not say what a generator may change, SubjectError for masked tokens of
         a subject without a mask token or for a special token that it does not have."""
         barred = subject.special(batch.ids)
@@ -207,11 +207,13 @@ class Tokens(Where):
             return own
         return Stacks(subject.stack_sizes[0], self._source(subject, batch.source), own)
 
-    def _source(self, subject: Subject, source: Batch) -> Where:
+    def _source(self, subject: Subject, source: Batch) -> "Marked":
         """In what an encoder reads beside the sequence; a generator changes and writes nothing there."""
         if self.which in ("mutable", "generated"):
             return Marked(torch.zeros_like(source.mask), self.layers)
-        return self.on(subject, source)
+        found = self.on(subject, source)
+        assert isinstance(found, Marked)  # what an encoder reads has no source of its own
+        return found
 
 
 @dataclass(frozen=True)
@@ -220,12 +222,16 @@ class Stacks(Where):
     read the other."""
 
     n_encoder: int
-    source: Where
-    target: Where
+    source: "Marked"
+    target: "Marked"
 
     @property
     def meant(self) -> frozenset[int] | None:
         return self.target.meant
+
+    def limited(self, layers: tuple[int, ...] | None) -> "Stacks":
+        """The same in `layers`."""
+        return replace(self, source=self.source.limited(layers), target=self.target.limited(layers))
 
     def mask(self, layer: int, values: Tensor) -> Tensor | None:
         return (self.source if layer < self.n_encoder else self.target).mask(layer, values)
@@ -243,6 +249,10 @@ class Marked(Where):
 
     def __hash__(self) -> int:
         return hash((self.layers, str(self.tokens.tolist())))
+
+    def limited(self, layers: tuple[int, ...] | None) -> "Marked":
+        """The same in `layers`."""
+        return replace(self, layers=layers)
 
     def mask(self, layer: int, values: Tensor) -> Tensor | None:
         if self.layers is not None and layer not in self.layers:

@@ -166,19 +166,19 @@ def hookpoints_edited(subject: "Subject", edits: Mapping[str, Callable[[Tensor],
     """Context in which the tensor at each named hookpoint, `[batch, tokens, d]`, is replaced by the function's result;
     all that follows is computed from it, differentiably. Raises SubjectError, see `Subject.hookpoint`. Editing `mlp_in`
     changes what the MLP reads, never the stream that passes it by. Pooled hookpoints have one token, see `pooled`."""
-    sites = []
+    sites, narrow = [], subject.narrow
     for name, function in edits.items():
         module, side = subject.hookpoint(name)
         if side == "input":
             enter = lambda _, args, function=function: (function(args[0]), *args[1:])  # noqa: E731
-            sites.append((module, Site(before=(enter,), narrow=subject.narrow)))
+            sites.append((module, Site(before=(enter,), narrow=narrow)))
         else:
 
             def leave(_, args, output, function=function):
                 # some blocks return more than the stream
                 return (function(output[0]), *output[1:]) if isinstance(output, tuple) else function(output)
 
-            sites.append((module, Site(after=(leave,), narrow=subject.narrow)))
+            sites.append((module, Site(after=(leave,), narrow=narrow)))
     return overlaid(sites)
 
 

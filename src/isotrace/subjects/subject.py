@@ -122,6 +122,7 @@ class Subject:
         self.pad_id = cast(int, next(i for i in fillers if i is not None))
         sizes = [len(cast(nn.ModuleList, self.module(stack.layers))) for stack in self.family.stacks]
         self.stack_sizes: tuple[int, ...] = tuple(sizes)
+        self._paths: dict[str, tuple[str, Side]] = {}  # of hookpoints, which every edited pass looks up
         self.n_layers: int = sum(sizes)
         self.d_model: int = model.config.hidden_size
         self.max_tokens: int = min(tokenizer.model_max_length, self._positions())
@@ -199,7 +200,8 @@ class Subject:
         """
         if pooled.is_pooled([name]):
             return pooled.module_at(self, name), "output"
-        path, side = self.family.hookpoint(name, *self.stack_sizes)
+        path, side = self._paths.get(name) or self.family.hookpoint(name, *self.stack_sizes)
+        self._paths[name] = path, side
         return self.module(path), side
 
     def mlp(self, layer: int) -> tuple[nn.Module, nn.Module]:

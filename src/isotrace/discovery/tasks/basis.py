@@ -13,7 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from isotrace.interventions.components import Components, Values, Writers
+from isotrace.interventions.components import Components, Values
+from isotrace.interventions.writers import Writers
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 

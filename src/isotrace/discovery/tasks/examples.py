@@ -18,7 +18,7 @@ from isotrace.discovery.tasks.ranking import BATCH_TOKENS, at_point
 from isotrace.discovery.tasks.readout import Readout
 from isotrace.discovery.tasks.task_circuit import TaskCircuit
 from isotrace.domains.domain import Domain, Reading
-from isotrace.interventions.components import Writers
+from isotrace.interventions.writers import Writers
 from isotrace.stats.metrics import auroc
 from isotrace.subjects.subject import Batch
 

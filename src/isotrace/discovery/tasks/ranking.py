@@ -29,7 +29,7 @@ from isotrace.discovery.methods import METHODS, Method, Problem, method_of
 from isotrace.discovery.methods.relp import propagated
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
 from isotrace.discovery.tasks.readout import Readout
-from isotrace.interventions.components import Writers
+from isotrace.interventions.writers import Writers
 from isotrace.subjects.subject import Batch
 
 CACHE = 1  # raised when a score is computed differently; a method's own `cache` when that method is

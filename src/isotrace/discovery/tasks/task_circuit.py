@@ -40,7 +40,7 @@ from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout, checked_metr
 from isotrace.discovery.tasks.summary import CURVES, area, in_hindsight, warnings
 from isotrace.discovery.tasks.sweep import Anchors, Judge, Proof, Ranked, per_layer, sizes_on_grid, top
 from isotrace.interventions import Attentions, Components, Heads, MLPs, Neurons
-from isotrace.interventions.components import Writers
+from isotrace.interventions.writers import Writers
 from isotrace.stats.bootstrap import interval
 from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Subject

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.datasets.tasks import batches
-from isotrace.interventions.components import Writers
 from isotrace.interventions.gradients import activations_and_slopes
 from isotrace.interventions.hookpoints import Neurons
+from isotrace.interventions.writers import Writers
 from isotrace.steering import FeatureEdit
 from isotrace.steering.directions.direction import Fitting, direction
 from isotrace.steering.directions.units.feature_clamp import extremes

@@ -19,8 +19,9 @@ from torch import Tensor
 from isotrace.base.errors import InputError
 from isotrace.datasets.tasks import batches
 from isotrace.dictionaries.features import Features
-from isotrace.interventions.components import Components, Writers
+from isotrace.interventions.components import Components
 from isotrace.interventions.hookpoints import Hookpoints, Neurons
+from isotrace.interventions.writers import Writers
 from isotrace.steering import AddEdit, Edit, FeatureEdit
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.directions.direction import Fitting, direction
