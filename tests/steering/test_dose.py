@@ -42,12 +42,6 @@ def divergence(p, q):
     return float((p.exp() * (p - q)).sum())
 
 
-def test_a_bracket_is_narrowed_in_few_passes(rotary):
-    dose = Dose(Edits((one_of("add", rotary, layer=1),)), Questions.of(rotary, [rotary.tokenize(TEXTS)]))
-    dose.reach(0.02)
-    assert len({*dose.measured} - {0.0, *GRID}) <= 3
-
-
 def test_each_token_masked_alone(rotary):
     edits, plan = Edits((one_of("add", rotary),)), one_of("add", rotary).plan(0.5)
     asked = Questions.of(rotary, [rotary.tokenize(TEXTS), rotary.tokenize(["CCN"])])

@@ -58,7 +58,7 @@ _SHIPPED |= {
     "pairs": "effects.pairs",
     "atom_truth": "atoms.atom_truth",
     "reaction_attribution": "reactions.attribution",
-    "steer_logp": "steering.steer_logp",
+    **dict.fromkeys(("steer_logp", "steer_annalog", "steer_antiberty"), "steering.steered"),
 }
 STUDIES: Registry[Study] = Registry(
     "study", "isotrace.studies", {name: f"isotrace.studies.{module}" for name, module in _SHIPPED.items()}

@@ -51,6 +51,10 @@ class SteerRequest(OnSubject, InFolder, Seeded):
     """Layers of the components, as 1,2; left out, all."""
     confounds: Literal["residual", "match", "free"] = "residual"
     """Length and kinds of tokens: held fixed, matched between the sides (fewer sequences), or left free."""
+    hold: Annotated[tuple[str, ...], COMMAS] = ()
+    """Confounds to hold or match instead, as length: kinds of tokens are part of a property that is composition."""
+    where: Literal["real", "masked", "mutable", "generated", "last"] | None = None
+    """Tokens that are edited; left out, the masked ones of a masked subject, of others those the method names."""
     dose: Annotated[tuple[float, ...], COMMAS] = (0.025, 0.05, 0.1, 0.25, 0.5)
     """KL from the unsteered predictions, nats a token."""
     start: Loaded = None
@@ -144,7 +148,7 @@ def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
     settings = TrialSettings(
         request.method, request.layers, request.confounds, request.dose, request.designs, request.starts,
         request.development, request.twins, request.generator, request.seed, settings_of(request.setting),
-        request.twins_at,
+        request.twins_at, request.hold, request.where,
     )  # fmt: skip
     components = None if request.components in (None, "feature") else COMPONENTS[request.components]()
     if request.dictionary is not None:

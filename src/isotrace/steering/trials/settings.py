@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from isotrace.base.errors import InputError
 from isotrace.base.settings import checked_seed
+from isotrace.interventions.where import Which
 
 Confounds = Literal["match", "residual", "free"]
 TwinsAt = Literal["every", "largest"]
@@ -14,8 +15,10 @@ TwinsAt = Literal["every", "largest"]
 class TrialSettings:
     """`doses`: nats. `n_designs` of each of at most `n_starts` starts that are told, and of `n_development` others,
     which say what is safe: of fewer than 20 designs a single degenerate one ends the window. `n_twins`: random
-    directions, at `every` dose inside the safe window or at its `largest` alone. `more`: settings of the method, by
-    name."""
+    directions, at `every` dose inside the safe window or at its `largest` alone. `hold`: confounds that are matched or
+    held fixed, none: the length and the kinds of tokens. `where`: tokens that are edited, None: of a masked subject the
+    masked ones, of another those that the method names. `n_places`: tokens of each calibration sequence that a dose is
+    measured at. `more`: settings of the method, by name."""
 
     method: str = "difference_in_means"
     layers: tuple[int, ...] = ()
@@ -29,6 +32,9 @@ class TrialSettings:
     seed: int = 0
     more: dict[str, Any] = field(default_factory=dict)
     twins_at: TwinsAt = "largest"
+    hold: tuple[str, ...] = ()
+    where: Which | None = None
+    n_places: int = 12
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)

@@ -27,12 +27,15 @@ from isotrace.base.errors import InputError
 from isotrace.base.progress import Progress, silent
 from isotrace.base.work import Memo, claimed
 from isotrace.domains.domain import Domain, domain_of
+from isotrace.interventions import Tokens
 from isotrace.interventions.components import Components
 from isotrace.interventions.plan import encoded
+from isotrace.interventions.where import Which
 from isotrace.steering.contrast import Contrast, counts
 from isotrace.steering.directions.direction import DIRECTIONS
 from isotrace.steering.dose import usual_floor
 from isotrace.steering.edits import Edits
+from isotrace.steering.kinds import EVERY
 from isotrace.steering.questions import Questions
 from isotrace.steering.trials.arm import Arm, Strengths, Workshop
 from isotrace.steering.trials.composition import Composition, composition
@@ -45,8 +48,8 @@ from isotrace.subjects.subject import Batch, Subject
 
 SHARES = (0.5, 0.3, 0.2)
 """Of the groups: for the direction, for the judge and the dose, for what is told."""
-CALIBRATION, PLACES = 12, 12
-"""Sequences that doses are measured on, and tokens asked about in each."""
+CALIBRATION = 12
+"""Sequences that doses are measured on."""
 CACHE = 1
 """Raised when code changes what a killed trial has kept."""
 
@@ -125,11 +128,13 @@ def _tried(
     others = development_starts(subject, domain, judging, chosen, settings.n_development)
     judge = exact or Judge.fitted(domain, judging, told, settings.seed)
     if settings.confounds != "free":
-        fitting = fitting.match() if settings.confounds == "match" else fitting.residual()
+        held = settings.hold
+        fitting = fitting.match(*held) if settings.confounds == "match" else fitting.residual(*held)
     edits = DIRECTIONS[settings.method].fit(
         subject, fitting, components=components, layers=settings.layers, progress=progress, **settings.more
     )
-    asked = Questions.of(subject, [calibration(subject, judging, settings.seed)])
+    edits = placed(edits, subject, settings.where)
+    asked = Questions.of(subject, [calibration(subject, judging, settings.seed, settings.n_places)])
     floor = usual_floor(domain, [e.text for e in judging.examples])
     workshop = Workshop(subject, domain, judge, chosen, settings, floor, memo)
     beside = replace(workshop, starts=others)  # for development
@@ -172,6 +177,17 @@ def _parts(contrast: Contrast, seed: int) -> tuple[Contrast, ...]:
         ) from None
 
 
+def placed(edits: Edits, subject: Subject, where: Which | None) -> Edits:
+    """At the tokens `where`. None: as they are, but edits of every real token of a masked subject at the masked ones:
+    what is about to be written is steered, and what stands around it is read as it is."""
+    if where is not None:
+        return edits.at(Tokens(where))
+    if subject.objective != "masked":
+        return edits
+    masked = Tokens("masked")
+    return replace(edits, edits=tuple(replace(e, where=masked) if e.where == EVERY else e for e in edits.edits))
+
+
 def drift(subject: Subject, domain: Domain, contrast: Contrast, plain: Arm, steered: Arm) -> dict[str, float]:
     """Over starts with a valid design of both: mean over designs of either, by start."""
     means: list[dict[int, np.ndarray]] = []
@@ -190,8 +206,8 @@ def drift(subject: Subject, domain: Domain, contrast: Contrast, plain: Arm, stee
     return dict(zip(contrast.confounds, moved.tolist(), strict=True))
 
 
-def calibration(subject: Subject, contrast: Contrast, seed: int) -> Batch:
-    """Negative sequences of `contrast`, and some tokens of each that are asked about."""
+def calibration(subject: Subject, contrast: Contrast, seed: int, n_places: int = 12) -> Batch:
+    """Negative sequences of `contrast`, and `n_places` tokens of each that are asked about."""
     rng, rows = np.random.default_rng((seed, 16)), contrast.negative
     texts = [contrast.examples[i].text for i in rng.permutation(rows)[:CALIBRATION]]
     batch = subject.tokenize(texts, sources=texts) if subject.objective == "translating" else subject.tokenize(texts)
@@ -199,5 +215,5 @@ def calibration(subject: Subject, contrast: Contrast, seed: int) -> Batch:
     sites = torch.zeros_like(free)
     for row in range(len(texts)):
         places = free[row].nonzero()[:, 0].cpu()
-        sites[row, places[torch.from_numpy(rng.permutation(len(places))[:PLACES])]] = True
+        sites[row, places[torch.from_numpy(rng.permutation(len(places))[:n_places])]] = True
     return replace(batch, sites=sites)

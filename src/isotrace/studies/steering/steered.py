@@ -1,0 +1,156 @@
+"""Real subjects steered towards properties that are known, beside random directions of equal dose: one study a task.
+
+steer_logp       molm, masked, towards Crippen logP: labels are computed, so the judge is the property itself
+steer_annalog    ANNalog, which writes analogs of what it reads, towards the same
+steer_antiberty  AntiBERTy from heavy chains of germline family IGHV1 towards IGHV3; a forest judges
+
+Groups (scaffolds, clusters of chains) are dealt to the direction, the dose and what is told. Layers were chosen by the
+effect on starts of the second part, which nothing is told of. Length alone is held fixed: logP and the family of a V
+gene are composition for the most part, so holding kinds of tokens would hold the property. What composition leaves of
+an effect is told beside it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rdkit.Chem import Crippen
+
+from isotrace.domains.molecule.tokens import parse
+from isotrace.steering.contrast import Contrast
+from isotrace.steering.trials.judge import Exact
+from isotrace.steering.trials.settings import TrialSettings
+from isotrace.steering.trials.table import dose_row, worst
+from isotrace.steering.trials.trial import Trial, trial
+from isotrace.studies.study import Outcome, Setting, bundled_table, study
+from isotrace.studies.task_circuits import ANTIBERTY
+from isotrace.subjects.subject import Subject, load_subject
+
+TOLD = ("dose", "alpha", "effect", "ci", "starts", "valid", "degenerate")
+NEED_MATCHED = ("linear_transport",)
+"""What compares two sets, in which confounds are matched."""
+DOSES = (0.025, 0.05, 0.1, 0.2, 0.3)
+
+
+@dataclass(frozen=True)
+class Task:
+    """`read(subject, n, seed)`: the contrast of at most `n` sequences. `exact`: whether logP judges. `sizes`: those
+    sequences, starts that are told and for development, designs of each, random twins, tokens a dose is measured at;
+    quick and full."""
+
+    about: str
+    subject: str
+    layers: tuple[int, ...]
+    read: Callable[[Subject, int, int], Contrast]
+    exact: bool
+    of: str
+    methods: tuple[str, ...]
+    sizes: tuple[tuple[int, int, int, int, int, int], tuple[int, int, int, int, int, int]]
+    generator: str | None = None
+
+
+def logp(text: str) -> float:
+    return float(Crippen.MolLogP(parse(text)))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def lipophilic(subject: Subject, n: int, seed: int) -> Contrast:
+    """Molecules of the packaged lipophilicity table, whose measured labels are not looked at, with their logP."""
+    texts = bundled_table("lipophilicity")["smiles"].to_list()
+    chosen = [texts[i] for i in np.random.default_rng((seed, 17)).permutation(len(texts))[:n]]
+    return Contrast.of(subject, chosen, [logp(text) for text in chosen])
+
+
+def heavy(subject: Subject, n: int, seed: int) -> Contrast:
+    """Heavy chains of the packaged antibodies whose V gene is of family IGHV1 or IGHV3, which is the positive side."""
+    family = pl.col("v_gene").str.extract(r"^(IGHV\d+)").alias("family")
+    table = bundled_table("antibodies").with_columns(family).filter(pl.col("family").is_in(["IGHV1", "IGHV3"]))
+    table = table.select("sequence", "family").sample(min(n, table.height), seed=seed)
+    return Contrast.read(subject, table, "family", positive="IGHV3")
+
+
+TASKS = {
+    "steer_logp": Task(
+        "molm steered towards Crippen logP, beside random directions of equal dose",
+        "bundled:molm", (0,), lipophilic, True, "computed logP",
+        ("difference_in_means", "linear_transport", "probe"), ((300, 4, 16, 2, 2, 6), (2_000, 12, 16, 3, 20, 12)),
+    ),
+    "steer_annalog": Task(
+        "ANNalog steered towards Crippen logP, beside random directions of equal dose",
+        "pypi:annalog", (1,), lipophilic, True, "computed logP",
+        ("difference_in_means", "linear_transport", "probe"), ((300, 4, 8, 4, 2, 6), (2_000, 16, 16, 4, 20, 12)),
+    ),
+    "steer_antiberty": Task(
+        "AntiBERTy steered from IGHV1 towards IGHV3, beside random directions of equal dose",
+        ANTIBERTY, (5,), heavy, False, "share of trees that say IGHV3",
+        ("difference_in_means", "linear_transport", "probe"), ((200, 3, 8, 2, 2, 2), (400, 12, 16, 2, 20, 4)),
+        "mask_predict",
+    ),
+}  # fmt: skip
+
+
+def run(task: Task, setting: Setting) -> Outcome:
+    n, n_starts, n_others, n_designs, n_twins, n_places = task.sizes[0 if setting.quick else 1]
+    subject = load_subject(task.subject)
+    contrast = task.read(subject, n, setting.seed)
+    table, controls, drifts = [], [], []
+    for method in task.methods[:1] if setting.quick else task.methods:
+        settings = TrialSettings(
+            method, task.layers, "match" if method in NEED_MATCHED else "residual", DOSES, n_designs=n_designs,
+            n_starts=n_starts, n_development=n_others, n_twins=n_twins, generator=task.generator, seed=setting.seed,
+            hold=("length",), n_places=n_places,
+        )  # fmt: skip
+        where: dict[str, Any] = {"work": setting.work / "trials", "progress": setting.progress}
+        found = trial(subject, contrast, settings, exact=Exact(logp) if task.exact else None, **where)
+        table += rows(method, found, setting.seed)
+        controls.append({"method": method} | control(found))
+        moved = [f"{row['name']} {row['value']:+.2f}" for row in worst(found.drift)]
+        drifts.append({"method": method} | {f"{i}": said for i, said in enumerate(moved, 1)})
+    return Outcome({"doses": table, "control": controls, "drift": drifts}, notes(table, task.of))
+
+
+def rows(method: str, found: Trial, seed: int) -> list[dict[str, Any]]:
+    """One for every dose. `claimed`: the largest that is safe on development starts."""
+    made = []
+    for arm in found.arms[1:]:
+        row = {name: value for name, value in dose_row(arm, seed).items() if name in TOLD}
+        safe = arm.designs is not None and found.safety.holds(arm.dose)
+        beside = {name: value for name, value in found.twins.beside(arm).items() if name != "twins"}
+        made.append({"method": method} | row | beside | {"safe": safe, "claimed": arm is found.best})
+    return made
+
+
+def control(found: Trial) -> dict[str, Any]:
+    """At the claimed dose: its order with the effect, and what composition leaves of it; None where none is safe."""
+    made, order = found.composition, found.rising
+    row: dict[str, Any] = {"rising": order["median"], "rising_ci": order["ci"]}
+    for name in ("regressed", "without"):
+        part = None if made is None else getattr(made, name)
+        row[name] = None if part is None else part.effect
+        row[f"{name}_ci"] = None if part is None else [*part.ci]
+        row[f"{name}_kept"] = None if part is None else part.kept
+        row[f"{name}_kept_ci"] = None if part is None else [*part.kept_ci]
+    return row | {"tokens": None if made is None else " and ".join(made.tokens)}
+
+
+def notes(table: list[dict[str, Any]], of: str) -> tuple[str, ...]:
+    methods = list(dict.fromkeys(row["method"] for row in table))
+    beat = []
+    for method in methods:
+        safe = [row for row in table if row["method"] == method and row["safe"]]
+        several = sum(row["ci"][0] > 0 for row in safe) > 1  # an effect at a single dose is none
+        if several and any(row["claimed"] and row["ci"][0] > 0 and (row["p"] or 1.0) <= 0.05 for row in safe):
+            beat.append(method)
+    lost = [method for method in methods if method not in beat]
+    return (
+        f"Change of {of} from the unsteered designs of the same start, mean and 95 % interval over starts.",
+        "Doses are safe by degenerate designs on development starts; perplexity under another model is not checked.",
+        f"Beyond random directions at the largest safe dose: {', '.join(beat) or 'none'}; "
+        f"not: {', '.join(lost) or 'none'}.",
+    )
+
+
+for name, task in TASKS.items():
+    study(name, task.about)(partial(run, task))
