@@ -1,6 +1,8 @@
 """What people meet in a notebook: names, prints, pictures, and every verb with objects instead of paths."""
 
 from dataclasses import replace
+from importlib import import_module
+from inspect import signature
 
 import polars as pl
 import pytest
@@ -56,6 +58,13 @@ def test_tab_completion_offers_every_verb():
     assert {CALLED.get(name, name) for name in COMMANDS} - ROOMS <= {*dir(isotrace)}
     for name in dir(isotrace):
         assert getattr(isotrace, name) is not None
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_left_out_in_the_shell_is_no_empty_text(name):
+    """Which a list of numbers would not take."""
+    given = signature(import_module(f"isotrace.cli.{name}").command).parameters.values()
+    assert "" not in [parameter.default for parameter in given]
 
 
 @pytest.mark.parametrize("verb", VERBS)

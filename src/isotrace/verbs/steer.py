@@ -47,11 +47,11 @@ class SteerRequest(OnSubject, InFolder, Seeded):
     """Kind of component that is edited (residual, mlp, neuron, …); left out, the method's own."""
     dictionary: Loaded = None
     """Dictionary of the subject, for methods that edit features."""
-    layers: Annotated[tuple[int, ...], COMMAS] = ()
+    layers: Annotated[tuple[int, ...] | None, COMMAS] = None
     """Layers of the components, as 1,2; left out, all."""
     confounds: Literal["residual", "match", "free"] = "residual"
     """Length and kinds of tokens: held fixed, matched between the sides (fewer sequences), or left free."""
-    hold: Annotated[tuple[str, ...], COMMAS] = ()
+    hold: Annotated[tuple[str, ...] | None, COMMAS] = None
     """Confounds to hold or match instead, as length: kinds of tokens are part of a property that is composition."""
     where: Literal["real", "masked", "mutable", "generated", "last"] | None = None
     """Tokens that are edited; left out, the masked ones of a masked subject, of others those the method names."""
@@ -146,9 +146,9 @@ def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
     if reader is not None:
         check_reader(reader, subject)
     settings = TrialSettings(
-        request.method, request.layers, request.confounds, request.dose, request.designs, request.starts,
+        request.method, request.layers or (), request.confounds, request.dose, request.designs, request.starts,
         request.development, request.twins, request.generator, request.seed, settings_of(request.setting),
-        request.twins_at, request.hold, request.where,
+        request.twins_at, request.hold or (), request.where,
     )  # fmt: skip
     components = None if request.components in (None, "feature") else COMPONENTS[request.components]()
     if request.dictionary is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, log2
+from math import ceil, floor, log2
 from typing import Any
 
 import numpy as np
@@ -54,9 +54,10 @@ def random_twins(
     strengths = [abs(arm.reached.alpha) for arm in arms if arm.reached is not None]
     if not strengths or not settings.n_twins:
         return Twins({})
-    # from a quarter of the edit's own strength on, one grid for all doses, so that what was measured serves them all
-    steps = ceil(log2(max(strengths) / min(strengths)))
-    grid = [min(strengths) * 2.0**i for i in range(-2, 7 + steps)]
+    # powers of 2 from below a quarter of the edit's own strength on: one grid for all doses, so that what was measured
+    # serves them all, and a dose is met at the same strength whichever others are asked for
+    first, steps = floor(log2(min(strengths))) - 2, ceil(log2(max(strengths) / min(strengths)))
+    grid = [2.0**i for i in range(first, first + 10 + steps)]
     for number in progress(range(settings.n_twins), "random twins"):
         twin = edits.twin((settings.seed + 1) * 10_000 + number)
         found = Strengths(f"twin {number}", twin, asked, workshop.memo)
