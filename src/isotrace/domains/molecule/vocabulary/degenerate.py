@@ -22,6 +22,12 @@ def degenerate(text: str, start: str | None) -> str | None:
         return f"{share:.0%} of its heavy atoms in plain carbon chains"
     if (run := TOKENS.search(text)) is not None:
         return f"{run[1]} {len(run[0]) // len(run[1])} times running"
-    if start is not None and not mol.GetRingInfo().NumRings() and parse(start).GetRingInfo().NumRings():
+    if start is not None and not rings(mol) and rings(parse(start)):
         return "all rings of the start are lost"
     return None
+
+
+def rings(mol: Chem.Mol) -> int:
+    """The molecule is held by a name here: its ring information does not keep it alive, and was read after it was
+    gone in one of 25 molecules without one."""
+    return mol.GetRingInfo().NumRings()
