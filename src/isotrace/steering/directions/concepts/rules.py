@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.datasets.tasks import Example
-from isotrace.interventions.components import Writers
+from isotrace.interventions.writers import Writers
 from isotrace.interventions.hookpoints import Hookpoints, Neurons
 from isotrace.stats.splits import deal
 from isotrace.steering import AddEdit
