@@ -59,6 +59,7 @@ _SHIPPED |= {
     "atom_truth": "atoms.atom_truth",
     "reaction_attribution": "reactions.attribution",
     **dict.fromkeys(("steer_logp", "steer_annalog", "steer_antiberty"), "steering.steered"),
+    "steer_planted": "steering.steer_planted",
 }
 STUDIES: Registry[Study] = Registry(
     "study", "isotrace.studies", {name: f"isotrace.studies.{module}" for name, module in _SHIPPED.items()}

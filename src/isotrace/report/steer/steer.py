@@ -84,6 +84,9 @@ def steer_result(found: Trial, contrast: Contrast, subject: Subject) -> SteerRes
         "twins": {"n": found.settings.n_twins, "at": found.settings.twins_at, "effects": effects,
                   "lost": len(found.twins.lost), "p": found.p},
         "composition": None if found.composition is None else asdict(found.composition),
+        "dormant": found.dormant
+        if isinstance(found.dormant, str)
+        else [asdict(row) | {"flagged": row.flagged} for row in found.dormant],
         "confounds": worst(found.edits.confounds),
         "drift": worst(found.drift),
     }  # fmt: skip

@@ -54,7 +54,7 @@ def warnings(found: Trial, summary: Mapping[str, Any]) -> list[str]:
         said.append(f"Nothing is claimed above {number(best.dose)} nats: on development starts, {safety.window.ends}.")
     if best is not None and (lost := sum(dose == best.dose for dose, _ in found.twins.lost)):
         said.append(f"{lost} of the random directions do not reach {number(best.dose)} nats.")
-    said += _of_composition(found, summary)
+    said += of_paths(found) + _of_composition(found, summary)
     said += [
         f"The direction follows a confound: cosine {number(row['value'])} with {row['name']}."
         for row in summary["confounds"][:1] if abs(row["value"]) > 0.5
@@ -67,6 +67,19 @@ def warnings(found: Trial, summary: Mapping[str, Any]) -> list[str]:
         said.append(f"{safety.reader} cannot read {percent(share)} of the development designs: its perplexities are of "
                     "the others.")  # fmt: skip
     return said
+
+
+def of_paths(found: Trial) -> list[str]:
+    """Edits that steer along a path which the data do not take, see `response.dormant`."""
+    if isinstance(found.dormant, str):
+        return [f"Whether the edit takes a path that the data take was not checked: {found.dormant}"]
+    return [
+        f"Dormant path at {row.site}: moved along the edit by other sequences, predictions change by "
+        f"{number(row.live[0])} {interval(row.live[1:])} of what the edit does per unit, and it goes "
+        f"{number(row.reach)} times as far as they do."
+        if row.reach < np.inf else f"Dormant path at {row.site}: no sequence moves along the edit, and it steers."
+        for row in found.dormant if row.flagged
+    ]  # fmt: skip
 
 
 def _of_composition(found: Trial, summary: Mapping[str, Any]) -> list[str]:

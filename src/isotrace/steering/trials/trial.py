@@ -9,7 +9,8 @@
 5. design    from every start, unsteered and at each dose, by a generator of `decoding` with the edit on in all rounds
 6. judge     what the forest says of the valid designs, less what it says of the unsteered ones of the same start
 7. twins     doses inside the safe window again with directions drawn at random: the edit's rank among them
-8. control   how much of the effect length, counts of tokens and the most inserted tokens leave, see `composition`
+8. control   how much of the effect length, counts of tokens and the most inserted tokens leave, see `composition`; and
+             whether the edit takes a path that the data take, see `response.dormant`
 
 What is claimed is read at the largest dose inside the safe window.
 """
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from isotrace.base.errors import InputError
+from isotrace.base.errors import InputError, IsotraceError
 from isotrace.base.progress import Progress, silent
 from isotrace.base.work import Memo, claimed
 from isotrace.domains.domain import Domain, domain_of
@@ -37,6 +38,7 @@ from isotrace.steering.dose import usual_floor
 from isotrace.steering.edits import Edits
 from isotrace.steering.kinds import EVERY
 from isotrace.steering.questions import Questions
+from isotrace.steering.response.dormant import Dormancy, dormancy
 from isotrace.steering.trials.arm import Arm, Strengths, Workshop
 from isotrace.steering.trials.composition import Composition, composition
 from isotrace.steering.trials.judge import Exact, Judge
@@ -56,7 +58,8 @@ CACHE = 1
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """`edits` at the dose that is claimed, without a strength where no dose is safe. `arms`: unsteered, then the doses;
+    """`edits` at the dose that is claimed, without a strength where no dose is safe. `dormant`: of every edit there,
+    whether it takes a path that the data take too, or why that is not known. `arms`: unsteered, then the doses;
     `twins`: effects of the random twins. `starts`: texts by row. `drift`: what else moved at the claimed dose, in
     standard deviations of the data: confound → mean change from the unsteered designs. `composition`: None where no
     dose is safe. `rejects`: rows of the data and of the starts that cannot be used."""
@@ -73,6 +76,7 @@ class Trial:
     drift: dict[str, float]
     composition: Composition | None
     rejects: tuple[tuple[int, str, str], ...] = ()
+    dormant: tuple[Dormancy, ...] | str = ()
 
     @property
     def safe(self) -> tuple[Arm, ...]:
@@ -161,10 +165,18 @@ def _tried(
     return replace(
         found,
         edits=replace(edits, dose=best.reached),
+        dormant=_dormant(subject, replace(edits, dose=best.reached), judging, settings.seed),
         twins=random_twins(edits, compared, workshop, asked, plain, progress),
         drift=drift(subject, domain, contrast, plain, best),
         composition=composition(workshop, told, plain, best),
     )
+
+
+def _dormant(subject: Subject, edits: Edits, contrast: Contrast, seed: int) -> tuple[Dormancy, ...] | str:
+    try:
+        return tuple(dormancy(subject, edits, contrast, seed=seed))
+    except IsotraceError as error:
+        return str(error)
 
 
 def _parts(contrast: Contrast, seed: int) -> tuple[Contrast, ...]:

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import EsmConfig, EsmForMaskedLM
+from transformers import EsmConfig, EsmForMaskedLM, PreTrainedTokenizerFast
 
 from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.domains.molecule.tokenizer import build_tokenizer
+from isotrace.domains.molecule.tokenizer import SPECIAL, build_tokenizer
 from isotrace.subjects.loading import quiet
+from isotrace.subjects.sources.conversion import build_tokenizer as of_words
 from isotrace.subjects.subject import Subject, load_subject
 
 D, HEADS, LAYERS, NEURONS, POSITIONS = 128, 4, 3, 32, 28
@@ -34,14 +35,15 @@ Node = tuple[int, int]
 
 class Weights:
     """A model under construction. `directions` are all names that are read or written; a token t that has a direction
-    of its own is named "token t", a position p "position p"."""
+    of its own is named "token t", a position p "position p". `residues`: it reads these, and not molecules."""
 
-    def __init__(self, directions: Sequence[str]) -> None:
+    def __init__(self, directions: Sequence[str], residues: str = "") -> None:
         # rows of the discrete cosine transform behind the constant one
         self._index = {name: 1 + at for at, name in enumerate(("anchor", *directions))}
         if len(self._index) != len(directions) + 1 or len(self._index) >= D:
             raise ValueError(f"directions need names of their own, and {D} dimensions hold {D - 2} of them")
-        self.tokenizer = build_tokenizer([], min_count=1, max_length=POSITIONS)
+        self.domain = "protein" if residues else "molecule"
+        self.tokenizer = _of_residues(residues) if residues else build_tokenizer([], min_count=1, max_length=POSITIONS)
         config = EsmConfig(
             vocab_size=len(self.tokenizer), hidden_size=D, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
             intermediate_size=NEURONS, max_position_embeddings=POSITIONS + 2, pad_token_id=1, mask_token_id=4,
@@ -111,7 +113,7 @@ class Weights:
         with quiet():
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        return load_subject(folder, domain="molecule")
+        return load_subject(folder, domain=self.domain)
 
     @staticmethod
     def _next(used: list[int], layer: int, limit: int) -> int:
@@ -119,6 +121,12 @@ class Weights:
         if used[layer] > limit:
             raise ValueError(f"layer {layer} is full: it has {limit} of these")
         return used[layer] - 1
+
+
+def _of_residues(residues: str) -> PreTrainedTokenizerFast:
+    roles: tuple[str, ...] = ("cls", "pad", "sep", "unk", "mask")
+    special: dict[str, str] = dict(zip(roles, SPECIAL, strict=True))
+    return of_words({word: i for i, word in enumerate((*SPECIAL, *residues))}, ".", special, POSITIONS)
 
 
 def neurons_as_features(subject: Subject) -> Dictionary:
