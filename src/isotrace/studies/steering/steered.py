@@ -75,7 +75,7 @@ TASKS = {
     "steer_logp": Task(
         "molm steered towards Crippen logP, beside random directions of equal dose",
         "bundled:molm", (0,), lipophilic, True, "computed logP",
-        ("difference_in_means", "linear_transport", "probe"), ((300, 4, 16, 2, 2, 6), (2_000, 12, 16, 3, 20, 12)),
+        ("difference_in_means", "probe"), ((300, 4, 16, 2, 2, 6), (2_000, 12, 16, 3, 20, 12)),
     ),
     "steer_annalog": Task(
         "ANNalog steered towards Crippen logP, beside random directions of equal dose",
@@ -85,7 +85,7 @@ TASKS = {
     "steer_antiberty": Task(
         "AntiBERTy steered from IGHV1 towards IGHV3, beside random directions of equal dose",
         ANTIBERTY, (5,), heavy, False, "share of trees that say IGHV3",
-        ("difference_in_means", "linear_transport", "probe"), ((200, 3, 8, 2, 2, 2), (400, 12, 16, 2, 20, 4)),
+        ("difference_in_means",), ((200, 3, 8, 2, 2, 2), (400, 12, 16, 2, 20, 4)),
         "mask_predict",
     ),
 }  # fmt: skip
