@@ -20,6 +20,7 @@ import polars as pl
 from rdkit.Chem import Crippen
 
 from isotrace.domains.molecule.tokens import parse
+from isotrace.interventions.where import Which
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.trials.judge import Exact
 from isotrace.steering.trials.settings import TrialSettings
@@ -36,6 +37,19 @@ DOSES = (0.025, 0.05, 0.1, 0.2, 0.3)
 
 
 @dataclass(frozen=True)
+class Way:
+    """`layers`: of an encoder–decoder those of the encoder first. `where`: tokens, None: see `TrialSettings`."""
+
+    method: str
+    layers: tuple[int, ...]
+    where: Which | None = None
+
+    @property
+    def row(self) -> dict[str, Any]:
+        return {"method": self.method, "layers": ", ".join(map(str, self.layers)), "edited": self.where}
+
+
+@dataclass(frozen=True)
 class Task:
     """`read(subject, n, seed)`: the contrast of at most `n` sequences. `exact`: whether logP judges. `sizes`: those
     sequences, starts that are told and for development, designs of each, random twins, tokens a dose is measured at;
@@ -43,11 +57,10 @@ class Task:
 
     about: str
     subject: str
-    layers: tuple[int, ...]
     read: Callable[[Subject, int, int], Contrast]
     exact: bool
     of: str
-    methods: tuple[str, ...]
+    ways: tuple[Way, ...]
     sizes: tuple[tuple[int, int, int, int, int, int], tuple[int, int, int, int, int, int]]
     generator: str | None = None
 
@@ -74,19 +87,21 @@ def heavy(subject: Subject, n: int, seed: int) -> Contrast:
 TASKS = {
     "steer_logp": Task(
         "molm steered towards Crippen logP, beside random directions of equal dose",
-        "bundled:molm", (0,), lipophilic, True, "computed logP",
-        ("difference_in_means", "probe"), ((300, 4, 16, 2, 2, 6), (2_000, 12, 16, 3, 20, 12)),
+        "bundled:molm", lipophilic, True, "computed logP",
+        (Way("difference_in_means", (0,)), Way("difference_in_means", (0,), "real"), Way("probe", (0,))),
+        ((300, 4, 16, 2, 2, 6), (2_000, 12, 16, 3, 20, 12)),
     ),
     "steer_annalog": Task(
         "ANNalog steered towards Crippen logP, beside random directions of equal dose",
-        "pypi:annalog", (1,), lipophilic, True, "computed logP",
-        ("difference_in_means", "linear_transport", "probe"), ((300, 4, 8, 4, 2, 6), (2_000, 16, 16, 4, 20, 12)),
+        "pypi:annalog", lipophilic, True, "computed logP",
+        (Way("difference_in_means", (1,)), Way("difference_in_means", (4,)), Way("linear_transport", (1,)),
+         Way("probe", (1,))),
+        ((300, 4, 8, 4, 2, 6), (2_000, 16, 16, 4, 20, 12)),
     ),
     "steer_antiberty": Task(
         "AntiBERTy steered from IGHV1 towards IGHV3, beside random directions of equal dose",
-        ANTIBERTY, (5,), heavy, False, "share of trees that say IGHV3",
-        ("difference_in_means",), ((200, 3, 8, 2, 2, 2), (400, 12, 16, 2, 20, 4)),
-        "mask_predict",
+        ANTIBERTY, heavy, False, "share of trees that say IGHV3", (Way("difference_in_means", (5,)),),
+        ((200, 3, 8, 2, 2, 2), (400, 12, 16, 2, 20, 4)), "mask_predict",
     ),
 }  # fmt: skip
 
@@ -96,29 +111,29 @@ def run(task: Task, setting: Setting) -> Outcome:
     subject = load_subject(task.subject)
     contrast = task.read(subject, n, setting.seed)
     table, controls, drifts = [], [], []
-    for method in task.methods[:1] if setting.quick else task.methods:
+    for way in task.ways[:1] if setting.quick else task.ways:
         settings = TrialSettings(
-            method, task.layers, "match" if method in NEED_MATCHED else "residual", DOSES, n_designs=n_designs,
+            way.method, way.layers, "match" if way.method in NEED_MATCHED else "residual", DOSES, n_designs=n_designs,
             n_starts=n_starts, n_development=n_others, n_twins=n_twins, generator=task.generator, seed=setting.seed,
-            hold=("length",), n_places=n_places,
+            hold=("length",), where=way.where, n_places=n_places,
         )  # fmt: skip
         where: dict[str, Any] = {"work": setting.work / "trials", "progress": setting.progress}
         found = trial(subject, contrast, settings, exact=Exact(logp) if task.exact else None, **where)
-        table += rows(method, found, setting.seed)
-        controls.append({"method": method} | control(found))
+        table += [way.row | row for row in rows(found, setting.seed)]
+        controls.append(way.row | control(found))
         moved = [f"{row['name']} {row['value']:+.2f}" for row in worst(found.drift)]
-        drifts.append({"method": method} | {f"{i}": said for i, said in enumerate(moved, 1)})
+        drifts.append(way.row | {f"{i}": said for i, said in enumerate(moved, 1)})
     return Outcome({"doses": table, "control": controls, "drift": drifts}, notes(table, task.of))
 
 
-def rows(method: str, found: Trial, seed: int) -> list[dict[str, Any]]:
+def rows(found: Trial, seed: int) -> list[dict[str, Any]]:
     """One for every dose. `claimed`: the largest that is safe on development starts."""
     made = []
     for arm in found.arms[1:]:
         row = {name: value for name, value in dose_row(arm, seed).items() if name in TOLD}
         safe = arm.designs is not None and found.safety.holds(arm.dose)
         beside = {name: value for name, value in found.twins.beside(arm).items() if name != "twins"}
-        made.append({"method": method} | row | beside | {"safe": safe, "claimed": arm is found.best})
+        made.append(row | beside | {"safe": safe, "claimed": arm is found.best})
     return made
 
 
@@ -135,20 +150,23 @@ def control(found: Trial) -> dict[str, Any]:
     return row | {"tokens": None if made is None else " and ".join(made.tokens)}
 
 
+def named(row: dict[str, Any]) -> str:
+    tokens = "" if row["edited"] is None else f", {row['edited']} tokens"
+    return f"{row['method']} at layer {row['layers']}{tokens}"
+
+
 def notes(table: list[dict[str, Any]], of: str) -> tuple[str, ...]:
-    methods = list(dict.fromkeys(row["method"] for row in table))
-    beat = []
-    for method in methods:
-        safe = [row for row in table if row["method"] == method and row["safe"]]
+    beat, lost = [], []
+    for name in dict.fromkeys(named(row) for row in table):
+        safe = [row for row in table if named(row) == name and row["safe"]]
         several = sum(row["ci"][0] > 0 for row in safe) > 1  # an effect at a single dose is none
-        if several and any(row["claimed"] and row["ci"][0] > 0 and (row["p"] or 1.0) <= 0.05 for row in safe):
-            beat.append(method)
-    lost = [method for method in methods if method not in beat]
+        told = any(row["claimed"] and row["ci"][0] > 0 and (row["p"] or 1.0) <= 0.05 for row in safe)
+        (beat if several and told else lost).append(name)
     return (
         f"Change of {of} from the unsteered designs of the same start, mean and 95 % interval over starts.",
         "Doses are safe by degenerate designs on development starts; perplexity under another model is not checked.",
-        f"Beyond random directions at the largest safe dose: {', '.join(beat) or 'none'}; "
-        f"not: {', '.join(lost) or 'none'}.",
+        f"Beyond random directions at the largest safe dose: {'; '.join(beat) or 'none'}; "
+        f"not: {'; '.join(lost) or 'none'}.",
     )
 
 
