@@ -15,8 +15,8 @@ from torch import Tensor
 
 from isotrace.base.errors import InputError
 from isotrace.datasets.tasks import Example
-from isotrace.interventions.writers import Writers
 from isotrace.interventions.hookpoints import Hookpoints, Neurons
+from isotrace.interventions.writers import Writers
 from isotrace.stats.splits import deal
 from isotrace.steering import AddEdit
 from isotrace.steering.directions.concepts.detectors import Detector, detectors_of, seen
