@@ -223,3 +223,16 @@ def ablated(subject, dictionary, batch, target, sets, *, complement, ablation, c
     """Features of the dictionary ablated in the running subject."""
     parts = Features(dictionary), feature_values(dictionary, ablation)
     return ablated_by(subject, *parts, batch, target, sets, complement=complement, chunk=chunk)
+
+
+def with_a_dormant_neuron(subject):
+    """Neurons of layer 1: 2 is read and varies, 0 varies alike and is not read, 1 is read and constant (Makelov). What
+    1 and 2 write is orthogonal to all else that is written, so that their own axes are read."""
+    first, last = subject.mlp(1)
+    first.weight.data[0], first.bias.data[0] = first.weight[2], first.bias[2]
+    first.weight.data[1], first.bias.data[1] = 0, 1
+    frame = torch.linalg.qr(torch.randn(16, 2, generator=torch.Generator().manual_seed(0)))[0]
+    last.weight.data -= frame @ frame.T @ last.weight
+    last.weight.data[:, 0] = 0
+    last.weight.data[:, [1, 2]] = 6 * frame
+    return subject

@@ -23,17 +23,7 @@ def unit(i, n=24):
 
 @pytest.fixture(scope="module")
 def planted(folders):
-    """Neurons of layer 1: 2 is read and varies, 0 varies alike and is not read, 1 is read and constant. What 1 and 2
-    write is orthogonal to all else that is written, so that their own axes are read."""
-    subject = tiny.load_tiny(folders["esm-rotary"])
-    first, last = subject.mlp(1)
-    first.weight.data[0], first.bias.data[0] = first.weight[2], first.bias[2]
-    first.weight.data[1], first.bias.data[1] = 0, 1
-    frame = torch.linalg.qr(torch.randn(16, 2, generator=torch.Generator().manual_seed(0)))[0]
-    last.weight.data -= frame @ frame.T @ last.weight
-    last.weight.data[:, 0] = 0
-    last.weight.data[:, [1, 2]] = 6 * frame
-    return subject
+    return tiny.with_a_dormant_neuron(tiny.load_tiny(folders["esm-rotary"]))
 
 
 @pytest.fixture(scope="module")

@@ -86,15 +86,7 @@ def test_every_kind_that_moves_one_place_is_read(world, contrast):
 
 
 def test_it_agrees_with_the_check_of_patched_directions(folders):
-    """Neurons of layer 1: 2 is read and varies, 0 varies alike and is not read, 1 is read and constant (Makelov)."""
-    subject = tiny.load_tiny(folders["esm-rotary"])
-    first, last = subject.mlp(1)
-    first.weight.data[0], first.bias.data[0] = first.weight[2], first.bias[2]
-    first.weight.data[1], first.bias.data[1] = 0, 1
-    frame = torch.linalg.qr(torch.randn(16, 2, generator=torch.Generator().manual_seed(0)))[0]
-    last.weight.data -= frame @ frame.T @ last.weight
-    last.weight.data[:, 0] = 0
-    last.weight.data[:, [1, 2]] = 6 * frame
+    subject = tiny.with_a_dormant_neuron(tiny.load_tiny(folders["esm-rotary"]))
     texts = ["CCOCC", "CNCCO", "OCCCN", "CCCCC", "NCOCC", "CSCCO", "OCSCC", "CCNCS", "CCCCO", "NCCCC", "OCCCO", "CCCCN"]
     contrast = Contrast.of(subject, texts, ["a", "b"] * 6)
     axes = torch.eye(24)
