@@ -72,7 +72,9 @@ def harvest(subject, dictionary, place):
 
 
 def train(subject, dictionary, place):
-    (place.with_suffix(".toml")).write_text("[training]\nbatch_tokens = 32\nfinetune_tokens = 64\n")
+    # float32 on every processor: PyTorch has no autocast for a device that is not there
+    settings = '[training]\nbatch_tokens = 32\nfinetune_tokens = 64\ndtype = "float32"\n'
+    (place.with_suffix(".toml")).write_text(settings)
     own = {"architecture": "crosslayer", "features": 12, "k": 3, "tokens": 128, "config": place.with_suffix(".toml")}
     isotrace.train(subject, ROWS, out=place, **own)
     return [w.tolist() for w in load_dictionary(place).W_enc]
