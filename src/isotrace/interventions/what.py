@@ -245,7 +245,7 @@ class _Injecting(What):
 
 def norms(values: Tensor) -> Tensor:
     """`[batch, tokens, 1, 1]` of `[batch, tokens, components, width]`: of all components of a token together."""
-    return values.flatten(-2).norm(dim=-1)[..., None, None]
+    return torch.linalg.vector_norm(values, dim=(-2, -1), keepdim=True)
 
 
 def fitting(direction: Tensor, values: Tensor) -> Tensor:

@@ -122,7 +122,8 @@ class Subject:
         self.pad_id = cast(int, next(i for i in fillers if i is not None))
         sizes = [len(cast(nn.ModuleList, self.module(stack.layers))) for stack in self.family.stacks]
         self.stack_sizes: tuple[int, ...] = tuple(sizes)
-        self._paths: dict[str, tuple[str, Side]] = {}  # of hookpoints, which every edited pass looks up
+        self._hookpoints: dict[str, tuple[nn.Module, Side]] = {}  # every edited pass looks them up
+        self._weight = next(model.parameters())  # of the device and the dtype, which every edited pass asks for
         self.n_layers: int = sum(sizes)
         self.d_model: int = model.config.hidden_size
         self.max_tokens: int = min(tokenizer.model_max_length, self._positions())
@@ -168,12 +169,12 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self._weight.device
 
     @property
     def narrow(self) -> torch.dtype | None:
         """The dtype of the weights where it holds fewer digits than float32: it computes in it then, see `Site`."""
-        dtype = next(self.model.parameters()).dtype
+        dtype = self._weight.dtype
         return dtype if dtype in (torch.bfloat16, torch.float16) else None
 
     def require_float32(self, what: str) -> None:
@@ -200,9 +201,10 @@ class Subject:
         """
         if pooled.is_pooled([name]):
             return pooled.module_at(self, name), "output"
-        path, side = self._paths.get(name) or self.family.hookpoint(name, *self.stack_sizes)
-        self._paths[name] = path, side
-        return self.module(path), side
+        if name not in self._hookpoints:
+            path, side = self.family.hookpoint(name, *self.stack_sizes)
+            self._hookpoints[name] = self.module(path), side
+        return self._hookpoints[name]
 
     def mlp(self, layer: int) -> tuple[nn.Module, nn.Module]:
         """The module whose input the MLP of a layer reads, and its last linear map, see `Stack`."""
