@@ -10,6 +10,7 @@ other layers     the layer that is injected most is that of n_A
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from torch import Tensor
 
 from isotrace.base.errors import IsotraceError
 from isotrace.base.progress import Progress
+from isotrace.dictionaries.features import Features
 from isotrace.interventions import Hookpoints, MLPs, Residuals
 from isotrace.steering import Edit, Edits, FeatureEdit, GainEdit, InputEdit, RemoveEdit
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.directions.direction import DIRECTIONS, Direction, means_of, moved_by
 from isotrace.steering.states import weighted
 from isotrace.studies.worlds.planted_steering import A, World, contrast_of, sequences, share
-from isotrace.studies.worlds.planted_weights import Node
+from isotrace.studies.worlds.planted_weights import Node, neurons_as_features
 
 BAR = 0.95
 TOKENS = ",".join(A)
@@ -39,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "manifold": {"bins": 8},
     "anchored": {"k": 1, "gap": 0.5},
     "injection": {"components": MLPs()},
+    "rules": {"rules": "rich -> wanted", "k": 1},
 }
 """Where a method's own defaults are made for other data."""
 FORMS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -64,6 +67,8 @@ def _row(world: World, entry: Direction, more: dict[str, Any], contrast: Contras
     given = {name: value for name, value in LACKING.items() if entry.settings.get(name) is ...}
     if entry.components is Residuals:
         given |= {"components": MLPs(), "layers": (world.layer,)}
+    if entry.name == "foxp2":
+        given["components"] = Features(neurons_as_features(world.subject))
     given |= SETTINGS.get(entry.name, {}) | more
     whys = []
     for confounds in ("residual", "match", "free"):
@@ -161,5 +166,13 @@ def _spoilt(world: World, n: int, seed: int) -> Contrast:
     return contrast_of(world.subject, texts, ["clean", "corrupt"] * len(pairs), positive="clean", pairs=names)
 
 
-DATA: dict[str, Callable[[World, int, int], Contrast]] = {"eigenshift": _unwanted, "injection": _spoilt}
+def _marked(world: World, n: int, seed: int) -> Contrast:
+    """With a column of yes and no, of which rules speak."""
+    contrast = _usual(world, n, seed)
+    return replace(contrast, marks={"rich": np.asarray([float(share(text) > 0.3) for text in sequences(n, seed)])})
+
+
+DATA: dict[str, Callable[[World, int, int], Contrast]] = {
+    "eigenshift": _unwanted, "foxp2": _spoilt, "injection": _spoilt, "rules": _marked,
+}  # fmt: skip
 """What a method reads that asks for other data than two sides of the property."""
