@@ -14,12 +14,12 @@ from isotrace.steering import Calibrated
 from isotrace.steering.directions.direction import DIRECTIONS, Direction
 from isotrace.steering.trials import trial
 from isotrace.studies.steering import planted_methods
-from isotrace.studies.steering.planted_benchmark import KINDS, Size, label_rows, ledger_rows, summed
+from isotrace.studies.steering.planted_benchmark import KINDS, LEVEL, Size, claims, label_rows, ledger_rows, summed
 from isotrace.studies.steering.steer_planted import SIZES, causal_rows
 from isotrace.studies.study import Setting
 from isotrace.studies.worlds.planted_steering import GATE, A, B, contrast_of, planted_world, sequences, share
 
-SMALL = Size(sequences=160, starts=4, designs=2, twins=4, right=1, shuffled=1, confounded=1)
+SMALL = Size(sequences=160, starts=4, designs=2, twins=4, label_twins=2, right=1, shuffled=1, confounded=1)
 MISSED = {("regime_delta", ""), ("probe", ""), ("gradient", "")}
 """The defaults that do not reach the criterion; other settings of theirs do."""
 
@@ -125,9 +125,16 @@ def test_win_rates_are_over_trials_with_exact_intervals():
     assert np.isnan(summed(np.zeros(3), 0)["win_rate"])
 
 
+def test_claims_need_twins_enough():
+    assert claims(np.asarray([0.05, 0.5]), 18) == {"claimed": None, "claimed_rate_ci": None}
+    found = claims(np.asarray([0.05, 0.5, 0.1]), 19)
+    assert found["claimed"] == 1
+    assert found["claimed_rate_ci"] == pytest.approx([beta.ppf(0.025, 1, 3), beta.ppf(0.975, 2, 2)])
+
+
 def test_a_trial_of_right_labels_raises_the_property(world):
     (row,) = label_rows(world, SMALL, 0, silent, KINDS[:1])
-    assert row["wins"] == row["clear"] == row["over_twin_wins"] == SMALL.right
+    assert row["wins"] == row["clear"] == row["over_twins_wins"] == SMALL.right
     assert row["effect"] > 0.1
 
 
@@ -140,5 +147,8 @@ def test_the_whole_benchmark_is_calibrated_over_twenty_seeds(world):
         assert row["effect_ci"][0] > 0.1
     assert shuffled["win_rate_ci"][0] <= 0.5 <= shuffled["win_rate_ci"][1]
     assert shuffled["effect_ci"][0] <= 0 <= shuffled["effect_ci"][1]
+    for row in (shuffled, matched):  # what means nothing is claimed no more often than the level says
+        assert row["claimed_rate_ci"][0] <= LEVEL
+    assert right["claimed"] == 20
     assert matched["win_rate_ci"][0] <= 0.5  # random directions lower the property, and so may this one
     assert matched["effect_ci"][0] <= 0

@@ -4,7 +4,7 @@ the property is counted and the answer is known, and whether what is counted is 
 A direction of noise is no weak direction at an equal dose: its share along A is blown up with the rest and moves all
 starts of a trial to one side. So labels are drawn anew, and what is told is over the trials, not over their starts. Nor
 is no effect 0: a random direction raises some other residues, and with them lowers the property a little. So the effect
-also stands beside that of a random twin.
+also stands beside those of random twins, and what a trial claims is its rank among them.
 """
 
 from collections import Counter
@@ -28,24 +28,27 @@ from isotrace.steering.dose import Dose
 from isotrace.steering.questions import Questions
 from isotrace.steering.trials.judge import Exact
 from isotrace.steering.trials.settings import Confounds, TrialSettings
-from isotrace.steering.trials.trial import calibration, trial
+from isotrace.steering.trials.trial import Trial, trial
 from isotrace.studies.worlds.planted_steering import World, contrast_of, sequences, share
 
 DOSE = 0.1
 """Nats."""
+LEVEL = 0.05
+"""p at which a trial claims that its direction does more than random ones."""
 COARSE = tuple(2.0**i for i in range(-4, 7))
 """Strengths that are scanned."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """`sequences` of a contrast; `starts`, `designs` of each; `twins`; trials of `right` labels, of `shuffled` ones and
-    of `confounded` ones."""
+    """`sequences` of a contrast; `starts`, `designs` of each; `twins` of A, and of every trial of labels
+    (`label_twins`); trials of `right` labels, of `shuffled` ones and of `confounded` ones."""
 
     sequences: int
     starts: int
     designs: int
     twins: int
+    label_twins: int
     right: int
     shuffled: int
     confounded: int
@@ -79,23 +82,36 @@ def label_rows(
     world: World, size: Size, seed: int, progress: Progress, kinds: "Sequence[Kind] | None" = None
 ) -> list[dict[str, Any]]:
     """A row for each kind of labels: over trials with data, labels and starts of their own, the mean effect at DOSE,
-    see `summed`, the same less that of a random twin of the same trial, and in how many trials the interval over starts
-    leaves 0 (`clear`)."""
+    see `summed`, the same less the mean of random twins of the same trial, in how many trials p of its rank among them
+    is LEVEL or less (`claimed`, with its exact interval; None where there are too few twins), and in how many the
+    interval over starts leaves 0 (`clear`)."""
     table = []
     for kind in KINDS if kinds is None else kinds:
         n = getattr(size, kind.size)
-        effects, twins, clear = np.zeros(n), np.zeros(n), 0
+        effects, twins, p, clear = np.zeros(n), np.zeros(n), np.ones(n), 0
         for number in progress(range(n), f"{kind.labels}, {kind.confounds}"):
             own = seed * 1_000 + number
-            found, beside = _effects(world, kind, size, own)
-            low, high = mean_interval(found, own)
+            found = _trial(world, kind, size, own)
+            (arm,) = found.arms[1:]
+            low, high = mean_interval(arm.effects, own)
             clear += low > 0 or high < 0
-            effects[number], twins[number] = found.mean(), beside.mean()
-        over = {f"over_twin_{name}": value for name, value in summed(effects - twins, seed).items() if name != "trials"}
-        table.append(
-            {"labels": kind.labels, "confounds": kind.confounds} | summed(effects, seed) | over | {"clear": clear}
-        )
+            effects[number], twins[number] = arm.effect, found.twins.at(DOSE).mean()
+            p[number] = found.twins.p(arm)
+        over = {
+            f"over_twins_{name}": value for name, value in summed(effects - twins, seed).items() if name != "trials"
+        }
+        row = {"labels": kind.labels, "confounds": kind.confounds} | summed(effects, seed) | over
+        table.append(row | claims(p, size.label_twins) | {"clear": clear})
     return table
+
+
+def claims(p: np.ndarray, n_twins: int) -> dict[str, Any]:
+    """Of p of every trial `[trials]`."""
+    if 1 / (1 + n_twins) > LEVEL:
+        return {"claimed": None, "claimed_rate_ci": None}
+    claimed = int((p <= LEVEL).sum())
+    exact = binomtest(claimed, len(p)).proportion_ci(method="exact")
+    return {"claimed": claimed, "claimed_rate_ci": [exact.low, exact.high]}
 
 
 def summed(effects: np.ndarray, seed: int) -> dict[str, Any]:
@@ -112,18 +128,13 @@ def summed(effects: np.ndarray, seed: int) -> dict[str, Any]:
     }
 
 
-def _effects(world: World, kind: "Kind", size: Size, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of the fitted direction and of a random twin, `[starts]` each, at DOSE."""
-    contrast = kind.make(world, size.sequences, seed)
+def _trial(world: World, kind: "Kind", size: Size, seed: int) -> Trial:
     settings = TrialSettings(
         "difference_in_means", (world.layer,), kind.confounds, (DOSE,), size.designs, size.starts, n_development=2,
-        n_twins=0, seed=seed,
+        n_twins=size.label_twins, seed=seed,
     )  # fmt: skip
-    found = trial(world.subject, contrast, settings, components=MLPs(), exact=Exact(share))
-    plain = found.arms[0].designs
-    assert plain is not None  # the unsteered arm is always made
-    twin = dosed(found.edits.twin(seed), Questions.of(world.subject, [calibration(world.subject, contrast, seed)]))
-    return found.arms[-1].effects, means(written(world, twin, found.starts, size, seed)) - means(plain)
+    contrast = kind.make(world, size.sequences, seed)
+    return trial(world.subject, contrast, settings, components=MLPs(), exact=Exact(share))
 
 
 def _right(world: World, n: int, seed: int) -> Contrast:

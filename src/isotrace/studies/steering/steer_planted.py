@@ -21,8 +21,8 @@ from isotrace.studies.study import Outcome, Setting, study
 from isotrace.studies.worlds.planted_steering import World, contrast_of, planted_world, sequences, share
 
 SIZES = {
-    True: Size(sequences=200, starts=6, designs=2, twins=20, right=2, shuffled=4, confounded=2),
-    False: Size(sequences=320, starts=12, designs=4, twins=20, right=20, shuffled=20, confounded=20),
+    True: Size(sequences=200, starts=6, designs=2, twins=20, label_twins=2, right=2, shuffled=4, confounded=2),
+    False: Size(sequences=320, starts=12, designs=4, twins=20, label_twins=19, right=20, shuffled=20, confounded=20),
 }
 
 
