@@ -23,6 +23,7 @@ from isotrace.steering.trials.arm import Workshop
 from isotrace.steering.trials.judge import Judge
 from isotrace.steering.trials.table import worst
 from isotrace.steering.trials.trial import SHARES
+from isotrace.steering.trials.twins import NULLS
 from isotrace.verbs.steer import settings_of
 
 RINGS = ("c1ccccc1", "c1ccncc1", "C1CCCCC1", "c1ccoc1", "c1ccsc1", "C1CCNCC1", "C1CCOCC1", "C1CCCC1")
@@ -37,7 +38,7 @@ def table():
 
 
 GIVEN = {"label": NAME, "dose": (0.02, 0.05), "layers": 1, "starts": 3, "development": 8, "designs": 2, "twins": 2,
-         "twins_at": "every"}  # fmt: skip
+         "twins_at": "every", "nulls": NULLS}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +76,14 @@ def test_doses_are_what_was_asked_and_effects_those_of_the_designs(steered):
     twins = found.tables["twins"]
     assert sorted({*twins["dose"]}) == [0.02, 0.05]
     for row in doses[1:]:
-        there = twins.filter((pl.col("dose") == row["dose"]) & pl.col("effect").is_not_null())["effect"]
-        assert row["twins"] == len(there) == 2
-        assert row["twins_mean"] == pytest.approx(there.mean())
-        assert row["p"] == (1 + (there >= row["effect"]).sum()) / 3
+        p = []
+        for null in NULLS:
+            known = twins.filter((pl.col("dose") == row["dose"]) & (pl.col("null") == null))["effect"].drop_nulls()
+            assert row[null] == len(known) == 2
+            assert row[f"{null}_mean"] == pytest.approx(known.mean())
+            p.append((1 + (known >= row["effect"]).sum()) / 3)
+            assert row[f"{null}_p"] == p[-1]
+        assert row["p"] == max(p)
     assert found.summary["rejects"][0]["reason"].startswith("ring closure")
     assert set(designs.filter(~pl.col("valid"))["judged"]) <= {None}
 
@@ -102,7 +107,7 @@ def test_it_is_saved_with_its_edits_and_read_again(steered, relu_subject):
 def test_twins_at_the_largest_dose_alone_are_those_of_every_dose(steered, relu_subject, table, reader):
     every, _ = steered
     largest = isotrace.steer(relu_subject, table, reader=reader, **GIVEN | {"twins_at": "largest"})
-    for name in ("effect", "twins_mean", "p"):
+    for name in ("effect", "random_mean", "shuffled_mean", "p"):
         assert [row[name] for row in largest.summary["doses"]][2] == every.summary["doses"][2][name]
     assert largest.summary["doses"][1]["p"] is None
     assert largest.summary["doses"][1]["effect"] == every.summary["doses"][1]["effect"]
@@ -138,8 +143,8 @@ def test_the_page_says_what_was_checked(steered, relu_subject, table):
     without = isotrace.steer(relu_subject, table, **GIVEN | {"twins": 0, "dose": 0.02})
     assert "perplexity under another model was not checked" in without.page()
     assert any("perplexity" in warning for warning in without.summary["warnings"])
-    assert "Random directions have" in page
-    assert "Random directions have" not in without.page()
+    assert "Random, covariance, shuffled: of the same place" in page
+    assert "of the same place" not in without.page()
     assert without.summary["verdict"].endswith("no random direction was tried.")
 
 
@@ -148,7 +153,7 @@ def test_a_killed_trial_goes_on(steered, relu_subject, table, reader, monkeypatc
     whole, made, real = steered[0], [], Workshop._designs
 
     def designs(self, edits):
-        if len(made) == 8:
+        if len(made) == 12:
             raise KeyboardInterrupt
         made.append(edits)
         return real(self, edits)
@@ -158,7 +163,7 @@ def test_a_killed_trial_goes_on(steered, relu_subject, table, reader, monkeypatc
         isotrace.steer(relu_subject, table, reader=reader, out=tmp_path / "run", **GIVEN)
     made.clear()
     found = isotrace.steer(relu_subject, table, reader=reader, out=tmp_path / "run", **GIVEN)
-    assert len(made) == 6 + 4 - 8  # unsteered and two doses, told and for development; two twins at two doses
+    assert len(made) == 6 + 12 - 12  # unsteered and two doses, told and for development; six twins at two doses
     assert found.to_dict() == whole.to_dict()
     assert load(tmp_path / "run").to_dict() == whole.to_dict()
     assert not (tmp_path / "run" / ".work").exists()

@@ -61,13 +61,18 @@ def test_the_mean_over_a_start_leaves_out_what_is_not_valid():
 
 
 def test_p_counts_the_twins_that_go_as_far_at_the_same_dose():
-    twins = Twins({0.1: np.asarray([0.0, 1.0, 2.0, NAN]), 0.2: np.asarray([5.0, NAN, NAN, NAN])})
+    twins = Twins({"random": {0.1: np.asarray([0.0, 1.0, 2.0, NAN]), 0.2: np.asarray([5.0, NAN, NAN, NAN])}})
     assert twins.p(arm_of(0.1, [1.0, 1.0])) == 3 / 4
     assert twins.p(arm_of(0.2, [1.0])) == 1
     beside = twins.beside(arm_of(0.1, [3.0]))
-    assert beside == {"twins": 3, "twins_mean": 1, "twins_sd": 1, "p": 1 / 4}
-    assert twins.beside(arm_of(0.3, [1.0])) == {"twins": 0, "twins_mean": None, "twins_sd": None, "p": None}
+    assert beside == {"random": 3, "random_mean": 1, "random_sd": 1, "random_p": 1 / 4, "p": 1 / 4}
+    none = {"random": 0, "random_mean": None, "random_sd": None, "random_p": None, "p": None}
+    assert twins.beside(arm_of(0.3, [1.0])) == none
     assert isnan(twins.p(arm_of(0.1, [NAN])))
+    two = Twins({**twins.effects, "shuffled": {0.1: np.asarray([4.0]), 0.2: np.asarray([NAN])}})
+    assert [two.p(arm_of(0.1, [3.0]), name) for name in ("random", "shuffled", None)] == [1 / 4, 1, 1]
+    assert isnan(two.p(arm_of(0.2, [9.0]))), "of one null nothing is known"
+    assert isnan(Twins({}).p(arm_of(0.1, [1.0])))
 
 
 def test_the_order_of_doses_is_told_from_three_on():
@@ -192,12 +197,12 @@ def trial_of(effects, twins, window=Window(0.3, None)):  # noqa: B008
     """Of doses 0.1, 0.2, …"""
     doses = [0.1 * (i + 1) for i in range(len(effects))]
     arms = (arm_of(0.0, [0, 0, 0]), *(arm_of(d, e) for d, e in zip(doses, effects, strict=True)))
-    found = Twins({dose: np.asarray(twins, float) for dose in doses})
+    found = Twins({null: {dose: np.asarray(rows, float) for dose in doses} for null, rows in twins.items()})
     held = Safety(replace(window, largest=window.largest and window.largest + 1e-9), (), None, 3)
     return Trial(MOLECULE, *[None] * 3, STARTS[:3], arms, held, found, TrialSettings(), {}, None)  # pyright: ignore
 
 
-UP, FLAT, NOUGHT = [1.0, 1.1, 1.2], [-1.0, 0.0, 1.0], [0.0] * 20
+UP, FLAT, NOUGHT = [1.0, 1.1, 1.2], [-1.0, 0.0, 1.0], {"random": [0.0] * 20}
 
 
 @pytest.mark.parametrize(
@@ -208,9 +213,10 @@ UP, FLAT, NOUGHT = [1.0, 1.1, 1.2], [-1.0, 0.0, 1.0], [0.0] * 20
         ([UP], NOUGHT, Window(0.1, None), "an effect at a single dose is none"),
         ([UP, FLAT], NOUGHT, Window(0.2, None), "Nothing shows"),
         ([UP, FLAT], NOUGHT, Window(0.1, "x"), "an effect at a single dose is none"),
-        ([UP, UP], [2.0] * 20, Window(0.2, None), "so do random directions"),
-        ([UP, UP], [0.0] * 3, Window(0.2, None), "too few to tell"),
-        ([UP, UP], [], Window(0.2, None), "no random direction was tried"),
+        ([UP, UP], {"random": [2.0] * 20}, Window(0.2, None), "so do random directions"),
+        ([UP, UP], NOUGHT | {"shuffled": [2.0] * 20}, Window(0.2, None), "so do directions of shuffled labels"),
+        ([UP, UP], {"random": [0.0] * 3}, Window(0.2, None), "too few to tell"),
+        ([UP, UP], {"random": []}, Window(0.2, None), "no random direction was tried"),
         ([UP, UP], NOUGHT, Window(0.0, "half are degenerate"), "No dose is safe.*half are degenerate"),
     ],
 )
@@ -221,7 +227,7 @@ def test_verdicts_are_read_at_the_largest_safe_dose(effects, twins, window, said
 
 def test_the_figure_greys_what_is_not_safe():
     rows = [{"dose": d, "effect": d, "ci": [0, 1], "safe": d < 0.2} for d in (0.0, 0.1, 0.2)]
-    plain = response(rows[:2], [{"dose": 0.1, "effects": [0.5, 0.25]}], "x")
-    assert plain.count("random direction: ") == 2
+    plain = response(rows[:2], [{"null": "random", "dose": 0.1, "effects": [0.5, 0.25]}], "x")
+    assert plain.count("random: ") == 2
     assert "not safe" not in plain
     assert response(rows, [], "x").count("not safe") == 1

@@ -14,15 +14,17 @@ def show(summary: dict[str, Any], request: SteerRequest) -> None:
 
     judge, n = summary["judge"], summary["n"]
     title = f"{summary['method']} towards {summary['label']}: {n['fitted']:,} sequences, {n['starts']:,} starts"
+    nulls = summary["twins"]["nulls"]
     rows = [
         (number(row["dose"]), number(row["alpha"]), f"{number(row['effect'])} {interval(row['ci'])}",
-         "–" if not row["twins"] else f"{number(row['twins_mean'])} ± {number(row['twins_sd'])}", number(row["p"]),
+         *("–" if not row[null] else f"{number(row[f'{null}_mean'])} ± {number(row[f'{null}_sd'])}" for null in nulls),
+         number(row["p"]),
          percent(row["valid"]), percent(row["degenerate"]), {True: "yes", False: "no", None: "–"}[row["safe"]])
         for row in summary["doses"]
     ]  # fmt: skip
     show_table(
         title,
-        ("dose, nats", "α", f"change of {judge['of']}", "random", "p", "valid", "degenerate", "safe"),
+        ("dose, nats", "α", f"change of {judge['of']}", *nulls, "p", "valid", "degenerate", "safe"),
         rows,
         width=None,
     )

@@ -68,7 +68,10 @@ class SteerRequest(OnSubject, InFolder, Seeded):
     generator: str | None = None
     """gibbs, mask_predict, likelihood_ranked, sample or beam; left out, one that fits the subject."""
     twins: int = Field(default=20, ge=0)
-    """Random directions of equal dose."""
+    """Of every null, at equal dose."""
+    nulls: Annotated[tuple[Literal["random", "covariance", "shuffled"], ...], COMMAS] = ("random", "shuffled")
+    """What the edit is compared with, by commas: random directions, those within the covariance of the data, those
+    that the method finds for shuffled labels."""
     twins_at: Literal["every", "largest"] = "largest"
     """At every dose inside the safe window, or at its largest alone, which is faster."""
     reader: Loaded = None
@@ -168,7 +171,7 @@ def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
             starts, refused = tuple(rows["sequence"].head(request.starts).to_list()), rejects.rows()
         given = {name: getattr(request, name) for name in ("positive", "group", "pair", "column")}
         contrast = Contrast.read(subject, request.data, request.label, **given, progress=progress)
-        more: dict[str, Any] = {"components": components, "starts": starts, "reader": reader}
+        more: dict[str, Any] = {"components": components, "starts": starts, "reader": reader, "nulls": request.nulls}
         found = trial(subject, contrast, settings, **more, work=run and run.work, progress=progress)
         found = replace(found, rejects=(*contrast.rejects, *refused, *found.rejects))
         result = steer_result(found, contrast, subject)

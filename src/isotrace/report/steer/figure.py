@@ -12,7 +12,7 @@ ASIDE, SHADE = 10, "#f1f3f5"
 
 def response(doses: Sequence[Mapping[str, Any]], twins: Sequence[Mapping[str, Any]], of: str) -> str:
     """SVG. `doses`: rows of the table, those without an effect left out, those that are not `safe` in grey; they stand
-    equally far apart, since most are small. `twins`: `effects` of random directions at a `dose` each."""
+    equally far apart, since most are small. `twins`: `effects` of a `null` at a `dose`."""
     known = [row for row in doses if row["effect"] is not None and row["effect"] == row["effect"]]
     values = [v for row in known for v in (row["effect"], *row["ci"]) if v is not None]
     low, high = reach([0.0, *values, *(v for row in twins for v in row["effects"])])
@@ -28,8 +28,9 @@ def response(doses: Sequence[Mapping[str, Any]], twins: Sequence[Mapping[str, An
     parts.append(path([(LEFT, TOP), (LEFT, TOP + HEIGHT), (LEFT + WIDTH, TOP + HEIGHT)], GREY))
     parts.append(path([(LEFT, down(0)), (LEFT + WIDTH, down(0))], GREY, 'stroke-dasharray="3 4"'))
     parts += [text(LEFT - 6, down(v) + 4, number(v), "end", size=12) for v in ticks(low, high, 5)]
+    aside = {null: ASIDE * i for i, null in enumerate(dict.fromkeys(row["null"] for row in twins), 1)}
     parts += [
-        dot(across[row["dose"]] - ASIDE, down(v), GREY, f"random direction: {number(v)}", 2.5)
+        dot(across[row["dose"]] - aside[row["null"]], down(v), GREY, f"{row['null']}: {number(v)}", 2.5)
         for row in twins if row["dose"] in across for v in row["effects"]
     ]  # fmt: skip
     for colour, rows in ((COLOURS[0], [row for row in known if row["safe"]]), (GREY, unsafe)):
@@ -37,7 +38,8 @@ def response(doses: Sequence[Mapping[str, Any]], twins: Sequence[Mapping[str, An
         for row in rows:
             parts += _marked(row, across[row["dose"]], down, colour)
     parts.append(text(LEFT + WIDTH / 2, TOP + HEIGHT + 38, "dose, nats a token", "middle", size=13))
-    parts.append(text(LEFT, TOP - 6, f"change of {of}; grey dots: random directions", "start", size=13))
+    dots = f"; grey dots, from the right: {', '.join(aside)}" if aside else ""
+    parts.append(text(LEFT, TOP - 6, f"change of {of}{dots}", "start", size=13))
     return picture(LEFT + WIDTH + 30, TOP + HEIGHT + 48, "dose and response", parts)
 
 

@@ -58,7 +58,10 @@ def steer_result(found: Trial, contrast: Contrast, subject: Subject) -> SteerRes
     plain, best, safety = found.arms[0], found.best, found.safety
     judged = dict(zip(("value", "low", "high"), found.judge.checked, strict=True))
     of = f"share of {contrast.classes[-1]}" if contrast.classes else contrast.label
-    effects = [{"dose": dose, "effects": found.twins.at(dose).tolist()} for dose in found.twins.effects]
+    effects = [
+        {"null": null, "dose": dose, "effects": found.twins.at(dose, null).tolist()}
+        for null, rows in found.twins.effects.items() for dose in rows
+    ]  # fmt: skip
     summary: dict[str, Any] = {
         "label": contrast.label,
         "subject": subject.source,
@@ -81,8 +84,8 @@ def steer_result(found: Trial, contrast: Contrast, subject: Subject) -> SteerRes
         "dose": None if found.edits.dose is None else asdict(found.edits.dose),
         "doses": [row_of(found, arm) for arm in found.arms],
         "rising": found.rising,
-        "twins": {"n": found.settings.n_twins, "at": found.settings.twins_at, "effects": effects,
-                  "lost": len(found.twins.lost), "p": found.p},
+        "twins": {"n": found.settings.n_twins, "at": found.settings.twins_at, "nulls": [*found.twins.effects],
+                  "effects": effects, "lost": len(found.twins.lost), "p": found.p},
         "composition": None if found.composition is None else asdict(found.composition),
         "dormant": found.dormant
         if isinstance(found.dormant, str)
@@ -99,8 +102,9 @@ def steer_result(found: Trial, contrast: Contrast, subject: Subject) -> SteerRes
         "designs": pl.concat([designs_of(found, arm) for arm in found.arms if arm.designs is not None]),
         "doses": pl.DataFrame(doses, infer_schema_length=None),
         "twins": pl.DataFrame(
-            [(dose, number, effect) for dose, row in found.twins.effects.items() for number, effect in enumerate(row)],
-            schema={"dose": pl.Float64, "twin": pl.Int64, "effect": pl.Float64}, orient="row",
+            [(null, dose, number, effect) for null, rows in found.twins.effects.items() for dose, row in rows.items()
+             for number, effect in enumerate(row)],
+            schema={"null": pl.String, "dose": pl.Float64, "twin": pl.Int64, "effect": pl.Float64}, orient="row",
         ),
         "rejects": rejects,
     }  # fmt: skip

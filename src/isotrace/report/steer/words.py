@@ -1,5 +1,6 @@
 """What a trial says in sentences: its verdict, and what to beware of."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,11 @@ from isotrace.stats.bootstrap import mean_interval
 from isotrace.steering.trials.trial import Trial
 
 ALPHA = 0.05
+NULLS = {
+    "random": "random directions",
+    "covariance": "random directions within the data's covariance",
+    "shuffled": "directions of shuffled labels",
+}
 
 
 def verdict(found: Trial, of: str) -> str:
@@ -25,16 +31,18 @@ def verdict(found: Trial, of: str) -> str:
         f"At {number(best.dose)} nats the judge's {of} moves by {number(best.effect)} {interval((low, high))} over "
         f"{len(best.known)} starts"
     )
-    twins, p = found.twins.at(best.dose), found.p
-    if not len(twins):
+    known = {null: twins for null in found.twins.effects if len(twins := found.twins.at(best.dose, null))}
+    if not known:
         return f"{moved}; no random direction was tried."
-    beside = f"{len(twins)} random directions of equal dose by {number(float(np.mean(twins)))} on average"
+    null = max(known, key=lambda name: found.twins.p(best, name))  # the one that goes furthest
+    twins, p = known[null], found.twins.p(best, null)
+    beside = f"{len(twins)} {NULLS[null]} of equal dose by {number(float(np.mean(twins)))} on average"
     if not low > 0:
         return f"Nothing shows that steering works: {moved[0].lower()}{moved[1:]}, {beside} (p {number(p)})."
     if p > ALPHA and not (twins >= best.effect).any():
         return f"{moved}, {beside} and none as far, but they are too few to tell (p {number(p)})."
     if p > ALPHA:
-        return f"{moved}, but so do random directions: {beside} (p {number(p)})."
+        return f"{moved}, but so do {NULLS[null]}: {beside} (p {number(p)})."
     if sum(mean_interval(arm.known, seed)[0] > 0 for arm in found.safe) < 2:
         return f"{moved}, {beside} (p {number(p)}), but at this dose alone: an effect at a single dose is none."
     return f"{moved}, {beside} and none or few as far (p {number(p)})."
@@ -52,8 +60,11 @@ def warnings(found: Trial, summary: Mapping[str, Any]) -> list[str]:
     said += [f"No dose of {number(arm.dose)}: {arm.why}" for arm in found.arms if arm.why is not None]
     if best is not None and safety.window.ends is not None:
         said.append(f"Nothing is claimed above {number(best.dose)} nats: on development starts, {safety.window.ends}.")
-    if best is not None and (lost := sum(dose == best.dose for dose, _ in found.twins.lost)):
-        said.append(f"{lost} of the random directions do not reach {number(best.dose)} nats.")
+    at_best = [] if best is None else [null for null, dose, _ in found.twins.lost if dose == best.dose]
+    said += [
+        f"{count} of the {NULLS[null]} are not found or do not reach the claimed dose."
+        for null, count in Counter(at_best).items()
+    ]
     said += of_paths(found) + _of_composition(found, summary)
     said += [
         f"The direction follows a confound: cosine {number(row['value'])} with {row['name']}."

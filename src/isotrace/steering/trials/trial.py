@@ -8,7 +8,7 @@
              see `safety`
 5. design    from every start, unsteered and at each dose, by a generator of `decoding` with the edit on in all rounds
 6. judge     what the forest says of the valid designs, less what it says of the unsteered ones of the same start
-7. twins     doses inside the safe window again with directions drawn at random: the edit's rank among them
+7. twins     doses inside the safe window again with edits that mean nothing: the edit's rank among them, see `twins`
 8. control   how much of the effect length, counts of tokens and the most inserted tokens leave, see `composition`; and
              whether the edit takes a path that the data take, see `response.dormant`
 
@@ -18,6 +18,7 @@ What is claimed is read at the largest dose inside the safe window.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from isotrace.steering.trials.judge import Exact, Judge
 from isotrace.steering.trials.safety import Safety, check_reader, checked, development_starts, safety
 from isotrace.steering.trials.settings import TrialSettings
 from isotrace.steering.trials.table import rising
-from isotrace.steering.trials.twins import Twins, random_twins
+from isotrace.steering.trials.twins import Null, Twins, compared, covariances
 from isotrace.subjects.subject import Batch, Subject
 
 SHARES = (0.5, 0.3, 0.2)
@@ -90,7 +91,7 @@ class Trial:
 
     @property
     def p(self) -> float:
-        """Of an effect as large among random directions at that dose; NaN without twins."""
+        """Of an effect as large among twins at that dose, the largest of all nulls; NaN without twins."""
         return float("nan") if self.best is None else self.twins.p(self.best)
 
     @property
@@ -101,12 +102,13 @@ class Trial:
 
 def trial(
     subject: Subject, contrast: Contrast, settings: TrialSettings, *, components: Components | None = None,
-    starts: Sequence[str] = (), exact: Exact | None = None, reader: Subject | None = None, work: Path | None = None,
-    progress: Progress = silent,
+    starts: Sequence[str] = (), exact: Exact | None = None, reader: Subject | None = None,
+    nulls: Sequence[Null] = ("random",), work: Path | None = None, progress: Progress = silent,
 ) -> Trial:  # fmt: skip
     """`exact`: the property, where it can be computed, in place of the forest. `starts`: texts to begin from, none:
     negative sequences of the part that is told. `reader`: a second subject of the domain, under which designs are to
-    stay likely; None: that is not known. `work`: a folder that keeps strengths and designs as they are made, so that a
+    stay likely; None: that is not known. `nulls`: what the edit is compared with; more of them may be asked for later
+    without doing anything else again. `work`: a folder that keeps strengths and designs as they are made, so that a
     killed trial goes on.
 
     Raises InputError where a part lacks a side, no dose is reached, no start can be used, and as `check_reader`;
@@ -119,25 +121,28 @@ def trial(
     with nullcontext() if work is None else claimed(work) as folder:
         parts = components if components is None else encoded(components, {})
         memo = Memo(folder, CACHE, subject, contrast, settings, parts, [*starts], reader)
-        return _tried(subject, contrast, settings, components, starts, exact, reader, memo, progress)
+        return _tried(subject, contrast, settings, components, starts, exact, reader, nulls, memo, progress)
 
 
 def _tried(
     subject: Subject, contrast: Contrast, settings: TrialSettings, components: Components | None,
-    starts: Sequence[str], exact: Exact | None, reader: Subject | None, memo: Memo, progress: Progress,
+    starts: Sequence[str], exact: Exact | None, reader: Subject | None, nulls: Sequence[Null], memo: Memo,
+    progress: Progress,
 ) -> Trial:  # fmt: skip
     domain = domain_of(str(subject.files.domain))
     fitting, judging, told = _parts(contrast, settings.seed)
     chosen = tuple(starts) or tuple(told.examples[i].text for i in told.negative[: settings.n_starts])
     others = development_starts(subject, domain, judging, chosen, settings.n_development)
     judge = exact or Judge.fitted(domain, judging, told, settings.seed)
-    if settings.confounds != "free":
-        held = settings.hold
-        fitting = fitting.match(*held) if settings.confounds == "match" else fitting.residual(*held)
-    edits = DIRECTIONS[settings.method].fit(
-        subject, fitting, components=components, layers=settings.layers, progress=progress, **settings.more
-    )
-    edits = placed(edits, subject, settings.where)
+
+    def fitted(labels: Contrast, shown: Progress) -> Edits:
+        edits = DIRECTIONS[settings.method].fit(
+            subject, labels, components=components, layers=settings.layers, progress=shown, **settings.more
+        )
+        return placed(edits, subject, settings.where)
+
+    held = held_fixed(fitting, settings)
+    edits = fitted(held, progress)
     asked = Questions.of(subject, [calibration(subject, judging, settings.seed, settings.n_places)])
     floor = usual_floor(domain, [e.text for e in judging.examples])
     workshop = Workshop(subject, domain, judge, chosen, settings, floor, memo)
@@ -155,18 +160,27 @@ def _tried(
     if len(tried) == 1:
         raise InputError(str(arms[1].why))
     found = Trial(
-        domain, fitting, edits, judge, chosen, tuple(arms), safety(tried, reader, len(others)), Twins({}), settings, {},
+        domain, held, edits, judge, chosen, tuple(arms), safety(tried, reader, len(others)), Twins({}), settings, {},
         None, plain.designs.rejects if plain.designs is not None else (),
     )  # fmt: skip
     best = found.best
     if best is None:
         return found
-    compared = found.safe if settings.twins_at == "every" else (best,)
+    within = covariances(subject, held, edits) if "covariance" in nulls else None
+
+    def drawn(number: int, null: Null) -> Edits:
+        seed = (settings.seed + 1) * 10_000 + number
+        if null == "shuffled":
+            return fitted(held_fixed(fitting.shuffled(seed), settings), silent)
+        return edits.twin(seed, within if null == "covariance" else None)
+
+    draws = {null: partial(drawn, null=null) for null in nulls}
+    like = found.safe if settings.twins_at == "every" else (best,)
     return replace(
         found,
         edits=replace(edits, dose=best.reached),
         dormant=_dormant(subject, replace(edits, dose=best.reached), judging, settings.seed),
-        twins=random_twins(edits, compared, workshop, asked, plain, progress),
+        twins=compared(draws, like, workshop, asked, plain, progress),
         drift=drift(subject, domain, contrast, plain, best),
         composition=composition(workshop, told, plain, best),
     )
@@ -187,6 +201,13 @@ def _parts(contrast: Contrast, seed: int) -> tuple[Contrast, ...]:
             "groups of sequences are dealt to three parts, for the direction, for judge and development, and for what "
             f"is told: {error}"
         ) from None
+
+
+def held_fixed(contrast: Contrast, settings: TrialSettings) -> Contrast:
+    """With confounds matched or held fixed, as asked."""
+    if settings.confounds == "free":
+        return contrast
+    return (contrast.match if settings.confounds == "match" else contrast.residual)(*settings.hold)
 
 
 def placed(edits: Edits, subject: Subject, where: Which | None) -> Edits:

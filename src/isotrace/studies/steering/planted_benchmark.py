@@ -4,7 +4,8 @@ the property is counted and the answer is known, and whether what is counted is 
 A direction of noise is no weak direction at an equal dose: its share along A is blown up with the rest and moves all
 starts of a trial to one side. So labels are drawn anew, and what is told is over the trials, not over their starts. Nor
 is no effect 0: a random direction raises some other residues, and with them lowers the property a little. So the effect
-also stands beside those of random twins, and what a trial claims is its rank among them.
+also stands beside those of random twins, and what a trial claims is its rank among them
+and among edits of the other nulls.
 """
 
 from collections import Counter
@@ -29,6 +30,7 @@ from isotrace.steering.questions import Questions
 from isotrace.steering.trials.judge import Exact
 from isotrace.steering.trials.settings import Confounds, TrialSettings
 from isotrace.steering.trials.trial import Trial, trial
+from isotrace.steering.trials.twins import NULLS
 from isotrace.studies.worlds.planted_steering import World, contrast_of, sequences, share
 
 DOSE = 0.1
@@ -82,31 +84,36 @@ def label_rows(
     world: World, size: Size, seed: int, progress: Progress, kinds: "Sequence[Kind] | None" = None
 ) -> list[dict[str, Any]]:
     """A row for each kind of labels: over trials with data, labels and starts of their own, the mean effect at DOSE,
-    see `summed`, the same less the mean of random twins of the same trial, in how many trials p of its rank among them
-    is LEVEL or less (`claimed`, with its exact interval; None where there are too few twins), and in how many the
-    interval over starts leaves 0 (`clear`)."""
+    see `summed`, the same less the mean of random directions in the trials that know it, in how many trials p of its
+    rank is LEVEL or less (`claimed` among twins of all nulls, `NULL_claimed` of one, with exact intervals; None where
+    there are too few twins), and in how many the interval over starts leaves 0 (`clear`)."""
     table = []
     for kind in KINDS if kinds is None else kinds:
         n = getattr(size, kind.size)
-        effects, twins, p, clear = np.zeros(n), np.zeros(n), np.ones(n), 0
+        effects, twins, clear = np.zeros(n), np.full(n, np.nan), 0
+        p = {name: np.ones(n) for name in ("", *NULLS)}
         for number in progress(range(n), f"{kind.labels}, {kind.confounds}"):
             own = seed * 1_000 + number
             found = _trial(world, kind, size, own)
             (arm,) = found.arms[1:]
             low, high = mean_interval(arm.effects, own)
             clear += low > 0 or high < 0
-            effects[number], twins[number] = arm.effect, found.twins.at(DOSE).mean()
-            p[number] = found.twins.p(arm)
-        over = {
-            f"over_twins_{name}": value for name, value in summed(effects - twins, seed).items() if name != "trials"
-        }
-        row = {"labels": kind.labels, "confounds": kind.confounds} | summed(effects, seed) | over
-        table.append(row | claims(p, size.label_twins) | {"clear": clear})
+            effects[number] = arm.effect
+            if len(known := found.twins.at(DOSE, "random")):
+                twins[number] = known.mean()
+            for name, values in p.items():
+                values[number] = found.twins.p(arm, name or None)
+        over = summed((effects - twins)[np.isfinite(twins)], seed)
+        row = {"labels": kind.labels, "confounds": kind.confounds} | summed(effects, seed)
+        row |= {f"over_twins_{name}": value for name, value in over.items()}
+        for name, values in p.items():
+            row |= {f"{name}_{key}".strip("_"): v for key, v in claims(values, size.label_twins).items()}
+        table.append(row | {"clear": clear})
     return table
 
 
 def claims(p: np.ndarray, n_twins: int) -> dict[str, Any]:
-    """Of p of every trial `[trials]`."""
+    """Of p of every trial `[trials]`, NaN of one that claims nothing."""
     if 1 / (1 + n_twins) > LEVEL:
         return {"claimed": None, "claimed_rate_ci": None}
     claimed = int((p <= LEVEL).sum())
@@ -134,7 +141,7 @@ def _trial(world: World, kind: "Kind", size: Size, seed: int) -> Trial:
         n_twins=size.label_twins, seed=seed,
     )  # fmt: skip
     contrast = kind.make(world, size.sequences, seed)
-    return trial(world.subject, contrast, settings, components=MLPs(), exact=Exact(share))
+    return trial(world.subject, contrast, settings, components=MLPs(), exact=Exact(share), nulls=NULLS)
 
 
 def _right(world: World, n: int, seed: int) -> Contrast:

@@ -26,6 +26,7 @@ from isotrace.steering.trials.judge import Exact
 from isotrace.steering.trials.settings import TrialSettings
 from isotrace.steering.trials.table import dose_row, worst
 from isotrace.steering.trials.trial import Trial, trial
+from isotrace.steering.trials.twins import NULLS, Null
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.studies.task_circuits import ANTIBERTY
 from isotrace.subjects.subject import Subject, load_subject
@@ -38,11 +39,13 @@ DOSES = (0.025, 0.05, 0.1, 0.2, 0.3)
 
 @dataclass(frozen=True)
 class Way:
-    """`layers`: of an encoder–decoder those of the encoder first. `where`: tokens, None: see `TrialSettings`."""
+    """`layers`: of an encoder–decoder those of the encoder first. `where`: tokens, None: see `TrialSettings`. `nulls`:
+    what it is compared with; one that does not beat random directions needs no other."""
 
     method: str
     layers: tuple[int, ...]
     where: Which | None = None
+    nulls: tuple[Null, ...] = ("random",)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -88,19 +91,19 @@ TASKS = {
     "steer_logp": Task(
         "molm steered towards Crippen logP, beside random directions of equal dose",
         "bundled:molm", lipophilic, True, "computed logP",
-        (Way("difference_in_means", (0,)), Way("difference_in_means", (0,), "real"), Way("probe", (0,))),
+        (Way("difference_in_means", (0,), nulls=NULLS), Way("difference_in_means", (0,), "real"), Way("probe", (0,))),
         ((300, 4, 16, 2, 2, 6), (2_000, 12, 16, 3, 20, 12)),
     ),
     "steer_annalog": Task(
         "ANNalog steered towards Crippen logP, beside random directions of equal dose",
         "pypi:annalog", lipophilic, True, "computed logP",
-        (Way("difference_in_means", (1,)), Way("difference_in_means", (4,)), Way("linear_transport", (1,)),
-         Way("probe", (1,))),
+        (Way("difference_in_means", (1,), nulls=NULLS), Way("difference_in_means", (4,)),
+         Way("linear_transport", (1,)), Way("probe", (1,))),
         ((300, 4, 8, 4, 2, 6), (2_000, 16, 16, 4, 20, 12)),
     ),
     "steer_antiberty": Task(
         "AntiBERTy steered from IGHV1 towards IGHV3, beside random directions of equal dose",
-        ANTIBERTY, heavy, False, "share of trees that say IGHV3", (Way("difference_in_means", (5,)),),
+        ANTIBERTY, heavy, False, "share of trees that say IGHV3", (Way("difference_in_means", (5,), nulls=NULLS),),
         ((200, 3, 8, 2, 2, 2), (400, 12, 16, 2, 20, 4)), "mask_predict",
     ),
 }  # fmt: skip
@@ -117,7 +120,7 @@ def run(task: Task, setting: Setting) -> Outcome:
             n_starts=n_starts, n_development=n_others, n_twins=n_twins, generator=task.generator, seed=setting.seed,
             hold=("length",), where=way.where, n_places=n_places,
         )  # fmt: skip
-        where: dict[str, Any] = {"work": setting.work / "trials", "progress": setting.progress}
+        where = {"nulls": way.nulls, "work": setting.work / "trials", "progress": setting.progress}
         found = trial(subject, contrast, settings, exact=Exact(logp) if task.exact else None, **where)
         table += [way.row | row for row in rows(found, setting.seed)]
         controls.append(way.row | control(found))
@@ -132,7 +135,7 @@ def rows(found: Trial, seed: int) -> list[dict[str, Any]]:
     for arm in found.arms[1:]:
         row = {name: value for name, value in dose_row(arm, seed).items() if name in TOLD}
         safe = arm.designs is not None and found.safety.holds(arm.dose)
-        beside = {name: value for name, value in found.twins.beside(arm).items() if name != "twins"}
+        beside = {name: value for name, value in found.twins.beside(arm).items() if name not in NULLS}
         made.append(row | beside | {"safe": safe, "claimed": arm is found.best})
     return made
 
@@ -165,7 +168,7 @@ def notes(table: list[dict[str, Any]], of: str) -> tuple[str, ...]:
     return (
         f"Change of {of} from the unsteered designs of the same start, mean and 95 % interval over starts.",
         "Doses are safe by degenerate designs on development starts; perplexity under another model is not checked.",
-        f"Beyond random directions at the largest safe dose: {'; '.join(beat) or 'none'}; "
+        f"Beyond what it was compared with at the largest safe dose: {'; '.join(beat) or 'none'}; "
         f"not: {'; '.join(lost) or 'none'}.",
     )
 
