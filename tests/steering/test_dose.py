@@ -189,14 +189,17 @@ def test_perplexity_under_another_model(rotary, others):
 
 def test_the_safe_window():
     doses, perplexity = [0.1, 0.025, 0.5], [7.5, 7.1, 7.2]
-    assert safe_window(doses, [0.02, 0.0, 0.05], perplexity, (0.01, 7.0)) == Window(0.5, None)
-    flagged = safe_window(doses, [0.12, 0.0, 0.02], perplexity, (0.01, 7.0))
+    plain, valid = (0.01, 7.0, 0.9), [0.9, 1.0, 0.8]
+    assert safe_window(doses, [0.02, 0.0, 0.05], perplexity, valid, plain) == Window(0.5, None)
+    flagged = safe_window(doses, [0.12, 0.0, 0.02], perplexity, valid, plain)
     assert flagged == Window(0.025, "at 0.1 nats 12% are degenerate, unsteered 1%")
-    strained = safe_window(doses, [0.0, 0.0, 0.0], [7.5, 8.5, 7.2], (0.01, 7.0))
+    strained = safe_window(doses, [0.0, 0.0, 0.0], [7.5, 8.5, 7.2], valid, plain)
     assert strained == Window(0.0, "at 0.025 nats the perplexity is 8.5, unsteered 7")
-    assert safe_window(doses, [torch.nan, 0.0, 0.0], perplexity, (0.01, 7.0)).largest == 0.025
+    broken = safe_window(doses, [0.0] * 3, perplexity, [0.7, 0.9, 0.9], plain)
+    assert broken == Window(0.025, "at 0.1 nats 70% are valid, unsteered 90%")
+    assert safe_window(doses, [torch.nan, 0.0, 0.0], perplexity, valid, plain).largest == 0.025
     with pytest.raises(InputError, match="no readable design"):
-        safe_window(doses, [0.0] * 3, perplexity, (torch.nan, 7.0))
+        safe_window(doses, [0.0] * 3, perplexity, valid, (torch.nan, 7.0, 0.9))
 
 
 def test_shares_of_degenerate_designs():

@@ -88,7 +88,7 @@ def test_the_order_of_doses_is_told_from_three_on():
 
 
 def test_the_window_is_that_of_the_development_designs():
-    rows = [Checked(0, 0.1, 5.0, 40, 2), Checked(0.1, 0.14, 5.9, 40, 0), Checked(0.2, 0.1, 6.1, 40, 0)]
+    rows = [Checked(0, 0.1, 5.0, 40, 40, 2), Checked(0.1, 0.14, 5.9, 40, 40, 0), Checked(0.2, 0.1, 6.1, 40, 40, 0)]
     other: Any = SimpleNamespace(source="other")
     found = safety(rows, other, 20)
     assert (found.window.largest, found.reader, found.starts) == (0.1, "other", 20)
@@ -96,7 +96,7 @@ def test_the_window_is_that_of_the_development_designs():
     assert [found.holds(dose) for dose in (0.1, 0.2)] == [True, False]
     assert safety(rows, None, 20).window == Window(0.2, None)  # perplexities that are there are not looked at
     assert safety([replace(rows[0], valid=0), *rows[1:]], None, 20).window.largest == 0
-    none = [rows[0], Checked(0.1, NAN, NAN, 0, 0)]
+    none = [rows[0], Checked(0.1, NAN, NAN, 40, 0, 0)]
     assert "no design is readable" in str(safety(none, None, 20).window.ends)
 
 

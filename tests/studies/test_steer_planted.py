@@ -139,16 +139,16 @@ def test_a_trial_of_right_labels_raises_the_property(world):
 
 
 @pytest.mark.nightly
-def test_the_whole_benchmark_is_calibrated_over_twenty_seeds(world):
-    """As `--full` has it."""
+def test_the_whole_benchmark_is_calibrated_over_its_seeds(world):
+    """As `--full` has it: shuffled labels win half of the time, and what means nothing is claimed no more often than
+    the level says once directions of shuffled labels are among what a trial is compared with."""
     right, shuffled, free, matched = label_rows(world, SIZES[False], 0, silent)
     for row in (right, free):
-        assert row["wins"] == row["trials"] == 20
+        assert row["wins"] == row["trials"]
         assert row["effect_ci"][0] > 0.1
     assert shuffled["win_rate_ci"][0] <= 0.5 <= shuffled["win_rate_ci"][1]
     assert shuffled["effect_ci"][0] <= 0 <= shuffled["effect_ci"][1]
-    for row in (shuffled, matched):  # what means nothing is claimed no more often than the level says
-        assert row["claimed_rate_ci"][0] <= LEVEL
-    assert right["claimed"] == 20
     assert matched["win_rate_ci"][0] <= 0.5  # random directions lower the property, and so may this one
     assert matched["effect_ci"][0] <= 0
+    for row in (shuffled, matched):
+        assert row["claimed_rate_ci"][0] <= LEVEL

@@ -23,7 +23,7 @@ TARGETS = (0.025, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
 GRID = tuple(2.0 ** (i / 2) for i in range(-16, 13))
 TOLERANCE = 0.05
 HALVINGS = 40
-MORE_DEGENERATE, MORE_PERPLEXED, UNUSUAL = 0.05, 1.2, 0.01
+MORE_DEGENERATE, MORE_PERPLEXED, FEWER_VALID, UNUSUAL = 0.05, 1.2, 0.8, 0.01
 
 
 @dataclass(eq=False)
@@ -149,20 +149,24 @@ class Window:
 
 
 def safe_window(
-    doses: Sequence[float], degenerate: Sequence[float], perplexity: Sequence[float], plain: tuple[float, float]
-) -> Window:
-    """Of development starts: `degenerate` share and `perplexity` under another model at every dose, and of the
-    unsteered subject (`plain`). A dose is sound with a share of at most 5 points more and a perplexity of at most 1.2
-    times as much; a number that is NaN is not. Raises InputError without an unsteered one."""
-    if isnan(plain[0]) or isnan(plain[1]):
+    doses: Sequence[float], degenerate: Sequence[float], perplexity: Sequence[float], valid: Sequence[float],
+    plain: tuple[float, float, float],
+) -> Window:  # fmt: skip
+    """Of development starts: `degenerate` share of the valid designs, `perplexity` of these under another model and the
+    `valid` share at every dose, and of the unsteered subject (`plain`). A dose is sound with at most 5 points more
+    degenerate, a perplexity of at most 1.2 times as much and at least 0.8 times as many valid; a number that is NaN is
+    not. Raises InputError without an unsteered one."""
+    if any(isnan(value) for value in plain):
         raise InputError("the unsteered subject gave no readable design to compare with: give more starts.")
     largest = 0.0
-    for dose, share, value in sorted(zip(doses, degenerate, perplexity, strict=True)):
+    for dose, share, value, parsed in sorted(zip(doses, degenerate, perplexity, valid, strict=True)):
         if isnan(share):
             return Window(largest, f"at {dose:.3g} nats no design is readable")
         if not share <= plain[0] + MORE_DEGENERATE:
             return Window(largest, f"at {dose:.3g} nats {share:.0%} are degenerate, unsteered {plain[0]:.0%}")
         if not value <= plain[1] * MORE_PERPLEXED:
             return Window(largest, f"at {dose:.3g} nats the perplexity is {value:.3g}, unsteered {plain[1]:.3g}")
+        if not parsed >= plain[2] * FEWER_VALID:
+            return Window(largest, f"at {dose:.3g} nats {parsed:.0%} are valid, unsteered {plain[2]:.0%}")
         largest = dose
     return Window(largest, None)

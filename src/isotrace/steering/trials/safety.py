@@ -21,12 +21,14 @@ from isotrace.subjects.subject import Subject
 
 @dataclass(frozen=True)
 class Checked:
-    """A dose on the development starts, 0 unsteered. `degenerate`: share of the valid designs. `perplexity`: geometric
-    mean under the reader over those that it can read, NaN without one; `unread`: those that it cannot, of `valid`."""
+    """A dose on the development starts, 0 unsteered: how many designs were `written`, and how many are `valid`.
+    `degenerate`: share of these. `perplexity`: geometric mean under the reader over those that it can read, NaN without
+    one; `unread`: those that it cannot, of `valid`."""
 
     dose: float
     degenerate: float
     perplexity: float
+    written: int
     valid: int
     unread: int
 
@@ -81,7 +83,7 @@ def checked(workshop: Workshop, dose: float, edits: Edits | None, reader: Subjec
         value, unread = workshop.memo.plain(f"perplexity {dose}", lambda: perplexity(reader, workshop.subject, written))
         if dose == 0 and valid and unread == len(valid):
             raise InputError(f"{reader.source} can read none of the unsteered designs: give another --reader.")
-    return Checked(dose, arm.degenerate, value, len(valid), unread)
+    return Checked(dose, arm.degenerate, value, len(arm.rows), len(valid), unread)
 
 
 def perplexity(reader: Subject, writer: Subject, written: Sequence[tuple[str, str]]) -> tuple[float, int]:
@@ -108,9 +110,11 @@ def safety(rows: Sequence[Checked], reader: Subject | None, starts: int) -> Safe
     if not plain.valid:
         return Safety(Window(0.0, "no unsteered design is valid"), tuple(rows), source, starts)
     values = [1.0 if reader is None else row.perplexity for row in rows]  # without a reader the page says so
+    shares = [row.valid / row.written for row in rows]
     window = safe_window(
-        [row.dose for row in doses], [row.degenerate for row in doses], values[1:], (plain.degenerate, values[0])
-    )
+        [row.dose for row in doses], [row.degenerate for row in doses], values[1:], shares[1:],
+        (plain.degenerate, values[0], shares[0]),
+    )  # fmt: skip
     return Safety(window, tuple(rows), source, starts)
 
 

@@ -22,7 +22,7 @@ from isotrace.studies.worlds.planted_steering import World, contrast_of, planted
 
 SIZES = {
     True: Size(sequences=200, starts=6, designs=2, twins=20, label_twins=2, right=2, shuffled=4, confounded=2),
-    False: Size(sequences=320, starts=12, designs=4, twins=20, label_twins=19, right=20, shuffled=20, confounded=20),
+    False: Size(sequences=320, starts=12, designs=4, twins=20, label_twins=19, right=10, shuffled=20, confounded=10),
 }
 
 

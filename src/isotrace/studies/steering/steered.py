@@ -34,6 +34,7 @@ from isotrace.subjects.subject import Subject, load_subject
 TOLD = ("dose", "alpha", "effect", "ci", "starts", "valid", "degenerate")
 NEED_MATCHED = ("linear_transport", "probe")
 """What compares two sets, in which confounds are matched."""
+BOTH: tuple[Null, ...] = ("random", "shuffled")
 DOSES = (0.025, 0.05, 0.1, 0.2, 0.3)
 
 
@@ -91,19 +92,19 @@ TASKS = {
     "steer_logp": Task(
         "molm steered towards Crippen logP, beside random directions of equal dose",
         "bundled:molm", lipophilic, True, "computed logP",
-        (Way("difference_in_means", (0,), nulls=NULLS), Way("difference_in_means", (0,), "real"), Way("probe", (0,))),
+        (Way("difference_in_means", (0,), nulls=BOTH), Way("difference_in_means", (0,), "real"), Way("probe", (0,))),
         ((300, 4, 16, 2, 2, 6), (2_000, 12, 16, 3, 20, 12)),
     ),
     "steer_annalog": Task(
         "ANNalog steered towards Crippen logP, beside random directions of equal dose",
         "pypi:annalog", lipophilic, True, "computed logP",
-        (Way("difference_in_means", (1,), nulls=NULLS), Way("difference_in_means", (4,)),
+        (Way("difference_in_means", (1,), nulls=BOTH), Way("difference_in_means", (4,)),
          Way("linear_transport", (1,)), Way("probe", (1,))),
         ((300, 4, 8, 4, 2, 6), (2_000, 16, 16, 4, 20, 12)),
     ),
     "steer_antiberty": Task(
         "AntiBERTy steered from IGHV1 towards IGHV3, beside random directions of equal dose",
-        ANTIBERTY, heavy, False, "share of trees that say IGHV3", (Way("difference_in_means", (5,), nulls=NULLS),),
+        ANTIBERTY, heavy, False, "share of trees that say IGHV3", (Way("difference_in_means", (5,), nulls=BOTH),),
         ((200, 3, 8, 2, 2, 2), (400, 12, 16, 2, 20, 4)), "mask_predict",
     ),
 }  # fmt: skip
