@@ -8,14 +8,16 @@ from isotrace.base.settings import checked_seed
 from isotrace.interventions.where import Which
 
 Confounds = Literal["match", "residual", "free"]
+PLACES = 12
+"""Of a sequence, that a dose is measured at."""
 TwinsAt = Literal["every", "largest"]
 
 
 @dataclass(frozen=True)
 class TrialSettings:
     """`doses`: nats. `n_designs` of each of at most `n_starts` starts that are told, and of `n_development` others,
-    which say what is safe: of fewer than 20 designs a single degenerate one ends the window. `n_twins`: random
-    directions, at `every` dose inside the safe window or at its `largest` alone. `hold`: confounds that are matched or
+    which say what is safe: of fewer than 20 designs a single degenerate one ends the window. `n_twins`: edits of every
+    null, at `every` dose inside the safe window or at its `largest` alone. `hold`: confounds that are matched or
     held fixed, none: the length and the kinds of tokens. `where`: tokens that are edited, None: of a masked subject the
     masked ones, of another those that the method names. `n_places`: tokens of each calibration sequence that a dose is
     measured at. `more`: settings of the method, by name."""
@@ -34,7 +36,7 @@ class TrialSettings:
     twins_at: TwinsAt = "largest"
     hold: tuple[str, ...] = ()
     where: Which | None = None
-    n_places: int = 12
+    n_places: int = PLACES
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)

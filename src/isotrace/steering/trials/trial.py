@@ -44,7 +44,7 @@ from isotrace.steering.trials.arm import Arm, Strengths, Workshop
 from isotrace.steering.trials.composition import Composition, composition
 from isotrace.steering.trials.judge import Exact, Judge
 from isotrace.steering.trials.safety import Safety, check_reader, checked, development_starts, safety
-from isotrace.steering.trials.settings import TrialSettings
+from isotrace.steering.trials.settings import PLACES, TrialSettings
 from isotrace.steering.trials.table import rising
 from isotrace.steering.trials.twins import Null, Twins, compared, covariances
 from isotrace.subjects.subject import Batch, Subject
@@ -239,7 +239,7 @@ def drift(subject: Subject, domain: Domain, contrast: Contrast, plain: Arm, stee
     return dict(zip(contrast.confounds, moved.tolist(), strict=True))
 
 
-def calibration(subject: Subject, contrast: Contrast, seed: int, n_places: int = 12) -> Batch:
+def calibration(subject: Subject, contrast: Contrast, seed: int, n_places: int = PLACES) -> Batch:
     """Negative sequences of `contrast`, and `n_places` tokens of each that are asked about."""
     rng, rows = np.random.default_rng((seed, 16)), contrast.negative
     texts = [contrast.examples[i].text for i in rng.permutation(rows)[:CALIBRATION]]
