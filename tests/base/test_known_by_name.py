@@ -21,6 +21,7 @@ from isotrace.steering.directions import DIRECTIONS
 from isotrace.studies import STUDIES
 from isotrace.subjects.families import FAMILIES
 from isotrace.subjects.targets import TARGETS
+from isotrace.transfer.curvature import MEASURES
 
 EVERY = {
     r.group: r
@@ -38,6 +39,7 @@ EVERY = {
         COMPONENTS,
         FORMATS,
         CIRCUITS,
+        MEASURES,
         STUDIES,
     )
 }
