@@ -53,6 +53,7 @@ _SHIPPED |= {
 }
 _SHIPPED |= {
     "network": "network",
+    "curvature": "curvature",
     "circuits": "effects.circuits",
     "node_effects": "effects.node_effects",
     "pairs": "effects.pairs",
