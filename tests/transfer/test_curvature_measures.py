@@ -12,6 +12,7 @@ from isotrace.base.progress import silent
 from isotrace.transfer.curvature import MEASURES, Loss, View, loss_of, measure_all
 from isotrace.transfer.curvature.loss import laid_out
 from isotrace.transfer.curvature.measures.density import spectral_density
+from isotrace.transfer.curvature.measures.plane import filter_normalised, surface
 
 D = 60
 
@@ -210,6 +211,23 @@ def test_a_plane_of_filter_normalised_directions():
     # rows keep their length, the three others do not move: no corner rises by more than (1 + ½ + ½)² − 1 times size
     assert 0 < rows["plane_mean_rise"].value < rows["plane_max_rise"].value <= 3 * size
     assert rows["plane_max_rise"].values == 25
+
+
+def test_rows_of_a_direction_are_as_long_as_those_of_the_weights():
+    """Of a matrix that is stored transposed, the columns."""
+    blocks = laid_out([("linear", (3, 4), 0), ("Conv1D", (4, 3), 1), ("bias", (3,), 0)])
+    at = torch.randn(27, generator=torch.Generator().manual_seed(7)).double()
+    directions = filter_normalised(Loss("any", at, blocks, (torch.sum,), 1), 2, 0)
+    linear, turned, bias = (block.of(directions) for block in blocks)
+    assert torch.allclose(linear.norm(dim=2), blocks[0].of(at).norm(dim=1).expand(2, 3))
+    assert torch.allclose(turned.norm(dim=1), blocks[1].of(at).norm(dim=0).expand(2, 3))
+    assert not bias.any()
+
+
+def test_a_surface_is_the_loss_on_the_plane():
+    """½‖θ‖² from the first two axes."""
+    found = surface(View(quadratic(torch.eye(3).double())), torch.eye(3).double()[:2], silent, points=3, extent=2.0)
+    assert torch.allclose(found, torch.tensor([[4.0, 2, 4], [2, 0, 2], [4, 2, 4]]).double())
 
 
 @pytest.mark.parametrize(

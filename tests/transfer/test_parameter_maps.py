@@ -43,6 +43,15 @@ def test_tasks_come_apart(ends, width):
     assert abs(found.cosines[:3, 3:]).max() < 0.2
 
 
+def test_axes_are_directions_in_parameter_space(ends):
+    """The first parts the two tasks."""
+    found, last = mapped(ends), ends[1]
+    apart = (last[:3].mean(0) - last[3:].mean(0)).double()
+    cosine = float(found.axes[0] @ apart / apart.norm())
+    assert abs(cosine) > 0.95
+    assert torch.allclose(found.axes.norm(dim=1), torch.ones(2).double())
+
+
 def test_norms_are_those_of_the_updates(ends):
     found, (start, last) = mapped(ends), ends
     assert found.norms[0] == pytest.approx(float((last[0] - start).norm() / start.norm()), rel=1e-5)
