@@ -66,6 +66,7 @@ _SHIPPED |= {
     "execution_gap": "difficulty.execution_gap",
     "rich_lazy": "learning.rich_lazy",
     "opposing": "learning.opposing",
+    "adapt_esol": "transfer.adapt_esol",
 }
 STUDIES: Registry[Study] = Registry(
     "study", "isotrace.studies", {name: f"isotrace.studies.{module}" for name, module in _SHIPPED.items()}
