@@ -21,6 +21,7 @@ from isotrace.steering.directions import DIRECTIONS
 from isotrace.studies import STUDIES
 from isotrace.subjects.families import FAMILIES
 from isotrace.subjects.targets import TARGETS
+from isotrace.transfer.adapting.method import METHODS as ADAPTATIONS
 from isotrace.transfer.curvature import MEASURES
 
 EVERY = {
@@ -41,6 +42,7 @@ EVERY = {
         CIRCUITS,
         MEASURES,
         STUDIES,
+        ADAPTATIONS,
     )
 }
 
