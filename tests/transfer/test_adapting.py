@@ -50,14 +50,14 @@ def test_a_property_is_learned_and_the_subject_stays(subject, method):
 VARIANTS = ("albert", "gpt2", "t5-gated", "molformer", "bert")
 
 
-@pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[1], *(pytest.param(v, marks=pytest.mark.nightly)
+@pytest.mark.parametrize("kind", [VARIANTS[0], VARIANTS[1], *(pytest.param(v, marks=pytest.mark.nightly)
                                                                  for v in VARIANTS[2:])])  # fmt: skip
 @pytest.mark.parametrize("method", ["lora", "full", "scratch"])
-def test_what_is_saved_is_what_was_trained(folders, variant, method, tmp_path):
+def test_what_is_saved_is_what_was_trained(folders, kind, method, tmp_path):
     """Shared layers (ALBERT), transposed linear maps (GPT-2), stacks of two kinds (T5), linear attention."""
-    subject = tiny.load_tiny(folders[variant])
+    subject = tiny.load_tiny(folders[kind])
     of = table(subject, "number")
-    found = adapt(subject, DOMAIN, of, method, replace(FEW, steps=2, every=2))
+    found = adapt(subject, DOMAIN, of, method, replace(FEW, steps=6, every=6, learning_rate=1e-2))
     expected = outputs(found, of)
     save_adapted(found.subject, found.readout, of, tmp_path, by=method, frozen=found.frozen)
     back = load_subject(tmp_path)
