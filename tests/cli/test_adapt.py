@@ -45,7 +45,7 @@ def test_what_comes_out_is_opened_by_others(folders, data, tmp_path):
     asked = ["adapt", folders["esm-rotary"], "--data", data, "--label", "activity", "--label", "nitrogen", "--group",
              "batch", *FEW, "--seeds", 2, "--out", out]  # fmt: skip
     text = said(*asked, "--method", "full")
-    assert "full better by" in text
+    assert "3 held out" in text
     assert "--target probe:activity" in text
     assert "5 nM" in text
     found = isotrace.load(out)

@@ -15,7 +15,7 @@ from isotrace.transfer.adapting import training
 from isotrace.transfer.adapting.head import Head, loss, scale_of
 from isotrace.transfer.adapting.method import METHODS, adapt
 from isotrace.transfer.adapting.saving import save_adapted
-from isotrace.transfer.adapting.scoring import TestPart, forest_outputs
+from isotrace.transfer.adapting.scoring import HeldOut, forest_outputs
 from isotrace.transfer.adapting.settings import AdaptSettings
 
 FEW = AdaptSettings(steps=12, every=4, batch=16, learning_rate=3e-3)
@@ -162,7 +162,7 @@ def test_atoms_are_read_one_by_one(subject):
     found = adapt(subject, DOMAIN, of, "full", replace(FEW, steps=60, every=10, learning_rate=1e-2))
     own = outputs(found, of)
     assert own.shape == (len(of.y), 1)
-    part = TestPart.of(of, 20, 0)
+    part = HeldOut.of(of, 20, 0)
     assert part.draws([own[of.rows("test")]], 0)["site"]["auroc"][0] > 0.95
     with pytest.raises(InputError, match="leave --spellings out"):
         adapt(subject, DOMAIN, of, "full", replace(FEW, spellings=1))
@@ -171,7 +171,7 @@ def test_atoms_are_read_one_by_one(subject):
 def test_seeds_and_groups_are_drawn_together(subject):
     """Two seeds that miss by +1 and −1: the mean is that of their R², and draws of seeds widen the interval."""
     of = table(subject, "number")
-    part, y = TestPart.of(of, 400, 0), of.y[of.rows("test")]
+    part, y = HeldOut.of(of, 400, 0), of.y[of.rows("test")]
     one, two = part.draws([y + 0.5], 0)["number"]["r2"], part.draws([y + 0.1, y + 0.5], 0)["number"]["r2"]
     first = part.draws([y + 0.1], 0)["number"]["r2"]
     assert two[0] == pytest.approx((one[0] + first[0]) / 2)

@@ -19,7 +19,7 @@ from isotrace.domains.domain import Domain, domain_of
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import Subject, load_subject
 from isotrace.transfer.adapting.method import adapt
-from isotrace.transfer.adapting.scoring import TestPart, forest_outputs, gain, told
+from isotrace.transfer.adapting.scoring import HeldOut, forest_outputs, gain, told
 from isotrace.transfer.adapting.settings import AdaptSettings
 from isotrace.transfer.adapting.tasks import TaskTable, read_tasks
 
@@ -37,7 +37,7 @@ def adapt_esol(setting: Setting) -> Outcome:
     domain = domain_of("molecule")
     seeds = [child_seed(setting.seed, i) if i else setting.seed for i in range(1 if setting.quick else SEEDS)]
     tables = [table_of(subject, domain, seed) for seed in seeds]
-    part = TestPart.of(tables[0], 2_000, setting.seed)
+    part = HeldOut.of(tables[0], 2_000, setting.seed)
     with claimed(setting.work / "adapt_esol", [subject, CACHE]) as work:
         memo = Memo(work, subject, CACHE, settings)
         outputs: dict[str, list[np.ndarray]] = {

@@ -13,7 +13,7 @@ from isotrace.base.work import Work
 from isotrace.domains.domain import Domain
 from isotrace.subjects.subject import Subject
 from isotrace.transfer.adapting.method import Adapted, adapt
-from isotrace.transfer.adapting.scoring import Draws, TestPart, forest_outputs
+from isotrace.transfer.adapting.scoring import Draws, HeldOut, forest_outputs
 from isotrace.transfer.adapting.settings import AdaptSettings
 from isotrace.transfer.adapting.tasks import TaskTable
 from isotrace.transfer.adapting.training import Point
@@ -40,7 +40,7 @@ class Compared:
     method: str
     entries: dict[str, Entry]
     draws: dict[str, Draws]
-    part: TestPart
+    part: HeldOut
 
     @property
     def adapted(self) -> Adapted:
@@ -58,7 +58,7 @@ def compared(
     names = [method, *(name for name in baselines if name != method and not (name == "forest" and table.by_token))]
     seeds = [child_seed(settings.seed, i) if i else settings.seed for i in range(n_seeds)]
     examples = [table.examples[i] for i in table.members("test")]
-    part = TestPart.of(table, n_bootstrap, settings.seed)
+    part = HeldOut.of(table, n_bootstrap, settings.seed)
 
     def one(name: str) -> Entry:
         started, found, curves, first = time.monotonic(), [], [], None

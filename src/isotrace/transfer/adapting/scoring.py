@@ -18,7 +18,7 @@ Draws = dict[str, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
-class TestPart:
+class HeldOut:
     """`y [rows, properties]` of the test part; `weights [1 + n_bootstrap, rows]`: draws of whole groups, the first all
     ones, the same for all that is compared."""
 
@@ -28,7 +28,7 @@ class TestPart:
     seed: int
 
     @classmethod
-    def of(cls, table: TaskTable, n_bootstrap: int, seed: int) -> "TestPart":
+    def of(cls, table: TaskTable, n_bootstrap: int, seed: int) -> "HeldOut":
         rows = table.rows("test")
         weights = group_weights(table.groups[rows].tolist(), n_bootstrap, (seed, 9))
         return cls(table, table.y[rows], weights, seed)
