@@ -131,7 +131,7 @@ def test_labels_that_are_missing_leave_the_loss_alone(subject):
     parts = ((given[:, 0] - z)[30:] ** 2).sum()
     parts = parts + torch.nn.functional.binary_cross_entropy_with_logits(given[:, 1], y[:, 1], reduction="sum")
     parts = parts + torch.nn.functional.cross_entropy(given[:, 2:], y[:, 2].long(), reduction="sum")
-    assert float(value) == pytest.approx(float(parts) / (len(y) - 30 + 2 * len(y)))
+    assert value.item() == pytest.approx(parts.item() / (len(y) - 30 + 2 * len(y)))
 
 
 def test_the_head_is_written_on_raw_states(subject):
@@ -183,7 +183,7 @@ def test_a_forest_never_sees_the_test_labels(subject):
     test = of.rows("test")
     expected = forest_outputs(of, DOMAIN, 0)
     of.y[test] += 100
-    assert np.array_equal(forest_outputs(of, DOMAIN, 0), expected)
+    assert np.allclose(forest_outputs(of, DOMAIN, 0), expected, rtol=1e-12)
 
 
 def test_what_cannot_be_trained_is_told(subject, monkeypatch):
