@@ -192,6 +192,12 @@ def _ensemble(log_density: Callable[[np.ndarray], np.ndarray], x: np.ndarray, rn
     half, p, kept = len(x) // 2, x.shape[1], []
     value = log_density(x)
     for step in range(BURN_IN + STEPS):
+        if (
+            step == BURN_IN // 2
+        ):  # one that began where next to nothing lies finds no way out: it begins again elsewhere
+            lost = value < np.median(value) - 5 * p
+            found = rng.choice(np.flatnonzero(~lost), int(lost.sum()))
+            x[lost], value[lost] = x[found], value[found]
         for own, other in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
             z = (rng.random(half) + 1) ** 2 / 2
             partner = x[other][rng.integers(half, size=half)]
