@@ -11,8 +11,16 @@ import tiny
 from isotrace.base.errors import InputError, IsotraceError
 from isotrace.cli.commands import app
 from isotrace.transfer.adapting import training
+from isotrace.transfer.adapting.methods import probe, probe_all
 
 FEW = ["--column", "sequence", "--domain", "molecule", "--steps", 6, "--every", 2, "--bootstrap", 40]
+
+
+@pytest.fixture(autouse=True)
+def _few_strengths(monkeypatch):
+    """Three in place of thirteen."""
+    monkeypatch.setattr(probe, "STRENGTHS", {task: found[2::4] for task, found in probe.STRENGTHS.items()})
+    monkeypatch.setattr(probe_all, "PENALTIES", probe_all.PENALTIES[4::3])
 
 
 def said(*arguments) -> str:
@@ -77,7 +85,7 @@ def test_the_subject_of_a_probe_keeps_its_dictionaries(folders, data, tmp_path):
     assert traced.summary["target"]["unit"] == "log-odds"
 
 
-@pytest.mark.parametrize("where", ["lora-0", "reading"])
+@pytest.mark.parametrize("where", ["lora-0", pytest.param("reading", marks=pytest.mark.nightly)])
 def test_a_killed_command_goes_on_to_the_same_weights(folders, data, tmp_path, monkeypatch, where):
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     how = {"label": "activity", "group": "batch", "domain": "molecule", "column": "sequence", "steps": 6, "every": 2,

@@ -14,11 +14,19 @@ from isotrace.subjects.subject import load_subject
 from isotrace.transfer.adapting import training
 from isotrace.transfer.adapting.head import Head, loss, scale_of
 from isotrace.transfer.adapting.method import METHODS, adapt
+from isotrace.transfer.adapting.methods import probe, probe_all
 from isotrace.transfer.adapting.saving import save_adapted
 from isotrace.transfer.adapting.scoring import HeldOut, forest_outputs
 from isotrace.transfer.adapting.settings import AdaptSettings
 
 FEW = AdaptSettings(steps=12, every=4, batch=16, learning_rate=3e-3)
+
+
+@pytest.fixture(autouse=True)
+def _few_strengths(monkeypatch):
+    """Three in place of thirteen."""
+    monkeypatch.setattr(probe, "STRENGTHS", {task: found[2::4] for task, found in probe.STRENGTHS.items()})
+    monkeypatch.setattr(probe_all, "PENALTIES", probe_all.PENALTIES[4::3])
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +55,15 @@ def test_a_property_is_learned_and_the_subject_stays(subject, method):
     assert not any(p.requires_grad for p in found.subject.model.parameters())
 
 
+NIGHTLY = pytest.mark.nightly
 VARIANTS = ("albert", "gpt2", "t5-gated", "molformer", "bert")
 
 
-@pytest.mark.parametrize("kind", [VARIANTS[0], VARIANTS[1], *(pytest.param(v, marks=pytest.mark.nightly)
+@pytest.mark.parametrize("kind", [VARIANTS[0], VARIANTS[1], *(pytest.param(v, marks=NIGHTLY)
                                                                  for v in VARIANTS[2:])])  # fmt: skip
-@pytest.mark.parametrize("method", ["lora", "full", "scratch"])
+@pytest.mark.parametrize(
+    "method", ["lora", pytest.param("full", marks=NIGHTLY), pytest.param("scratch", marks=NIGHTLY)]
+)
 def test_what_is_saved_is_what_was_trained(folders, kind, method, tmp_path):
     """Shared layers (ALBERT), transposed linear maps (GPT-2), stacks of two kinds (T5), linear attention."""
     subject = tiny.load_tiny(folders[kind])
@@ -72,7 +83,7 @@ def test_frozen_weights_are_saved_as_they_are(subject, tmp_path):
     assert load_subject(tmp_path).files.weights_sha256 == subject.files.weights_sha256
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=NIGHTLY)])
 def test_a_killed_training_goes_on_to_the_same_weights(subject, method, tmp_path, monkeypatch):
     of = table(subject, "number")
     settings = replace(FEW, lora_dropout=0.3, spellings=2)

@@ -6,14 +6,16 @@ scaffolds and seeds.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from isotrace.annotation.nulls.sources import untrained_subject
+from isotrace.base.progress import Progress
 from isotrace.base.settings import child_seed
-from isotrace.base.work import Memo, claimed
+from isotrace.base.work import Memo, Work, claimed
 from isotrace.datasets.inputs import rejects_frame
 from isotrace.domains.domain import Domain, domain_of
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
@@ -38,15 +40,15 @@ def adapt_esol(setting: Setting) -> Outcome:
     seeds = [child_seed(setting.seed, i) if i else setting.seed for i in range(1 if setting.quick else SEEDS)]
     tables = [table_of(subject, domain, seed) for seed in seeds]
     part = HeldOut.of(tables[0], 2_000, setting.seed)
-    with claimed(setting.work / "adapt_esol", [subject, CACHE]) as work:
+    with claimed(setting.work / f"adapt_esol{'_quick' if setting.quick else ''}", [subject, CACHE]) as work:
         memo = Memo(work, subject, CACHE, settings)
-        outputs: dict[str, list[np.ndarray]] = {
-            name: [
-                memo(f"{name} {seed}", lambda: outputs_of(name, subject, domain, table, replace(settings, seed=seed), setting))  # noqa: B023, E501
-                for seed, table in zip(seeds, tables, strict=True)
-            ]
-            for name in METHODS
-        }  # fmt: skip
+        outputs: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}
+        for name in METHODS:
+            for seed, table in zip(seeds, tables, strict=True):
+                own = partial(
+                    outputs_of, name, subject, domain, table, replace(settings, seed=seed), work, setting.progress
+                )
+                outputs[name].append(memo(f"{name} {seed}", own))
     draws = {name: part.draws(found, who)[LABEL] for who, (name, found) in enumerate(outputs.items())}
     rows = [_row(name, own, draws, len(seeds)) for name, own in draws.items()]
     members = {name: len(tables[0].members(name)) for name in ("train", "valid", "test")}
@@ -65,13 +67,15 @@ def table_of(subject: Subject, domain: Domain, seed: int) -> TaskTable:
 
 
 def outputs_of(
-    name: str, subject: Subject, domain: Domain, table: TaskTable, settings: AdaptSettings, setting: Setting
-) -> np.ndarray:
-    """`[test rows, 1]`."""
+    name: str, subject: Subject, domain: Domain, table: TaskTable, settings: AdaptSettings, work: Work,
+    progress: Progress,
+) -> np.ndarray:  # fmt: skip
+    """`[test rows, 1]`; a training that was stopped goes on."""
     if name == "forest":
         return forest_outputs(table, domain, settings.seed)
     whose = untrained_subject(subject, settings.seed) if name == "untrained" else subject
-    found = adapt(whose, domain, table, "probe" if name == "untrained" else name, settings, progress=setting.progress)
+    method = "probe" if name == "untrained" else name
+    found = adapt(whose, domain, table, method, settings, work=work, progress=progress)
     return found.readout.outputs(found.subject, [table.examples[i] for i in table.members("test")])
 
 

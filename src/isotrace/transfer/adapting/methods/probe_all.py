@@ -31,7 +31,7 @@ def probe_all(job: Job) -> Adapted:
     for fit, held in job.progress(parts(table, groups), "probe of all layers"):
         scale = scale_of(states[fit], table, rows[fit])
         x, y = (_layered(states[held], scale, len(layers)), torch.from_numpy(table.y[rows[held]]))
-        for i, (a, weight, bias) in enumerate(_path(states[fit], table, rows[fit], scale, len(layers))):
+        for i, (a, weight, bias) in enumerate(_path(states[fit], table, rows[fit], scale, len(layers), PENALTIES)):
             errors[i] += float(loss(_outputs(x, a, weight, bias), y, table.properties, scale)) * len(held)
     best = int(errors.argmin())
     scale = scale_of(states, table, rows)
@@ -56,7 +56,7 @@ def _outputs(x: Tensor, a: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _path(
     states: np.ndarray, table: TaskTable, rows: np.ndarray, scale: Scale, n_layers: int,
-    penalties: Sequence[float] = PENALTIES,
+    penalties: Sequence[float],
 ) -> list[tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
     """(a `[layers]`, W `[d, outputs]`, b `[outputs]`) of each penalty."""
     x, y = _layered(states, scale, n_layers), torch.from_numpy(table.y[rows])
