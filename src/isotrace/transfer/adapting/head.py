@@ -47,7 +47,8 @@ class Head(nn.Module):
 
     def __init__(self, scale: Scale, pool: Pool) -> None:
         super().__init__()
-        self.scale, self.pool = scale, pool
+        self.scale = scale
+        self.pool: Pool = pool
         self.register_buffer("mean", torch.from_numpy(scale.mean).float())
         self.register_buffer("sd", torch.from_numpy(scale.sd).float())
         self.linear = nn.Linear(len(scale.mean), len(scale.y_mean))

@@ -82,7 +82,7 @@ class TaskTable:
     def labels(self, members: np.ndarray) -> np.ndarray:
         """`[rows of the examples, properties]`, in the order of `members`."""
         ends = np.searchsorted(self.places, np.arange(len(self.examples) + 1))
-        return self.y[np.concatenate([np.arange(ends[i], ends[i + 1]) for i in members])]
+        return self.y[np.concatenate([np.arange(int(ends[i]), int(ends[i + 1])) for i in members.tolist()])]
 
     def members(self, *parts: str) -> np.ndarray:
         """int64: examples of the named parts, ascending."""

@@ -29,10 +29,8 @@ def lora(job: Job) -> Adapted:
         raise SubjectError("the method lora needs peft: pip install 'isotrace[peft]', or take --method full.") from None
     copy, settings = copied(job.subject), job.settings
     head = head_of(job, copy)
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.lora_dropout,
-        target_modules=targets(copy), fan_in_fan_out=_transposed(copy),
-    )  # fmt: skip
+    how: dict[str, Any] = {"r": settings.rank, "lora_alpha": settings.alpha, "lora_dropout": settings.lora_dropout}
+    config = LoraConfig(**how, target_modules=targets(copy), fan_in_fan_out=_transposed(copy))
     with torch.random.fork_rng(devices=[]), catch_warnings():
         simplefilter("ignore")  # at what peft calls in transformers
         torch.manual_seed(settings.seed)

@@ -13,5 +13,6 @@ def scratch(job: Job) -> Adapted:
     copy = copied(job.subject)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.settings.seed)
-        model = type(copy.model)(copy.model.config).to(copy.device)
+        model = type(copy.model)(copy.model.config)
+    model.to(copy.device)  # pyright: ignore[reportArgumentType]
     return trained_whole(job, Subject(model, copy.tokenizer, copy.files, copy.has_head))
