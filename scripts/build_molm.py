@@ -10,12 +10,15 @@ The card is written by `scripts/card_molm.py`, from molecules the model never sa
 """
 
 import argparse
+import copy
 import json
 import math
 import multiprocessing as mp
 import os
 import random
+import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +169,29 @@ def learning_rate(step: int, total: int, peak: float, warmup: int = 400) -> floa
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
 
 
-def train(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, work: Path) -> EsmForMaskedLM:
+def permuted(ids: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Every row of `ids [n, length]` with the tokens between its first and its last in another order."""
+    order = torch.rand(ids[:, 1:-1].shape, generator=generator).argsort(1)
+    return torch.cat([ids[:, :1], ids[:, 1:-1].gather(1, order), ids[:, -1:]], 1)
+
+
+def export(model: EsmForMaskedLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """In half precision; whole or absent."""
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    copy.deepcopy(model).cpu().to(torch.float16).save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    write_record(part, "molecule")
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)
+
+
+def train(
+    args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, work: Path, keep: Collection[int] = (),
+    shuffled: bool = False,
+) -> EsmForMaskedLM:  # fmt: skip
+    """`keep`: steps, 0 among them, after which the subject is exported to `work`/step-N. `shuffled`: on tokens in
+    random order."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
     model = build_model(len(tokenizer), args.d_model, args.layers).to(device)
@@ -185,6 +210,8 @@ def train(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, work: Pa
     arguments = (work / "corpus.txt", work / "tokenizer", folder, shard, 100_000, 3)
     worker = mp.get_context("spawn").Process(target=shard_worker, args=arguments, daemon=True)
     worker.start()
+    if 0 in keep and step == 0:
+        export(model, tokenizer, work / "step-0")
     encoder = torch.compile(model.esm, dynamic=True) if args.compile else model.esm
     started, log, running, gathered = time.time(), (work / "log.jsonl").open("a"), [], 0
     while step < args.steps:
@@ -193,6 +220,8 @@ def train(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, work: Pa
             time.sleep(0.5)
         for place, ids in list(enumerate(batches(path, args.tokens, shard)))[position:]:
             generator = torch.Generator().manual_seed(1_000_003 * shard + place)
+            if shuffled:
+                ids = permuted(ids, generator)
             inputs, chosen = mask_tokens(ids, tokenizer, generator)
             with torch.autocast(device.type, torch.bfloat16):
                 hidden = encoder(inputs.to(device)).last_hidden_state
@@ -209,12 +238,14 @@ def train(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, work: Pa
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step, gathered = step + 1, 0
-            if step % 100 == 0:
+            if step % 100 == 0 or step in keep:
                 record = {"step": step, "shard": shard, "tokens": seen, "loss": torch.cat(running).mean().item()}
                 log.write(json.dumps(record | {"seconds": round(time.time() - started)}) + "\n")
                 log.flush()
                 running = []
-            if step % 250 == 0 or step == args.steps:
+            if step in keep:
+                export(model, tokenizer, work / f"step-{step}")
+            if step % 250 == 0 or step in keep or step == args.steps:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
                 state |= {"shard": shard, "position": place + 1, "seen": seen}
                 torch.save(state, checkpoint.with_suffix(".tmp"))
@@ -247,9 +278,7 @@ def main() -> None:
         build_tokenizer(corpus, min_count=150, max_length=MAX_LENGTH).save_pretrained(args.work / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(args.work / "tokenizer")
     model = train(args, tokenizer, args.work)
-    model.to(torch.float16).save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
-    write_record(args.out, "molecule")
+    export(model, tokenizer, args.out)
 
 
 if __name__ == "__main__":

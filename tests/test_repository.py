@@ -54,7 +54,8 @@ def test_files_are_short():
 
 ORDER = (
     "base", "stats", "domains", "subjects", "datasets", "interventions", "activations", "dictionaries", "training",
-    "evaluation", "annotation", "probing", "attribution", "discovery", "steering", "studies", "report", "verbs", "cli",
+    "evaluation", "annotation", "probing", "attribution", "discovery", "steering", "transfer", "studies", "report",
+    "verbs", "cli",
 )  # fmt: skip
 MAX_FILES = 10
 MORE_FILES = {  # folder → why it holds more files than MAX_FILES

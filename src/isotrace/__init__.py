@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from isotrace.dictionaries.hub import push_to_hub, save_pretrained
     from isotrace.dictionaries.saving import load_dictionary
     from isotrace.subjects.subject import load_subject
+    from isotrace.verbs.adapt import adapt
     from isotrace.verbs.annotate import annotate
     from isotrace.verbs.balance import balance
     from isotrace.verbs.circuit import circuit
@@ -36,6 +37,7 @@ __all__ = [
     "Featuriser",
     "Tracer",
     "__version__",
+    "adapt",
     "annotate",
     "balance",
     "circuit",
@@ -65,6 +67,7 @@ sys.meta_path.insert(0, Moved())
 _LAZY = {
     "Featuriser": "isotrace.dictionaries.featuriser",
     "Tracer": "isotrace.verbs.tracing",
+    "adapt": "isotrace.verbs.adapt",
     "annotate": "isotrace.verbs.annotate",
     "balance": "isotrace.verbs.balance",
     "circuit": "isotrace.verbs.circuit",

@@ -21,6 +21,8 @@ from isotrace.steering.directions import DIRECTIONS
 from isotrace.studies import STUDIES
 from isotrace.subjects.families import FAMILIES
 from isotrace.subjects.targets import TARGETS
+from isotrace.transfer.adapting.method import METHODS as ADAPTATIONS
+from isotrace.transfer.curvature import MEASURES
 
 EVERY = {
     r.group: r
@@ -38,7 +40,9 @@ EVERY = {
         COMPONENTS,
         FORMATS,
         CIRCUITS,
+        MEASURES,
         STUDIES,
+        ADAPTATIONS,
     )
 }
 

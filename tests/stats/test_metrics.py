@@ -12,6 +12,7 @@ N = 40
 COUNTS = np.concatenate([np.ones((1, N)), RNG.multinomial(N, np.full(N, 1 / N), 30)]).astype(float)
 REFERENCES = {
     "auroc": lambda p, y: sk.roc_auc_score(y, p[:, 0]),
+    "auprc": lambda p, y: sk.average_precision_score(y, p[:, 0]),
     "macro_auroc": lambda p, y: np.mean([sk.roc_auc_score(y == c, p[:, int(c)]) for c in np.unique(y)]),
     "balanced_accuracy": lambda p, y: np.mean([(p[y == c].argmax(1) == c).mean() for c in np.unique(y)]),
     "accuracy": lambda p, y: sk.accuracy_score(np.ones(len(y)), p[:, 0]),
@@ -24,7 +25,7 @@ REFERENCES = {
 def examples(metric, ties):
     """(predictions, labels); with ties most values occur several times."""
     rng = np.random.default_rng(1)
-    if metric == "auroc":
+    if metric in ("auroc", "auprc"):
         y = (rng.random(N) < 0.4).astype(float)
         predicted = (y + rng.normal(size=N))[:, None]
     elif metric in ("balanced_accuracy", "macro_auroc"):

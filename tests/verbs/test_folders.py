@@ -188,6 +188,7 @@ WRITE = {
     "evaluate": {"bootstrap": 20, "controls": False},
     "features": {},
     "fit_probe": {"label": "own"},
+    "adapt": {"label": "own", "method": "probe"},
     "scan": {"label": "own", "mutations": "smiles", "wild_type": "CCO"},
     "steer": {"label": "own"},
     "annotate": {"sources": "dictionary", "permutations": 20, "bootstrap": 20, "min_positive": 1, "effects": False},

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "isotrace-result", 2
 _SHIPPED = {
+    "adapt": "isotrace.report.adapting:AdaptResult",
     "annotation": "isotrace.report.atlas.annotation:AnnotationResult",
     "balance": "isotrace.report.features:BalanceTable",
     "circuit": "isotrace.report.circuit.result:CircuitResult",

@@ -8,7 +8,7 @@ from isotrace import __version__
 from isotrace.base.registry import load_plugin
 
 COMMANDS = (
-    *("trace", "probe", "scan", "map", "train", "evaluate", "annotate", "circuit", "features", "steer"),
+    *("trace", "probe", "scan", "map", "train", "evaluate", "annotate", "circuit", "features", "steer", "adapt"),
     *("reproduce", "harvest", "convert", "demo", "doctor", "report", "subjects", "balance"),
 )
 app = typer.Typer(

@@ -7,6 +7,7 @@ import numpy as np
 
 from isotrace.probing.probe import Probed
 from isotrace.stats.metrics import METRICS
+from isotrace.stats.similarity import tanimoto
 
 BOUNDS = (0.0, 0.3, 0.4, 0.5, 0.6, 1.0)
 LEAST = 10
@@ -29,14 +30,12 @@ def validity(found: Probed) -> list[dict[str, Any]]:
 
 
 def nearest(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """`[n]`: the largest Tanimoto similarity a·b / (|a|² + |b|² − a·b) of each row of `x [n, d]` ≥ 0 to one of another
-    group; 0 where there is none."""
-    squares, found = (x * x).sum(1), np.zeros(len(x))
+    """`[n]`: the largest Tanimoto similarity of each row of `x [n, d]` ≥ 0 to one of another group; 0 where there is
+    none."""
+    found = np.zeros(len(x))
     for start in range(0, len(x), BLOCK):
         rows = slice(start, start + BLOCK)
-        both = x[rows] @ x.T
-        total = squares[rows, None] + squares[None] - both
-        like = np.divide(both, total, out=np.zeros_like(both), where=total > 0)
+        like = tanimoto(x[rows], x)
         like[groups[rows, None] == groups[None]] = 0
         found[rows] = like.max(1, initial=0)
     return found

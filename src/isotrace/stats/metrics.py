@@ -26,6 +26,18 @@ def macro_auroc(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np
     return np.nanmean(np.stack(one_by_one), 0)
 
 
+def auprc(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average precision of labels 0 and 1: mean over the positives of the share of positives among all that is
+    predicted no lower. A random order gives about the share of positives; NaN where a draw has none."""
+    order = np.argsort(-predicted[:, 0], kind="stable")
+    last = np.r_[predicted[order[1:], 0] != predicted[order[:-1], 0], True]  # of equal predictions
+    weights, hit = weights[:, order], y[order] == 1
+    positives, all_ = (np.cumsum(part, 1)[:, last] for part in (weights * hit, weights))
+    new = np.diff(positives, axis=1, prepend=0)
+    precision = positives / np.maximum(all_, 1e-300)  # where nobody was drawn yet there is no positive either
+    return share((new * precision).sum(1), positives[:, -1], 0.0)
+
+
 def balanced_accuracy(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean over the classes of the share of their examples that get the largest output; a single output is the
     log-odds of the second of two. Rare classes are missing from some draws, whose mean is then over the others."""
@@ -127,6 +139,7 @@ def rmse(predicted: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 METRICS: dict[str, Score] = {
     "auroc": auroc,
+    "auprc": auprc,
     "macro_auroc": macro_auroc,
     "balanced_accuracy": balanced_accuracy,
     "accuracy": accuracy,

@@ -53,6 +53,7 @@ _SHIPPED |= {
 }
 _SHIPPED |= {
     "network": "network",
+    "curvature": "curvature",
     "circuits": "effects.circuits",
     "node_effects": "effects.node_effects",
     "pairs": "effects.pairs",
@@ -60,6 +61,12 @@ _SHIPPED |= {
     "reaction_attribution": "reactions.attribution",
     **dict.fromkeys(("steer_logp", "steer_annalog", "steer_antiberty"), "steering.steered"),
     "steer_planted": "steering.steer_planted",
+    "clamping": "learning.clamping",
+    "depth_score": "difficulty.depth_score",
+    "execution_gap": "difficulty.execution_gap",
+    "rich_lazy": "learning.rich_lazy",
+    "opposing": "learning.opposing",
+    "adapt_esol": "transfer.adapt_esol",
 }
 STUDIES: Registry[Study] = Registry(
     "study", "isotrace.studies", {name: f"isotrace.studies.{module}" for name, module in _SHIPPED.items()}

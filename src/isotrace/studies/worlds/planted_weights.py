@@ -43,7 +43,7 @@ class Weights:
         if len(self._index) != len(directions) + 1 or len(self._index) >= D:
             raise ValueError(f"directions need names of their own, and {D} dimensions hold {D - 2} of them")
         self.domain = "protein" if residues else "molecule"
-        self.tokenizer = _of_residues(residues) if residues else build_tokenizer([], min_count=1, max_length=POSITIONS)
+        self.tokenizer = of_residues(residues) if residues else build_tokenizer([], min_count=1, max_length=POSITIONS)
         config = EsmConfig(
             vocab_size=len(self.tokenizer), hidden_size=D, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
             intermediate_size=NEURONS, max_position_embeddings=POSITIONS + 2, pad_token_id=1, mask_token_id=4,
@@ -123,7 +123,7 @@ class Weights:
         return used[layer] - 1
 
 
-def _of_residues(residues: str) -> PreTrainedTokenizerFast:
+def of_residues(residues: str) -> PreTrainedTokenizerFast:
     roles: tuple[str, ...] = ("cls", "pad", "sep", "unk", "mask")
     special: dict[str, str] = dict(zip(roles, SPECIAL, strict=True))
     return of_words({word: i for i, word in enumerate((*SPECIAL, *residues))}, ".", special, POSITIONS)

@@ -22,6 +22,14 @@ def unshare_layers(model: Any) -> None:
     config.num_hidden_groups = n
 
 
+def share_layers(model: Any) -> None:
+    """The reverse: of modules with the same parameters the first stays."""
+    encoder = model.base_model.encoder
+    first = {id(next(group.parameters())): group for group in reversed(encoder.albert_layer_groups)}
+    encoder.albert_layer_groups = nn.ModuleList(reversed(first.values()))
+    model.config.num_hidden_groups = len(first)
+
+
 def refuse(config: Any, has_head: bool) -> str | None:
     if config.inner_group_num != 1:
         return f"its groups hold {config.inner_group_num} layers each (inner_group_num)"
@@ -53,5 +61,6 @@ ALBERT = Family(
     token=HeadPaths("classifier", "token"),
     optional_weights=("pooler", "position_ids"),
     prepare=unshare_layers,
+    restore=share_layers,
     refuse=refuse,
 )

@@ -125,7 +125,8 @@ class Family:
     head where that is more than calling `head`.
     `sequence`, `token`: the heads of models fine-tuned to classify or rate sequences, or tokens; None where a family
     says nothing of them. `latent`: one vector that the model makes of all tokens, see `Latent`.
-    `prepare(model)` runs once after loading, `refuse(config, has_head)` says why a model cannot be handled exactly.
+    `prepare(model)` runs once after loading, `restore(model)` undoes it before saving, `refuse(config, has_head)` says
+    why a model cannot be handled exactly.
     `native`: classes of isotrace's own, where transformers has none.
     """
 
@@ -149,6 +150,7 @@ class Family:
     latent: Latent | None = None
     optional_weights: tuple[str, ...] = ()
     prepare: Callable[[Any], None] | None = None
+    restore: Callable[[Any], None] | None = None
     refuse: Callable[[Any, bool], str | None] | None = None
     native: Native | None = None
 

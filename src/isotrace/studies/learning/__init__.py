@@ -1,0 +1,1 @@
+"""What a model goes through while it is trained."""

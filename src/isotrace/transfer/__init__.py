@@ -1,0 +1,1 @@
+"""Which checkpoint transfers to a task, and why."""

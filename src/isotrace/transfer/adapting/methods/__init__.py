@@ -1,0 +1,1 @@
+"""Ways to adapt a subject, one file each."""

@@ -1,0 +1,1 @@
+"""How loss falls with parameters and tokens, and whether a task's error falls with it."""

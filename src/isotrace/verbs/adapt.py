@@ -1,0 +1,134 @@
+"""A subject made to predict a property of one's own, as a subject that every other command opens."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from isotrace.base.errors import InputError
+from isotrace.verbs.request import REPEATED, Column, Data, InFolder, OnSubject, Progress, Seeded, look_at, verb
+
+if TYPE_CHECKING:
+    from isotrace.base.runs import Run
+    from isotrace.report.adapting import AdaptResult
+    from isotrace.subjects.subject import Subject
+    from isotrace.transfer.adapting.comparison import Compared
+
+
+class AdaptRequest(OnSubject, InFolder, Seeded):
+    data: Data
+    label: Annotated[tuple[str, ...], REPEATED]
+    """Column of the property: numbers, classes, or 0/1 strings per atom or residue; repeatable, empty cells are left
+    out."""
+    method: str = "lora"
+    """probe, probe_all, lora, full or scratch."""
+    out: Path | None = None
+    """Run folder, which is the adapted subject; left out, the command takes one in runs/, and with --json or in Python
+    nothing is saved."""
+    column: Column = None
+    split: str | None = None
+    """Column that names parts: train, valid, test, or train and test. Left out, whole groups are dealt out."""
+    group: str | None = None
+    """Column of groups that stay together; left out, scaffolds or clusters."""
+    task: Literal["class", "regression", "residue"] | None = None
+    """Else told from the labels."""
+    salts: Literal["strip", "keep"] = "strip"
+    """Strip counter-ions, as the property is that of the largest fragment, or keep them."""
+    limit: int | None = Field(default=None, ge=20)
+    """Sequences to learn from at most, drawn at random, those that stop the training among them."""
+    pool: Literal["mean", "max", "mean+max", "cls"] = "mean"
+    """How a sequence's tokens become one vector; labels per atom or residue are read token by token."""
+    steps: int = Field(default=600, ge=1)
+    """Batches that are trained on at most."""
+    batch: int = Field(default=32, ge=1)
+    """Sequences in a batch."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Largest rate; usual: 1e-3 of adapters (2e-4 above 100 million weights), else 3e-4 (3e-5 from 5 million on)."""
+    patience: int = Field(default=10, ge=1)
+    """Looks at the validation part without a new best one before the training stops."""
+    every: int = Field(default=20, ge=1)
+    """Steps between two looks."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor of the rate from each layer to the one below, of full and scratch."""
+    rank: int = Field(default=8, ge=1)
+    """Of adapters."""
+    spellings: int = Field(default=0, ge=0)
+    """Other ways to write every sequence that is learned from (randomised SMILES)."""
+    seeds: int = Field(default=1, ge=1, le=100)
+    """Trainings with different seeds; the subject that is saved is that of the first."""
+    baselines: bool = True
+    """Also a training from random weights, the probe, that of an untrained copy and a forest on fingerprints."""
+    bootstrap: int = Field(default=1_000, ge=20)
+    """Draws of groups and seeds for the intervals."""
+
+    def look(self) -> None:
+        super().look()
+        from isotrace.transfer.adapting.method import METHODS
+
+        if self.method not in METHODS:
+            raise InputError(f"no adaptation method {self.method!r}: give one of {', '.join(METHODS)}.")
+        if self.method == "lora":
+            from importlib.util import find_spec
+
+            if find_spec("peft") is None:
+                raise InputError("--method lora needs peft: pip install 'isotrace[peft]', or take --method full.")
+        if isinstance(self.data, str) and self.data == "-" and self.out is not None:
+            raise InputError("a killed adaptation reads its sequences again: save standard input in a file.")
+        for label in self.label:
+            look_at(self.data, self.column, label=label, split=self.split, group=self.group)
+
+
+@verb(AdaptRequest)
+def adapt(request: AdaptRequest, progress: Progress) -> "AdaptResult":
+    """Adapt a subject to a property, by a probe, by adapters or in full, beside a training from random weights."""
+    from contextlib import nullcontext
+
+    from isotrace.base.runs import open_run
+    from isotrace.base.work import claimed
+    from isotrace.datasets.inputs import read_inputs
+    from isotrace.report.adapting import adapt_result
+    from isotrace.transfer.adapting.comparison import compared
+    from isotrace.transfer.adapting.settings import AdaptSettings
+    from isotrace.transfer.adapting.tasks import read_tasks
+    from isotrace.verbs.loading import domain_of_subject, subject_of
+    from isotrace.verbs.probe import run_of
+
+    settings = request.settings(AdaptSettings)
+    subject = subject_of(request)
+    subject.require_float32("adapting it")
+    domain = domain_of_subject(subject)
+    rows, rejects = read_inputs(request.data, column=request.column)
+    where = {**run_of(request, subject), "overwrite": request.overwrite}  # pyright: ignore[reportArgumentType]
+    with nullcontext() if request.out is None else open_run(request.out, **where) as run:
+        table = read_tasks(
+            subject, domain, rows, rejects, request.label, kind=request.task, split=request.split,
+            group=request.group, salts=request.salts, limit=request.limit, seed=request.seed, progress=progress,
+        )  # fmt: skip
+        how: dict[str, Any] = {"n_seeds": request.seeds, "n_bootstrap": request.bootstrap, "progress": progress}
+        how |= {} if request.baselines else {"baselines": ()}
+        with nullcontext() if run is None else claimed(run.work, where["inputs"]) as work:
+            found = compared(subject, domain, table, request.method, settings, work=work, **how)
+        whose = found.adapted.subject
+        if run is not None:
+            whose = saved(found, run)
+        outputs = found.adapted.readout.outputs(whose, table.examples)
+        result = adapt_result(found, subject, domain, settings, outputs)
+        if run is not None:
+            result.write(run)
+    return result
+
+
+def saved(found: "Compared", run: "Run") -> "Subject":
+    """The adapted subject, written into the run and read from there: what is told of it holds for what is on disk."""
+    from tempfile import TemporaryDirectory
+
+    from isotrace.subjects.subject import load_subject
+    from isotrace.transfer.adapting.saving import save_adapted
+
+    made = found.adapted
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        names = save_adapted(made.subject, made.readout, found.part.table, folder, by=found.method, frozen=made.frozen)
+        for name in names:
+            run.bytes(name, (folder / name).read_bytes())
+    return load_subject(run.path, domain=made.subject.files.domain, device=str(made.subject.device))
