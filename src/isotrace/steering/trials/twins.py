@@ -70,7 +70,7 @@ class Twins:
 
 
 def compared(
-    draws: Mapping[Null, Callable[[int], Edits]], like: Sequence[Arm], workshop: Workshop, asked: Questions,
+    draws: Mapping[str, Callable[[int], Edits]], like: Sequence[Arm], workshop: Workshop, asked: Questions,
     plain: Arm, progress: Progress,
 ) -> Twins:  # fmt: skip
     """What `draws` give, at the doses of `like`, arms of the edit, from small to large. One serves all of them, each
