@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 class AdaptRequest(OnSubject, InFolder, Seeded):
     data: Data
     label: Annotated[tuple[str, ...], REPEATED]
-    """Column of the property: numbers, classes, or 0/1 strings per atom or residue; repeatable, empty cells are left
-    out."""
+    """Column of the property: numbers, classes, 0/1 strings per atom or residue; repeatable, empty cells left out."""
     method: str = "lora"
     """probe, probe_all, lora, full or scratch."""
     out: Path | None = None
