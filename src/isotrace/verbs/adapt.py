@@ -22,8 +22,7 @@ class AdaptRequest(OnSubject, InFolder, Seeded):
     method: str = "lora"
     """probe, probe_all, lora, full or scratch."""
     out: Path | None = None
-    """Run folder, which is the adapted subject; left out, the command takes one in runs/, and with --json or in Python
-    nothing is saved."""
+    """Run folder, the adapted subject; left out, the command takes one in runs/; with --json or in Python none."""
     column: Column = None
     split: str | None = None
     """Column that names parts: train, valid, test, or train and test. Left out, whole groups are dealt out."""
