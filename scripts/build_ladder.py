@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-from build_molm import MAX_LENGTH, batches, build_corpus, mask_tokens, train, write_shard
+from build_molm import batches, mask_tokens, prepared, train, write_shard
 from isotrace.base.files import write_whole
-from isotrace.domains.molecule.tokenizer import build_tokenizer
 
 HELD_OUT = 5_000
 
@@ -68,8 +67,8 @@ def run(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, corpus: li
 
 
 @torch.no_grad()
-def masked_loss(folder: Path, shard: Path, tokenizer: PreTrainedTokenizerFast) -> float:
-    """Nats a masked token of the held-out molecules, the same masks for all."""
+def measured(folder: Path, shard: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[int, float]:
+    """(weights of a subject, nats a masked token of the held-out molecules, the same masks for all)."""
     model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     total, n = 0.0, 0
     for place, ids in enumerate(batches(shard, 4_096, 0)):
@@ -77,7 +76,7 @@ def masked_loss(folder: Path, shard: Path, tokenizer: PreTrainedTokenizerFast) -
         logits = model(inputs).logits[chosen]
         total += float(torch.nn.functional.cross_entropy(logits, ids[chosen], reduction="sum"))
         n += int(chosen.sum())
-    return total / n
+    return sum(p.numel() for p in model.parameters()), total / n
 
 
 def seen(work: Path, step: int, tokens: int) -> int:
@@ -97,11 +96,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="needs a C++ compiler")
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    corpus = build_corpus(args.data, args.work)
-    if not (args.work / "tokenizer").exists():
-        build_tokenizer(corpus, min_count=150, max_length=MAX_LENGTH).save_pretrained(args.work / "tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(args.work / "tokenizer")
+    corpus, tokenizer = prepared(args.data, args.work)
     held = args.work / "heldout.npz"
     if not held.exists():
         write_shard((args.work / "heldout.txt").read_text().splitlines()[:HELD_OUT], tokenizer, 0, held)
@@ -115,8 +110,7 @@ def main() -> None:
         for name in args.corpora:
             for step in kept(args.steps):
                 folder = args.work / f"{size}-{name}" / f"step-{step}"
-                n = sum(p.numel() for p in AutoModelForMaskedLM.from_pretrained(folder).parameters())
-                loss = masked_loss(folder, held, tokenizer)
+                n, loss = measured(folder, held, tokenizer)
                 tokens = seen(folder.parent, step, args.tokens)
                 found.append((f"{size}-{name}/step-{step}", size, name, step, n, tokens, round(loss, 4)))
     with (args.work / "ladder.csv").open("w", newline="") as file:

@@ -74,6 +74,15 @@ def build_corpus(data: Path, work: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
+def prepared(data: Path, work: Path) -> tuple[list[str], PreTrainedTokenizerFast]:
+    """(corpus, tokenizer), made in `work` unless they are there."""
+    work.mkdir(parents=True, exist_ok=True)
+    corpus = build_corpus(data, work)
+    if not (work / "tokenizer").exists():
+        build_tokenizer(corpus, min_count=150, max_length=MAX_LENGTH).save_pretrained(work / "tokenizer")
+    return corpus, AutoTokenizer.from_pretrained(work / "tokenizer")
+
+
 def write_shard(corpus: list[str], tokenizer: PreTrainedTokenizerFast, shard: int, path: Path) -> None:
     """One shard of randomised spellings (one in ten Kekulé, one in ten canonical), tokenised."""
     rng = random.Random(shard)
@@ -272,11 +281,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="needs a C++ compiler")
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    corpus = build_corpus(args.data, args.work)
-    if not (args.work / "tokenizer").exists():
-        build_tokenizer(corpus, min_count=150, max_length=MAX_LENGTH).save_pretrained(args.work / "tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(args.work / "tokenizer")
+    _, tokenizer = prepared(args.data, args.work)
     model = train(args, tokenizer, args.work)
     export(model, tokenizer, args.out)
 

@@ -26,6 +26,8 @@ from isotrace.subjects.subject import Subject
 
 Null = Literal["random", "covariance", "shuffled"]
 NULLS: tuple[Null, ...] = get_args(Null)
+USUAL: tuple[Null, ...] = ("random", "shuffled")
+"""What studies compare with."""
 SEQUENCES = 100
 """Whose tokens a covariance is of."""
 

@@ -30,14 +30,13 @@ from isotrace.steering.questions import Questions
 from isotrace.steering.trials.judge import Exact
 from isotrace.steering.trials.settings import Confounds, TrialSettings
 from isotrace.steering.trials.trial import Trial, trial
-from isotrace.steering.trials.twins import Null
+from isotrace.steering.trials.twins import USUAL
 from isotrace.studies.worlds.planted_steering import World, contrast_of, sequences, share
 
 DOSE = 0.1
 """Nats."""
 LEVEL = 0.05
 """p at which a trial claims that its direction does more than random ones."""
-COMPARED: tuple[Null, ...] = ("random", "shuffled")
 COARSE = tuple(2.0**i for i in range(-4, 7))
 """Strengths that are scanned."""
 
@@ -92,7 +91,7 @@ def label_rows(
     for kind in KINDS if kinds is None else kinds:
         n = getattr(size, kind.size)
         effects, twins, clear = np.zeros(n), np.full(n, np.nan), 0
-        p = {name: np.ones(n) for name in ("", *COMPARED)}
+        p = {name: np.ones(n) for name in ("", *USUAL)}
         for number in progress(range(n), f"{kind.labels}, {kind.confounds}"):
             own = seed * 1_000 + number
             found = _trial(world, kind, size, own)
@@ -142,7 +141,7 @@ def _trial(world: World, kind: "Kind", size: Size, seed: int) -> Trial:
         n_twins=size.label_twins, seed=seed,
     )  # fmt: skip
     contrast = kind.make(world, size.sequences, seed)
-    return trial(world.subject, contrast, settings, components=MLPs(), exact=Exact(share), nulls=COMPARED)
+    return trial(world.subject, contrast, settings, components=MLPs(), exact=Exact(share), nulls=USUAL)
 
 
 def _right(world: World, n: int, seed: int) -> Contrast:

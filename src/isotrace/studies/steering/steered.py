@@ -26,7 +26,7 @@ from isotrace.steering.trials.judge import Exact
 from isotrace.steering.trials.settings import TrialSettings
 from isotrace.steering.trials.table import dose_row, worst
 from isotrace.steering.trials.trial import Trial, trial
-from isotrace.steering.trials.twins import NULLS, Null
+from isotrace.steering.trials.twins import NULLS, USUAL, Null
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.studies.task_circuits import ANTIBERTY
 from isotrace.subjects.subject import Subject, load_subject
@@ -34,7 +34,6 @@ from isotrace.subjects.subject import Subject, load_subject
 TOLD = ("dose", "alpha", "effect", "ci", "starts", "valid", "degenerate")
 NEED_MATCHED = ("linear_transport", "probe")
 """What compares two sets, in which confounds are matched."""
-BOTH: tuple[Null, ...] = ("random", "shuffled")
 DOSES = (0.025, 0.05, 0.1, 0.2, 0.3)
 
 
@@ -92,19 +91,19 @@ TASKS = {
     "steer_logp": Task(
         "molm steered towards Crippen logP, beside random directions of equal dose",
         "bundled:molm", lipophilic, True, "computed logP",
-        (Way("difference_in_means", (0,), nulls=BOTH), Way("difference_in_means", (0,), "real"), Way("probe", (0,))),
+        (Way("difference_in_means", (0,), nulls=USUAL), Way("difference_in_means", (0,), "real"), Way("probe", (0,))),
         ((300, 4, 16, 2, 2, 6), (2_000, 12, 16, 3, 20, 12)),
     ),
     "steer_annalog": Task(
         "ANNalog steered towards Crippen logP, beside random directions of equal dose",
         "pypi:annalog", lipophilic, True, "computed logP",
-        (Way("difference_in_means", (1,), nulls=BOTH), Way("difference_in_means", (4,)),
+        (Way("difference_in_means", (1,), nulls=USUAL), Way("difference_in_means", (4,)),
          Way("linear_transport", (1,)), Way("probe", (1,))),
         ((300, 4, 8, 4, 2, 6), (2_000, 16, 16, 4, 20, 12)),
     ),
     "steer_antiberty": Task(
         "AntiBERTy steered from IGHV1 towards IGHV3, beside random directions of equal dose",
-        ANTIBERTY, heavy, False, "share of trees that say IGHV3", (Way("difference_in_means", (5,), nulls=BOTH),),
+        ANTIBERTY, heavy, False, "share of trees that say IGHV3", (Way("difference_in_means", (5,), nulls=USUAL),),
         ((200, 3, 8, 2, 2, 2), (400, 12, 16, 2, 20, 4)), "mask_predict",
     ),
 }  # fmt: skip
