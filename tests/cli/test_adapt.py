@@ -4,14 +4,13 @@ import json
 
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
 import isotrace
 import tiny
-from isotrace.base.errors import InputError, IsotraceError
-from isotrace.cli.commands import app
+from isotrace.base.errors import InputError
 from isotrace.transfer.adapting import training
 from isotrace.transfer.adapting.methods import probe, probe_all
+from shell import said
 
 FEW = ["--column", "sequence", "--domain", "molecule", "--steps", 6, "--every", 2, "--bootstrap", 40]
 
@@ -21,14 +20,6 @@ def _few_strengths(monkeypatch):
     """Three in place of thirteen."""
     monkeypatch.setattr(probe, "STRENGTHS", {task: found[2::4] for task, found in probe.STRENGTHS.items()})
     monkeypatch.setattr(probe_all, "PENALTIES", probe_all.PENALTIES[4::3])
-
-
-def said(*arguments) -> str:
-    result = CliRunner().invoke(app, [*map(str, arguments)])
-    if isinstance(result.exception, IsotraceError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.fixture(scope="module")

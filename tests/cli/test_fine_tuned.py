@@ -4,15 +4,14 @@ import json
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import isotrace
 import tiny
 from isotrace.activations.harvest import mask_rate_of
 from isotrace.base.errors import IsotraceError, SubjectError
-from isotrace.cli import app
 from isotrace.evaluation.fidelity import evaluate
 from isotrace.training import loop
+from shell import said
 
 CONFIG = """
 [dictionary]
@@ -25,14 +24,6 @@ dead_after = 128
 block_tokens = 128
 harvest_tokens = 64
 """
-
-
-def said(*arguments):
-    result = CliRunner().invoke(app, [*map(str, arguments)])
-    if isinstance(result.exception, IsotraceError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
