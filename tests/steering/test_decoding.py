@@ -73,7 +73,7 @@ def test_a_start_that_cannot_be_read_is_a_reject_and_changes_nothing_else(name, 
     assert all(why for *_, why in with_others.rejects)
     assert (alone.distinct, alone.valid) == (len(alone.seen), sum(why is None for why in alone.seen.values()))
     frame = alone.frame()
-    assert frame["sequence"].to_list() == [row.sequence for row in alone.rows]
+    assert frame["sequence"].to_list() == [row.sequence for row in (*alone.first, *alone.rows)]
     for text, valid in frame.select("sequence", "valid").iter_rows():
         assert valid == (alone.seen[text] is None)
     with pytest.raises(InputError, match=r"no start can be used; first reason: .*CC\("):
@@ -207,10 +207,13 @@ def test_gibbs_inserts_and_deletes_and_undoes_what_cannot_be_read(masked):
 
 def test_mask_predict_shows_its_first_round(masked):
     found = MaskPredict(n=3, rounds=4, share=0.25, sites=(1, 2, 3, 4))(masked, ["CCOCC"])
-    assert [row.round for row in found.rows] == [1] * 3 + [4] * 3
+    assert [row.round for row in found.first] == [1] * 3
+    assert [row.round for row in found.rows] == [4] * 3
+    assert found.frame()["round"].to_list() == [1] * 3 + [4] * 3
     assert found.forwards == 12
     one = MaskPredict(n=3, rounds=1, share=0.25, sites=(1, 2, 3, 4))(masked, ["CCOCC"])
-    assert one.rows == found.rows[:3]
+    assert [replace(row, early=True) for row in one.rows] == [*found.first]
+    assert not one.first
     by_row = MaskPredict(sites={1: (1,)}, rounds=1)(masked, ["CCO", "CCN"])
     assert [(row, why[:18]) for row, _, why in by_row.rejects] == [(0, "no sites are named")]
     assert [row.sequence[-2:] for row in by_row.rows] == ["CN"]

@@ -13,6 +13,7 @@ import tiny
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.work import Memo
 from isotrace.domains.domain import domain_of
+from isotrace.report.steer.designs import designs_of
 from isotrace.report.steer.figure import response
 from isotrace.report.steer.words import verdict
 from isotrace.steering.contrast import Contrast
@@ -24,7 +25,7 @@ from isotrace.steering.trials.composition import composition, inserted, most_ins
 from isotrace.steering.trials.judge import Exact
 from isotrace.steering.trials.safety import Checked, Safety, check_reader, development_starts, perplexity, safety
 from isotrace.steering.trials.settings import TrialSettings
-from isotrace.steering.trials.table import rising
+from isotrace.steering.trials.table import dose_row, rising
 from isotrace.steering.trials.trial import Trial
 from isotrace.steering.trials.twins import Twins
 
@@ -46,7 +47,7 @@ def written(subject, texts, value, dose=0.0):
     """An arm with one design of each start; what is no text is not valid."""
     rows = tuple(Design(i, text or "C(", None if text else "why", 1) for i, text in enumerate(texts))
     values = np.asarray([value(text) if text else NAN for text in texts])
-    return Arm(dose, None, None, Designs("by hand", {}, rows, (), 0, {}), values)
+    return Arm(dose, None, None, Designs("by hand", {}, rows, (), (), 0, {}), values)
 
 
 def workshop_of(subject, value):
@@ -191,6 +192,23 @@ def test_an_effect_of_counts_is_taken_out_and_one_of_order_stays(relu_subject):
             assert 0.2 < found.regressed.kept < 1
     same = written(relu_subject, STARTS, len)
     assert most_inserted(workshop_of(relu_subject, len), same, same) == ()
+
+
+def test_an_effect_is_that_of_the_last_round_and_the_first_stands_beside_it(relu_subject, monkeypatch):
+    shop, made = workshop_of(relu_subject, len), iter([(1, 2), (5, 9)])
+
+    def designs(*_):
+        first, last = ([Design(i, "C" * n, None, n, early=n in (1, 5)) for i in range(4)] for n in next(made))
+        return Designs("by hand", {}, (*last,), (*first,), (), 0, {})
+
+    monkeypatch.setattr(Workshop, "_designs", designs)
+    plain = shop.arm("told 0", 0.0, None)
+    steered = shop.arm("told 0.1", 0.1, None, plain)
+    assert (plain.effect, steered.effect, dose_row(steered, 0)["first_round"]) == (0, 7, 4)
+    found = replace(trial_of([UP], NOUGHT), judge=shop.judge, starts=STARTS)
+    told = designs_of(found, steered)
+    assert told["judged"].to_list() == [5.0] * 4 + [9.0] * 4
+    assert told["round"].to_list() == [5] * 4 + [9] * 4
 
 
 def trial_of(effects, twins, window=Window(0.3, None)):  # noqa: B008

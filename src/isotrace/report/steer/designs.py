@@ -9,7 +9,7 @@ import polars as pl
 from isotrace.datasets.annotated import read
 from isotrace.domains.domain import Domain, Look, Reading
 from isotrace.probing.validity import nearest
-from isotrace.steering.trials.arm import Arm
+from isotrace.steering.trials.arm import Arm, judged
 from isotrace.steering.trials.trial import Trial
 from isotrace.subjects.subject import Subject
 
@@ -17,17 +17,19 @@ DRAWN = 6
 
 
 def designs_of(found: Trial, arm: Arm) -> pl.DataFrame:
-    """`similarity`: Tanimoto of the domain's fingerprints of start and design, null where either has none."""
-    rows = []
-    for row, value in zip(arm.rows, arm.values.tolist(), strict=True):
+    """After the first round, where the generator shows it, and after the last. `similarity`: Tanimoto of the domain's
+    fingerprints of start and design, null where either has none."""
+    rows, first = [], () if arm.designs is None else arm.designs.first
+    values = [*judged(found.judge, first).tolist(), *arm.values.tolist()]
+    for row, value in zip((*first, *arm.rows), values, strict=True):
         start = found.starts[row.start]
         rows.append(
-            {"dose": arm.dose, "start": row.start, "from": start, "sequence": row.sequence, "valid": row.valid,
-             "why": row.why, "judged": value if row.valid else None,
+            {"dose": arm.dose, "start": row.start, "round": row.round, "from": start, "sequence": row.sequence,
+             "valid": row.valid, "why": row.why, "judged": value if row.valid else None,
              "similarity": similarity(found.domain, start, row.sequence) if row.valid else None}
         )  # fmt: skip
-    schema = {"dose": pl.Float64, "start": pl.Int64, "from": pl.String, "sequence": pl.String, "valid": pl.Boolean,
-              "why": pl.String, "judged": pl.Float64, "similarity": pl.Float64}  # fmt: skip
+    schema = {"dose": pl.Float64, "start": pl.Int64, "round": pl.Int64, "from": pl.String, "sequence": pl.String,
+              "valid": pl.Boolean, "why": pl.String, "judged": pl.Float64, "similarity": pl.Float64}  # fmt: skip
     return pl.DataFrame(rows, schema=schema)
 
 

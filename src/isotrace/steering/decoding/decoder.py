@@ -73,7 +73,8 @@ class Decoder(ABC):
             raise InputError(
                 f"no start can be used; first reason: {run.rejects[0][2] if run.rejects else 'none given'}"
             )
-        return Designs(self.name, self.settings(), tuple(rows), tuple(run.rejects), run.forwards, dict(run.seen))
+        first, last = (tuple(row for row in rows if row.early == early) for early in (True, False))
+        return Designs(self.name, self.settings(), last, first, tuple(run.rejects), run.forwards, dict(run.seen))
 
     @abstractmethod
     def designs(self, run: Run, start: Start) -> Iterator[Design]:

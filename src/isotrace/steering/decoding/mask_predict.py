@@ -6,7 +6,7 @@ given beside those after the last.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
@@ -45,7 +45,7 @@ class MaskPredict(Decoder):
             parts = [written[k * size : (k + 1) * size] for k in range(self.n)]
             rows = [_with(row, at, part) for row, at, part in zip(rows, places, parts, strict=True)]
             if number in (1, self.rounds):
-                yield from (run.design(start, row, number) for row in rows)
+                yield from (replace(run.design(start, row, number), early=number < self.rounds) for row in rows)
 
 
 def _with(row: Sequence[int], places: Sequence[int], tokens: Sequence[int]) -> list[int]:

@@ -39,7 +39,8 @@ class Start:
 @dataclass(frozen=True)
 class Design:
     """`start`: the row of its start. `why`: why the parser of the domain does not take it; None: it does. `round`:
-    after how many rounds. `score`: what its generator ranks by, nats, see there. `ended`: it ended by itself."""
+    after how many rounds; `early`: rounds follow. `score`: what its generator ranks by, nats, see there. `ended`: it
+    ended by itself."""
 
     start: int
     sequence: str
@@ -47,6 +48,7 @@ class Design:
     round: int
     score: float | None = None
     ended: bool = True
+    early: bool = False
 
     @property
     def valid(self) -> bool:
@@ -55,12 +57,14 @@ class Design:
 
 @dataclass(frozen=True)
 class Designs:
-    """What a generator wrote. `rejects`: (row, text, why) of the starts that cannot be used. `forwards`: sequences ×
-    passes. `seen`: every string that was handed to the parser, with what it said."""
+    """What a generator wrote. `first`: after the first round, of generators that show it. `rejects`: (row, text, why)
+    of the starts that cannot be used. `forwards`: sequences × passes. `seen`: every string that was handed to the
+    parser, with what it said."""
 
     method: str
     settings: dict[str, Any]
     rows: tuple[Design, ...]
+    first: tuple[Design, ...]
     rejects: tuple[tuple[int, str, str], ...]
     forwards: int
     seen: Mapping[str, str | None]
@@ -76,7 +80,7 @@ class Designs:
 
     def frame(self) -> pl.DataFrame:
         names = ("start", "round", "sequence", "valid", "why", "score", "ended")
-        rows = [[getattr(row, name) for name in names] for row in self.rows]
+        rows = [[getattr(row, name) for name in names] for row in (*self.first, *self.rows)]
         kinds = (pl.Int64, pl.Int64, pl.String, pl.Boolean, pl.String, pl.Float64, pl.Boolean)
         return pl.DataFrame(rows, schema=dict(zip(names, kinds, strict=True)), orient="row")
 

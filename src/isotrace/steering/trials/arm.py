@@ -27,7 +27,8 @@ GENERATORS = {"masked": "gibbs"}
 class Arm:
     """What came out under one edit. `dose` asked for, 0 unsteered; `reached`, None where it was not, and `why`.
     `values`: what the judge says of every design, NaN of one that is not valid. `effects [starts]`: the mean over a
-    start's valid designs less that of its unsteered ones, NaN where either has none. `degenerate`: share."""
+    start's valid designs less that of its unsteered ones, NaN where either has none. `first [starts]`: the same of the
+    designs after the first round, all NaN where the generator does not show them. `degenerate`: share."""
 
     dose: float
     reached: Calibrated | None = None
@@ -35,6 +36,7 @@ class Arm:
     designs: Designs | None = None
     values: np.ndarray = field(default_factory=lambda: np.zeros(0))
     effects: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    first: np.ndarray = field(default_factory=lambda: np.zeros(0))
     degenerate: float = float("nan")
 
     @property
@@ -69,14 +71,19 @@ class Workshop:
         """`name`: which it is, of all in the trial."""
         designs = _read(self.memo.plain(f"designs {name}", lambda: _written(self._designs(edits))))
         valid = [row for row in designs.rows if row.valid]
-        said = iter(self.judge([row.sequence for row in valid]).tolist())
-        values = np.asarray([next(said) if row.valid else np.nan for row in designs.rows])
-        means = start_means(designs.rows, values, len(self.starts))
-        base = means if plain is None else start_means(plain.rows, plain.values, len(self.starts))
+        values = judged(self.judge, designs.rows)
+        means, first = start_means(designs.rows, values, len(self.starts)), self._first(designs)
+        base, before = means, first
+        if plain is not None and plain.designs is not None:
+            base, before = start_means(plain.rows, plain.values, len(self.starts)), self._first(plain.designs)
         share, _ = degenerate_share(
             self.domain, [row.sequence for row in valid], [self._from(row.start) for row in valid], self.floor
         )
-        return Arm(dose, None if edits is None else edits.dose, None, designs, values, means - base, share)
+        reached = None if edits is None else edits.dose
+        return Arm(dose, reached, None, designs, values, means - base, first - before, share)
+
+    def _first(self, designs: Designs) -> np.ndarray:
+        return start_means(designs.first, judged(self.judge, designs.first), len(self.starts))
 
     def _designs(self, edits: Edits | None) -> Designs:
         name = self.settings.generator or GENERATORS.get(self.subject.objective, "sample")
@@ -110,6 +117,12 @@ class Strengths:
             return str(error)
 
 
+def judged(judge: Judge | Exact, rows: Sequence[Design]) -> np.ndarray:
+    """What the judge says `[rows]`, NaN of one that is not valid."""
+    said = iter(judge([row.sequence for row in rows if row.valid]).tolist())
+    return np.asarray([next(said) if row.valid else np.nan for row in rows])
+
+
 def start_means(rows: Sequence[Design], values: np.ndarray, n: int) -> np.ndarray:
     """Mean of `values [rows]` over each of `n` starts, those that are NaN left out; NaN where a start has none."""
     at, found = np.asarray([row.start for row in rows]), np.full(n, np.nan)
@@ -121,9 +134,9 @@ def start_means(rows: Sequence[Design], values: np.ndarray, n: int) -> np.ndarra
 
 
 def _written(designs: Designs) -> dict[str, Any]:
-    return asdict(designs) | {"rows": [asdict(row) for row in designs.rows]}
+    return asdict(designs)
 
 
 def _read(found: dict[str, Any]) -> Designs:
-    rows, rejects = tuple(Design(**row) for row in found["rows"]), tuple(map(tuple, found["rejects"]))
-    return Designs(**found | {"rows": rows, "rejects": rejects})
+    told = {name: tuple(Design(**row) for row in found[name]) for name in ("rows", "first")}
+    return Designs(**found | told | {"rejects": tuple(map(tuple, found["rejects"]))})

@@ -18,6 +18,7 @@ DOSES = 3
 def dose_row(arm: Arm, seed: int) -> dict[str, Any]:
     """What an arm is told by, None where it was not made."""
     low, high = mean_interval(arm.known, seed)
+    first = arm.first[np.isfinite(arm.first)]
     made = arm.designs is not None
     return {
         "dose": arm.dose,
@@ -25,6 +26,7 @@ def dose_row(arm: Arm, seed: int) -> dict[str, Any]:
         "kl": 0.0 if arm.dose == 0 else None if arm.reached is None else arm.reached.kl,
         "effect": arm.effect if made else None,
         "ci": [low, high],
+        "first_round": float(first.mean()) if len(first) else None,
         "starts": len(arm.known),
         "valid": sum(row.valid for row in arm.rows) / len(arm.rows) if arm.rows else None,
         "distinct": len({row.sequence for row in arm.rows}) if arm.rows else None,

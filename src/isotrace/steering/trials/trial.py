@@ -53,7 +53,7 @@ SHARES = (0.5, 0.3, 0.2)
 """Of the groups: for the direction, for the judge and the dose, for what is told."""
 CALIBRATION = 12
 """Sequences that doses are measured on."""
-CACHE = 1
+CACHE = 2
 """Raised when code changes what a killed trial has kept."""
 
 

@@ -31,7 +31,7 @@ from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.studies.task_circuits import ANTIBERTY
 from isotrace.subjects.subject import Subject, load_subject
 
-TOLD = ("dose", "alpha", "effect", "ci", "starts", "valid", "degenerate")
+TOLD = ("dose", "alpha", "effect", "ci", "first_round", "starts", "valid", "degenerate")
 NEED_MATCHED = ("linear_transport", "probe")
 """What compares two sets, in which confounds are matched."""
 DOSES = (0.025, 0.05, 0.1, 0.2, 0.3)
