@@ -123,10 +123,19 @@ def test_a_full_delta_moves_the_planted_position_alone_and_a_pooled_one_all(worl
         changed[mode] = torch.nonzero(moved > 1e-5)[:, 0].tolist()
     assert changed["full"] == changed["padded"] == changed["interpolated"] == [3]
     assert changed["pooled"] == [3]  # in shares of the state's own norm, which is 0 elsewhere in this layer
-    residual = DIRECTIONS["regime_delta"].fit(subject, contrast, components=Residuals(), layers=(0,), mode="pooled")
-    states = [subject.run(batch, plan=residual.plan(a), capture=["layers.0.resid_post"]).captured for a in (0, 0.5)]
-    moved = (states[1]["layers.0.resid_post"] - states[0]["layers.0.resid_post"])[0].norm(dim=-1)
-    assert torch.nonzero(moved > 1e-5)[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
+    # in the residual stream every token has a norm, so that every one could move
+    given = {"components": Residuals(), "layers": (0,)}
+    moved = {}
+    for name, settings in (("full", {"standardise": False}), ("standardised", {}), ("pooled", {"mode": "pooled"})):
+        edits = DIRECTIONS["regime_delta"].fit(subject, contrast, **given, **settings)
+        states = [subject.run(batch, plan=edits.plan(a), capture=["layers.0.resid_post"]).captured for a in (0, 0.5)]
+        moved[name] = (states[1]["layers.0.resid_post"] - states[0]["layers.0.resid_post"])[0].norm(dim=-1)
+    assert torch.nonzero(moved["full"] > 1e-5)[:, 0].tolist() == [3]
+    assert torch.nonzero(moved["pooled"] > 1e-5)[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
+    # a tensor whose mean and variance changed at one position is changed at all, though far less
+    shares = moved["standardised"] / moved["standardised"].max()
+    assert int(shares.argmax()) == 3
+    assert 0 < float(shares[[1, 2, 4, 5, 6]].max()) < 0.5
     with pytest.raises(InputError, match="no positions in common"):
         DIRECTIONS["regime_delta"].fit(subject, Contrast.of(subject, [*texts, "CCCCCCN"], [*labels, "b"]))
 

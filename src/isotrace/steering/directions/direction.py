@@ -6,7 +6,7 @@ of every edit with the direction of every confound is set beside it.
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -30,13 +30,15 @@ from isotrace.subjects.subject import Subject
 
 @dataclass(frozen=True, eq=False)
 class Fitting:
-    """What a method is given. `layers`: those of `components` that are edited, in order."""
+    """What a method is given. `layers`: those of `components` that are edited, in order. `told`: what a method has to
+    say of its fit beside the edits, name → number; it goes among their settings."""
 
     subject: Subject
     contrast: Contrast
     components: Components
     layers: tuple[int, ...]
     progress: Progress = silent
+    told: dict[str, float] = field(default_factory=dict)
 
     @property
     def usual(self) -> How:
@@ -116,7 +118,7 @@ class Direction:
         if not edits:
             raise InputError(f"{self.name} found nothing to edit in these data: give more sequences or other layers.")
         said = {n: v if isinstance(v, str | int | float | bool | None) else identity(v) for n, v in settings.items()}
-        said |= {"layers": [*fitting.layers], "components": parts.name, "held": [*contrast.held]}
+        said |= {"layers": [*fitting.layers], "components": parts.name, "held": [*contrast.held], **fitting.told}
         return Edits(edits, self.name, said, confound_cosines(fitting, edits), contrast.sha256)
 
 

@@ -56,7 +56,9 @@ def lineas(
     """Sparse maps of all sites together, from unpaired sets
 
     Settings as in `Training`. Small batches leave every coordinate in, so that all sequences take part in a step where
-    there are no more than `batch`. Raises InputError for confounds that are held by weights."""
+    there are no more than `batch`. Told: `bias`, by how much at most the penalty had moved an ω or b (in units of the
+    site's root mean square) from where the second fit puts it, and `support`, how many coordinates are not left alone.
+    Raises InputError for confounds that are held by weights."""
     contrast, subject, components = fitting.contrast, fitting.subject, fitting.components
     contrast.need_sides("LinEAS")
     how = how or fitting.usual
@@ -92,7 +94,8 @@ def lineas(
             x, (scale, shift) = plain[rows], maps[layer]
             return {layer: x + scale * x + shift}
 
-    maps = fit_maps(forward, len(source), target, training, fitting.progress)
+    maps, fitting.told["bias"] = fit_maps(forward, len(source), target, training, fitting.progress)
+    fitting.told["support"] = sum(int(((scale != 0) | (shift != 0)).sum()) for scale, shift in maps.values())
     return [
         AffineEdit(
             components=components, layer=layer, scale=fitting.shaped(layer, 1 + maps[layer][0]),
@@ -104,9 +107,10 @@ def lineas(
 
 def fit_maps(
     forward: Forward, n_source: int, target: Mapping[int, Tensor], training: Training, progress: Progress = silent
-) -> Maps:
-    """Maps of the sites of `target` (site → pooled target activations `[m, d]`), float64. Activations are measured in
-    the root mean square of their site over the source, so that one rate and γ suit all sites."""
+) -> tuple[Maps, float]:
+    """Maps of the sites of `target` (site → pooled target activations `[m, d]`), float64, and the bias of the penalty,
+    the largest difference of an ω or b before and after the second fit, NaN without one. Activations are measured in
+    the root mean square of their site over the source, so that one rate and γ suit all sites; b in the bias too."""
     none = {site: (torch.zeros_like(x[0]), torch.zeros_like(x[0])) for site, x in target.items()}
     with torch.no_grad():
         own = forward(np.arange(n_source), none)
@@ -114,10 +118,13 @@ def fit_maps(
     steep = {site: (x / unit[site]).square().mean(0).clamp(min=1) for site, x in own.items()}
     given = forward, n_source, target, unit, steep, training
     settled = _descended(*given, training.gamma, none, None, progress)
+    bias = 0.0 if not training.gamma else float("nan")
     if training.refit and training.gamma:
         support = {site: ((scale != 0) | (shift != 0)).double() for site, (scale, shift) in settled.items()}
-        settled = _descended(*given, 0.0, settled, support, progress)
-    return {site: (scale, shift * unit[site]) for site, (scale, shift) in settled.items()}
+        penalised, settled = settled, _descended(*given, 0.0, settled, support, progress)
+        pairs = [(a, b) for site in settled for a, b in zip(settled[site], penalised[site], strict=True)]
+        bias = max(float((a - b).abs().max()) for a, b in pairs)
+    return {site: (scale, shift * unit[site]) for site, (scale, shift) in settled.items()}, bias
 
 
 def wasserstein(source: Tensor, target: Tensor) -> Tensor:
