@@ -104,9 +104,9 @@ def test_the_push_of_a_planted_neuron_is_taken_out_and_nothing_else_changes(tmp_
     w = Weights([*(f"token {t}" for t in "CNOSF"), "push", "seen", "answer F", "answer O"])
     w.neuron(0, {"token S": 20.0}, -20, "push")
     w.head(1, [], [("push", "seen", 4.0)])
-    w.neuron(1, {"seen": 20.0}, 0.0, "answer F")
+    w.neuron(1, {"seen": 60.0}, -8.0, "answer F")  # above what rounding of the weights leaves
     w.detectors(0, [("token N", "answer O")])
-    subject = w.load(tmp_path / "anchored")
+    subject = tiny.in_float64(w.load(tmp_path / "anchored"))
     texts = ["CCSN", "CSCO", "SCCN", "CNSC"]
     contrast = Contrast.of(subject, texts, ["a", "b"] * 2)
     edits = DIRECTIONS["anchored"].fit(subject, contrast, token="F", gap=0.01, k=1, layers=(1,))
@@ -119,21 +119,26 @@ def test_the_push_of_a_planted_neuron_is_taken_out_and_nothing_else_changes(tmp_
         before[fluorine] - before[subject.token_id("I")]
     )
     kept, same = (subject.run(unbiased, plan=edits.plan(alpha)).logits for alpha in (0, 1))
-    torch.testing.assert_close(kept, same, rtol=0, atol=1e-4)
+    torch.testing.assert_close(kept, same, rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="lower gap"):
         DIRECTIONS["anchored"].fit(subject, contrast, token="F", gap=1e4)
 
 
-@torch.no_grad()
-def test_an_injection_gives_back_what_a_decoy_took(tmp_path):
-    """N anywhere is carried to every place by a head of layer 0 (evidence); a neuron of layer 0 takes half of it off
-    again; a neuron of layer 2 turns it into S. A head of layer 1 writes what nobody reads, and leaves room."""
+def evidence(folder, decoy):
+    """N anywhere is carried to every place by a head of layer 0; a neuron of layer 0, the `decoy`, takes half of that
+    off again; a neuron of layer 2 turns it into S. A head of layer 1 writes what nobody reads, and leaves room."""
     w = Weights([*(f"token {t}" for t in "CNOS"), "found", "junk", "answer S"])
     w.head(0, [], [("token N", "found", 8.0)])
-    w.neuron(0, {"found": 10.0}, 0.0, "found", length=-1.0)
+    if decoy:
+        w.neuron(0, {"found": 10.0}, 0.0, "found", length=-1.0)
     w.head(1, [], [("token C", "junk", 3.0)])
-    w.neuron(2, {"found": 10.0}, 0.0, "answer S", length=20.0)
-    subject = w.load(tmp_path / "injected")
+    w.neuron(2, {"found": 10.0}, 0.0, "answer S", length=8.0)
+    return w.load(folder)
+
+
+@torch.no_grad()
+def test_an_injection_gives_back_what_a_decoy_took(tmp_path):
+    subject, whole = (evidence(tmp_path / name, name == "decoy") for name in ("decoy", "whole"))
     clean, corrupt = ["CCNSCC", "NCCCSC", "CSCCCN"], ["CCCSCC", "CCCCSC", "CSCCCC"]
     contrast = Contrast.of(
         subject, clean + corrupt, ["clean"] * 3 + ["corrupt"] * 3, positive="clean", pairs=[1, 2, 3] * 2
@@ -147,10 +152,18 @@ def test_an_injection_gives_back_what_a_decoy_took(tmp_path):
     places = sites_where(subject, contrast.examples[:3], lambda t: t == subject.token_id("S"), 1, 0)
     ((batch, where),) = asked(subject, contrast.examples[:3], places)
     answers = torch.full((3,), subject.token_id("S"))
-    chances = [probability(subject, batch, where, answers, plan) for plan in (Plan(), edits.plan(1.0))]
-    assert (chances[1] > chances[0]).all()
+    plans = Plan(), edits.plan(0.5), edits.plan(1.0)
+    taken, half, more = (probability(subject, batch, where, answers, plan) for plan in plans)
+    wanted = probability(whole, batch, where, answers)
+    assert (taken < 0.3 * wanted).all()
+    torch.testing.assert_close(half, wanted, rtol=0, atol=0.03)  # the half that was taken
+    assert (more > wanted).all()
+    without = [subject.tokenize([text]) for text in corrupt]  # nothing is there to be given
+    for one in without:
+        plain, steered = (subject.run(one, plan=plan).logits.softmax(-1) for plan in plans[:2])
+        torch.testing.assert_close(plain, steered, rtol=0, atol=0.002)
     twins = [probability(subject, batch, where, answers, edits.twin(seed).plan(1.0)) for seed in range(5)]
-    assert all(float(chances[1].mean()) > float(twin.mean()) for twin in twins)
+    assert all(float(more.mean()) > float(twin.mean()) for twin in twins)
     uneven = Contrast.of(subject, ["CNS", "CS"], ["b", "a"], pairs=[1, 1])
     with pytest.raises(InputError, match="differs in length"):
         DIRECTIONS["injection"].fit(subject, uneven, tokens="S")

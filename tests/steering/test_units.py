@@ -68,7 +68,7 @@ def test_a_gain_is_at_the_chosen_units_alone_and_a_shift_needs_no_sign(world):
         DIRECTIONS["austeer"].fit(subject, contrast, q=1e-9)
 
 
-@pytest.mark.parametrize("dictionary", [False, pytest.param(True, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("dictionary", [False, True])
 def test_the_planted_unit_is_found_lifted_and_moves_its_target_alone(world, dictionary):
     subject, _, neuron, contrast = world
     parts = Features(neurons_as_features(subject)) if dictionary else Neurons()
@@ -81,19 +81,20 @@ def test_the_planted_unit_is_found_lifted_and_moves_its_target_alone(world, dict
     assert lifts[neuron] > 0
     assert abs(lifts[neuron + 2]) < 1e-3 * lifts[neuron]  # junk
     batch = subject.tokenize(["CCCCS"])
-    change = {
-        unit: [float(token_mass(subject, batch, subject.run(batch, plan=plan).final, token)) for token in ("F", "O")]
-        for unit, plan in [(None, None)]
-        + [
-            (u, FeatureEdit(components=parts, layer=0, units=(u,), values=torch.ones(1) * 20, pool=(u, 9)).plan(1.0))
-            for u in (neuron, neuron + 1, neuron + 2)
-        ]
-    }
-    plain = change[None]
-    assert change[neuron][0] > plain[0] + 0.5
-    assert change[neuron + 1][1] > plain[1] + 0.5
-    assert change[neuron + 2] == pytest.approx(plain, abs=1e-3)
-    assert change[neuron][1] <= plain[1] + 1e-3
+    plain = subject.run(batch).logits
+    others = torch.ones(plain.shape[-1], dtype=torch.bool)
+    given = {"components": parts, "layer": 0, "values": torch.ones(1) * 20}
+    for unit, target in ((neuron, "F"), (neuron + 1, "O"), (neuron + 2, None)):
+        plan = FeatureEdit(**given, units=(unit,), pool=(unit, 9)).plan(1.0)
+        moved = (subject.run(batch, plan=plan).logits - plain)[0, 1:-1]
+        rest = others.clone()
+        if target is None:
+            assert float(moved.abs().max()) < 1e-3  # junk
+            continue
+        rest[subject.token_id(target)] = False
+        up = moved[:, ~rest]
+        assert float(up.min()) > 1
+        assert float(moved[:, rest].abs().max()) < 0.01 * float(up.min())
 
 
 @torch.no_grad()
@@ -147,7 +148,7 @@ def matched(found, groups):
     return (unit[0].T @ unit[1]).amax(0)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 5))])
+@pytest.mark.parametrize("seed", range(5))
 def test_the_best_of_twenty_starts_finds_every_planted_group(seed):
     a, groups = planted_groups(seed)
     found = factorised(a, 6, iterations=150, seed=seed)
@@ -163,7 +164,10 @@ def test_one_start_may_lose_a_group_and_more_groups_than_there_are_help():
         float(matched(factorised(a, 6, restarts=1, iterations=60, seed=s).groups, groups).min()) for s in range(6)
     ]
     assert min(single) < 0.99
-    assert float(matched(factorised(a, 12, restarts=1, iterations=150).groups, groups).min()) >= 0.99
+    for seed in range(5):
+        a, groups = planted_groups(seed)
+        twice = factorised(a, 12, restarts=1, iterations=150, seed=seed)
+        assert float(matched(twice.groups, groups).min()) >= 0.99
 
 
 def test_the_loss_never_rises_without_the_mask():
@@ -205,6 +209,15 @@ def test_along_a_line_the_curve_is_the_line_and_noise_is_not_predicted():
     line = np.outer(knots, [1.0, -2.0, 0.5]) + 3
     steps = np.linspace(0, 6, 50)
     np.testing.assert_allclose(spline(knots, line)(steps), np.outer(steps, [1.0, -2.0, 0.5]) + 3, atol=1e-9)
+    # on a line nothing is gained by going along the curve
+    angles = np.linspace(0, 2, 7)
+    embed, of = np.eye(2, 30), read_out(angles)
+    curve = spline(knots, np.stack([knots, 0 * knots], 1) @ embed)
+    behaviour = of(curve(np.linspace(0, 6, 400)) @ embed.T)
+    ends = curve(steps[[0, -1]]) @ embed.T
+    straight = of(ends[0] + np.linspace(0, 1, 50)[:, None] * (ends[1] - ends[0]))
+    along = of(curve(steps) @ embed.T)
+    assert energy(along, behaviour) == pytest.approx(energy(straight, behaviour), abs=1e-9)
     noise = np.random.default_rng(0).normal(size=(12, 30))
     assert np.median(left_out(np.arange(12.0), noise)) > 0.9
     assert len(np.unique(binned(np.random.default_rng(1).normal(size=80), 8))) == 8
