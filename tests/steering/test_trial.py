@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import typer
 
 import isotrace
@@ -15,14 +16,16 @@ from isotrace.base.result import load
 from isotrace.cli.steer import listed
 from isotrace.datasets.annotated import read
 from isotrace.domains.domain import domain_of
+from isotrace.interventions import Residuals, Tokens
 from isotrace.report.steer.designs import changed, similarity
-from isotrace.steering import Edits
+from isotrace.steering import Edits, RemoveEdit
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.directions.direction import DIRECTIONS
+from isotrace.steering.trials import trial as trials
 from isotrace.steering.trials.arm import Workshop
 from isotrace.steering.trials.judge import Judge
 from isotrace.steering.trials.table import worst
-from isotrace.steering.trials.trial import SHARES
+from isotrace.steering.trials.trial import SHARES, placed
 from isotrace.steering.trials.twins import NULLS
 from isotrace.verbs.steer import settings_of
 
@@ -57,6 +60,58 @@ def test_what_is_told_has_seen_nothing(relu_subject, table):
     parts = contrast.split(SHARES, 0)
     groups = [{*part.groups.tolist()} for part in parts]
     assert sum(map(len, groups)) == len(set().union(*groups)) == len({*contrast.groups.tolist()})
+
+
+def test_each_part_sees_its_own_sequences_alone(relu_subject, table, monkeypatch):
+    """The direction, the judge with the dose and the development starts, and what is told: groups of theirs."""
+    contrast = Contrast.read(relu_subject, table, NAME)
+    fitting, judging, told = ({e.text for e in part.examples} for part in contrast.split(SHARES, 0))
+    seen: dict[str, set[str]] = {}
+
+    def recorded(owner, name, told_by):
+        plain = getattr(owner, name)
+
+        def record(*args, **kwargs):
+            for where, texts in told_by(*args).items():
+                seen.setdefault(where, set()).update(texts)
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, record)
+
+    def texts(part):
+        return [e.text for e in part.examples]
+
+    recorded(trials, "held_fixed", lambda part, *_: {"direction": texts(part)})
+    recorded(Judge, "fitted", lambda _, part, held, *__: {"judge": texts(part), "judge's check": texts(held)})
+    recorded(trials, "calibration", lambda _, part, *__: {"dose": texts(part)})
+    recorded(trials, "usual_floor", lambda _, given: {"floor": given})
+    recorded(trials, "composition", lambda _, part, *__: {"composition": texts(part)})
+    recorded(Workshop, "arm", lambda shop, name, *_: {name.split()[0]: shop.starts})
+    isotrace.steer(relu_subject, table, **GIVEN | {"dose": 0.05, "nulls": ("random", "shuffled")})
+    assert seen["direction"] == fitting
+    assert seen["judge"] == seen["dose"] == seen["floor"] == judging
+    assert seen["judge's check"] == seen["composition"] == told
+    assert seen["told"] <= told
+    assert seen["development"] <= judging
+    assert {*seen} >= {"direction", "judge", "dose", "told", "development"}
+
+
+@pytest.mark.parametrize(("family", "every"), [("bert", "masked"), ("gpt2", "real")])
+def test_a_masked_subject_is_edited_at_what_is_about_to_be_written(tmp_path, family, every):
+    subject = tiny.load_tiny(tiny.save_subject(tiny.tiny_model(family), tmp_path / family))
+    edit = RemoveEdit(components=Residuals(), layer=0, direction=torch.ones(subject.d_model))
+    edits = Edits((edit, replace(edit, where=Tokens("last"))))
+    assert [e.where for e in placed(edits, subject, None).edits] == [Tokens(every), Tokens("last")]
+    assert [e.where for e in placed(edits, subject, "mutable").edits] == [Tokens("mutable")] * 2
+
+
+def test_starts_that_cannot_be_read_are_rejects_and_the_others_are_used(relu_subject, table, tmp_path):
+    (tmp_path / "starts.csv").write_text("smiles\nCCOC\nC1CC\nCCNC\n")
+    given = GIVEN | {"dose": 0.05, "starts": 3, "twins": 1, "nulls": ("random",), "start": tmp_path / "starts.csv"}
+    found = isotrace.steer(relu_subject, table, **given)
+    rejects = [row["text"] if "text" in row else row["input"] for row in found.tables["rejects"].to_dicts()]
+    assert rejects.count("C1CC") == 2  # of the table, and of the starts
+    assert {*found.tables["designs"]["from"]} == {"CCOC", "CCNC"}
 
 
 def test_doses_are_what_was_asked_and_effects_those_of_the_designs(steered):
