@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from isotrace.verbs.intervene import intervene
     from isotrace.verbs.map import tracing_map
     from isotrace.verbs.probe import fit_probe
+    from isotrace.verbs.recommend import recommend
     from isotrace.verbs.reproduce import reproduce
     from isotrace.verbs.scan import scan
     from isotrace.verbs.steer import steer
@@ -53,6 +54,7 @@ __all__ = [
     "load_dictionary",
     "load_subject",
     "push_to_hub",
+    "recommend",
     "reproduce",
     "save_pretrained",
     "scan",
@@ -83,6 +85,7 @@ _LAZY = {
     "load_dictionary": "isotrace.dictionaries.saving",
     "load_subject": "isotrace.subjects.subject",
     "push_to_hub": "isotrace.dictionaries.hub",
+    "recommend": "isotrace.verbs.recommend",
     "reproduce": "isotrace.verbs.reproduce",
     "save_pretrained": "isotrace.dictionaries.hub",
     "scan": "isotrace.verbs.scan",

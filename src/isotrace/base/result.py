@@ -35,6 +35,7 @@ _SHIPPED = {
     "pair": "isotrace.report.pair.pair:PairResult",
     "pairs": "isotrace.report.pair.index:Pairs",
     "probing": "isotrace.report.probe:ProbeResult",
+    "recommendation": "isotrace.report.recommending:RecommendResult",
     "scan": "isotrace.report.scan.scan:ScanResult",
     "screen": "isotrace.report.trace.screen:ScreenResult",
     "steer": "isotrace.report.steer.steer:SteerResult",

@@ -1,7 +1,7 @@
 """From names to the objects behind them, and back to what a manifest says of them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,17 @@ def subject_of(request: "OnSubject") -> Subject:
             name = name.replace("_", "-")
             raise InputError(f"--{name} is for a subject that is loaded here: give it to load_subject.")
     return request.subject
+
+
+def subjects_of(given: Sequence[Any], domain: str | None, device: str) -> dict[str, Subject]:
+    """By the name they were given by. Raises InputError for one that is given twice."""
+    names = [label(one) for one in given]
+    if repeated := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise InputError(f"{repeated!r} is given twice: name each subject once.")
+    return {
+        name: one if isinstance(one, Subject) else load_subject(one, domain=domain, device=device)
+        for name, one in zip(names, given, strict=True)
+    }
 
 
 def domain_of_subject(subject: Subject) -> Domain:

@@ -24,7 +24,7 @@ class Decision:
     """choice: a checkpoint, `forest`, or None: cannot tell, for the `reason`. best: the checkpoint of the best score.
     lead: its score less the forest's; low, high: 95 % bootstrap over scaffolds, the lower end wide enough for the best
     of all checkpoints to have been picked. scores: of every checkpoint and the forest. near: median similarity to the
-    corpus."""
+    corpus, NaN where that is not known."""
 
     choice: str | None
     reason: str
@@ -39,11 +39,11 @@ class Decision:
 
 def decide(
     outputs: Mapping[str, np.ndarray], forest: np.ndarray, y: np.ndarray, groups: Sequence[str], metric: str,
-    near: np.ndarray, *, seed: int, n_draws: int = 1_000,
+    near: np.ndarray | None, *, seed: int, n_draws: int = 1_000,
 ) -> Decision:  # fmt: skip
     """By predictions of molecules that the fit behind them had not seen: `outputs[checkpoint]` and `forest` `[n,
     outputs]`, of labels `y [n]`; `groups`: scaffolds `[n]`. near `[n]`: similarity to the corpus, see
-    `similarity_to_corpus`.
+    `similarity_to_corpus`; None: the corpus is not known, and its rule is left out.
 
     Beside the three rules of the specification what is chosen must be better than a constant: on labels that cannot be
     learned a stiff probe leads over a forest, which fits the noise. Raises InputError for no checkpoint, a checkpoint
@@ -63,9 +63,10 @@ def decide(
     low, high = float(_below(leads)[i]), interval(leads[i, 1:])[1]
     above = {name: float(end) for name, end in zip(names, _below(every[:-1] - CONSTANT[metric]), strict=True)}
     above[FOREST] = float(_below(every[-1:] - CONSTANT[metric])[0])
-    middle = float(np.median(near))
+    middle = float("nan") if near is None else float(np.median(near))
     choice = names[i] if low > 0 else FOREST if high < 0 else None
-    reason = next(_reasons(len(y), middle, choice, above, names[i], low, high), None)
+    outside = near is not None and not middle >= NEAREST
+    reason = next(_reasons(len(y), middle if outside else None, choice, above, names[i], low, high), None)
     said = f"{choice} leads" if choice != FOREST else "the forest leads every checkpoint"
     return Decision(
         None if reason else choice, reason or said, names[i], float(leads[i, 0]), low, high, scores, middle, len(y)
@@ -73,13 +74,13 @@ def decide(
 
 
 def _reasons(
-    n: int, near: float, choice: str | None, above: Mapping[str, float], best: str, low: float, high: float
+    n: int, far: float | None, choice: str | None, above: Mapping[str, float], best: str, low: float, high: float
 ) -> Iterator[str]:
     """Why it cannot be told, the most basic first."""
     if n < FEWEST:
         yield f"cannot tell: {n} labels, and at least {FEWEST} are needed"
-    if not near >= NEAREST:
-        yield f"cannot tell: the molecules are outside the corpus (median similarity {near:.2f}, below {NEAREST})"
+    if far is not None:
+        yield f"cannot tell: the sequences are outside the corpus (median similarity {far:.2f}, below {NEAREST})"
     if choice is None:
         yield f"cannot tell: the lead of {best} over the forest may be 0 (95 % interval {low:.3f} to {high:.3f})"
     elif not above[choice] > 0:

@@ -1,0 +1,1 @@
+"""Which checkpoint to take for a property of one's own."""
