@@ -138,5 +138,6 @@ def _written(designs: Designs) -> dict[str, Any]:
 
 
 def _read(found: dict[str, Any]) -> Designs:
-    told: dict[str, Any] = {name: tuple(Design(**row) for row in found[name]) for name in ("rows", "first")}
-    return Designs(**found | told | {"rejects": tuple(map(tuple, found["rejects"]))})
+    told: dict[str, Any] = found | {"rejects": tuple(map(tuple, found["rejects"]))}
+    told |= {name: tuple(Design(**row) for row in found[name]) for name in ("rows", "first")}
+    return Designs(**told)
