@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT, FORMAT_VERSION = "isotrace-result", 2
 _SHIPPED = {
-    "adapt": "isotrace.report.adapting:AdaptResult",
+    "adapt": "isotrace.report.transfer.adapting:AdaptResult",
     "annotation": "isotrace.report.atlas.annotation:AnnotationResult",
     "balance": "isotrace.report.features:BalanceTable",
     "circuit": "isotrace.report.circuit.result:CircuitResult",
@@ -35,12 +35,13 @@ _SHIPPED = {
     "pair": "isotrace.report.pair.pair:PairResult",
     "pairs": "isotrace.report.pair.index:Pairs",
     "probing": "isotrace.report.probe:ProbeResult",
-    "recommendation": "isotrace.report.recommending:RecommendResult",
+    "recommendation": "isotrace.report.transfer.recommending:RecommendResult",
     "scan": "isotrace.report.scan.scan:ScanResult",
     "screen": "isotrace.report.trace.screen:ScreenResult",
     "steer": "isotrace.report.steer.steer:SteerResult",
     "study": "isotrace.report.study:StudyResult",
     "trace": "isotrace.report.trace.trace:TraceResult",
+    "transfer": "isotrace.report.transfer.matrix:TransferResult",
     "traces": "isotrace.report.trace.index:Traces",
 }
 RESULTS: "Registry[type[Result]]" = Registry("kind of result", "isotrace.results", _SHIPPED, RunError)

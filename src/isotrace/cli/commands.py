@@ -9,7 +9,7 @@ from isotrace.base.registry import load_plugin
 
 COMMANDS = (
     *("trace", "probe", "scan", "map", "train", "evaluate", "annotate", "circuit", "features", "steer", "adapt"),
-    *("recommend", "reproduce", "harvest", "convert", "demo", "doctor", "report", "subjects", "balance"),
+    *("recommend", "transfer", "reproduce", "harvest", "convert", "demo", "doctor", "report", "subjects", "balance"),
 )
 app = typer.Typer(
     name="isotrace",

@@ -10,7 +10,7 @@ from isotrace.verbs.request import REPEATED, Column, Data, InFolder, OnSubject, 
 
 if TYPE_CHECKING:
     from isotrace.base.runs import Run
-    from isotrace.report.adapting import AdaptResult
+    from isotrace.report.transfer.adapting import AdaptResult
     from isotrace.subjects.subject import Subject
     from isotrace.transfer.adapting.comparison import Compared
 
@@ -84,7 +84,7 @@ def adapt(request: AdaptRequest, progress: Progress) -> "AdaptResult":
     from isotrace.base.runs import open_run
     from isotrace.base.work import claimed
     from isotrace.datasets.inputs import read_inputs
-    from isotrace.report.adapting import adapt_result
+    from isotrace.report.transfer.adapting import adapt_result
     from isotrace.transfer.adapting.comparison import compared
     from isotrace.transfer.adapting.settings import AdaptSettings
     from isotrace.transfer.adapting.tasks import read_tasks

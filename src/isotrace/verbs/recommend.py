@@ -9,7 +9,7 @@ from isotrace.base.errors import InputError
 from isotrace.verbs.request import Column, Data, InFolder, Loaded, Progress, Seeded, Shell, look_at, verb
 
 if TYPE_CHECKING:
-    from isotrace.report.recommending import RecommendResult
+    from isotrace.report.transfer.recommending import RecommendResult
 
 
 class RecommendRequest(InFolder, Seeded):
@@ -67,7 +67,7 @@ def recommend(request: RecommendRequest, progress: Progress) -> "RecommendResult
     from isotrace.datasets.inputs import read_inputs
     from isotrace.datasets.replicates import cleaned
     from isotrace.datasets.tasks import labelled
-    from isotrace.report.recommending import recommend_result
+    from isotrace.report.transfer.recommending import recommend_result
     from isotrace.transfer.recommending.recommend import recommend as recommended
     from isotrace.verbs.corpus import usable
     from isotrace.verbs.loading import domain_of_subject, named, subjects_of

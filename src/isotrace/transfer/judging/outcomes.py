@@ -35,7 +35,7 @@ class OutcomeRow:
     checkpoint: str
     family: str
     params: int
-    tokens_seen: int
+    tokens_seen: float
     pretrain_loss: float
     task: str
     kind: str

@@ -1,0 +1,1 @@
+"""Outcomes of checkpoints on tasks, and what predictors said of them before."""

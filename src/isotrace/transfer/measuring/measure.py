@@ -1,0 +1,147 @@
+"""Every checkpoint adapted to every task, seed by seed, with what predictors said of it before: all that a matrix of
+outcomes, its ceilings and the judging of predictors are made of. A killed measurement goes on behind what it has kept.
+
+The test part of a task is the same for all checkpoints and seeds; a seed draws the labels that are learned from. Rows
+that the tokeniser of one checkpoint cannot read are left out for all.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from isotrace.base.identity import identity
+from isotrace.base.progress import Progress, silent
+from isotrace.base.work import Memo, Work
+from isotrace.domains.domain import Domain
+from isotrace.stats.bootstrap import interval
+from isotrace.subjects.subject import Subject
+from isotrace.transfer.adapting.method import adapt, n_weights
+from isotrace.transfer.adapting.scoring import HeldOut, forest_outputs
+from isotrace.transfer.adapting.tasks import TaskTable
+from isotrace.transfer.judging.abstention import FOREST
+from isotrace.transfer.judging.outcomes import OutcomeRow, OutcomeTable
+from isotrace.transfer.measuring.lists import Checkpoint, TaskSpec
+from isotrace.transfer.measuring.parts import Parts, kind_of
+from isotrace.transfer.measuring.settings import MeasureSettings
+from isotrace.transfer.predictors.evidence import Evidence
+from isotrace.transfer.predictors.predictor import score_all
+
+CACHE = 1
+"""Raised when code changes what a measurement has kept."""
+Load = Callable[[Checkpoint], Subject]
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Of a task's test part: `outputs [checkpoints, seeds, rows, outputs]`, in the order of the checkpoints, `y [rows]`,
+    `groups`, and the `metric` it is ranked by. `scores`: (checkpoint, seed) → predictor → (score, direction, seconds,
+    FLOPs, reason)."""
+
+    task: str
+    outputs: np.ndarray
+    y: np.ndarray
+    groups: tuple[str, ...]
+    metric: str
+    scores: dict[tuple[str, int], dict[str, tuple[float, int, float, float, str]]]
+
+
+def measure(
+    checkpoints: Sequence[Checkpoint], tasks: Sequence[TaskSpec], load: Load, domain: Domain,
+    settings: MeasureSettings, outcomes: OutcomeTable, work: Work, *, corpus: Sequence[str] = (),
+    progress: Progress = silent,
+) -> list[Measured]:  # fmt: skip
+    """Rows go to `outcomes`, those of a forest on fingerprints among them; predictions and scores of predictors to
+    `work`. `corpus`: sequences like those of the pretraining, for the predictors that ask for some.
+
+    Raises InputError and SubjectError as `Parts` and `adapt` do."""
+    parts = Parts.of(checkpoints, tasks, load, domain, settings, progress)
+    outputs: dict[str, list[list[np.ndarray]]] = {task.name: [] for task in tasks}
+    scores: dict[str, dict[tuple[str, int], dict]] = {task.name: {} for task in tasks}
+    for checkpoint in progress(checkpoints, "checkpoints"):
+        subject = load(checkpoint)
+        memo = Memo(work, CACHE, subject, settings, [*corpus])
+        for task in progress(tasks, f"tasks of {checkpoint.name}"):
+            found = []
+            for seed in settings.seeds:
+                table = parts.table(subject, task, seed)
+                key = f"{task.name} {seed} {identity([e.text for e in table.examples])}"
+                started = time.monotonic()
+                made = memo(f"outputs {key}", lambda t=table, s=seed: _adapted(subject, domain, t, settings, s))
+                seconds = time.monotonic() - started
+                _store(outcomes, checkpoint, subject, task, table, settings, seed, made, seconds)
+                found.append(made)
+                if settings.predictors:
+                    told = memo.plain(
+                        f"scores {key} {settings.predictors}",
+                        lambda t=table, s=seed: _scored(checkpoint, subject, domain, t, settings, s, corpus),
+                    )
+                    scores[task.name][checkpoint.name, seed] = told
+            outputs[task.name].append(found)
+    for task in progress(tasks, "forests"):
+        _forest(parts, task, domain, settings, outcomes, Memo(work, CACHE, settings))
+    return [
+        Measured(task.name, np.asarray(outputs[task.name]), *parts.test(task), scores[task.name]) for task in tasks
+    ]
+
+
+def _adapted(subject: Subject, domain: Domain, table: TaskTable, settings: MeasureSettings, seed: int) -> np.ndarray:
+    """`[test rows, outputs]`."""
+    made = adapt(subject, domain, table, settings.method, replace(settings.adapting, seed=seed))
+    return made.readout.outputs(made.subject, [table.examples[i] for i in table.members("test")])
+
+
+def _scored(
+    checkpoint: Checkpoint, subject: Subject, domain: Domain, table: TaskTable, settings: MeasureSettings, seed: int,
+    corpus: Sequence[str],
+) -> dict[str, tuple[float, int, float, float, str]]:  # fmt: skip
+    """What predictors say, from the labels that are learned from alone."""
+    rows = table.rows("train", "valid")
+    texts = [table.examples[i].text for i in table.places[rows]]
+    kind = "regression" if table.properties[0].kind == "regression" else "classification"
+    evidence = Evidence.of(
+        subject, texts, table.y[rows, 0], kind, seed=seed, groups=table.groups[rows].tolist(),
+        tokens_seen=checkpoint.tokens_seen, corpus=tuple(corpus),
+    )  # fmt: skip
+    found = score_all(evidence, settings.predictors)
+    per_pass = 2.0 * n_weights(subject.model) * float(np.mean([len(table.examples[i].ids) for i in table.places[rows]]))
+    return {row.predictor: (row.score, row.direction, row.seconds, row.passes * per_pass, row.reason) for row in found}
+
+
+def _forest(
+    parts: Parts, task: TaskSpec, domain: Domain, settings: MeasureSettings, outcomes: OutcomeTable, memo: Memo
+) -> None:
+    nobody = Checkpoint(FOREST, FOREST, FOREST, 0.0)
+    for seed in settings.seeds:
+        table = parts.table(None, task, seed)
+        key = f"forest {task.name} {seed} {identity([e.text for e in table.examples])}"
+        started = time.monotonic()
+        made = memo(key, lambda t=table, s=seed: forest_outputs(t, domain, s))
+        seconds = time.monotonic() - started
+        _store(outcomes, nobody, None, task, table, replace(settings, method=FOREST), seed, made, seconds)
+
+
+def _store(
+    outcomes: OutcomeTable, checkpoint: Checkpoint, subject: Subject | None, task: TaskSpec, table: TaskTable,
+    settings: MeasureSettings, seed: int, made: np.ndarray, seconds: float,
+) -> None:  # fmt: skip
+    """A row for every metric."""
+    prop, n_train = table.properties[0], len(table.rows("train", "valid"))
+    tokens = sum(len(example.ids) for example in table.examples)
+    # a probe reads every sequence once, at 2 operations a weight and token; how often training reads one is not known
+    n = 0 if subject is None else n_weights(subject.model)
+    flops = 2.0 * n * tokens if settings.method in ("probe", "probe_all") else float("nan")
+
+    def rows() -> list[OutcomeRow]:
+        draws = HeldOut.of(table, settings.n_bootstrap, settings.seed).draws([made], 0)[prop.label]
+        return [
+            OutcomeRow(
+                checkpoint.name, checkpoint.family, n, checkpoint.tokens_seen, checkpoint.pretrain_loss, task.name,
+                kind_of(table), settings.n_train, task.split, settings.method, seed, metric, float(values[0]),
+                *(float(end) for end in interval(values[1:])), seconds, 0.0 if subject is None else flops,
+            )
+            for metric, values in draws.items()
+        ]  # fmt: skip
+
+    content = identity([e.text for e in table.examples])
+    outcomes.computed([CACHE, checkpoint, subject, task.name, content, n_train, settings.identity, seed], rows)

@@ -1,0 +1,111 @@
+"""The parts of tasks: one test part for all checkpoints and seeds, and what each seed learns from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from isotrace.base.errors import InputError
+from isotrace.base.identity import identity
+from isotrace.base.progress import Progress, silent
+from isotrace.datasets.inputs import read_inputs
+from isotrace.datasets.reading.cells import column_of, is_missing
+from isotrace.domains.domain import Domain
+from isotrace.subjects.subject import Subject
+from isotrace.transfer.adapting.tasks import TaskTable, read_tasks
+from isotrace.transfer.measuring.lists import Checkpoint, TaskSpec
+from isotrace.transfer.measuring.settings import MeasureSettings
+
+SPARE = 1.5
+"""Rows drawn for each that is learned from: some cannot be read, or repeat others."""
+
+METRIC = {"regression": "r2", "class": "auroc", "classes": "macro_auroc"}
+"""By kind, that which checkpoints are ranked by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """`tables`: (tokenizer, task, seed) → the task as subjects with that tokenizer read it; rows that one of them cannot
+    read are in none."""
+
+    tables: dict[tuple[str, str, int], TaskTable]
+
+    @classmethod
+    def of(
+        cls, checkpoints: Sequence[Checkpoint], tasks: Sequence[TaskSpec], load: Callable[[Checkpoint], Subject],
+        domain: Domain, settings: MeasureSettings, progress: Progress = silent,
+    ) -> "Parts":  # fmt: skip
+        """Raises InputError for a task of atoms or residues, one without a column of parts, one that no tokenizer can
+        read alike, and as `read_tasks`."""
+        readers: dict[str, Subject] = {}
+        for checkpoint in progress(checkpoints, "reading checkpoints"):
+            subject = load(checkpoint)
+            readers.setdefault(tokenizer_key(subject), subject)
+        tables: dict[tuple[str, str, int], TaskTable] = {}
+        for task in progress(tasks, "reading tasks"):
+            rows = labelled_rows(task)
+            for seed in settings.seeds:
+                some = drawn(rows, task, settings, seed)
+
+                def of(subject: Subject, limit: int | None, some: pl.DataFrame, task=task, seed=seed) -> TaskTable:
+                    given: dict[str, Any] = {"split": task.split, "kind": task.kind, "seed": seed, "limit": limit}
+                    rejects = pl.DataFrame(schema={"index": pl.Int64, "input": pl.String, "reason": pl.String})
+                    try:
+                        return read_tasks(subject, domain, some, rejects, [task.label], **given)
+                    except InputError as error:
+                        raise InputError(f"task {task.name}: {error}") from None
+
+                whole = {key: of(subject, None, some) for key, subject in readers.items()}
+                shared = set.intersection(*({e.index for e in table.examples} for table in whole.values()))
+                some = some.filter(pl.col("index").is_in([*shared]))
+                for key, subject in readers.items():
+                    table = of(subject, settings.n_train, some)
+                    if table.by_token:
+                        raise InputError(f"task {task.name}: checkpoints are compared on labels of whole sequences.")
+                    tables[key, task.name, seed] = table
+        return cls(tables)
+
+    def table(self, subject: Subject | None, task: TaskSpec, seed: int) -> TaskTable:
+        """As `subject` reads it; None: whoever does."""
+        if subject is None:
+            return next(table for (_, name, own), table in self.tables.items() if (name, own) == (task.name, seed))
+        return self.tables[tokenizer_key(subject), task.name, seed]
+
+    def test(self, task: TaskSpec) -> tuple[np.ndarray, tuple[str, ...], str]:
+        """(labels, groups, metric) of the test part."""
+        table = next(table for (_, name, _), table in self.tables.items() if name == task.name)
+        rows = table.rows("test")
+        return table.y[rows, 0], tuple(table.groups[rows].tolist()), METRIC[kind_of(table)]
+
+
+def kind_of(table: TaskTable) -> str:
+    """`regression`, `class`, or `classes` where there are more than two."""
+    prop = table.properties[0]
+    return "classes" if prop.kind == "class" and prop.n_outputs > 1 else prop.kind
+
+
+def tokenizer_key(subject: Subject) -> str:
+    return identity([subject.tokenizer.get_vocab(), subject.max_tokens, type(subject.tokenizer).__name__])
+
+
+def labelled_rows(task: TaskSpec) -> pl.DataFrame:
+    """Rows of the task's table that have a label."""
+    if task.split is None:
+        raise InputError(f"task {task.name} names no column of parts: its test part has to be the same for all.")
+    rows, _ = read_inputs(str(task.file))
+    label = column_of(rows, task.label, "label")
+    return rows.filter(pl.Series([not is_missing(str(cell or "")) for cell in rows[label].to_list()]))
+
+
+def drawn(rows: pl.DataFrame, task: TaskSpec, settings: MeasureSettings, seed: int) -> pl.DataFrame:
+    """At most `n_test` rows of the test part, the same for every seed, and enough others to learn from."""
+    test = rows[column_of(rows, str(task.split), "split")].cast(pl.String).str.to_lowercase() == "test"
+    found = []
+    for own, n, by in (
+        (rows.filter(test), settings.n_test, settings.seed), (rows.filter(~test), int(SPARE * settings.n_train), seed)
+    ):  # fmt: skip
+        order = np.random.default_rng((by, 23)).permutation(own.height)[:n]
+        found.append(own[np.sort(order)])
+    return pl.concat(found)
