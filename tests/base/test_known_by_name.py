@@ -23,6 +23,7 @@ from isotrace.subjects.families import FAMILIES
 from isotrace.subjects.targets import TARGETS
 from isotrace.transfer.adapting.method import METHODS as ADAPTATIONS
 from isotrace.transfer.curvature import MEASURES
+from isotrace.transfer.predictors import PREDICTORS
 
 EVERY = {
     r.group: r
@@ -41,6 +42,7 @@ EVERY = {
         FORMATS,
         CIRCUITS,
         MEASURES,
+        PREDICTORS,
         STUDIES,
         ADAPTATIONS,
     )

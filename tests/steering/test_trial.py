@@ -201,6 +201,7 @@ def test_the_page_says_what_was_checked(steered, relu_subject, table):
     assert "Random, covariance, shuffled: of the same place" in page
     assert "of the same place" not in without.page()
     assert without.summary["verdict"].endswith("no random direction was tried.")
+    assert without.summary["reaction"]["left"]["why"] == "there is no random twin of this dose"
 
 
 def test_a_killed_trial_goes_on(steered, relu_subject, table, reader, monkeypatch, tmp_path):
@@ -306,3 +307,15 @@ def test_settings_of_a_method_and_the_list_of_methods(capsys):
     with pytest.raises(typer.Exit):
         listed(True)
     assert {*DIRECTIONS} <= {*capsys.readouterr().out.replace("│", " ").split()}
+
+
+def test_what_the_subject_makes_of_the_edit_is_told_beside_a_twin(steered):
+    """A third of 64 sequences are too few for detectors; the edit is in the residual stream, before the last layer."""
+    found, out = steered
+    told, page = found.summary["reaction"], (out / "report.html").read_text()
+    assert told["sequences"] == 0
+    assert {one["own"] for one in told["noticed"].values()} == {None}
+    assert "Found: too few sequences" in page
+    assert None not in (told["left"]["own"], told["left"]["twin"], told["reversed"]["own"], told["reversed"]["twin"])
+    assert 0 <= told["reversed"]["own"] <= 1
+    assert page.count('id="reaction"') == 1

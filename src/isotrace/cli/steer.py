@@ -36,6 +36,9 @@ def show(summary: dict[str, Any], request: SteerRequest) -> None:
         for name, part in (("length and counts", made["regressed"]), (" and ".join(made["tokens"]), made["without"])):
             typer.echo(f"without {name or 'any token'}: {number(part['effect'])} {interval(part['ci'])}, "
                        f"{percent(part['kept'])} kept")  # fmt: skip
+    if told := summary["reaction"]:
+        found = (f"{name} {percent(one['own'])}, {percent(one['twin'])}" for name, one in told["noticed"].items())
+        typer.echo(f"found at 5 % false alarms, the edit and a random twin: {'; '.join(found)}")
     typer.echo(summary["verdict"])
     show_problems(summary, request)
     if request.out is not None:

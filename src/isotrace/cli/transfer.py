@@ -24,7 +24,9 @@ def show(summary: dict[str, Any], request: TransferRequest) -> None:
     show_table(title, ("", "Spearman [95 % CI]", "of the ceiling", "regret", "s"), cells, width=None)
     apart = [task["name"] for task in summary["tasks"] if task["apart"]]
     if apart:
-        typer.echo(f"{len(apart)} tasks whose checkpoints differ by no more than noise are left out: {', '.join(apart)}")
+        typer.echo(
+            f"{len(apart)} tasks whose checkpoints differ by no more than noise are left out: {', '.join(apart)}"
+        )
     typer.echo(summary["verdict"])
     typer.echo(f"report: {request.out / 'report.html'}")
 

@@ -113,13 +113,18 @@ class Apply(What):
 
 @dataclass(frozen=True, eq=False)
 class Affine(What):
-    """scale ⊙ x + shift."""
+    """scale ⊙ x + shift; with `low` and `high` where low ≤ x ≤ high, coordinate by coordinate, and x elsewhere."""
 
     scale: Tensor
     shift: Tensor
+    low: Tensor | None = None
+    high: Tensor | None = None
 
     def new(self, layer: int, values: Tensor) -> Tensor:
-        return torch.addcmul(self.shift.to(values), values, self.scale.to(values))
+        new = torch.addcmul(self.shift.to(values), values, self.scale.to(values))
+        if self.low is None or self.high is None:
+            return new
+        return torch.where((values >= self.low.to(values)) & (values <= self.high.to(values)), new, values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,16 +76,19 @@ def calibrated(weights: Weights, outputs: np.ndarray, y: np.ndarray, task: Task)
     return weights[0] * slope, weights[1] * slope + offset
 
 
-def forest(x: np.ndarray, y: np.ndarray, task: Task, folds: Folds, seed: int) -> np.ndarray:
+def forest(
+    x: np.ndarray, y: np.ndarray, task: Task, folds: Folds, seed: int, n_trees: int = TREES
+) -> np.ndarray:  # fmt: skip
     """Outputs as `crossed` gives, log-odds or log-probabilities of classes. No settings are chosen: fit and valid
     together. Columns that hardly any sequence has are left out, which changes nothing but the time."""
     x, found = x[:, (x > 0).sum(0) >= 3], None
     for fit, valid, test in folds:
         rows = np.concatenate([fit, valid])
         kind: Any = RandomForestRegressor if task == "regression" else RandomForestClassifier
-        trees = kind(TREES, max_features="sqrt", random_state=seed, n_jobs=-1).fit(x[rows], y[rows])
+        trees = kind(n_trees, max_features="sqrt", random_state=seed, n_jobs=-1).fit(x[rows], y[rows])
+        trees.n_jobs = 1  # several threads add their trees' predictions in any order, which shows in the last digit
         if isinstance(trees, RandomForestClassifier):
-            shares = np.log(np.clip(trees.predict_proba(x[test]), 0.5 / TREES, 1))
+            shares = np.log(np.clip(trees.predict_proba(x[test]), 0.5 / n_trees, 1))
             outputs = shares if shares.shape[1] > 2 else shares[:, 1:] - shares[:, :1]
         else:
             outputs = np.asarray(trees.predict(x[test]))[:, None]

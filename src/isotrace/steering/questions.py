@@ -61,13 +61,17 @@ class Questions:
         """`answers` without any edit."""
         return tuple(self.answers())
 
-    @torch.no_grad()
     def answers(self, plan: Changes | None = None) -> Iterator[Tensor]:
         """Log-probabilities `[n, vocabulary]` of every batch, in nats, under `plan`."""
+        return (said for _, said in self.read(plan))
+
+    @torch.no_grad()
+    def read(self, plan: Changes | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """(final hidden states `[n, d_model]` that predict, `answers`) of every batch."""
         for batch, places in zip(self.batches, self.places, strict=True):
             with fast_kernels(self.subject):
-                final = self.subject.run(batch, plan=plan, logits=False).final
-                yield self.subject.head(final[places]).log_softmax(-1)
+                final = self.subject.run(batch, plan=plan, logits=False).final[places]
+                yield final, self.subject.head(final).log_softmax(-1)
 
 
 def _masked(subject: Subject, batch: Batch, about: Tensor, numbers: Tensor):

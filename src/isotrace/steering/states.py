@@ -130,8 +130,34 @@ def weighted(
             part = (factors.T @ pooled_by(x, tokens)).cpu()
             sums[layer] = sums[layer] + part if layer in sums else part
             lengths[layer].append(_lengths(x, tokens))
-    ends = {layer: torch.cat(parts) for layer, parts in lengths.items()}
-    return sums, {layer: float(norms.median()) if len(norms) else 0.0 for layer, norms in ends.items()}
+    return sums, _medians(lengths)
+
+
+def weighted_by_position(
+    subject: Subject, examples: Sequence[Example], components: Components, layers: Sequence[int], weights: np.ndarray,
+    progress: Progress = silent,
+) -> tuple[States, dict[int, float]]:  # fmt: skip
+    """`weighted` with positions kept: (Σ weights · state, float64 `[tokens, d]` per layer, 0 at tokens that are special
+    in a sequence, for `weights [n]`; median lengths). Raises InputError for sequences of unequal length and for a
+    pooled row in the place of tokens."""
+    sizes = sorted({len(e.ids) for e in examples})
+    if len(sizes) > 1:
+        raise InputError(
+            f"sequences of {sizes[0]} to {sizes[-1]} tokens have no positions in common: give variants of one "
+            "sequence, or pool over tokens."
+        )
+    sums: States = {}
+    lengths: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for rows, batch, states in _streamed(subject, examples, components, layers, "reading activations", progress):
+        tokens = token_weights(subject, batch, "mean")
+        factors = torch.from_numpy(weights[rows]).double().to(batch.ids.device)[:, None] * (tokens > 0)
+        for layer, x in states.items():
+            if x.shape[1] != factors.shape[1]:
+                raise InputError(f"{components.name}s have one row a sequence and no positions: pool over tokens.")
+            part = (factors[..., None] * x.double()).sum(0).cpu()
+            sums[layer] = sums[layer] + part if layer in sums else part
+            lengths[layer].append(_lengths(x, tokens))
+    return sums, _medians(lengths)
 
 
 def usual_lengths(
@@ -146,3 +172,8 @@ def _lengths(x: Tensor, tokens: Tensor) -> Tensor:
     norms = x.float().norm(dim=-1).cpu()
     norms = norms.flatten() if norms.shape[1] == 1 else norms[(tokens > 0).cpu()]
     return norms[norms > 0]
+
+
+def _medians(lengths: dict[int, list[Tensor]]) -> dict[int, float]:
+    ends = {layer: torch.cat(parts) for layer, parts in lengths.items()}
+    return {layer: float(norms.median()) if len(norms) else 0.0 for layer, norms in ends.items()}

@@ -17,14 +17,25 @@ from isotrace.steering.kinds import EDITS, Edit, drawn, unit
 @EDITS.named("affine")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AffineEdit(Edit):
-    """h ← (1 + α (ω − 1)) ⊙ h + α b. A twin has ω − 1 and b at other coordinates, with random signs."""
+    """h ← (1 + α (ω − 1)) ⊙ h + α b; with `low` and `high` only where a coordinate of h lies between them, which are
+    both given or neither. A twin has ω − 1 and b at other coordinates, with random signs, and every coordinate keeps
+    its own range."""
 
     kind: ClassVar[str] = "affine"
     scale: Tensor
     shift: Tensor
+    low: Tensor | None = None
+    high: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.low is None) != (self.high is None):
+            raise InputError("a range has two ends: give low and high, or neither.")
+        if self.low is not None and self.high is not None and not bool((self.low <= self.high).all()):
+            raise InputError(f"the range at layer {self.layer} ends below where it begins: give low ≤ high.")
 
     def what(self, alpha: float) -> What:
-        return Affine(1 + alpha * (self.scale - 1), alpha * self.shift)
+        return Affine(1 + alpha * (self.scale - 1), alpha * self.shift, self.low, self.high)
 
     def twin(self, generator: torch.Generator, covariance: Tensor | None = None) -> Self:
         flat, shape = self.scale.numel(), self.scale.shape

@@ -19,7 +19,7 @@ class TransferRequest(InFolder, Seeded):
     checkpoints: Annotated[Path, PLACE]
     """CSV with the columns name and source, and if you like family, tokens_seen, pretrain_loss."""
     tasks: Path
-    """CSV with the columns name (group/column where columns belong together), file, label, split, and if you like kind."""
+    """CSV with the columns name (group/column where columns belong together), file, label, split, if you like kind."""
     method: str = "probe"
     """How checkpoints are adapted: probe, probe_all, lora, full or scratch."""
     labels: int = Field(default=300, ge=20)

@@ -86,6 +86,10 @@ class Molecule:
     def fingerprints(self, texts: Sequence[str]) -> np.ndarray:
         return ecfp4([parse(text) for text in texts])
 
+    def count_fingerprints(self, texts: Sequence[str]) -> np.ndarray:
+        """As `fingerprints`, how often each environment is there."""
+        return ecfp4([parse(text) for text in texts], counted=True)
+
     def complexity(self, text: str) -> float:
         parse(text)
         return float("nan")
@@ -147,10 +151,11 @@ def _heavy_atoms(fragment: str) -> int:
     return 0 if mol is None else mol.GetNumHeavyAtoms()
 
 
-def ecfp4(mols: Sequence[Chem.Mol]) -> np.ndarray:
-    """Morgan fingerprints of radius 2 (doi 10.1021/ci100050t), float32 `[n, 2048]` of 0 and 1."""
+def ecfp4(mols: Sequence[Chem.Mol], counted: bool = False) -> np.ndarray:
+    """Morgan fingerprints of radius 2 (doi 10.1021/ci100050t), float32 `[n, 2048]` of 0 and 1, or of counts."""
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2_048)
-    found = [generator.GetFingerprintAsNumPy(mol) for mol in mols]
+    read = generator.GetCountFingerprintAsNumPy if counted else generator.GetFingerprintAsNumPy
+    found = [read(mol) for mol in mols]
     return np.asarray(found, dtype=np.float32).reshape(len(mols), 2_048)
 
 

@@ -87,6 +87,7 @@ def steer_result(found: Trial, contrast: Contrast, subject: Subject) -> SteerRes
         "twins": {"n": found.settings.n_twins, "at": found.settings.twins_at, "nulls": [*found.twins.effects],
                   "effects": effects, "lost": len(found.twins.lost), "p": found.p},
         "composition": None if found.composition is None else asdict(found.composition),
+        "reaction": None if found.reaction is None else asdict(found.reaction),
         "dormant": found.dormant
         if isinstance(found.dormant, str)
         else [asdict(row) | {"flagged": row.flagged} for row in found.dormant],

@@ -130,7 +130,9 @@ def verdict(found: Judgement, predictors: Sequence[Mapping[str, Any]]) -> str:
     if best.predictor == PROBE:
         return f"{said}. Use that: no other predictor comes up to cross-validating the probe."
     probe, how = rows[PROBE], found.against[best.predictor].verdict
-    beside = f"the cross-validated probe {number(probe['spearman']['value'])}, regret {number(probe['regret_1']['value'])}"
+    beside = (
+        f"the cross-validated probe {number(probe['spearman']['value'])}, regret {number(probe['regret_1']['value'])}"
+    )
     if how == "better":
         return f"{said}; {beside}. It is better than the probe."
     return f"{said}; {beside}. Use the probe: that the other is better is not shown ({how})."

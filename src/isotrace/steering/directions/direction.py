@@ -6,9 +6,9 @@ of every edit with the direction of every confound is set beside it.
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from isotrace.base.registry import Registry
 from isotrace.interventions.components import Components
 from isotrace.interventions.hookpoints import Residuals
 from isotrace.interventions.where import Tokens
-from isotrace.steering import AffineEdit, Edit, FeatureEdit, GainEdit, PathEdit, SwapEdit
+from isotrace.steering import AddEdit, AffineEdit, Edit, FeatureEdit, GainEdit, PathEdit, SetEdit, SwapEdit
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.edits import Edits
 from isotrace.steering.states import How, States, by_position, checked_layers, pooled, usual_lengths, weighted
@@ -75,6 +75,10 @@ class Fitting:
         return x.unflatten(-1, self.components.sizes(self.subject)[layer])
 
 
+Kind = Literal["add", "set"]
+QUANTILE = 0.5
+
+
 @dataclass(frozen=True)
 class Direction:
     """`run(fitting, **settings)` gives the edits. `labels`, `pairs`, `gradients`, `cost` (N examples a side, F = one
@@ -101,13 +105,18 @@ class Direction:
 
     def fit(
         self, subject: Subject, contrast: Contrast, *, components: Components | None = None,
-        layers: Sequence[int] = (), progress: Progress = silent, **settings: Any,
+        layers: Sequence[int] = (), kind: Kind | None = None, quantile: float | None = None,
+        progress: Progress = silent, **settings: Any,
     ) -> Edits:  # fmt: skip
-        """`layers` of `components`, none: all. Raises InputError for a setting it does not know or lacks, and where the
-        contrast does not hold what it needs; SubjectError for a subject in fewer digits than float32."""
+        """`layers` of `components`, none: all. `kind`: None, as the method gives it; `set`, of methods that add one
+        direction: h·v̂ is set to its `quantile` (by default 0.5) over the positive side instead. Raises InputError for a
+        setting it does not know or lacks, and where the contrast does not hold what it needs; SubjectError for a
+        subject in fewer digits than float32."""
         subject.require_float32("fitting a direction")
+        if kind not in (None, *get_args(Kind)) or (quantile is not None and kind != "set"):
+            raise InputError(f"kind={kind!r}, quantile={quantile!r}: give kind=set and a quantile, or kind=add alone.")
         if unknown := [name for name in settings if name not in self.settings]:
-            known = ", ".join(self.settings) or "none"
+            known = ", ".join((*self.settings, "kind", "quantile"))
             raise InputError(f"{self.name} has no setting {unknown[0]!r}: it takes {known}.")
         if lacking := [n for n, default in self.settings.items() if default is ... and n not in settings]:
             raise InputError(f"{self.name} needs the setting {lacking[0]!r}: give it.")
@@ -117,6 +126,12 @@ class Direction:
         edits = tuple(self.run(fitting, **settings))
         if not edits:
             raise InputError(f"{self.name} found nothing to edit in these data: give more sequences or other layers.")
+        if kind is not None and (wrong := [e for e in edits if not _adds(e, alike=kind == "set")]):
+            what = "a direction for every position" if wrong[0].kind == "add" else f"edits of kind {wrong[0].kind}"
+            raise InputError(f"{self.name} gives {what} here, not one direction to {kind}: leave out kind.")
+        if kind == "set":
+            settings |= {"kind": kind, "quantile": QUANTILE if quantile is None else quantile}
+            edits = set_at(fitting, edits, settings["quantile"], settings.get("how"))
         said = {n: v if isinstance(v, str | int | float | bool | None) else identity(v) for n, v in settings.items()}
         said |= {"layers": [*fitting.layers], "components": parts.name, "held": [*contrast.held], **fitting.told}
         return Edits(edits, self.name, said, confound_cosines(fitting, edits), contrast.sha256)
@@ -170,6 +185,32 @@ def needs() -> list[dict[str, str]]:
     """What each method needs, a row each, in the order of shipping."""
     columns = ("name", "labels", "pairs", "gradients", "cost", "tuned", "about", "source")
     return [{column: getattr(entry, column) for column in columns} for entry in DIRECTIONS.values()]
+
+
+def _adds(edit: Edit, alike: bool) -> bool:
+    """A direction; `alike`: the same at every position."""
+    return isinstance(edit, AddEdit) and (edit.direction.dim() == 2 or not alike)
+
+
+def set_at(fitting: Fitting, edits: Sequence[Edit], quantile: float, how: How | None = None) -> tuple[SetEdit, ...]:
+    """In place of `edits` that add one direction v̂ each: h·v̂ is set to its `quantile` over the positive side, where a
+    sequence counts once, by the state that the method reads of it. A twin is measured from the mean over all
+    sequences. Raises InputError for a quantile that is none."""
+    if not 0 <= quantile <= 1:
+        raise InputError(f"quantile={quantile} is none: give a number from 0 to 1, as 0.5 for the median.")
+    states: dict[int, States] = {}
+    for parts in {id(edit.components): edit.components for edit in edits}.values():
+        layers = tuple(sorted({edit.layer for edit in edits if edit.components is parts}))
+        given = fitting.subject, fitting.contrast.examples, parts, layers, how or fitting.usual, fitting.progress
+        states[id(parts)] = pooled(*given)
+    found = []
+    for edit in edits:
+        assert isinstance(edit, AddEdit)
+        x, place = states[id(edit.components)][edit.layer], {f.name: getattr(edit, f.name) for f in fields(Edit)}
+        along = x[fitting.contrast.positive] @ edit.direction.flatten().double()
+        mean = x.mean(0).view_as(edit.direction)
+        found.append(SetEdit(**place, direction=edit.direction, target=float(along.quantile(quantile)), mean=mean))
+    return tuple(found)
 
 
 def confound_cosines(fitting: Fitting, edits: Sequence[Edit]) -> dict[str, float]:

@@ -3,6 +3,7 @@ random twins. How far off the data an edit lies is read beside what it wins."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,36 +31,46 @@ class Seen:
     state: np.ndarray
 
 
+States = Literal["whole", "asked"]
+
+
 @torch.no_grad()
-def seen(subject: Subject, batches: Sequence[Batch], plan: Plan) -> Seen:
-    """Raises as `Questions.of`."""
+def seen(subject: Subject, batches: Sequence[Batch], plan: Plan, states: States = "whole") -> Seen:
+    """`states`: pooled over the `whole` sequence as it stands, or over the tokens `asked` about, each as it predicts:
+    of a masked subject hidden, which is where an edit of masked tokens acts. Raises as `Questions.of`."""
     asked = Questions.of(subject, batches)
-    rows = torch.cat(asked.rows).cpu()
+    rows, n = torch.cat(asked.rows).cpu(), sum(len(batch.ids) for batch in batches)
     parts = [
-        (-(p.exp() * p).sum(-1).double().cpu(), p.gather(-1, truth[:, None])[:, 0].double().cpu())
-        for p, truth in zip(asked.answers(plan), asked.truth, strict=True)
+        (-(p.exp() * p).sum(-1), p.gather(-1, truth[:, None])[:, 0], final)
+        for (final, p), truth in zip(asked.read(plan), asked.truth, strict=True)
     ]
-    n = sum(len(batch.ids) for batch in batches)
+    entropy, likelihood, finals = (_means(torch.cat(x).double().cpu(), rows, n) for x in zip(*parts, strict=True))
+    if states == "whole":
+        pooled = [pool(subject, batch, subject.run(batch, plan=plan, logits=False).final) for batch in batches]
+        finals = torch.cat(pooled).double().cpu().numpy()
+    return Seen(entropy, likelihood, finals)
+
+
+def _means(x: torch.Tensor, rows: torch.Tensor, n: int) -> np.ndarray:
+    """`[n, …]` of `x [tokens, …]`, by row."""
     counts = torch.zeros(n).double().index_add(0, rows, torch.ones(len(rows)).double())
-    entropy, likelihood = (
-        (torch.zeros(n).double().index_add(0, rows, torch.cat(values)) / counts).numpy()
-        for values in zip(*parts, strict=True)
-    )
-    states = [pool(subject, batch, subject.run(batch, plan=plan, logits=False).final) for batch in batches]
-    return Seen(entropy, likelihood, torch.cat(states).double().cpu().numpy())
+    sums = x.new_zeros(n, *x.shape[1:]).index_add(0, rows, x)
+    return (sums / counts.view(-1, *[1] * (x.dim() - 1))).numpy()
 
 
 @dataclass(frozen=True)
 class Detection:
     """Of one detector on sequences that fitted nothing: `auroc` of edited against plain runs, the share of edited ones
     found (`hits`) above the threshold that a twentieth of the plain ones it was fitted on pass, and the share of plain
-    ones that pass it here (`false_alarms`)."""
+    ones that pass it here (`false_alarms`): more than a twentieth where it was fitted on few. `power`: the share of
+    edited ones above what a twentieth of the plain ones here pass."""
 
     name: str
     detector: str
     auroc: float
     hits: float
     false_alarms: float
+    power: float
 
 
 def detections(fitted: Mapping[str, tuple[Seen, Seen]], plain: tuple[Seen, Seen]) -> list[Detection]:
@@ -75,11 +86,11 @@ def detections(fitted: Mapping[str, tuple[Seen, Seen]], plain: tuple[Seen, Seen]
         scores["read-out"] = _linear(plain, fit, held)
         for detector in DETECTORS:
             own, clean, edited = scores[detector]
-            threshold = np.quantile(own, 1 - FALSE_ALARMS, method="higher")
+            threshold, here = (np.quantile(x, 1 - FALSE_ALARMS, method="higher") for x in (own, clean))
             y = np.repeat([0.0, 1.0], [len(clean), len(edited)])
             area = float(auroc(np.concatenate([clean, edited])[:, None], y, np.ones((1, len(y))))[0])
             hits, alarms = float((edited > threshold).mean()), float((clean > threshold).mean())
-            found.append(Detection(name, detector, area, hits, alarms))
+            found.append(Detection(name, detector, area, hits, alarms, float((edited > here).mean())))
     return found
 
 

@@ -32,14 +32,17 @@ class Persistence:
 
 
 def persistence(
-    subject: Subject, edits: Edits, batches: Sequence[Batch], alpha: float, n_twins: int = 20, seed: int = 0
-) -> Persistence:
-    """Of one added direction in the residual stream. Raises InputError for other edits."""
+    subject: Subject, edits: Edits, batches: Sequence[Batch], alpha: float, n_twins: int = 20, seed: int = 0,
+    last: bool = False,
+) -> Persistence:  # fmt: skip
+    """Of one added direction in the residual stream; `last`: behind the first and the last layer alone, which takes
+    less memory. Raises InputError for other edits."""
     edit = edits.edits[0]
     if len(edits.edits) > 1 or not isinstance(edit, AddEdit) or not isinstance(edit.components, Residuals):
         raise InputError("persistence is that of one direction added to the residual stream: give such an edit.")
     ends = np.cumsum(subject.stack_sizes)
     layers = tuple(range(edit.layer, int(ends[np.searchsorted(ends, edit.layer, side="right")])))
+    layers = (layers[0], layers[-1]) if last else layers
     rows = [edit, *(edit.twin(torch.Generator().manual_seed(seed + i)) for i in range(n_twins))]
     found = np.stack([_kept(subject, one, batches, alpha, layers) for one in rows])
     return Persistence(layers, found[0], found[1:])

@@ -1,7 +1,7 @@
 """Arms of a trial: what comes out from its starts under one edit, and what the judge says of it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -85,9 +85,20 @@ class Workshop:
     def _first(self, designs: Designs) -> np.ndarray:
         return start_means(designs.first, judged(self.judge, designs.first), len(self.starts))
 
+    def rewritten(self, texts: Sequence[str], plan: Plan) -> dict[int, str]:
+        """One design of each of `texts`, by row, of as many tokens where the generator can keep their number; those
+        that it cannot use are left out. Random numbers of the empty plan are others than those of the rest. Raises
+        InputError where it can use none."""
+        kind, seed = DECODERS[self._generator], self.settings.seed + (not len(plan))
+        kept: dict[str, Any] = {"indels": 0.0} if "indels" in {f.name for f in fields(kind)} else {}
+        return {row.start: row.sequence for row in kind(n=1, seed=seed, **kept)(self.subject, texts, plan).rows}
+
+    @property
+    def _generator(self) -> str:
+        return self.settings.generator or GENERATORS.get(self.subject.objective, "sample")
+
     def _designs(self, edits: Edits | None) -> Designs:
-        name = self.settings.generator or GENERATORS.get(self.subject.objective, "sample")
-        generator = DECODERS[name](n=self.settings.n_designs, seed=self.settings.seed)
+        generator = DECODERS[self._generator](n=self.settings.n_designs, seed=self.settings.seed)
         plans: dict[int, Plan] = {}  # rounds of an edit that is on in all are one plan
         edit = Plan() if edits is None else lambda r: plans.setdefault(r, edits.plan(round=r))
         return generator(self.subject, self.starts, edit)

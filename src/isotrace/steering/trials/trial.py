@@ -9,8 +9,9 @@
 5. design    from every start, unsteered and at each dose, by a generator of `decoding` with the edit on in all rounds
 6. judge     what the forest says of the valid designs, less what it says of the unsteered ones of the same start
 7. twins     doses inside the safe window again with edits that mean nothing: the edit's rank among them, see `twins`
-8. control   how much of the effect length, counts of tokens and the most inserted tokens leave, see `composition`; and
-             whether the edit takes a path that the data take, see `response.dormant`
+8. control   how much of the effect length, counts of tokens and the most inserted tokens leave, see `composition`;
+             whether the edit takes a path that the data take, see `response.dormant`; and whether it shows, lasts and
+             is set back, see `response.reaction`
 
 What is claimed is read at the largest dose inside the safe window.
 """
@@ -39,7 +40,9 @@ from isotrace.steering.dose import usual_floor
 from isotrace.steering.edits import Edits
 from isotrace.steering.kinds import EVERY
 from isotrace.steering.questions import Questions
+from isotrace.steering.response.detection import FALSE_ALARMS
 from isotrace.steering.response.dormant import Dormancy, dormancy
+from isotrace.steering.response.reaction import Reaction, reaction
 from isotrace.steering.trials.arm import Arm, Strengths, Workshop
 from isotrace.steering.trials.composition import Composition, composition
 from isotrace.steering.trials.judge import Exact, Judge
@@ -53,6 +56,9 @@ SHARES = (0.5, 0.3, 0.2)
 """Of the groups: for the direction, for the judge and the dose, for what is told."""
 CALIBRATION = 12
 """Sequences that doses are measured on."""
+DETECTED, HIDDEN = 30, 6
+"""At most so many sequences on which detectors of an edit are fitted, and others on which they are judged, by at most
+so many tokens of each: that costs less than a twentieth of what the twins do."""
 CACHE = 2
 """Raised when code changes what a killed trial has kept."""
 
@@ -62,8 +68,9 @@ class Trial:
     """`edits` at the dose that is claimed, without a strength where no dose is safe. `dormant`: of every edit there,
     whether it takes a path that the data take too, or why that is not known. `arms`: unsteered, then the doses;
     `twins`: effects of the random twins. `starts`: texts by row. `drift`: what else moved at the claimed dose, in
-    standard deviations of the data: confound → mean change from the unsteered designs. `composition`: None where no
-    dose is safe. `rejects`: rows of the data and of the starts that cannot be used."""
+    standard deviations of the data: confound → mean change from the unsteered designs. `composition` and
+    `reaction` (to the edit, beside that to a random twin): None where no dose is safe. `rejects`: rows of the data and
+    of the starts that cannot be used."""
 
     domain: Domain
     contrast: Contrast
@@ -78,6 +85,7 @@ class Trial:
     composition: Composition | None
     rejects: tuple[tuple[int, str, str], ...] = ()
     dormant: tuple[Dormancy, ...] | str = ()
+    reaction: Reaction | None = None
 
     @property
     def safe(self) -> tuple[Arm, ...]:
@@ -176,11 +184,13 @@ def _tried(
 
     draws = {null: partial(drawn, null=null) for null in nulls}
     like = found.safe if settings.twins_at == "every" else (best,)
+    twins = compared(draws, like, workshop, asked, plain, progress)
     return replace(
         found,
         edits=replace(edits, dose=best.reached),
+        reaction=_reaction(replace(edits, dose=best.reached), twins, judging, workshop, asked),
         dormant=_dormant(subject, replace(edits, dose=best.reached), judging, settings.seed),
-        twins=compared(draws, like, workshop, asked, plain, progress),
+        twins=twins,
         drift=drift(subject, domain, contrast, plain, best),
         composition=composition(workshop, told, plain, best),
     )
@@ -191,6 +201,20 @@ def _dormant(subject: Subject, edits: Edits, contrast: Contrast, seed: int) -> t
         return tuple(dormancy(subject, edits, contrast, seed=seed))
     except IsotraceError as error:
         return str(error)
+
+
+def _reaction(edits: Edits, twins: Twins, judging: Contrast, workshop: Workshop, asked: Questions) -> Reaction:
+    subject, settings = workshop.subject, workshop.settings
+    rng = np.random.default_rng((settings.seed, 21))
+    rows, n = rng.permutation(len(judging)), min(DETECTED, len(judging) // 2)
+    halves = tuple(
+        asked_about(subject, [judging.examples[i].text for i in part], rng, min(settings.n_places, HIDDEN))
+        for part in (rows[:n], rows[n : 2 * n])
+    )
+    return reaction(
+        subject, edits, twins.first.get("random"), (halves[0], halves[1]) if n * FALSE_ALARMS >= 1 else None, asked,
+        workshop.starts, workshop.rewritten if subject.objective == "masked" else None, settings.seed,
+    )  # fmt: skip
 
 
 def _parts(contrast: Contrast, seed: int) -> tuple[Contrast, ...]:
@@ -242,7 +266,11 @@ def drift(subject: Subject, domain: Domain, contrast: Contrast, plain: Arm, stee
 def calibration(subject: Subject, contrast: Contrast, seed: int, n_places: int = PLACES) -> Batch:
     """Negative sequences of `contrast`, and `n_places` tokens of each that are asked about."""
     rng, rows = np.random.default_rng((seed, 16)), contrast.negative
-    texts = [contrast.examples[i].text for i in rng.permutation(rows)[:CALIBRATION]]
+    return asked_about(subject, [contrast.examples[i].text for i in rng.permutation(rows)[:CALIBRATION]], rng, n_places)
+
+
+def asked_about(subject: Subject, texts: Sequence[str], rng: np.random.Generator, n_places: int) -> Batch:
+    """`texts`, and `n_places` tokens of each as sites, drawn at random."""
     batch = subject.tokenize(texts, sources=texts) if subject.objective == "translating" else subject.tokenize(texts)
     free = batch.mask & ~subject.special(batch.ids)
     sites = torch.zeros_like(free)

@@ -6,7 +6,7 @@ shuffled    what the method finds for labels that were dealt out anew, confounds
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, floor, log2
 from typing import Any, Literal, get_args
 
@@ -35,10 +35,12 @@ SEQUENCES = 100
 @dataclass(frozen=True, eq=False)
 class Twins:
     """`effects`: null → dose → float64 `[twins]`, NaN of one that does not reach it or whose designs are not valid.
-    `lost`: (null, dose, why) of those that do not reach it, or that the method does not find."""
+    `lost`: (null, dose, why) of those that do not reach it, or that the method does not find. `first`: null → the first
+    twin that reached the largest dose, at it."""
 
     effects: Mapping[str, Mapping[float, np.ndarray]]
     lost: tuple[tuple[str, float, str], ...] = ()
+    first: Mapping[str, Edits] = field(default_factory=dict)
 
     def at(self, dose: float, null: str) -> np.ndarray:
         """Effects that are known at `dose`."""
@@ -87,6 +89,7 @@ def compared(
     grid = [2.0**i for i in range(first, first + 10 + steps)]
     effects = {null: {dose: np.full(n, np.nan) for dose in doses} for null in draws}
     lost: list[tuple[str, float, str]] = []
+    largest: dict[str, Edits] = {}
     for null, draw in draws.items():
         for number in progress(range(n), f"{null} twins"):
             name = f"{'' if null == 'random' else null + ' '}twin {number}"
@@ -100,8 +103,10 @@ def compared(
                 if isinstance(dosed, str):
                     lost.append((null, dose, dosed))
                     continue
+                if dose == doses[-1]:
+                    largest.setdefault(null, dosed)
                 effects[null][dose][number] = workshop.arm(f"{name} {dose}", dose, dosed, plain).effect
-    return Twins(effects, tuple(lost))
+    return Twins(effects, tuple(lost), largest)
 
 
 def covariances(subject: Subject, contrast: Contrast, edits: Edits) -> list[Tensor]:

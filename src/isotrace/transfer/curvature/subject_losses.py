@@ -43,7 +43,7 @@ def masked_loss(subject: Subject, sequences: Sequence[str], seed: int, *, share:
             return subject.head(subject.hidden(batch.ids, batch.mask)[chosen])
 
         parts.append((logits, _Choice(truth, total)))
-    return _loss(subject, "masked tokens", parts, total)
+    return subject_loss(subject, "masked tokens", parts, total)
 
 
 def task_loss(
@@ -82,7 +82,7 @@ def task_loss(
             parts.append((outputs, _Number(y[:, None].float(), cast(float, sd), n)))
         else:
             parts.append((log_odds if len(known.outputs) == 1 else outputs, _Choice(y.long(), n)))
-    return _loss(subject, f"task {known.name}", parts, n)
+    return subject_loss(subject, f"task {known.name}", parts, n)
 
 
 def parameters_of(subject: Subject, loss: Loss) -> Tensor:
@@ -139,7 +139,11 @@ class _With(nn.Module):
         return compute()
 
 
-def _loss(subject: Subject, name: str, parts: Sequence[tuple[Callable[[], Tensor], Any]], n_examples: int) -> Loss:
+def subject_loss(
+    subject: Subject, name: str, parts: Sequence[tuple[Callable[[], Tensor], Any]], n_examples: int
+) -> Loss:  # fmt: skip
+    """`parts`: (what a pass of the subject computes, an error whose `loss` makes a scalar of that and whose `draw` is
+    as `Loss.draws` wants it, where that is used). Raises SubjectError for a subject not in float32."""
     subject.require_float32("a curvature")
     model, within = subject.model, _With(subject.model)
     weights = dict(model.named_parameters())  # tied ones once

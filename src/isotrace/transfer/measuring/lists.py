@@ -56,7 +56,9 @@ def read_task_list(path: Path) -> tuple[TaskSpec, ...]:
         if not row["file"].is_file():
             raise InputError(f"{path}: there is no file {row['file']} for the task {row['name']}.")
         if row.get("kind") is not None and row["kind"] not in get_args(Kind):
-            raise InputError(f"{path}: {row['kind']!r} is no kind of task: give {', '.join(get_args(Kind))}, or nothing.")
+            raise InputError(
+                f"{path}: {row['kind']!r} is no kind of task: give {', '.join(get_args(Kind))}, or nothing."
+            )
         found.append(TaskSpec(**row))
     return tuple(found)
 

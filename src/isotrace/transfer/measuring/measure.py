@@ -8,6 +8,7 @@ that the tokeniser of one checkpoint cannot read are left out for all.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from isotrace.transfer.predictors.predictor import score_all
 CACHE = 1
 """Raised when code changes what a measurement has kept."""
 Load = Callable[[Checkpoint], Subject]
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -67,22 +69,18 @@ def measure(
                 table = parts.table(subject, task, seed)
                 key = f"{task.name} {seed} {identity([e.text for e in table.examples])}"
                 started = time.monotonic()
-                made = memo(f"outputs {key}", lambda t=table, s=seed: _adapted(subject, domain, t, settings, s))
+                made = memo(f"outputs {key}", partial(_adapted, subject, domain, table, settings, seed))
                 seconds = time.monotonic() - started
                 _store(outcomes, checkpoint, subject, task, table, settings, seed, made, seconds)
                 found.append(made)
                 if settings.predictors:
-                    told = memo.plain(
-                        f"scores {key} {settings.predictors}",
-                        lambda t=table, s=seed: _scored(checkpoint, subject, domain, t, settings, s, corpus),
-                    )
+                    said = partial(_scored, checkpoint, subject, domain, table, settings, seed, corpus)
+                    told = memo.plain(f"scores {key} {settings.predictors}", said)
                     scores[task.name][checkpoint.name, seed] = told
             outputs[task.name].append(found)
     for task in progress(tasks, "forests"):
         _forest(parts, task, domain, settings, outcomes, Memo(work, CACHE, settings))
-    return [
-        Measured(task.name, np.asarray(outputs[task.name]), *parts.test(task), scores[task.name]) for task in tasks
-    ]
+    return [Measured(task.name, np.asarray(outputs[task.name]), *parts.test(task), scores[task.name]) for task in tasks]
 
 
 def _adapted(subject: Subject, domain: Domain, table: TaskTable, settings: MeasureSettings, seed: int) -> np.ndarray:
@@ -116,7 +114,7 @@ def _forest(
         table = parts.table(None, task, seed)
         key = f"forest {task.name} {seed} {identity([e.text for e in table.examples])}"
         started = time.monotonic()
-        made = memo(key, lambda t=table, s=seed: forest_outputs(t, domain, s))
+        made = memo(key, partial(forest_outputs, table, domain, seed))
         seconds = time.monotonic() - started
         _store(outcomes, nobody, None, task, table, replace(settings, method=FOREST), seed, made, seconds)
 

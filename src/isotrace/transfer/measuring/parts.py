@@ -27,8 +27,8 @@ METRIC = {"regression": "r2", "class": "auroc", "classes": "macro_auroc"}
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """`tables`: (tokenizer, task, seed) → the task as subjects with that tokenizer read it; rows that one of them cannot
-    read are in none."""
+    """`tables`: (tokenizer, task, seed) → the task as subjects with that tokenizer read it; rows that one of them
+    cannot read are in none."""
 
     tables: dict[tuple[str, str, int], TaskTable]
 

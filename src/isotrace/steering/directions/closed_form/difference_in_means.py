@@ -1,7 +1,8 @@
 """Difference in means: what the positive side has more of than the negative (CAA, Rimsky et al. 2024; DiffMean,
-Wu et al. 2025), over pairs of relatives, or within groups (Wang et al. 2025, emotion circuits)."""
+Wu et al. 2025), over pairs of relatives, or within groups (Wang et al. 2025, emotion circuits); over all tokens, or
+position by position (after Fear et al. 2025, physics steering)."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -9,28 +10,47 @@ from isotrace.base.errors import InputError
 from isotrace.steering import AddEdit
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.directions.direction import Fitting, direction
-from isotrace.steering.states import How
+from isotrace.steering.states import How, States, weighted_by_position
 
 Form = Literal["plain", "paired", "grouped"]
+By = Literal["token", "position"]
 
 
 @direction(
     "difference_in_means", labels="binary or terciles", pairs="helpful", cost="2N F", tuned="layers, positions",
     source="Rimsky et al. 2024 (CAA); Wu et al. 2025 (DiffMean); Wang et al. 2025 (group-centred)",
 )  # fmt: skip
-def difference_in_means(fitting: Fitting, form: Form = "plain", how: How | None = None) -> list[AddEdit]:
+def difference_in_means(
+    fitting: Fitting, form: Form = "plain", how: How | None = None, by: By = "token"
+) -> list[AddEdit]:  # fmt: skip
     """The mean of the positive side less that of the negative
 
     `form`: of all sequences; `paired`, the mean difference of pairs; `grouped`, within every group first and then over
     groups. Confounds that the contrast holds fixed are, in the plain form. `how`: mean over tokens or the last one, by
-    default as the objective reads. Raises InputError for a form without pairs or groups of both sides."""
-    sums, lengths = fitting.sums(form_weights(fitting.contrast, form)[:, None], how)
+    default as the objective reads. `by`: one direction for all tokens, or one for every `position` of sequences of one
+    length, as variants of one protein have, where a difference that changes its sign along the sequence is none in the
+    mean; 0 at special tokens. Raises InputError for a form without pairs or groups of both sides and, by position, for
+    sequences of unequal length and with `how`."""
+    if by not in get_args(By):
+        raise InputError(f"no difference in means by {by!r}: give token or position.")
+    weights = form_weights(fitting.contrast, form)
+    sums, lengths = fitting.sums(weights[:, None], how) if by == "token" else _by_position(fitting, weights, how)
     return [
         AddEdit(
-            components=fitting.components, layer=layer, direction=fitting.shaped(layer, total[0]), scale=lengths[layer]
+            components=fitting.components, layer=layer, scale=lengths[layer],
+            direction=fitting.shaped(layer, total[0] if by == "token" else total),
         )
         for layer, total in sorted(sums.items())
-    ]
+    ]  # fmt: skip
+
+
+def _by_position(fitting: Fitting, weights: np.ndarray, how: How | None) -> tuple[States, dict[int, float]]:
+    if how is not None:
+        raise InputError(f"how={how!r} pools over the tokens that by='position' keeps apart: give one of the two.")
+    rows = np.flatnonzero(weights)  # others, as the middle tercile, may be of any length
+    examples = [fitting.contrast.examples[i] for i in rows]
+    given = fitting.subject, examples, fitting.components, fitting.layers
+    return weighted_by_position(*given, weights[rows], fitting.progress)
 
 
 def form_weights(contrast: Contrast, form: Form) -> np.ndarray:

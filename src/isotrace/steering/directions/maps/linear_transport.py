@@ -4,6 +4,7 @@ al. 2025)."""
 import torch
 from torch import Tensor
 
+from isotrace.base.errors import InputError
 from isotrace.interventions.plan import Plan
 from isotrace.steering import AffineEdit
 from isotrace.steering.directions.direction import Fitting, direction
@@ -14,14 +15,19 @@ from isotrace.steering.states import How, pooled
     "linear_transport", labels="two sets", cost="2N F, and N F for every layer behind the first", tuned="layers",
     source="Rodriguez et al. 2025 (Lin-AcT)",
 )  # fmt: skip
-def linear_transport(fitting: Fitting, how: How | None = None) -> list[AffineEdit]:
+def linear_transport(
+    fitting: Fitting, how: How | None = None, support: str | tuple[float, float] | None = None
+) -> list[AffineEdit]:  # fmt: skip
     """Every coordinate's sorted values on the negative side to those on the positive, layer after layer
 
-    The second layer is fitted on what the map of the first makes of the negative side, and so on. Raises InputError
-    for confounds that are held by weights."""
+    The second layer is fitted on what the map of the first makes of the negative side, and so on. `support`: two
+    quantiles of the (mapped) negative side, `"0,1"` for its smallest and largest value; a coordinate is moved only
+    between them, since beyond them the map was fitted to nothing. They are those of pooled states, and single tokens
+    spread more widely than means do. Raises InputError for confounds that are held by weights and for a support that is
+    none."""
     contrast, subject, components = fitting.contrast, fitting.subject, fitting.components
     contrast.need_sides("linear transport")
-    how = how or fitting.usual
+    how, ends = how or fitting.usual, None if support is None else quantiles(support)
     source = [contrast.examples[i] for i in contrast.negative]
     target = pooled(subject, [contrast.examples[i] for i in contrast.positive], components, fitting.layers, how)
     edits: list[AffineEdit] = []
@@ -29,13 +35,22 @@ def linear_transport(fitting: Fitting, how: How | None = None) -> list[AffineEdi
         plan = Plan.of(*(edit.plan(1.0) for edit in edits))
         here = pooled(subject, source, components, (layer,), how, plan=plan)[layer]
         scale, shift = transport(here, target[layer])
-        edits.append(
-            AffineEdit(
-                components=components, layer=layer, scale=fitting.shaped(layer, scale),
-                shift=fitting.shaped(layer, shift),
-            )
-        )  # fmt: skip
+        low, high = (None, None) if ends is None else here.quantile(here.new_tensor(ends), 0)
+        scale, shift = (fitting.shaped(layer, x) for x in (scale, shift))
+        low, high = (x if x is None else fitting.shaped(layer, x) for x in (low, high))
+        edits.append(AffineEdit(components=components, layer=layer, scale=scale, shift=shift, low=low, high=high))
     return edits
+
+
+def quantiles(support: str | tuple[float, float]) -> tuple[float, float]:
+    """From two numbers, or their text `"0.05,0.95"`. Raises InputError for what are no two quantiles in order."""
+    try:
+        low, high = map(float, support.split(",") if isinstance(support, str) else support)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not 0 <= low < high <= 1:
+        raise InputError(f"support={support!r} is no range of quantiles: give two from 0 to 1, as 0,1 or 0.05,0.95.")
+    return low, high
 
 
 def transport(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

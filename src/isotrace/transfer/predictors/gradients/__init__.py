@@ -1,0 +1,1 @@
+"""Predictors from gradients of the task at the pretrained weights; no step is taken."""

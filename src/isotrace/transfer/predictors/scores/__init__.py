@@ -1,0 +1,1 @@
+"""Predictors in closed form, of embeddings and labels alone."""
