@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from isotrace.verbs.trace import trace
     from isotrace.verbs.tracing import Tracer
     from isotrace.verbs.train import train
-    from isotrace.verbs.transfer import transfer
+    from isotrace.verbs.transfer import transfer_matrix
 
 __version__ = "0.1.0"
 __all__ = [
@@ -63,7 +63,7 @@ __all__ = [
     "trace",
     "tracing_map",
     "train",
-    "transfer",
+    "transfer_matrix",
 ]
 
 sys.meta_path.insert(0, Moved())
@@ -95,7 +95,7 @@ _LAZY = {
     "trace": "isotrace.verbs.trace",
     "tracing_map": "isotrace.verbs.map",
     "train": "isotrace.verbs.train",
-    "transfer": "isotrace.verbs.transfer",
+    "transfer_matrix": "isotrace.verbs.transfer",
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from isotrace.cli.command import command_of, show_table
-from isotrace.verbs.transfer import TransferRequest, transfer
+from isotrace.verbs.transfer import TransferRequest, transfer_matrix
 
 
 def show(summary: dict[str, Any], request: TransferRequest) -> None:
@@ -31,4 +31,4 @@ def show(summary: dict[str, Any], request: TransferRequest) -> None:
     typer.echo(f"report: {request.out / 'report.html'}")
 
 
-command = command_of(transfer, show)
+command = command_of(transfer_matrix, show)

@@ -17,9 +17,9 @@ CHEAP = ("probe", "knn", "logme", "h_score_shrunk", "transrate", "nleep", "rogi_
 
 class TransferRequest(InFolder, Seeded):
     checkpoints: Annotated[Path, PLACE]
-    """CSV with the columns name and source, and if you like family, tokens_seen, pretrain_loss."""
+    """CSV with the columns name and source, or family, tokens_seen and pretrain_loss too."""
     tasks: Path
-    """CSV with the columns name (group/column where columns belong together), file, label, split, if you like kind."""
+    """CSV with the columns name (group/column where columns belong together), file, label, or split and kind too."""
     method: str = "probe"
     """How checkpoints are adapted: probe, probe_all, lora, full or scratch."""
     labels: int = Field(default=300, ge=20)
@@ -59,7 +59,7 @@ class TransferRequest(InFolder, Seeded):
 
 
 @verb(TransferRequest)
-def transfer(request: TransferRequest, progress: Progress) -> "TransferResult":
+def transfer_matrix(request: TransferRequest, progress: Progress) -> "TransferResult":
     """Adapt checkpoints to tasks, seed by seed, and tell how well cheap predictors foretell which does best.
 
     Every predictor stands beside the ceiling that the outcomes' own noise sets, and beside the cross-validated probe.
@@ -71,13 +71,13 @@ def transfer(request: TransferRequest, progress: Progress) -> "TransferResult":
     from isotrace.transfer.judging.outcomes import opened, read_outcomes
     from isotrace.transfer.measuring.judgement import judgement
     from isotrace.transfer.measuring.lists import read_checkpoints, read_task_list
-    from isotrace.transfer.measuring.measure import measure
+    from isotrace.transfer.measuring.measure import GROUPS, measure
     from isotrace.transfer.measuring.settings import MeasureSettings
     from isotrace.verbs.corpus import usable
     from isotrace.verbs.loading import domain_of_subject, named
 
     checkpoints, tasks = read_checkpoints(request.checkpoints), read_task_list(request.tasks)
-    splits = {str(task.split) for task in tasks}
+    splits = {task.split or GROUPS for task in tasks}
     if len(splits) > 1:
         raise InputError(f"parts are named by {' and '.join(sorted(splits))}: give the tasks one column name.")
     settings = MeasureSettings(

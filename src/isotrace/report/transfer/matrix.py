@@ -59,15 +59,16 @@ def transfer_result(
 ) -> TransferResult:
     """`frame`: the table of outcomes."""
     matrix, metrics = found.matrix, {one.task: one.metric for one in measured}
+    rows = {one.task: len(one.y) for one in measured}
     tasks = [
         {
             "name": task, "group": matrix.groups[j], "metric": metrics[task], "forest": float(found.forest[j]),
-            "best": _best(matrix.y[:, j], matrix.checkpoints), "test_rows": len(next(o for o in measured if o.task == task).y),
+            "best": matrix.checkpoints[int(np.nanargmax(matrix.y[:, j]))], "test_rows": rows[task],
             "range": [float(np.nanmin(matrix.y[:, j])), float(np.nanmax(matrix.y[:, j]))],
-            "ceiling": {"value": found.ceilings[task].value, "ci": [found.ceilings[task].low, found.ceilings[task].high]},
-            "apart": found.ceilings[task].apart, "why": found.ceilings[task].reason,
+            "ceiling": {"value": ceiling.value, "ci": [ceiling.low, ceiling.high]}, "apart": ceiling.apart,
+            "why": ceiling.reason,
         }
-        for j, task in enumerate(matrix.tasks)
+        for j, (task, ceiling) in enumerate((task, found.ceilings[task]) for task in matrix.tasks)
     ]  # fmt: skip
     predictors = sorted((_row(one, found) for one in found.judged), key=lambda row: -_order(row["spearman"]["value"]))
     best = found.best
@@ -105,7 +106,9 @@ def transfer_result(
     tables = {
         "outcomes": frame,
         "scores": pl.DataFrame(said, infer_schema_length=None),
-        "tasks": pl.DataFrame([{name: row[name] for name in flat} | {"ceiling": row["ceiling"]["value"]} for row in tasks]),
+        "tasks": pl.DataFrame(
+            [{name: row[name] for name in flat} | {"ceiling": row["ceiling"]["value"]} for row in tasks]
+        ),
         "predictors": pl.DataFrame([
             {"name": row["name"], "verdict": row["verdict"]}
             | {name: row[name]["value"] for name in ("spearman", "kendall", "regret_1", "regret_3", "share")}
@@ -121,18 +124,16 @@ def verdict(found: Judgement, predictors: Sequence[Mapping[str, Any]]) -> str:
     if best is None:
         return "No predictor can be told from another: no task's checkpoints differ by more than their noise."
     first = rows[best.predictor]
-    said = (
-        f"Best order: {best.predictor}, Spearman {number(first['spearman']['value'])} {interval(first['spearman']['ci'])}, "
-        f"{number(first['share']['value'])} of the ceiling, regret {number(first['regret_1']['value'])}"
-    )
+    order = f"{number(first['spearman']['value'])} {interval(first['spearman']['ci'])}"
+    share, regret = number(first["share"]["value"]), number(first["regret_1"]["value"])
+    said = f"Best order: {best.predictor}, Spearman {order}, {share} of the ceiling, regret {regret}"
     if PROBE not in rows:
         return f"{said}. The cross-validated probe was not asked."
     if best.predictor == PROBE:
         return f"{said}. Use that: no other predictor comes up to cross-validating the probe."
     probe, how = rows[PROBE], found.against[best.predictor].verdict
-    beside = (
-        f"the cross-validated probe {number(probe['spearman']['value'])}, regret {number(probe['regret_1']['value'])}"
-    )
+    order, regret = number(probe["spearman"]["value"]), number(probe["regret_1"]["value"])
+    beside = f"the cross-validated probe {order}, regret {regret}"
     if how == "better":
         return f"{said}; {beside}. It is better than the probe."
     return f"{said}; {beside}. Use the probe: that the other is better is not shown ({how})."
@@ -153,10 +154,6 @@ def _row(one: Judged, found: Judgement) -> dict[str, Any]:
 
 def _estimate(one: Estimate) -> dict[str, Any]:
     return {"value": one.value, "ci": list(one.over_groups), "over_families": list(one.over_families)}
-
-
-def _best(y: np.ndarray, names: Sequence[str]) -> str:
-    return names[int(np.nanargmax(y))]
 
 
 def _order(value: float) -> float:

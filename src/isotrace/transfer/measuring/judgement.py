@@ -25,9 +25,9 @@ FEW = 3
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """`forest [tasks]`: what the forest on fingerprints reached. `ceilings` by task. `predictors`: scores `[checkpoints,
-    tasks]`, `judged` in the same order; `against`: of those that are not the cross-validated probe, by name, the
-    comparison with it; empty where that was not asked."""
+    """`forest [tasks]`: what the forest on fingerprints reached. `ceilings` by task. `predictors`: with scores
+    `[checkpoints, tasks]`, `judged` in the same order; `against`: by name, the comparison with the cross-validated
+    probe; empty where that was not asked."""
 
     matrix: Matrix
     forest: np.ndarray

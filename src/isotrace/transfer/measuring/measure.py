@@ -31,14 +31,16 @@ from isotrace.transfer.predictors.predictor import score_all
 
 CACHE = 1
 """Raised when code changes what a measurement has kept."""
+GROUPS = "groups"
+"""What a split is called that deals out whole groups of relatives."""
 Load = Callable[[Checkpoint], Subject]
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Of a task's test part: `outputs [checkpoints, seeds, rows, outputs]`, in the order of the checkpoints, `y [rows]`,
-    `groups`, and the `metric` it is ranked by. `scores`: (checkpoint, seed) → predictor → (score, direction, seconds,
-    FLOPs, reason)."""
+    """Of a task's test part: `outputs [checkpoints, seeds, rows, outputs]`, in the order of the checkpoints,
+    `y [rows]`, `groups`, and the `metric` it is ranked by. `scores`: (checkpoint, seed) → predictor → (score,
+    direction, seconds, FLOPs, reason)."""
 
     task: str
     outputs: np.ndarray
@@ -135,7 +137,7 @@ def _store(
         return [
             OutcomeRow(
                 checkpoint.name, checkpoint.family, n, checkpoint.tokens_seen, checkpoint.pretrain_loss, task.name,
-                kind_of(table), settings.n_train, task.split, settings.method, seed, metric, float(values[0]),
+                kind_of(table), settings.n_train, task.split or GROUPS, settings.method, seed, metric, float(values[0]),
                 *(float(end) for end in interval(values[1:])), seconds, 0.0 if subject is None else flops,
             )
             for metric, values in draws.items()

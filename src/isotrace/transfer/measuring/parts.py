@@ -11,15 +11,19 @@ from isotrace.base.errors import InputError
 from isotrace.base.identity import identity
 from isotrace.base.progress import Progress, silent
 from isotrace.datasets.inputs import read_inputs
-from isotrace.datasets.reading.cells import column_of, is_missing
+from isotrace.datasets.reading.cells import column_of, is_missing, plain
 from isotrace.domains.domain import Domain
+from isotrace.stats.splits import deal
 from isotrace.subjects.subject import Subject
 from isotrace.transfer.adapting.tasks import TaskTable, read_tasks
 from isotrace.transfer.measuring.lists import Checkpoint, TaskSpec
 from isotrace.transfer.measuring.settings import MeasureSettings
 
-SPARE = 1.5
-"""Rows drawn for each that is learned from: some cannot be read, or repeat others."""
+PART, TEST = "isotrace part", 0.2
+"""The column that names parts, and the share of the test part where no other does."""
+SPARE, ENOUGH = 1.5, 5
+"""Rows drawn for each that is learned from: some cannot be read, or repeat others; and for each that is used, of a
+table whose parts are dealt out."""
 
 METRIC = {"regression": "r2", "class": "auroc", "classes": "macro_auroc"}
 """By kind, that which checkpoints are ranked by."""
@@ -37,20 +41,19 @@ class Parts:
         cls, checkpoints: Sequence[Checkpoint], tasks: Sequence[TaskSpec], load: Callable[[Checkpoint], Subject],
         domain: Domain, settings: MeasureSettings, progress: Progress = silent,
     ) -> "Parts":  # fmt: skip
-        """Raises InputError for a task of atoms or residues, one without a column of parts, one that no tokenizer can
-        read alike, and as `read_tasks`."""
+        """Raises InputError for a task of atoms or residues, and as `read_tasks`."""
         readers: dict[str, Subject] = {}
         for checkpoint in progress(checkpoints, "reading checkpoints"):
             subject = load(checkpoint)
             readers.setdefault(tokenizer_key(subject), subject)
         tables: dict[tuple[str, str, int], TaskTable] = {}
         for task in progress(tasks, "reading tasks"):
-            rows = labelled_rows(task)
+            rows = with_parts(labelled_rows(task), task, domain, settings)
             for seed in settings.seeds:
-                some = drawn(rows, task, settings, seed)
+                some = drawn(rows, settings, seed)
 
                 def of(subject: Subject, limit: int | None, some: pl.DataFrame, task=task, seed=seed) -> TaskTable:
-                    given: dict[str, Any] = {"split": task.split, "kind": task.kind, "seed": seed, "limit": limit}
+                    given: dict[str, Any] = {"split": PART, "kind": task.kind, "seed": seed, "limit": limit}
                     rejects = pl.DataFrame(schema={"index": pl.Int64, "input": pl.String, "reason": pl.String})
                     try:
                         return read_tasks(subject, domain, some, rejects, [task.label], **given)
@@ -92,16 +95,36 @@ def tokenizer_key(subject: Subject) -> str:
 
 def labelled_rows(task: TaskSpec) -> pl.DataFrame:
     """Rows of the task's table that have a label."""
-    if task.split is None:
-        raise InputError(f"task {task.name} names no column of parts: its test part has to be the same for all.")
     rows, _ = read_inputs(str(task.file))
     label = column_of(rows, task.label, "label")
-    return rows.filter(pl.Series([not is_missing(str(cell or "")) for cell in rows[label].to_list()]))
+    cells = ("" if cell is None else str(plain(cell)).strip() for cell in rows[label].to_list())  # 0 is a label
+    return rows.filter(pl.Series([not is_missing(cell) for cell in cells]))
 
 
-def drawn(rows: pl.DataFrame, task: TaskSpec, settings: MeasureSettings, seed: int) -> pl.DataFrame:
+def with_parts(rows: pl.DataFrame, task: TaskSpec, domain: Domain, settings: MeasureSettings) -> pl.DataFrame:
+    """With the column PART: as `task.split` names it, or a fifth of the sequences, in whole groups, is the test part.
+    Of large tables so many rows are taken as can be needed, and no more."""
+    if task.split is not None:
+        return rows.with_columns(rows[column_of(rows, task.split, "split")].cast(pl.String).alias(PART))
+    order = np.random.default_rng((settings.seed, 24)).permutation(rows.height)
+    some = rows[np.sort(order[: ENOUGH * (settings.n_train + settings.n_test)])]
+    read = [_valid(domain, text) for text in some["sequence"].to_list()]
+    some = some.filter(pl.Series(read))
+    parts = deal(domain.groups(some["sequence"].to_list()), (1 - TEST, TEST), settings.seed)
+    return some.with_columns(pl.Series(PART, ["train" if part == 0 else "test" for part in parts]))
+
+
+def _valid(domain: Domain, text: str) -> bool:
+    try:
+        domain.check(text)
+    except InputError:
+        return False
+    return True
+
+
+def drawn(rows: pl.DataFrame, settings: MeasureSettings, seed: int) -> pl.DataFrame:
     """At most `n_test` rows of the test part, the same for every seed, and enough others to learn from."""
-    test = rows[column_of(rows, str(task.split), "split")].cast(pl.String).str.to_lowercase() == "test"
+    test = rows[PART].str.to_lowercase() == "test"
     found = []
     for own, n, by in (
         (rows.filter(test), settings.n_test, settings.seed), (rows.filter(~test), int(SPARE * settings.n_train), seed)
