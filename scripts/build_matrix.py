@@ -1,7 +1,8 @@
 """Lists of checkpoints and tasks for `isotrace transfer`, from the ladder and the data sets of molecules. Then
 
     python scripts/build_matrix.py DATA --ladder build/ladder --work build/matrix
-    isotrace transfer build/matrix/checkpoints.csv --tasks build/matrix/tasks.csv --domain molecule --out build/matrix/out
+    cd build/matrix
+    isotrace transfer checkpoints.csv --tasks tasks.csv --domain molecule --out out
 
 is the matrix of docs/transfer.md. Writes
 
@@ -17,9 +18,9 @@ from pathlib import Path
 
 import polars as pl
 
+from build_ladder import seen
+
 SIZES = ("0.06M", "0.25M", "0.83M", "2.8M")
-TOKENS = 4_096
-"""Tokens a step of the ladder."""
 TASKS = (
     ("bace", "moleculenet/bace.csv", "Class"),
     ("bbbp", "moleculenet/bbbp.csv", "p_np"),
@@ -50,7 +51,9 @@ def checkpoints(ladder: Path) -> list[tuple[str, str, str, float]]:
             for step, path in steps:
                 if step or run == runs[0]:  # the untrained copies of a size are one
                     name = f"{run.name}/{step}" if step else f"{size}/0"
-                    found.append((name, str(path.resolve()), run.name if step else f"{size}-untrained", step * TOKENS))
+                    found.append(
+                        (name, str(path.resolve()), run.name if step else f"{size}-untrained", seen(run, step, 4_096))
+                    )
     return found
 
 
