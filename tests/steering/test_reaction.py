@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import isnan
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from isotrace.steering.questions import Questions
 from isotrace.steering.response.detection import DETECTORS, detections, seen
 from isotrace.steering.response.reaction import NO_TWIN, reaction
 from isotrace.steering.response.resistance import persistence
+from isotrace.studies.steering.steered import reacted
 from tiny_edits import one_of
 
 LETTERS = [a + b + c for a in "CNOF" for b in ("C", "N", "O", "CC") for c in "CNO"]
@@ -120,3 +122,12 @@ def test_what_is_not_known_says_why(rotary, asked):
     alone = reaction(rotary, add, None, None, asked, (), None)
     assert (alone.left.why, isnan(alone.left.twin), isnan(alone.left.own)) == (NO_TWIN, True, False)
     assert "no changes of its starts" in str(alone.reversed.why)
+
+
+def test_studies_tell_it_in_rows(rotary, asked):
+    add = dosed(Edits((one_of("add", rotary),)), 0.5)
+    found = SimpleNamespace(reaction=reaction(rotary, add, add, None, asked, (), None))
+    rows = reacted(found)  # pyright: ignore[reportArgumentType]
+    assert [row["share"] for row in rows] == [*(f"found by {name}" for name in DETECTORS), "left", "set back"]
+    assert rows[4]["edit"] == rows[4]["random"] == found.reaction.left.own
+    assert reacted(SimpleNamespace(reaction=None)) == []  # pyright: ignore[reportArgumentType]

@@ -11,6 +11,7 @@ from isotrace.probing.linear import Task
 from isotrace.transfer.adapting.method import n_weights
 from isotrace.transfer.judging.matrix import Matrix
 from isotrace.transfer.predictors import PREDICTORS, Evidence, alike, score_all
+from isotrace.transfer.predictors.features import BASES
 from isotrace.transfer.predictors.gradients.distance import distances, near_elsewhere
 from isotrace.transfer.predictors.gradients.gradient import distance, task_gradient
 from isotrace.transfer.predictors.probes import forest
@@ -35,6 +36,7 @@ def few(monkeypatch):
     [
         pytest.param(name, kind, marks=[pytest.mark.nightly] if (name, kind) in SLOW else [])
         for name in PREDICTORS
+        if not name.endswith(BASES)  # those are walked with features, in test_predictor_features
         for kind in ("regression", "classification")
     ],
 )

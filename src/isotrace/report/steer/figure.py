@@ -8,6 +8,8 @@ from isotrace.report.page import interval, number
 
 WIDTH, HEIGHT, LEFT, TOP = 400, 220, 60, 20
 ASIDE, SHADE = 10, "#f1f3f5"
+LETTERS = 40
+"""Of a name above the figure, which has room for no more."""
 
 
 def response(doses: Sequence[Mapping[str, Any]], twins: Sequence[Mapping[str, Any]], of: str) -> str:
@@ -38,9 +40,12 @@ def response(doses: Sequence[Mapping[str, Any]], twins: Sequence[Mapping[str, An
         for row in rows:
             parts += _marked(row, across[row["dose"]], down, colour)
     parts.append(text(LEFT + WIDTH / 2, TOP + HEIGHT + 38, "dose, nats a token", "middle", size=13))
-    dots = f"; grey dots, from the right: {', '.join(aside)}" if aside else ""
-    parts.append(text(LEFT, TOP - 6, f"change of {of}{dots}", "start", size=13))
-    return picture(LEFT + WIDTH + 30, TOP + HEIGHT + 48, "dose and response", parts)
+    short = of if len(of) <= LETTERS else f"{of[:LETTERS]}…"
+    parts.append(text(LEFT, TOP - 6, f"change of {short}", "start", size=13))
+    if aside:
+        dots = f"grey dots, from the right: {', '.join(aside)}"
+        parts.append(text(LEFT + WIDTH / 2, TOP + HEIGHT + 56, dots, "middle", GREY, 12))
+    return picture(LEFT + WIDTH + 30, TOP + HEIGHT + (66 if aside else 48), "dose and response", parts)
 
 
 def _marked(row: Mapping[str, Any], x: float, down: Any, colour: str) -> list[str]:

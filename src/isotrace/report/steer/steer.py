@@ -93,6 +93,7 @@ def steer_result(found: Trial, contrast: Contrast, subject: Subject) -> SteerRes
         else [asdict(row) | {"flagged": row.flagged} for row in found.dormant],
         "confounds": worst(found.edits.confounds),
         "drift": worst(found.drift),
+        "properties": worst(found.properties, len(found.properties)),
     }  # fmt: skip
     summary["warnings"] = warnings(found, summary)
     summary["verdict"] = verdict(found, of)

@@ -54,7 +54,7 @@ def rising(arms: Sequence[Arm], seed: int, n_draws: int = 2_000) -> dict[str, An
     return {"median": median, "ci": list(ends), "starts": len(known), "doses": len(arms)}
 
 
-def worst(values: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The largest of them, NaN last."""
+def worst(values: Mapping[str, float], n: int = WORST) -> list[dict[str, Any]]:
+    """The `n` largest of them, NaN last."""
     ranked = sorted(values.items(), key=lambda pair: -abs(pair[1]) if pair[1] == pair[1] else 0.0)
-    return [{"name": name, "value": value} for name, value in ranked[:WORST]]
+    return [{"name": name, "value": value} for name, value in ranked[:n]]

@@ -18,7 +18,7 @@ What is claimed is read at the largest dose inside the safe window.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from isotrace.interventions import Tokens
 from isotrace.interventions.components import Components
 from isotrace.interventions.plan import encoded
 from isotrace.interventions.where import Which
-from isotrace.steering.contrast import Contrast, counts
+from isotrace.steering.contrast import Contrast
 from isotrace.steering.directions.direction import DIRECTIONS
 from isotrace.steering.dose import usual_floor
 from isotrace.steering.edits import Edits
@@ -45,6 +45,7 @@ from isotrace.steering.response.dormant import Dormancy, dormancy
 from isotrace.steering.response.reaction import Reaction, reaction
 from isotrace.steering.trials.arm import Arm, Strengths, Workshop
 from isotrace.steering.trials.composition import Composition, composition
+from isotrace.steering.trials.drift import drift, property_drift
 from isotrace.steering.trials.judge import Exact, Judge
 from isotrace.steering.trials.safety import Safety, check_reader, checked, development_starts, safety
 from isotrace.steering.trials.settings import PLACES, TrialSettings
@@ -67,8 +68,9 @@ CACHE = 2
 class Trial:
     """`edits` at the dose that is claimed, without a strength where no dose is safe. `dormant`: of every edit there,
     whether it takes a path that the data take too, or why that is not known. `arms`: unsteered, then the doses;
-    `twins`: effects of the random twins. `starts`: texts by row. `drift`: what else moved at the claimed dose, in
-    standard deviations of the data: confound → mean change from the unsteered designs. `composition` and
+    `twins`: effects of the random twins. `starts`: texts by row. `drift` and `properties`: what else moved at the
+    claimed dose, in standard deviations of the data: confound, or number of the domain, → mean change from the
+    unsteered designs. `composition` and
     `reaction` (to the edit, beside that to a random twin): None where no dose is safe. `rejects`: rows of the data and
     of the starts that cannot be used."""
 
@@ -86,6 +88,7 @@ class Trial:
     rejects: tuple[tuple[int, str, str], ...] = ()
     dormant: tuple[Dormancy, ...] | str = ()
     reaction: Reaction | None = None
+    properties: dict[str, float] = field(default_factory=dict)
 
     @property
     def safe(self) -> tuple[Arm, ...]:
@@ -192,6 +195,7 @@ def _tried(
         dormant=_dormant(subject, replace(edits, dose=best.reached), judging, settings.seed),
         twins=twins,
         drift=drift(subject, domain, contrast, plain, best),
+        properties=property_drift(subject, domain, contrast, plain, best, settings.seed),
         composition=composition(workshop, told, plain, best),
     )
 
@@ -243,24 +247,6 @@ def placed(edits: Edits, subject: Subject, where: Which | None) -> Edits:
         return edits
     masked = Tokens("masked")
     return replace(edits, edits=tuple(replace(e, where=masked) if e.where == EVERY else e for e in edits.edits))
-
-
-def drift(subject: Subject, domain: Domain, contrast: Contrast, plain: Arm, steered: Arm) -> dict[str, float]:
-    """Over starts with a valid design of both: mean over designs of either, by start."""
-    means: list[dict[int, np.ndarray]] = []
-    for arm in (plain, steered):
-        assert arm.designs is not None  # unsteered and reached arms have some
-        rows: dict[int, list[list[int]]] = {}
-        for row in arm.designs.rows:
-            if row.valid:
-                found = counts(subject, domain, row.sequence)
-                rows.setdefault(row.start, []).append([found[name] for name in contrast.confounds])
-        means.append({start: np.mean(found, 0) for start, found in rows.items()})
-    both = [means[1][start] - means[0][start] for start in means[1] if start in means[0]]
-    if not both:
-        return {name: float("nan") for name in contrast.confounds}
-    moved = np.mean(both, 0) / [column.std() for column in contrast.confounds.values()]
-    return dict(zip(contrast.confounds, moved.tolist(), strict=True))
 
 
 def calibration(subject: Subject, contrast: Contrast, seed: int, n_places: int = PLACES) -> Batch:

@@ -113,7 +113,7 @@ def run(task: Task, setting: Setting) -> Outcome:
     n, n_starts, n_others, n_designs, n_twins, n_places = task.sizes[0 if setting.quick else 1]
     subject = load_subject(task.subject)
     contrast = task.read(subject, n, setting.seed)
-    table, controls, drifts = [], [], []
+    table, controls, drifts, reactions = [], [], [], []
     for way in task.ways[:1] if setting.quick else task.ways:
         settings = TrialSettings(
             way.method, way.layers, "match" if way.method in NEED_MATCHED else "residual", DOSES, n_designs=n_designs,
@@ -126,7 +126,9 @@ def run(task: Task, setting: Setting) -> Outcome:
         controls.append(way.row | control(found))
         moved = [f"{row['name']} {row['value']:+.2f}" for row in worst(found.drift)]
         drifts.append(way.row | {f"{i}": said for i, said in enumerate(moved, 1)})
-    return Outcome({"doses": table, "control": controls, "drift": drifts}, notes(table, task.of))
+        reactions += [way.row | row for row in reacted(found)]
+    tables = {"doses": table, "control": controls, "drift": drifts, "reaction": reactions}
+    return Outcome(tables, notes(table, task.of))
 
 
 def rows(found: Trial, seed: int) -> list[dict[str, Any]]:
@@ -151,6 +153,16 @@ def control(found: Trial) -> dict[str, Any]:
         row[f"{name}_kept"] = None if part is None else part.kept
         row[f"{name}_kept_ci"] = None if part is None else [*part.kept_ci]
     return row | {"tokens": None if made is None else " and ".join(made.tokens)}
+
+
+def reacted(found: Trial) -> list[dict[str, Any]]:
+    """At the claimed dose, the edit beside a random twin: shares that detectors find at 5 % false alarms, that are left
+    behind the last layer and set back; none where no dose is safe."""
+    if found.reaction is None:
+        return []
+    told = {f"found by {name}": one for name, one in found.reaction.noticed.items()}
+    told |= {"left": found.reaction.left, "set back": found.reaction.reversed}
+    return [{"share": name, "edit": one.own, "random": one.twin, "why": one.why} for name, one in told.items()]
 
 
 def named(row: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from isotrace.base.errors import InputError
 from isotrace.base.progress import Progress, silent
 from isotrace.base.settings import checked_seed
 from isotrace.datasets.tasks import Example
+from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.domain import Domain, domain_of
 from isotrace.probing.crossed import metrics_of
 from isotrace.probing.folds import Folds, folds_of
@@ -24,6 +25,14 @@ FOLDS, BINS = 5, 5
 
 
 @dataclass(frozen=True, eq=False)
+class Basis:
+    """A subject and what its activations are written in."""
+
+    subject: Subject
+    dictionary: Dictionary
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """Of N sequences: `embeddings [N, D]`, the mean over tokens of the final hidden state, and of every layer, `layers`
     (0 is what the first block reads); float64. `y [N]`: numbers, or class indices from 0 on, as `kind` says. `groups
@@ -31,7 +40,8 @@ class Evidence:
 
     `texts`, `subject`, `domain`: where there are any; a planted world has none. `tokens_seen`: in pretraining, NaN
     where not known. `corpus`: sequences like those of the pretraining, the same for all that is compared. `width`: the
-    smallest D of all that is compared, see `alike`. `features`: pooled activations `[N, F]` by their basis.
+    smallest D of all that is compared, see `alike`. `features`: pooled activations `[N, F]` in
+    every basis, and the `bases` themselves, see `features.bases`.
 
     Raises InputError for fewer than LEAST sequences, shapes that do not fit, values that are not finite and labels that
     are all alike or no class indices.
@@ -50,6 +60,7 @@ class Evidence:
     corpus: tuple[str, ...] = ()
     width: int | None = None
     features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    bases: Mapping[str, Basis] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)

@@ -91,19 +91,25 @@ PREDICTORS: Registry[Predictor] = Registry(
             "masked_loss": "plain.masked",
             "corpus_loss": "plain.masked",
             "fertility": "plain.fertility",
+            **{
+                f"{name}_{basis}": f"features.{module}"
+                for name, module in {"sparse": "sparse", "few": "few", "fewest": "few", "inside": "inside"}.items()
+                for basis in ("dictionary", "neurons", "pca", "untrained")
+            },
         }.items()
     },
 )
 
 
 def predictor(
-    name: str, *, source: str, direction: Literal[1, -1] = 1, passes: float = 1, needs: tuple[Need, ...] = ()
-) -> Callable[[Run], Run]:
-    """Decorator of `run`; its docstring's first line says what the predictor is."""
+    name: str, *, source: str, direction: Literal[1, -1] = 1, passes: float = 1, needs: tuple[Need, ...] = (),
+    about: str = "",
+) -> Callable[[Run], Run]:  # fmt: skip
+    """Decorator of `run`; `about`, or else its docstring's first line, says what the predictor is."""
 
     def add(run: Run) -> Run:
-        about = (run.__doc__ or "").partition("\n\n")[0].replace("\n    ", " ").strip()
-        PREDICTORS.register(name, Predictor(name, run, direction, passes, needs, about, source))
+        said = about or (run.__doc__ or "").partition("\n\n")[0].replace("\n    ", " ").strip()
+        PREDICTORS.register(name, Predictor(name, run, direction, passes, needs, said, source))
         return run
 
     return add
