@@ -10,8 +10,9 @@ import polars as pl
 from isotrace.base.errors import InputError
 from isotrace.base.identity import identity
 from isotrace.base.progress import Progress, silent
-from isotrace.datasets.inputs import read_inputs
+from isotrace.datasets.inputs import read_inputs, rejects_frame
 from isotrace.datasets.reading.cells import column_of, is_missing, plain
+from isotrace.datasets.replicates import cleaned
 from isotrace.domains.domain import Domain
 from isotrace.stats.splits import deal
 from isotrace.subjects.subject import Subject
@@ -25,6 +26,7 @@ SPARE, ENOUGH = 1.5, 5
 """Rows drawn for each that is learned from: some cannot be read, or repeat others; and for each that is used, of a
 table whose parts are dealt out."""
 
+NO_REJECTS = rejects_frame([])
 METRIC = {"regression": "r2", "class": "auroc", "classes": "macro_auroc"}
 """By kind, that which checkpoints are ranked by."""
 
@@ -54,9 +56,8 @@ class Parts:
 
                 def of(subject: Subject, limit: int | None, some: pl.DataFrame, task=task, seed=seed) -> TaskTable:
                     given: dict[str, Any] = {"split": PART, "kind": task.kind, "seed": seed, "limit": limit}
-                    rejects = pl.DataFrame(schema={"index": pl.Int64, "input": pl.String, "reason": pl.String})
                     try:
-                        return read_tasks(subject, domain, some, rejects, [task.label], **given)
+                        return read_tasks(subject, domain, some, NO_REJECTS, [task.label], **given)
                     except InputError as error:
                         raise InputError(f"task {task.name}: {error}") from None
 
@@ -108,8 +109,9 @@ def with_parts(rows: pl.DataFrame, task: TaskSpec, domain: Domain, settings: Mea
         return rows.with_columns(rows[column_of(rows, task.split, "split")].cast(pl.String).alias(PART))
     order = np.random.default_rng((settings.seed, 24)).permutation(rows.height)
     some = rows[np.sort(order[: ENOUGH * (settings.n_train + settings.n_test)])]
-    read = [_valid(domain, text) for text in some["sequence"].to_list()]
-    some = some.filter(pl.Series(read))
+    some = some.filter(pl.Series([_valid(domain, text) for text in some["sequence"].to_list()]))
+    # one row a thing, before parts are dealt out: a salt and its base are one
+    some = cleaned(some, NO_REJECTS, domain, label=task.label, split=None, salts="strip", kind=task.kind).rows
     parts = deal(domain.groups(some["sequence"].to_list()), (1 - TEST, TEST), settings.seed)
     return some.with_columns(pl.Series(PART, ["train" if part == 0 else "test" for part in parts]))
 
