@@ -169,7 +169,7 @@ def heat_map(checkpoints: Sequence[str], tasks: Sequence[Mapping[str, Any]], y: 
     for j, task in enumerate(tasks):
         x = NAMES + CELL * j + CELL / 2
         name = task["name"] if len(task["name"]) < 19 else f"{task['name'][:17]}…"
-        turned = text(0, 0, name, "start", size=12)
+        turned = text(0, 0, str(name), "start", size=12)
         parts.append(f'<g transform="translate({x:.0f} {HEAD - 8}) rotate(-50)">{turned}</g>')
     for place, i in enumerate(order):
         top = HEAD + ROW * place

@@ -8,7 +8,7 @@ import polars as pl
 
 from isotrace.base.errors import InputError
 from isotrace.transfer.judging.abstention import FOREST
-from isotrace.transfer.judging.combination import Feature, combined, mean_rank_elsewhere
+from isotrace.transfer.judging.combination import Feature, Out, combined, mean_rank_elsewhere
 from isotrace.transfer.judging.judge import Comparison, Judged, Predictor, compare, judge
 from isotrace.transfer.judging.matrix import Matrix, matrix_of
 from isotrace.transfer.judging.noise import Ceiling, task_ceiling
@@ -66,10 +66,12 @@ def judgement(
     features: dict[str, Feature] = {one.name: one.scores for one in predictors if one.name not in (ELSEWHERE, CONSTANT)}
     features |= {ELSEWHERE: mean_rank_elsewhere(matrix)}
     costs = [np.nansum([one.seconds for one in predictors], 0), np.nansum([one.flops for one in predictors], 0)]
-    for out, names in (("groups", matrix.groups), ("families", matrix.families)):
+    ways: tuple[tuple[Out, Sequence[str], str], ...] = (
+        ("groups", matrix.groups, "group"), ("families", matrix.families, "family")
+    )  # fmt: skip
+    for out, names, one in ways:
         if len({*names}) >= FEW:
-            scores = combined(features, matrix, out)
-            predictors.append(Predictor(f"all, without the {out[:-1].replace('ie', 'y')}", scores, costs[0], costs[1]))
+            predictors.append(Predictor(f"all, without the {one}", combined(features, matrix, out), *costs))
     judged = tuple(judge(one, matrix, ceilings, seed=settings.seed, n_draws=n_draws) for one in predictors)
     probe = next((one for one in judged if one.predictor == PROBE), None)
     against = {} if probe is None else {one.predictor: compare(one, probe) for one in judged if one is not probe}
