@@ -35,8 +35,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Predictor:
-    """`passes`: per sequence, see `Row`. `needs`: beside embeddings, labels and groups. `about`: one line. `source`:
-    where it is from."""
+    """`passes`: per sequence, see `Row`; `sampled`: (passes, sequences at most) of what is taken of some beside.
+    `needs`: beside embeddings, labels and groups. `about`: one line. `source`: where it is from."""
 
     name: str
     run: Run
@@ -45,6 +45,7 @@ class Predictor:
     needs: tuple[Need, ...]
     about: str
     source: str
+    sampled: tuple[float, int] = (0, 0)
 
     def row(self, evidence: Evidence) -> Row:
         started, score, reason = time.perf_counter(), math.nan, ""
@@ -58,7 +59,8 @@ class Predictor:
             reason = str(error)
         score = math.nan if reason else score
         seconds = time.perf_counter() - started
-        return Row(self.name, score, self.direction, seconds, self.passes * len(evidence.y), reason)
+        n, (more, most) = len(evidence.y), self.sampled
+        return Row(self.name, score, self.direction, seconds, self.passes * n + more * min(n, most), reason)
 
     def score(self, evidence: Evidence) -> float:
         """NaN where it does not apply; `row` gives the reason."""
@@ -103,13 +105,13 @@ PREDICTORS: Registry[Predictor] = Registry(
 
 def predictor(
     name: str, *, source: str, direction: Literal[1, -1] = 1, passes: float = 1, needs: tuple[Need, ...] = (),
-    about: str = "",
+    about: str = "", sampled: tuple[float, int] = (0, 0),
 ) -> Callable[[Run], Run]:  # fmt: skip
     """Decorator of `run`; `about`, or else its docstring's first line, says what the predictor is."""
 
     def add(run: Run) -> Run:
         said = about or (run.__doc__ or "").partition("\n\n")[0].replace("\n    ", " ").strip()
-        PREDICTORS.register(name, Predictor(name, run, direction, passes, needs, said, source))
+        PREDICTORS.register(name, Predictor(name, run, direction, passes, needs, said, source, sampled))
         return run
 
     return add
