@@ -23,13 +23,15 @@ Need = Literal["subject", "texts", "domain"]
 class Row:
     """`score`: NaN with a `reason`. `direction`: +1 where a high score foretells a good outcome, −1 where a low one
     does. `seconds`: of the score alone, from `Evidence` on. `passes`: forward passes of one sequence through the
-    checkpoint that it takes in all, a backward pass counted as two, those that made the embeddings among them."""
+    checkpoint that it takes in all, a backward pass counted as two, those that made the embeddings among them. `flops`:
+    of these, 2 · weights · tokens each, NaN without a subject."""
 
     predictor: str
     score: float
     direction: Literal[1, -1]
     seconds: float
     passes: float
+    flops: float
     reason: str
 
 
@@ -60,7 +62,9 @@ class Predictor:
         score = math.nan if reason else score
         seconds = time.perf_counter() - started
         n, (more, most) = len(evidence.y), self.sampled
-        return Row(self.name, score, self.direction, seconds, self.passes * n + more * min(n, most), reason)
+        passes = self.passes * n + more * min(n, most)
+        flops = passes * evidence.flops_per_pass if passes else 0.0
+        return Row(self.name, score, self.direction, seconds, passes, flops, reason)
 
     def score(self, evidence: Evidence) -> float:
         """NaN where it does not apply; `row` gives the reason."""
