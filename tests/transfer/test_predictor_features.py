@@ -125,8 +125,8 @@ def test_pooled_features_by_hand(rotary, tiny_bases):
     assert np.allclose(found, np.concatenate([means[:, active], peaks[:, active]], 1), atol=1e-5)
 
 
-@pytest.fixture
-def eight(monkeypatch):
+@pytest.fixture(autouse=True)
+def _eight(monkeypatch):
     monkeypatch.setattr(inside, "INPUTS", 8)
 
 
@@ -136,12 +136,12 @@ def made_of(written, n_features: int, k: int) -> tuple[Evidence, Basis]:
     return replace(written, bases={"dictionary": basis}), basis
 
 
-def test_rows_that_span_everything_hold_the_gradient_as_random_ones_do(written, eight):
+def test_rows_that_span_everything_hold_the_gradient_as_random_ones_do(written):
     known, _ = made_of(written, 400, 400)
     assert PREDICTORS["inside_dictionary"].score(known) == pytest.approx(0, abs=1e-6)
 
 
-def test_only_active_rows_that_span_everything_hold_all_of_the_gradient(written, eight):
+def test_only_active_rows_that_span_everything_hold_all_of_the_gradient(written):
     """16 features of 400 are active and write along every axis, the others write nothing: of as many random ones about
     one in 25 writes."""
     known, basis = made_of(written, 400, 16)

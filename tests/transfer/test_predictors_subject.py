@@ -4,16 +4,17 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from adapting_table import MOLECULES
 
 from isotrace.base.errors import InputError
 from isotrace.probing.linear import Task
 from isotrace.transfer.adapting.method import n_weights
 from isotrace.transfer.judging.matrix import Matrix
-from isotrace.transfer.predictors import PREDICTORS, Evidence, alike, score_all
+from isotrace.transfer.predictors import PREDICTORS, Evidence, Row, alike, score_all, scored
 from isotrace.transfer.predictors.features import BASES
 from isotrace.transfer.predictors.gradients.distance import distances, near_elsewhere
-from isotrace.transfer.predictors.gradients.gradient import distance, task_gradient
+from isotrace.transfer.predictors.gradients.gradient import distance, sketch, task_gradient
 from isotrace.transfer.predictors.probes import forest
 
 NITROGENS = np.asarray([text.count("N") for text in MOLECULES], float)
@@ -49,7 +50,8 @@ def test_every_predictor_gives_a_number_or_a_reason_and_the_same_again(rotary, f
     assert math.isfinite(row.score)
     if kind == "regression":
         assert predictor.score(of(rotary, y, kind, tokens_seen=1e6, corpus=tuple(MOLECULES[:20]))) == row.score
-    assert (row.direction, row.passes) == (predictor.direction, predictor.passes * len(y))
+    assert row.direction == predictor.direction
+    assert row.passes == len(y) * (predictor.passes + predictor.sampled[0])  # fewer than are sampled at most
     assert predictor.about
     assert row.seconds > 0
 
@@ -80,6 +82,38 @@ def test_plain_ones_by_hand(rotary):
     assert PREDICTORS["ln_tokens"].score(known) == 1
     tokens = [len(rotary.tokenize([text]).ids[0]) - 2 for text in MOLECULES]  # a begin and an end each
     assert PREDICTORS["fertility"].score(known) == sum(tokens) / sum(map(len, MOLECULES))
+
+
+def test_flops_are_those_of_the_passes(rotary):
+    row = PREDICTORS["gradient_snr"].row(of(rotary, NITROGENS))
+    tokens = sum(len(rotary.tokenize([text]).ids[0]) for text in MOLECULES)
+    assert row.flops == pytest.approx(4 * 2 * n_weights(rotary.model) * tokens)
+    assert PREDICTORS["fertility"].row(of(rotary, NITROGENS)).flops == 0
+
+
+def test_rows_become_what_is_judged():
+    nothing = np.zeros((2, 2))
+    matrix = Matrix(("a", "b"), ("f", "g"), ("s", "t"), ("s", "t"), nothing, nothing, nothing, nothing)
+    rows = {
+        ("a", "t"): [Row("up", 2.0, 1, 0.5, 3, 30, ""), Row("down", 2.0, -1, 0.25, 0, 0, "")],
+        ("b", "s"): [Row("up", math.nan, 1, 0.1, 3, 30, "why")],
+    }
+    found = scored(rows, matrix)
+    assert np.array_equal(found["up"].scores, [[math.nan, 2], [math.nan, math.nan]], equal_nan=True)
+    assert found["down"].scores[0, 1] == -2
+    assert (found["up"].seconds[0, 1], found["up"].flops[1, 0]) == (0.5, 30)
+    with pytest.raises(InputError, match="no place"):
+        scored({("c", "t"): rows["a", "t"]}, matrix)
+
+
+def test_a_sketch_keeps_lengths_and_angles():
+    """To about 1/√4,096."""
+    one, other = torch.randn(2, 200_000, generator=torch.Generator().manual_seed(0))
+    other = 0.6 * one + 0.8 * other
+    sketched = sketch(len(one), 4_096, 0)
+    a, b = sketched(one), sketched(other)
+    assert np.linalg.norm(a) == pytest.approx(float(one.norm()), rel=0.05)
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) == pytest.approx(0.6, abs=0.05)
 
 
 def test_embeddings_are_the_last_of_the_layers(rotary):

@@ -2,5 +2,6 @@
 
 from isotrace.transfer.predictors.evidence import Evidence, alike
 from isotrace.transfer.predictors.predictor import PREDICTORS, Predictor, Row, predictor, score_all
+from isotrace.transfer.predictors.scored import scored
 
-__all__ = ["PREDICTORS", "Evidence", "Predictor", "Row", "alike", "predictor", "score_all"]
+__all__ = ["PREDICTORS", "Evidence", "Predictor", "Row", "alike", "predictor", "score_all", "scored"]

@@ -20,6 +20,7 @@ from isotrace.probing.probe import LEAST
 from isotrace.probing.states import pooled_states
 from isotrace.stats.metrics import METRICS
 from isotrace.subjects.subject import Subject
+from isotrace.transfer.adapting.method import n_weights
 
 FOLDS, BINS = 5, 5
 
@@ -122,6 +123,13 @@ class Evidence:
     def folds(self) -> Folds:
         """Raises InputError as `folds_of` does."""
         return folds_of(self.kind, self.y, self.groups, self.classes, FOLDS, self.seed)
+
+    @cached_property
+    def flops_per_pass(self) -> float:
+        """2 · weights · mean number of tokens, of one sequence; NaN without a subject or texts."""
+        if self.subject is None or not self.texts:
+            return np.nan
+        return 2.0 * n_weights(self.subject.model) * float(self.subject.tokenize(self.texts).mask.sum(1).float().mean())
 
     def worth(self, outputs: np.ndarray) -> float:
         """R² of numbers, AUROC of two classes, its mean over classes of more, of `outputs [N, outputs]`; rows without

@@ -23,20 +23,22 @@ Need = Literal["subject", "texts", "domain"]
 class Row:
     """`score`: NaN with a `reason`. `direction`: +1 where a high score foretells a good outcome, −1 where a low one
     does. `seconds`: of the score alone, from `Evidence` on. `passes`: forward passes of one sequence through the
-    checkpoint that it takes in all, a backward pass counted as two, those that made the embeddings among them."""
+    checkpoint that it takes in all, a backward pass counted as two, those that made the embeddings among them. `flops`:
+    of these, 2 · weights · tokens each, NaN without a subject."""
 
     predictor: str
     score: float
     direction: Literal[1, -1]
     seconds: float
     passes: float
+    flops: float
     reason: str
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """`passes`: per sequence, see `Row`. `needs`: beside embeddings, labels and groups. `about`: one line. `source`:
-    where it is from."""
+    """`passes`: per sequence, see `Row`; `sampled`: (passes, sequences at most) of what is taken of some beside.
+    `needs`: beside embeddings, labels and groups. `about`: one line. `source`: where it is from."""
 
     name: str
     run: Run
@@ -45,6 +47,7 @@ class Predictor:
     needs: tuple[Need, ...]
     about: str
     source: str
+    sampled: tuple[float, int] = (0, 0)
 
     def row(self, evidence: Evidence) -> Row:
         started, score, reason = time.perf_counter(), math.nan, ""
@@ -58,7 +61,10 @@ class Predictor:
             reason = str(error)
         score = math.nan if reason else score
         seconds = time.perf_counter() - started
-        return Row(self.name, score, self.direction, seconds, self.passes * len(evidence.y), reason)
+        n, (more, most) = len(evidence.y), self.sampled
+        passes = self.passes * n + more * min(n, most)
+        flops = passes * evidence.flops_per_pass if passes else 0.0
+        return Row(self.name, score, self.direction, seconds, passes, flops, reason)
 
     def score(self, evidence: Evidence) -> float:
         """NaN where it does not apply; `row` gives the reason."""
@@ -103,13 +109,13 @@ PREDICTORS: Registry[Predictor] = Registry(
 
 def predictor(
     name: str, *, source: str, direction: Literal[1, -1] = 1, passes: float = 1, needs: tuple[Need, ...] = (),
-    about: str = "",
+    about: str = "", sampled: tuple[float, int] = (0, 0),
 ) -> Callable[[Run], Run]:  # fmt: skip
     """Decorator of `run`; `about`, or else its docstring's first line, says what the predictor is."""
 
     def add(run: Run) -> Run:
         said = about or (run.__doc__ or "").partition("\n\n")[0].replace("\n    ", " ").strip()
-        PREDICTORS.register(name, Predictor(name, run, direction, passes, needs, said, source))
+        PREDICTORS.register(name, Predictor(name, run, direction, passes, needs, said, source, sampled))
         return run
 
     return add

@@ -10,6 +10,7 @@ Neurons and components are `evaluation.controls`: as many are active per token a
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -89,7 +90,13 @@ def features_in(evidence: Evidence, basis: str) -> np.ndarray:
 
 
 def of_each_basis(
-    name: str, *, source: str, direction: int = 1, passes: float = 2, needs: tuple[Need, ...] = ()
+    name: str,
+    *,
+    source: str,
+    direction: Literal[1, -1] = 1,
+    passes: float = 2,
+    needs: tuple[Need, ...] = (),
+    sampled: tuple[float, int] = (0, 0),
 ) -> Callable[[Callable[[Evidence, str], float]], Callable[[Evidence, str], float]]:
     """Decorator of `run(evidence, basis)`, which becomes a predictor `name_basis` for each of BASES."""
 
@@ -97,8 +104,8 @@ def of_each_basis(
         about = (run.__doc__ or "").partition("\n\n")[0].replace("\n    ", " ").strip()
         for basis in BASES:
             given = predictor(
-                f"{name}_{basis}", source=source, direction=1 if direction > 0 else -1, passes=passes, needs=needs,
-                about=f"{about} Basis: {basis}.",
+                f"{name}_{basis}", source=source, direction=direction, passes=passes, needs=needs,
+                about=f"{about} Basis: {basis}.", sampled=sampled,
             )  # fmt: skip
             given(lambda evidence, basis=basis: run(evidence, basis))
         return run

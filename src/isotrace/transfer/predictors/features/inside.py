@@ -26,7 +26,7 @@ INPUTS, TOKENS = 64, 4
 """Sequences at most, and tokens of each."""
 
 
-@of_each_basis("inside", passes=4, source="ours", needs=("texts",))
+@of_each_basis("inside", passes=1, sampled=(4, INPUTS), source="ours", needs=("texts",))
 def inside(evidence: Evidence, basis: str) -> float:
     """‖P g‖²/‖g‖², g the gradient at what the basis writes to, P on the rows active at its token; less the same of as
     many random rows. Through ten fresh heads; four tokens of 64 sequences."""

@@ -10,7 +10,8 @@ from isotrace.transfer.predictors.scores.kernel_alignment import alignment
 INPUTS = 64
 
 
-@predictor("tangent_alignment", passes=4, source="Jacot et al. 2018, arXiv 1806.07572", needs=("subject", "texts"))
+@predictor("tangent_alignment", sampled=(3, INPUTS), source="Jacot et al. 2018, arXiv 1806.07572",
+           needs=("subject", "texts"))  # fmt: skip
 def tangent_alignment(evidence: Evidence) -> float:
     """As `kernel_alignment`, of the gradients of the mean output of ten fresh heads, on at most 64 sequences.
 

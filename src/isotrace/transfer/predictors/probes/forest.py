@@ -28,12 +28,13 @@ def of_descriptors(evidence: Evidence) -> float:
     if not whole:
         raise InputError(f"the domain {domain.name} has no descriptors of whole sequences")
     rows = []
-    for text in evidence.texts:
+    for text in (text.strip() for text in evidence.texts):
         reading = domain.read(text, [text], [(0, len(text))])
         rows.append(domain.label(reading).numbers[whole])
     x = np.asarray(rows)
+    x = x[:, np.isfinite(x).any(0)]
     # trees see order alone, and `forest` leaves out columns that are hardly ever above 0
-    return _worth(evidence, x - np.nanmin(np.where(np.isfinite(x), x, np.inf), 0))
+    return _worth(evidence, x - np.nanmin(x, 0))
 
 
 def _worth(evidence: Evidence, x: np.ndarray) -> float:
