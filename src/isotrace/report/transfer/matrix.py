@@ -174,7 +174,7 @@ def heat_map(checkpoints: Sequence[str], tasks: Sequence[Mapping[str, Any]], y: 
     for place, i in enumerate(order):
         top = HEAD + ROW * place
         name = checkpoints[i] if len(checkpoints[i]) < 27 else f"…{checkpoints[i][-25:]}"
-        parts.append(text(NAMES - 8, top + 15, name, "end", size=12))
+        parts.append(text(NAMES - 8, top + 15, str(name), "end", size=12))
         for j, task in enumerate(tasks):
             value = values[i, j]
             if not np.isfinite(value):
