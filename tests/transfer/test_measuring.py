@@ -1,6 +1,7 @@
 """Checkpoints measured on tasks: one test part for all, rows kept, predictors judged by what came out."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -16,11 +17,12 @@ from isotrace.report.transfer.matrix import _row, verdict
 from isotrace.stats.metrics import METRICS
 from isotrace.transfer.judging.outcomes import OutcomeRow, read_outcomes
 from isotrace.transfer.measuring import measure as measuring
-from isotrace.transfer.measuring.judgement import judgement
+from isotrace.transfer.measuring.judgement import judgement, shortfall
 from isotrace.transfer.measuring.lists import Checkpoint, TaskSpec, read_checkpoints, read_task_list
 from isotrace.transfer.measuring.measure import Measured
 from isotrace.transfer.measuring.parts import PART, drawn, labelled_rows, with_parts
 from isotrace.transfer.measuring.settings import MeasureSettings
+from isotrace.transfer.predictors.predictor import Row
 
 DRAWN = np.random.default_rng(0)
 TEXTS = sorted({"".join(DRAWN.choice([*"CCCNO"], DRAWN.integers(5, 17))) for _ in range(150)})
@@ -89,8 +91,9 @@ def test_the_predictor_that_knows_is_told_and_is_a_win_only_where_it_is_shown(se
         outputs = np.stack([worth[c] * y + rng.normal(size=200) for c in range(8)])[:, None, :, None] / 2
         known = {"logme": worth, "probe": worth + 0.8 * rng.normal(size=8)}
         said = {
-            (f"c{c}", 0): {name: (float(x[c]), 1, 1.0, 1.0, "") for name, x in known.items()} for c in range(8)
-        }  # fmt: skip
+            (f"c{c}", 0): tuple(Row(name, float(x[c]), 1, 1.0, 1.0, 1.0, "") for name, x in known.items())
+            for c in range(8)
+        }
         measured.append(Measured(f"t{t}", outputs, y, tuple(f"g{i // 2}" for i in range(200)), "r2", said))
         for c, one in enumerate([*checkpoints, Checkpoint("forest", "forest", "forest")]):
             value = 0.1 if c == 8 else float(METRICS["r2"](outputs[c, 0], y, np.ones((1, 200)))[0])
@@ -109,7 +112,11 @@ def test_the_predictor_that_knows_is_told_and_is_a_win_only_where_it_is_shown(se
     assert found.forest.tolist() == [0.1] * 6
     said = verdict(found, [_row(one, found) for one in found.judged])
     assert said.startswith("Best order: logme, Spearman ")
-    assert ("It is better than the probe." in said) == (found.against["logme"].verdict == "better")
+    why = shortfall(found.best, found.against["logme"])
+    assert ("It is better than the probe." in said) == (not why)
+    dear = replace(found.against["logme"], verdict="better", times_flops=2.0)
+    assert "2 times the FLOPs" in shortfall(found.best, dear) or "regret" in shortfall(found.best, dear)
+    assert shortfall(named["any"], replace(dear, times_flops=1.0)).startswith("it reaches nan of the ceiling")
 
 
 def test_a_killed_measurement_goes_on_and_computes_nothing_again(run, lists, tmp_path, monkeypatch):

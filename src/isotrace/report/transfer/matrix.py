@@ -1,6 +1,7 @@
 """What `isotrace transfer` found: outcomes as a heat map, ceilings, and predictors with what their choice costs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from typing import Any
 
@@ -15,7 +16,7 @@ from isotrace.report.figures import COLOURS, GREY, dot, path, picture, reach, sc
 from isotrace.report.page import interval, number, render_page, template_text
 from isotrace.transfer.judging.judge import Estimate, Judged
 from isotrace.transfer.judging.matrix import ranks
-from isotrace.transfer.measuring.judgement import CONSTANT, PROBE, Judgement
+from isotrace.transfer.measuring.judgement import CONSTANT, PROBE, Judgement, shortfall
 from isotrace.transfer.measuring.measure import Measured
 from isotrace.transfer.measuring.settings import MeasureSettings
 
@@ -97,10 +98,8 @@ def transfer_result(
         for j, task in enumerate(matrix.tasks) for i in range(len(matrix.checkpoints))
     ]  # fmt: skip
     said = [
-        {"checkpoint": checkpoint, "task": one.task, "seed": seed, "predictor": name, "score": score,
-         "direction": sign, "seconds": seconds, "flops": flops, "reason": reason}
-        for one in measured for (checkpoint, seed), told in one.scores.items()
-        for name, (score, sign, seconds, flops, reason) in told.items()
+        {"checkpoint": checkpoint, "task": one.task, "seed": seed, **asdict(row)}
+        for one in measured for (checkpoint, seed), told in one.scores.items() for row in told
     ]  # fmt: skip
     flat = {"name": pl.String, "group": pl.String, "metric": pl.String, "forest": pl.Float64, "apart": pl.Boolean}
     tables = {
@@ -131,12 +130,12 @@ def verdict(found: Judgement, predictors: Sequence[Mapping[str, Any]]) -> str:
         return f"{said}. The cross-validated probe was not asked."
     if best.predictor == PROBE:
         return f"{said}. Use that: no other predictor comes up to cross-validating the probe."
-    probe, how = rows[PROBE], found.against[best.predictor].verdict
+    probe, why = rows[PROBE], shortfall(best, found.against[best.predictor])
     order, regret = number(probe["spearman"]["value"]), number(probe["regret_1"]["value"])
     beside = f"the cross-validated probe {order}, regret {regret}"
-    if how == "better":
+    if not why:
         return f"{said}; {beside}. It is better than the probe."
-    return f"{said}; {beside}. Use the probe: that the other is better is not shown ({how})."
+    return f"{said}; {beside}. Use the probe: that the other is better is not shown ({why})."
 
 
 def _row(one: Judged, found: Judgement) -> dict[str, Any]:

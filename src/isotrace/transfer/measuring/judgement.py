@@ -16,9 +16,12 @@ from isotrace.transfer.measuring.lists import Checkpoint
 from isotrace.transfer.measuring.measure import Measured
 from isotrace.transfer.measuring.parts import METRIC
 from isotrace.transfer.measuring.settings import MeasureSettings
+from isotrace.transfer.predictors.scored import scored
 
 PROBE, ELSEWHERE, CONSTANT = "probe", "mean rank elsewhere", "any"
 """What others are compared with; the mean rank on other groups of tasks; a choice at random."""
+GOAL = 0.95
+"""Share of the ceiling that a better way to choose has to reach."""
 FEW = 3
 """Groups of tasks, or families of checkpoints, fewer of which leave nothing to fit a combination on."""
 
@@ -43,6 +46,22 @@ class Judgement:
         return max(known, key=lambda one: one.means["spearman"].value, default=None)
 
 
+def shortfall(one: Judged, against: Comparison) -> str:
+    """Why `one` is not shown to be better than the cross-validated probe, by the rule of docs/transfer.md, which was
+    written before any matrix; empty where it is."""
+    share, regret = one.means["share"].value, against.by["regret_1"]
+    ends = (regret.over_groups[1], regret.over_families[1])
+    if against.verdict != "better":
+        return against.verdict
+    if not share >= GOAL:
+        return f"it reaches {share:.2f} of the ceiling, below {GOAL}"
+    if not max(ends) < 0:
+        return "its regret may be no smaller"
+    if not against.times_flops <= 1:
+        return f"it takes {against.times_flops:.3g} times the FLOPs"
+    return ""
+
+
 def judgement(
     measured: Sequence[Measured], frame: pl.DataFrame, checkpoints: Sequence[Checkpoint], settings: MeasureSettings,
     split: str, n_draws: int = 1_000,
@@ -62,7 +81,7 @@ def judgement(
                            settings.seed, n_draws=n_draws)
         for task in matrix.tasks
     }  # fmt: skip
-    predictors = [*_asked(matrix, tasks, settings), *_free(matrix)]
+    predictors = [*(_asked(matrix, tasks, settings) if settings.predictors else ()), *_free(matrix)]
     features: dict[str, Feature] = {one.name: one.scores for one in predictors if one.name not in (ELSEWHERE, CONSTANT)}
     features |= {ELSEWHERE: mean_rank_elsewhere(matrix)}
     costs = [np.nansum([one.seconds for one in predictors], 0), np.nansum([one.flops for one in predictors], 0)]
@@ -80,15 +99,14 @@ def judgement(
 
 
 def _asked(matrix: Matrix, tasks: Mapping[str, Measured], settings: MeasureSettings) -> list[Predictor]:
-    """Means over seeds, those of which less is better with the sign turned."""
+    """Means over seeds."""
+    cells = [(c, t) for c in matrix.checkpoints for t in matrix.tasks]
+    by_seed = [scored({(c, t): tasks[t].scores[c, seed] for c, t in cells}, matrix) for seed in settings.seeds]
     found = []
     for name in settings.predictors:
-        told = np.full((3, len(matrix.checkpoints), len(matrix.tasks)), np.nan)
-        for j, task in enumerate(matrix.tasks):
-            for i, checkpoint in enumerate(matrix.checkpoints):
-                said = [tasks[task].scores[checkpoint, seed][name] for seed in settings.seeds]
-                told[:, i, j] = np.mean([(score * sign, seconds, flops) for score, sign, seconds, flops, _ in said], 0)
-        found.append(Predictor(name, *told))
+        own = [one[name] for one in by_seed]
+        means = (np.mean([getattr(one, of) for one in own], 0) for of in ("scores", "seconds", "flops"))
+        found.append(Predictor(name, *means))
     return found
 
 

@@ -7,8 +7,9 @@ that the tokeniser of one checkpoint cannot read are left out for all.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from isotrace.transfer.measuring.lists import Checkpoint, TaskSpec
 from isotrace.transfer.measuring.parts import Parts, kind_of
 from isotrace.transfer.measuring.settings import MeasureSettings
 from isotrace.transfer.predictors.evidence import Evidence
-from isotrace.transfer.predictors.predictor import score_all
+from isotrace.transfer.predictors.predictor import Row, score_all
 
 CACHE = 1
 """Raised when code changes what a measurement has kept."""
@@ -39,15 +40,14 @@ Load = Callable[[Checkpoint], Subject]
 @dataclass(frozen=True, eq=False)
 class Measured:
     """Of a task's test part: `outputs [checkpoints, seeds, rows, outputs]`, in the order of the checkpoints,
-    `y [rows]`, `groups`, and the `metric` it is ranked by. `scores`: (checkpoint, seed) → predictor → (score,
-    direction, seconds, FLOPs, reason)."""
+    `y [rows]`, `groups`, and the `metric` it is ranked by. `scores`: (checkpoint, seed) → what predictors said."""
 
     task: str
     outputs: np.ndarray
     y: np.ndarray
     groups: tuple[str, ...]
     metric: str
-    scores: dict[tuple[str, int], dict[str, tuple[float, int, float, float, str]]]
+    scores: dict[tuple[str, int], tuple[Row, ...]]
 
 
 def measure(
@@ -61,7 +61,7 @@ def measure(
     Raises InputError and SubjectError as `Parts` and `adapt` do."""
     parts = Parts.of(checkpoints, tasks, load, domain, settings, progress)
     outputs: dict[str, list[list[np.ndarray]]] = {task.name: [] for task in tasks}
-    scores: dict[str, dict[tuple[str, int], dict]] = {task.name: {} for task in tasks}
+    scores: dict[str, dict[tuple[str, int], tuple[Row, ...]]] = {task.name: {} for task in tasks}
     for checkpoint in progress(checkpoints, "checkpoints"):
         subject = load(checkpoint)
         memo = Memo(work, CACHE, subject, settings, [*corpus])
@@ -76,9 +76,10 @@ def measure(
                 _store(outcomes, checkpoint, subject, task, table, settings, seed, made, seconds)
                 found.append(made)
                 if settings.predictors:
-                    said = partial(_scored, checkpoint, subject, domain, table, settings, seed, corpus)
-                    told = memo.plain(f"scores {key} {settings.predictors}", said)
-                    scores[task.name][checkpoint.name, seed] = told
+                    width = min(parts.width, subject.d_model)
+                    said = partial(_scored, checkpoint, subject, domain, table, settings, seed, corpus, width)
+                    told = memo.plain(f"scores {key} {width} {settings.predictors}", said)
+                    scores[task.name][checkpoint.name, seed] = tuple(Row(**row) for row in told)
             outputs[task.name].append(found)
     for task in progress(tasks, "forests"):
         _forest(parts, task, domain, settings, outcomes, Memo(work, CACHE, settings))
@@ -93,19 +94,17 @@ def _adapted(subject: Subject, domain: Domain, table: TaskTable, settings: Measu
 
 def _scored(
     checkpoint: Checkpoint, subject: Subject, domain: Domain, table: TaskTable, settings: MeasureSettings, seed: int,
-    corpus: Sequence[str],
-) -> dict[str, tuple[float, int, float, float, str]]:  # fmt: skip
-    """What predictors say, from the labels that are learned from alone."""
+    corpus: Sequence[str], width: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """What predictors say, from the labels that are learned from alone: rows of `score_all`."""
     rows = table.rows("train", "valid")
     texts = [table.examples[i].text for i in table.places[rows]]
     kind = "regression" if table.properties[0].kind == "regression" else "classification"
     evidence = Evidence.of(
         subject, texts, table.y[rows, 0], kind, seed=seed, groups=table.groups[rows].tolist(),
-        tokens_seen=checkpoint.tokens_seen, corpus=tuple(corpus),
+        tokens_seen=checkpoint.tokens_seen, corpus=tuple(corpus), width=width,
     )  # fmt: skip
-    found = score_all(evidence, settings.predictors)
-    per_pass = 2.0 * n_weights(subject.model) * float(np.mean([len(table.examples[i].ids) for i in table.places[rows]]))
-    return {row.predictor: (row.score, row.direction, row.seconds, row.passes * per_pass, row.reason) for row in found}
+    return [asdict(row) for row in score_all(evidence, settings.predictors)]
 
 
 def _forest(

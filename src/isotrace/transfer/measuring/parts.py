@@ -34,9 +34,10 @@ METRIC = {"regression": "r2", "class": "auroc", "classes": "macro_auroc"}
 @dataclass(frozen=True, eq=False)
 class Parts:
     """`tables`: (tokenizer, task, seed) → the task as subjects with that tokenizer read it; rows that one of them
-    cannot read are in none."""
+    cannot read are in none. `width`: the smallest of the checkpoints' states."""
 
     tables: dict[tuple[str, str, int], TaskTable]
+    width: int
 
     @classmethod
     def of(
@@ -44,10 +45,11 @@ class Parts:
         domain: Domain, settings: MeasureSettings, progress: Progress = silent,
     ) -> "Parts":  # fmt: skip
         """Raises InputError for a task of atoms or residues, and as `read_tasks`."""
-        readers: dict[str, Subject] = {}
+        readers, widths = dict[str, Subject](), list[int]()
         for checkpoint in progress(checkpoints, "reading checkpoints"):
             subject = load(checkpoint)
             readers.setdefault(tokenizer_key(subject), subject)
+            widths.append(subject.d_model)
         tables: dict[tuple[str, str, int], TaskTable] = {}
         for task in progress(tasks, "reading tasks"):
             rows = with_parts(labelled_rows(task), task, domain, settings)
@@ -69,7 +71,7 @@ class Parts:
                     if table.by_token:
                         raise InputError(f"task {task.name}: checkpoints are compared on labels of whole sequences.")
                     tables[key, task.name, seed] = table
-        return cls(tables)
+        return cls(tables, min(widths))
 
     def table(self, subject: Subject | None, task: TaskSpec, seed: int) -> TaskTable:
         """As `subject` reads it; None: whoever does."""
