@@ -63,9 +63,10 @@ class Parts:
                     except InputError as error:
                         raise InputError(f"task {task.name}: {error}") from None
 
-                whole = {key: of(subject, None, some) for key, subject in readers.items()}
-                shared = set.intersection(*({e.index for e in table.examples} for table in whole.values()))
-                some = some.filter(pl.col("index").is_in([*shared]))
+                if len(readers) > 1:
+                    whole = [of(subject, None, some) for subject in readers.values()]
+                    shared = set.intersection(*({e.index for e in table.examples} for table in whole))
+                    some = some.filter(pl.col("index").is_in([*shared]))
                 for key, subject in readers.items():
                     table = of(subject, settings.n_train, some)
                     if table.by_token:
