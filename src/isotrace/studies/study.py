@@ -64,6 +64,7 @@ _SHIPPED |= {
     "clamping": "learning.clamping",
     "depth_score": "difficulty.depth_score",
     "execution_gap": "difficulty.execution_gap",
+    "recall_reasoning": "difficulty.recall_reasoning",
     "rich_lazy": "learning.rich_lazy",
     "opposing": "learning.opposing",
     "adapt_esol": "transfer.adapt_esol",
