@@ -78,7 +78,7 @@ def test_it_is_said_before_anything_heavy_is_imported(found, arguments):
     assert {*heavy} <= allowed
 
 
-COMPLETED = {"isotrace tr": ["trace", "train"], "isotrace trace --tar": ["--target"]}
+COMPLETED = {"isotrace tr": ["trace", "train", "transfer"], "isotrace trace --tar": ["--target"]}
 
 
 @pytest.mark.parametrize(("typed", "offered"), COMPLETED.items())

@@ -78,6 +78,7 @@ def test_predictors_are_judged_beside_what_costs_nothing(run):
     assert scores["score"].is_finite().all()
     assert (scores["flops"] > 0).all()
     assert "Which checkpoint transfers" in found.page()
+    assert len(repr(found)) <= 1_000
 
 
 @pytest.mark.parametrize("seed", range(3))

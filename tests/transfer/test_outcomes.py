@@ -14,7 +14,7 @@ from isotrace.base.errors import InputError, RunError
 from isotrace.transfer.judging.outcomes import OutcomeRow, opened, read_outcomes, task_group
 
 ROW = OutcomeRow(
-    "molm@500", "molm", 2_760_000, 10**9, 0.41, "tox21/NR-AR", "class", 300, "scaffold", "probe", 0, "auroc", 0.7,
+    "molm@500", "molm", 2_760_000, 1e9, 0.41, "tox21/NR-AR", "class", 300, "scaffold", "probe", 0, "auroc", 0.7,
     0.6, 0.8, 1.5, 1e9,
 )  # fmt: skip
 COLUMNS = (

@@ -67,6 +67,7 @@ def test_the_checkpoint_is_taken_that_leads_the_forest(found):
     assert told["verdict"].startswith(f"Take {told['best']}: R² ")
     assert f"ahead of {told['next']['name']}" in told["verdict"]
     assert any("--corpus" in said for said in told["warnings"])
+    assert len(repr(found)) <= 1_000
 
 
 def test_the_forest_is_taken_where_it_leads(subjects, table):

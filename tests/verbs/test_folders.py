@@ -189,6 +189,8 @@ WRITE = {
     "features": {},
     "fit_probe": {"label": "own"},
     "adapt": {"label": "own", "method": "probe"},
+    "recommend": {"label": "own"},
+    "transfer_matrix": {},
     "scan": {"label": "own", "mutations": "smiles", "wild_type": "CCO"},
     "steer": {"label": "own"},
     "annotate": {"sources": "dictionary", "permutations": 20, "bootstrap": 20, "min_positive": 1, "effects": False},
@@ -215,7 +217,10 @@ def signature_of(name):
 @pytest.mark.parametrize("verb", WRITE)
 def test_a_folder_in_use_is_refused_by_every_verb(world, tmp_path, verb):
     (tmp_path / "data.csv").write_text("smiles,own\n" + "".join(f"{text},{i}\n" for i, text in enumerate(ROWS[:4])))
+    (tmp_path / "checkpoints.csv").write_text(f"name,source\none,{world[0]}\n")
+    (tmp_path / "tasks.csv").write_text("name,file,label\nown,data.csv,own\n")
     own = {"subject": world[0], "dictionary": world[1], "data": tmp_path / "data.csv", "domain": "molecule"}
+    own |= {"subjects": (world[0],), "checkpoints": tmp_path / "checkpoints.csv", "tasks": tmp_path / "tasks.csv"}
     taken = signature(getattr(isotrace, verb)).parameters
     given = {name: value for name, value in own.items() if name in taken} | WRITE[verb]
     with locked(tmp_path / "out"), pytest.raises(RunError, match=r"out\S* is in use by process"):

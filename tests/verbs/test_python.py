@@ -19,7 +19,7 @@ from isotrace.verbs.request import Answer
 
 ROOMS = {"report", "subjects"}
 """Commands whose name is a room's, which `isotrace.NAME` therefore is."""
-CALLED = {"map": "tracing_map", "probe": "fit_probe"}
+CALLED = {"map": "tracing_map", "probe": "fit_probe", "transfer": "transfer_matrix"}
 """Commands with another name in Python."""
 TEXTS = ["CCO", "CC(=O)N", "c1cc[nH]c1", "OCCN"] * 3
 QUICK = {"max_features": 30, "nodes": 4, "controls": 2, "spellings": 0}
@@ -120,9 +120,11 @@ def test_results_print_in_a_few_lines_whatever_was_found(results):
         "map",
         "study",
         "probing",
+        "recommendation",
         "scan",
         "screen",
         "steer",
+        "transfer",
     }, "their own tests print these"
     for result in results.values():
         assert len(repr(result)) <= 1_000

@@ -97,6 +97,7 @@ PREDICTORS: Registry[Predictor] = Registry(
             "masked_loss": "plain.masked",
             "corpus_loss": "plain.masked",
             "fertility": "plain.fertility",
+            **dict.fromkeys(("hessian_trace", "hessian_largest", "sharpness"), "landscape.hessian"),
             **{
                 f"{name}_{basis}": f"features.{module}"
                 for name, module in {"sparse": "sparse", "few": "few", "fewest": "few", "inside": "inside"}.items()

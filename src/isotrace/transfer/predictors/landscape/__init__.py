@@ -1,0 +1,1 @@
+"""Curvature of the pretraining loss on the task, as controls."""
