@@ -138,6 +138,12 @@ def test_a_killed_measurement_goes_on_and_computes_nothing_again(run, lists, tmp
     order = "checkpoint", "task", "seed", "metric"
     same = [one.tables["outcomes"].drop("seconds").sort(order) for one in (again, run[0])]
     assert same[0].equals(same[1], null_equal=True)
+    more = FEW | {"predictors": ("logme", "ln_params")}
+    told = isotrace.transfer_matrix(lists / "checkpoints.csv", lists / "tasks.csv", out, overwrite=True, **more)
+    assert len(calls) == 3 * 3 * 2 + 1  # another predictor trains nothing again
+    assert {*told.tables["scores"]["predictor"]} == {"logme", "ln_params"}
+    seconds = [one.tables["scores"].filter(predictor="logme")["seconds"].to_list() for one in (again, told)]
+    assert seconds[0] == seconds[1]  # nor is scored again what was
 
 
 def test_the_test_part_is_the_same_for_all_seeds_and_shares_no_group(lists):

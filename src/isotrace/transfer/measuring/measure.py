@@ -8,7 +8,7 @@ that the tokeniser of one checkpoint cannot read are left out for all.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from isotrace.transfer.measuring.lists import Checkpoint, TaskSpec
 from isotrace.transfer.measuring.parts import Parts, kind_of
 from isotrace.transfer.measuring.settings import MeasureSettings
 from isotrace.transfer.predictors.evidence import Evidence
-from isotrace.transfer.predictors.predictor import Row, score_all
+from isotrace.transfer.predictors.predictor import PREDICTORS, Row
 
 CACHE = 1
 """Raised when code changes what a measurement has kept."""
@@ -64,7 +64,7 @@ def measure(
     scores: dict[str, dict[tuple[str, int], tuple[Row, ...]]] = {task.name: {} for task in tasks}
     for checkpoint in progress(checkpoints, "checkpoints"):
         subject = load(checkpoint)
-        memo = Memo(work, CACHE, subject, settings, [*corpus])
+        memo = Memo(work, CACHE, subject, settings.identity)
         for task in progress(tasks, f"tasks of {checkpoint.name}"):
             found = []
             for seed in settings.seeds:
@@ -75,14 +75,15 @@ def measure(
                 seconds = time.monotonic() - started
                 _store(outcomes, checkpoint, subject, task, table, settings, seed, made, seconds)
                 found.append(made)
-                if settings.predictors:
-                    width = min(parts.width, subject.d_model)
-                    said = partial(_scored, checkpoint, subject, domain, table, settings, seed, corpus, width)
-                    told = memo.plain(f"scores {key} {width} {settings.predictors}", said)
-                    scores[task.name][checkpoint.name, seed] = tuple(Row(**row) for row in told)
+                given = cache(partial(_evidence, checkpoint, subject, table, seed, corpus, parts.width))
+                own = f"{key} {checkpoint.tokens_seen} {identity([*corpus])} {parts.width}"
+                scores[task.name][checkpoint.name, seed] = tuple(
+                    Row(**memo.plain(f"score {name} {own}", partial(_scored, name, given)))
+                    for name in settings.predictors
+                )
             outputs[task.name].append(found)
     for task in progress(tasks, "forests"):
-        _forest(parts, task, domain, settings, outcomes, Memo(work, CACHE, settings))
+        _forest(parts, task, domain, settings, outcomes, Memo(work, CACHE, settings.identity))
     return [Measured(task.name, np.asarray(outputs[task.name]), *parts.test(task), scores[task.name]) for task in tasks]
 
 
@@ -92,19 +93,21 @@ def _adapted(subject: Subject, domain: Domain, table: TaskTable, settings: Measu
     return made.readout.outputs(made.subject, [table.examples[i] for i in table.members("test")])
 
 
-def _scored(
-    checkpoint: Checkpoint, subject: Subject, domain: Domain, table: TaskTable, settings: MeasureSettings, seed: int,
-    corpus: Sequence[str], width: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """What predictors say, from the labels that are learned from alone: rows of `score_all`."""
+def _evidence(
+    checkpoint: Checkpoint, subject: Subject, table: TaskTable, seed: int, corpus: Sequence[str], width: int
+) -> Evidence:
+    """What predictors are given: the labels that are learned from alone."""
     rows = table.rows("train", "valid")
     texts = [table.examples[i].text for i in table.places[rows]]
     kind = "regression" if table.properties[0].kind == "regression" else "classification"
-    evidence = Evidence.of(
+    return Evidence.of(
         subject, texts, table.y[rows, 0], kind, seed=seed, groups=table.groups[rows].tolist(),
         tokens_seen=checkpoint.tokens_seen, corpus=tuple(corpus), width=width,
     )  # fmt: skip
-    return [asdict(row) for row in score_all(evidence, settings.predictors)]
+
+
+def _scored(name: str, given: Callable[[], Evidence]) -> dict[str, Any]:
+    return asdict(PREDICTORS[name].row(given()))
 
 
 def _forest(
