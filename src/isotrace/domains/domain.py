@@ -247,6 +247,15 @@ class Domain(Protocol):
         ...
 
 
+def is_valid(domain: Domain, text: str) -> bool:
+    """Whether `domain.check` takes it."""
+    try:
+        domain.check(text)
+    except InputError:
+        return False
+    return True
+
+
 @cache
 def regular_expression(pattern: str) -> re.Pattern[str]:
     """Compiled. Raises InputError where it cannot be."""

@@ -30,7 +30,7 @@ from isotrace.probing.crossed import calibrated, crossed, forest, learning_curve
 from isotrace.probing.folds import folds_named, folds_of
 from isotrace.probing.linear import Task, fitted
 from isotrace.probing.states import pooled_states, token_counts
-from isotrace.stats.bootstrap import group_weights, interval
+from isotrace.stats.bootstrap import group_weights, interval, valued
 from isotrace.stats.metrics import METRICS
 from isotrace.subjects.probe import Pool, Probe, ProbeConfig
 from isotrace.subjects.subject import Subject
@@ -213,21 +213,17 @@ def _check(data: Labelled, y: np.ndarray) -> None:
 
 def about(found: Probed) -> dict[str, Any]:
     """Performance of every source, differences and the verdict, as data."""
-    sources = {source: {m: _value(found.scores(m, source)) for m in found.metrics} for source in found.outputs}
+    sources = {source: {m: valued(found.scores(m, source)) for m in found.metrics} for source in found.outputs}
     first = found.metrics[0]
     gains = {"constant": found.better(found.chance)}
     gains |= {s: found.better(found.scores(first, s)) for s in found.outputs if s != "subject"}
     return {
         "metrics": list(found.metrics),
-        "performance": sources | {"constant": {first: _value(found.chance)}},
+        "performance": sources | {"constant": {first: valued(found.chance)}},
         "better_than": {s: {"by": by, "ci": [low, high]} for s, (by, low, high) in gains.items()},
         "knows": knows(gains),
         "verdict": verdict(gains),
     }
-
-
-def _value(draws: np.ndarray) -> dict[str, Any]:
-    return {"value": float(draws[0]), "ci": list(interval(draws[1:]))}
 
 
 Gains = dict[str, tuple[float, float, float]]

@@ -5,6 +5,7 @@ statistics on the same weights are paired. Intervals are 95 % percentile interva
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,11 @@ def interval(draws: np.ndarray, defined: float = DEFINED) -> tuple[float, float]
     """(low, high) of `draws [n_draws]`, see `intervals`."""
     low, high = intervals(draws, defined).tolist()
     return low, high
+
+
+def valued(draws: np.ndarray) -> dict[str, Any]:
+    """`value` of `draws [1 + n_draws]`, the first as observed, and the `ci` of the others."""
+    return {"value": float(draws[0]), "ci": list(interval(draws[1:]))}
 
 
 def mean_interval(values: np.ndarray, seed: Seed, n_draws: int = 2_000) -> tuple[float, float]:

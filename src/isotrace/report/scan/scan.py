@@ -18,6 +18,7 @@ from isotrace.report.scan.changes import BESIDE
 from isotrace.report.scan.heat_map import heat_maps
 from isotrace.report.scan.tables import designs_frame, site_map, variants
 from isotrace.stats.bootstrap import interval as interval_of
+from isotrace.stats.bootstrap import valued
 from isotrace.subjects.subject import Subject
 
 SOURCES = {
@@ -114,7 +115,7 @@ def scan_result(
 ) -> ScanResult:
     """`rejected_designs`, `features` (see `changes_summary`, `changes_frame`): None where not asked about."""
     scan, designs = found.scan, designs_frame(found)
-    performance = {subset: {s: _value(draws) for s, draws in of.items()} for subset, of in found.scores.items()}
+    performance = {subset: {s: valued(draws) for s, draws in of.items()} for subset, of in found.scores.items()}
     own = found.scores["all"]
     better = {source: own["subject"] - draws for source, draws in own.items() if source != "subject"}
     sites = {site for variant in scan.variants for site in variant.sites}
@@ -131,7 +132,7 @@ def scan_result(
             "single": sizes.count(1), "sites": len(sites), "rejected": scan.rejects.height,
         },
         "performance": performance,
-        "better_than": {source: {"by": _value(d)["value"], "ci": _value(d)["ci"]} for source, d in better.items()},
+        "better_than": {source: {"by": valued(d)["value"], "ci": valued(d)["ci"]} for source, d in better.items()},
         "verdict": verdict(performance["all"], better),
         "warnings": warnings(found, len(sites)),
         "designs": None if rejected_designs is None else designs.to_dicts(),
@@ -144,10 +145,6 @@ def scan_result(
     tables |= {} if rejected_designs is None else {"rejected_designs": rejected_designs}
     tables |= {} if features is None else {"changes": features[1]}
     return ScanResult(to_jsonable(summary), {}, tables)
-
-
-def _value(draws: np.ndarray) -> dict[str, Any]:
-    return {"value": float(draws[0]), "ci": list(interval_of(draws[1:]))}
 
 
 def verdict(performance: Mapping[str, Mapping[str, Any]], better: Mapping[str, np.ndarray]) -> str:

@@ -16,10 +16,11 @@ from isotrace.report.card.carded import shared
 from isotrace.report.figures import COLOURS, dot, path, picture, reach, scale, text
 from isotrace.report.page import interval, number, render_page, template_text
 from isotrace.report.probe import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, axes
+from isotrace.stats.bootstrap import valued
 from isotrace.subjects.subject import Subject
 from isotrace.transfer.adapting.comparison import Compared
 from isotrace.transfer.adapting.saving import probe_names
-from isotrace.transfer.adapting.scoring import gain, metrics_of, told
+from isotrace.transfer.adapting.scoring import gain, metrics_of
 from isotrace.transfer.adapting.settings import AdaptSettings
 
 SAID = {
@@ -112,7 +113,7 @@ def adapt_result(
             adapted = entry.adapted
             rows.append({
                 "method": name, "label": prop.label,
-                "metrics": {metric: told(values) for metric, values in draws.items()},
+                "metrics": {metric: valued(values) for metric, values in draws.items()},
                 "better_by": None if name == found.method else gain(own, draws[main], main),
                 "seeds": len(entry.outputs), "weights": None if adapted is None else adapted.n_trained,
                 "chosen": "" if adapted is None else adapted.chosen, "seconds": round(entry.seconds, 1),

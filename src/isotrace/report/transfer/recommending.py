@@ -16,7 +16,7 @@ from isotrace.probing.crossed import probabilities
 from isotrace.report.card.carded import shared
 from isotrace.report.figures import COLOURS, GREY, GRID, dot, path, picture, reach, scale, text, ticks
 from isotrace.report.page import interval, number, render_page, template_text
-from isotrace.stats.bootstrap import interval as ends
+from isotrace.stats.bootstrap import valued
 from isotrace.transfer.judging.abstention import CONSTANT, FOREST
 from isotrace.transfer.recommending.recommend import Recommendation
 
@@ -74,9 +74,9 @@ def recommend_result(
     rows = [
         {
             "name": name,
-            "score": _value(draws[name]),
-            "lead": None if name == FOREST else _value(draws[name] - draws[FOREST]),
-            "untrained": None if name == FOREST else _value(found.scores(found.untrained[name])),
+            "score": valued(draws[name]),
+            "lead": None if name == FOREST else valued(draws[name] - draws[FOREST]),
+            "untrained": None if name == FOREST else valued(found.scores(found.untrained[name])),
             "seconds": round(found.seconds[name], 1),
         }
         for name in sorted(found.outputs, key=lambda name: -decision.scores[name])
@@ -94,7 +94,7 @@ def recommend_result(
         "reason": decision.reason,
         "best": decision.best,
         "lead": {"value": decision.lead, "ci": [decision.low, decision.high]},
-        "next": None if len(ranked) == 1 else {"name": ranked[1], **_value(draws[ranked[0]] - draws[ranked[1]])},
+        "next": None if len(ranked) == 1 else {"name": ranked[1], **valued(draws[ranked[0]] - draws[ranked[1]])},
         "corpus": {"n": n_corpus, "unread": n_unread, "median_similarity": decision.near},
         "n": {"rows": decision.n, "groups": len(np.unique(found.groups)), "folds": found.n_folds},
         "constant": CONSTANT[found.metric],
@@ -183,7 +183,3 @@ def ladder(rows: list[dict[str, Any]], metric: str) -> str:
             parts.append(dot(across(value), y, GREY, f"untrained copy: {number(value)}", 4))
     parts.append(text((LEFT + RIGHT) / 2, bottom + 38, metric, "middle", size=13))
     return picture(WIDTH, bottom + 46, "scores of rows held out", parts, "curve")
-
-
-def _value(draws: np.ndarray) -> dict[str, Any]:
-    return {"value": float(draws[0]), "ci": list(ends(draws[1:]))}

@@ -18,9 +18,8 @@ from difflib import SequenceMatcher
 import numpy as np
 from sklearn.linear_model import RidgeCV
 
-from isotrace.base.errors import InputError
 from isotrace.datasets.annotated import read
-from isotrace.domains.domain import Domain
+from isotrace.domains.domain import Domain, is_valid
 from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
 from isotrace.steering.contrast import Contrast, counts
 from isotrace.steering.decoding.run import Design
@@ -114,12 +113,12 @@ def undo(domain: Domain, before: Sequence[str], after: Sequence[str], tokens: Se
     whole = [*after]
     for place, back in places:
         whole[place] = back
-    if _parses(domain, whole):
+    if is_valid(domain, "".join(whole)):
         return "".join(whole), len(places), len(places)
     kept, undone = [*after], 0
     for place, back in places:
         tried = [*kept[:place], back, *kept[place + 1 :]]
-        if _parses(domain, tried):
+        if is_valid(domain, "".join(tried)):
             kept, undone = tried, undone + 1
     return "".join(kept), undone, len(places)
 
@@ -159,11 +158,3 @@ def _texts(workshop: Workshop, row: Design) -> tuple[list[str], list[str]]:
     texts = workshop.starts[row.start], row.sequence
     before, after = ([t[a:b] for a, b in workshop.subject.tokenize([t]).offsets[0] if a < b] for t in texts)
     return before, after
-
-
-def _parses(domain: Domain, tokens: Sequence[str]) -> bool:
-    try:
-        domain.check("".join(tokens))
-    except InputError:
-        return False
-    return True

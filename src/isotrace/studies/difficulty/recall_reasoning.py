@@ -84,9 +84,13 @@ def known(subject: Subject, every: Sequence[Pairs], nodes: Sequence[Node] = (), 
     return np.concatenate([chances(subject, pairs, nodes, exchange) for pairs in every], 1)
 
 
+def heads(subject: Subject) -> list[Node]:
+    return [(layer, head) for layer in range(subject.n_layers) for head in range(subject.n_heads(layer))]
+
+
 def ranked(subject: Subject, every: Sequence[Pairs], progress: Any) -> dict[int, list[Node]]:
     """Of each family: the heads, those first that it loses most by beyond what the other does."""
-    nodes = [(layer, head) for layer in range(subject.n_layers) for head in range(subject.n_heads(layer))]
+    nodes = heads(subject)
     clean = known(subject, every)
     changed = [known(subject, every, [node], exchange=True) for node in progress(nodes, "heads, one by one")]
     means = np.asarray([(clean - one).mean(1) for one in changed])
@@ -100,7 +104,7 @@ def impairment(
     groups = np.concatenate([pairs.molecules for pairs in every])
     weights = group_weights([str(g) for g in groups], DRAWS, seed)
     weights = weights / weights.sum(1, keepdims=True)
-    nodes = [(layer, head) for layer in range(subject.n_layers) for head in range(subject.n_heads(layer))]
+    nodes = heads(subject)
     rng, row = np.random.default_rng((seed, 3)), dict[str, Any]()
     clean = known(subject, every)
     fall = clean - known(subject, every, first)

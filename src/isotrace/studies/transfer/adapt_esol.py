@@ -18,10 +18,11 @@ from isotrace.base.settings import child_seed
 from isotrace.base.work import Memo, Work, claimed
 from isotrace.datasets.inputs import rejects_frame
 from isotrace.domains.domain import Domain, domain_of
+from isotrace.stats.bootstrap import valued
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
 from isotrace.subjects.subject import Subject, load_subject
 from isotrace.transfer.adapting.method import adapt
-from isotrace.transfer.adapting.scoring import HeldOut, forest_outputs, gain, told
+from isotrace.transfer.adapting.scoring import HeldOut, forest_outputs, gain
 from isotrace.transfer.adapting.settings import AdaptSettings
 from isotrace.transfer.adapting.tasks import TaskTable, read_tasks
 
@@ -82,7 +83,7 @@ def outputs_of(
 def _row(name: str, own: dict[str, np.ndarray], draws: dict[str, dict[str, np.ndarray]], n: int) -> dict[str, Any]:
     row: dict[str, Any] = {"method": name}
     for metric in ("r2", "rmse", "spearman"):
-        found = told(own[metric])
+        found = valued(own[metric])
         row |= {metric: found["value"], f"{metric}_ci": found["ci"]}
     for other in ("scratch", "untrained", "forest"):
         found = gain(own["r2"], draws[other]["r2"], "r2")

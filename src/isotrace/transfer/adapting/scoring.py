@@ -9,7 +9,7 @@ import numpy as np
 
 from isotrace.domains.domain import Domain
 from isotrace.probing.crossed import forest
-from isotrace.stats.bootstrap import bootstrap_weights, group_weights, interval
+from isotrace.stats.bootstrap import bootstrap_weights, group_weights, valued
 from isotrace.stats.metrics import METRICS
 from isotrace.transfer.adapting.tasks import Property, TaskTable
 
@@ -78,10 +78,6 @@ def forest_outputs(table: TaskTable, domain: Domain, seed: int) -> np.ndarray:
     return found
 
 
-def told(draws: np.ndarray) -> dict[str, Any]:
-    return {"value": float(draws[0]), "ci": list(interval(draws[1:]))}
-
-
 def gain(own: np.ndarray, other: np.ndarray, metric: str) -> dict[str, Any]:
     """By how much `own [1 + n_bootstrap]` is better."""
-    return told((other - own) if metric == "rmse" else (own - other))
+    return valued((other - own) if metric == "rmse" else (own - other))

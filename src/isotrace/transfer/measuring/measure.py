@@ -123,11 +123,6 @@ def _forest(
         _store(outcomes, nobody, None, task, table, replace(settings, method=FOREST), seed, made, seconds)
 
 
-def _ends(draws: np.ndarray) -> tuple[float, float]:
-    low, high = interval(draws[1:])
-    return float(low), float(high)
-
-
 def _store(
     outcomes: OutcomeTable, checkpoint: Checkpoint, subject: Subject | None, task: TaskSpec, table: TaskTable,
     settings: MeasureSettings, seed: int, made: np.ndarray, seconds: float,
@@ -145,7 +140,7 @@ def _store(
             OutcomeRow(
                 checkpoint.name, checkpoint.family, n, checkpoint.tokens_seen, checkpoint.pretrain_loss, task.name,
                 kind_of(table), settings.n_train, task.split or GROUPS, settings.method, seed, metric, float(values[0]),
-                *_ends(values), seconds, 0.0 if subject is None else flops,
+                *interval(values[1:]), seconds, 0.0 if subject is None else flops,
             )
             for metric, values in draws.items()
         ]  # fmt: skip

@@ -13,7 +13,7 @@ from isotrace.base.progress import Progress, silent
 from isotrace.datasets.inputs import read_inputs, rejects_frame
 from isotrace.datasets.reading.cells import column_of, is_missing, plain
 from isotrace.datasets.replicates import cleaned
-from isotrace.domains.domain import Domain
+from isotrace.domains.domain import Domain, is_valid
 from isotrace.stats.splits import deal
 from isotrace.subjects.subject import Subject
 from isotrace.transfer.adapting.tasks import TaskTable, read_tasks
@@ -112,19 +112,11 @@ def with_parts(rows: pl.DataFrame, task: TaskSpec, domain: Domain, settings: Mea
         return rows.with_columns(rows[column_of(rows, task.split, "split")].cast(pl.String).alias(PART))
     order = np.random.default_rng((settings.seed, 24)).permutation(rows.height)
     some = rows[np.sort(order[: ENOUGH * (settings.n_train + settings.n_test)])]
-    some = some.filter(pl.Series([_valid(domain, text) for text in some["sequence"].to_list()]))
+    some = some.filter(pl.Series([is_valid(domain, text) for text in some["sequence"].to_list()]))
     # one row a thing, before parts are dealt out: a salt and its base are one
     some = cleaned(some, NO_REJECTS, domain, label=task.label, split=None, salts="strip", kind=task.kind).rows
     parts = deal(domain.groups(some["sequence"].to_list()), (1 - TEST, TEST), settings.seed)
     return some.with_columns(pl.Series(PART, ["train" if part == 0 else "test" for part in parts]))
-
-
-def _valid(domain: Domain, text: str) -> bool:
-    try:
-        domain.check(text)
-    except InputError:
-        return False
-    return True
 
 
 def drawn(rows: pl.DataFrame, settings: MeasureSettings, seed: int) -> pl.DataFrame:

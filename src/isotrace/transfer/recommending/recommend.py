@@ -18,17 +18,15 @@ from isotrace.base.errors import InputError
 from isotrace.base.progress import Progress, silent
 from isotrace.datasets.tasks import Labelled
 from isotrace.domains.domain import Domain
-from isotrace.probing.crossed import crossed, forest
+from isotrace.probing.crossed import crossed, forest, metrics_of
 from isotrace.probing.folds import Folds, folds_of
 from isotrace.probing.linear import Task
+from isotrace.probing.probe import LEAST
 from isotrace.probing.states import pooled_states
 from isotrace.stats.bootstrap import group_weights
 from isotrace.stats.metrics import METRICS
 from isotrace.subjects.subject import Subject
 from isotrace.transfer.judging.abstention import FOREST, Decision, decide, similarity_to_corpus
-
-LEAST = 20
-"""Labels, fewer of which allow no statement."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ def recommend(
         what = data.classes[0] if data.classes else f"{y[0]:g}"
         raise InputError(f"all rows have the label {what}: there is nothing to predict.")
     task: Task = "regression" if data.kind == "regression" else "classification"
-    metric = "r2" if task == "regression" else "auroc" if len(data.classes) == 2 else "macro_auroc"
+    metric = "r2" if task == "regression" else metrics_of(task, data.classes)[0]
     folds = folds_of(task, y, groups, data.classes, n_folds, seed)
     outputs, untrained, seconds = dict[str, np.ndarray](), dict[str, np.ndarray](), dict[str, float]()
     for name, subject in progress([*subjects.items()], "checkpoints"):
