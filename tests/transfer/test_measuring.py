@@ -6,15 +6,18 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 import isotrace
 import shell
 import tiny
 from isotrace.base.errors import InputError
 from isotrace.base.result import load
+from isotrace.dictionaries.saving import reference, save_dictionary
 from isotrace.domains.domain import domain_of
 from isotrace.report.transfer.matrix import _row, verdict
 from isotrace.stats.metrics import METRICS
+from isotrace.subjects.subject import load_subject
 from isotrace.transfer.judging.outcomes import OutcomeRow, read_outcomes
 from isotrace.transfer.measuring import measure as measuring
 from isotrace.transfer.measuring.judgement import judgement, shortfall
@@ -23,6 +26,7 @@ from isotrace.transfer.measuring.measure import Measured
 from isotrace.transfer.measuring.parts import PART, drawn, labelled_rows, with_parts
 from isotrace.transfer.measuring.settings import MeasureSettings
 from isotrace.transfer.predictors.predictor import Row
+from tiny import random_dictionary
 
 DRAWN = np.random.default_rng(0)
 TEXTS = sorted({"".join(DRAWN.choice([*"CCCNO"], DRAWN.integers(5, 17))) for _ in range(150)})
@@ -146,6 +150,29 @@ def test_a_killed_measurement_goes_on_and_computes_nothing_again(run, lists, tmp
     assert seconds[0] == seconds[1]  # nor is scored again what was
 
 
+def test_features_foretell_where_a_checkpoint_names_a_dictionary(lists, run, tmp_path):
+    subject = load_subject(lists / "bert")
+    for seed, name in enumerate(("own", "blank")):
+        given = {"dtype": torch.float32, "training": {}}
+        save_dictionary(random_dictionary(subject, seed=seed), tmp_path / name, reference(subject), **given)
+    sources = [f"{name},{lists / source}" for name, source in (("a", "bert"), ("b", "bert"), ("c", "esm-rotary"))]
+    rows = [f"{sources[0]},own,b", f"{sources[1]},blank,", f"{sources[2]},,"]
+    (tmp_path / "checkpoints.csv").write_text("\n".join(["name,source,dictionary,untrained", *rows]))
+    names = ("few_dictionary", "few_neurons", "few_pca", "few_untrained", "inside_dictionary", "ln_params")
+    asked = FEW | {"predictors": names, "seeds": 1}
+    lists_of = tmp_path / "checkpoints.csv", lists / "tasks.csv", tmp_path / "run"
+    with pytest.raises(InputError, match="give --corpus"):
+        isotrace.transfer_matrix(*lists_of, **asked)
+    scores = isotrace.transfer_matrix(*lists_of, **asked, corpus=TEXTS[:30]).tables["scores"]
+    told = {name: {*rows["predictor"]} for (name,), rows in scores.drop_nans("score").group_by("checkpoint")}
+    assert told == {"a": {*names}, "b": {*names} - {"few_untrained"}, "c": {"ln_params"}}
+    assert "needs features" in scores.filter(checkpoint="c", predictor="few_pca")["reason"][0]
+    few = {(one, p): scores.filter(checkpoint=one, predictor=f"few_{p}")["score"].to_list() for one in "ab"
+           for p in ("dictionary", "untrained", "neurons")}  # fmt: skip
+    assert few["a", "untrained"] == few["b", "dictionary"] != few["a", "dictionary"]
+    assert few["a", "neurons"] == few["b", "neurons"]
+
+
 def test_the_test_part_is_the_same_for_all_seeds_and_shares_no_group(lists):
     task, domain = TaskSpec("share", lists / "data.csv", "share"), domain_of("molecule")
     settings = MeasureSettings(n_train=40, n_test=25)
@@ -174,6 +201,8 @@ def test_zero_is_a_label(tmp_path):
         (read_checkpoints, "name,source\na,b\na,c\n", "'a' twice"),
         (read_checkpoints, "name,source,colour\na,b,red\n", "column 'colour'"),
         (read_checkpoints, "name,source,tokens_seen\na,b,many\n", "'many' is no number"),
+        (read_checkpoints, "name,source,untrained\na,b,c\n", "'c', the untrained copy of a"),
+        (read_checkpoints, "name,source,untrained\na,b,c\nc,d,\n", "no row with a dictionary"),
         (read_task_list, "name,file,label\na,b.csv,y\n", "no file"),
         (read_task_list, "name,file,label,kind\na,list.csv,y,guess\n", "no kind of task"),
     ],

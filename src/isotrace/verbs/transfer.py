@@ -17,7 +17,7 @@ CHEAP = ("probe", "knn", "logme", "h_score_shrunk", "transrate", "nleep", "rogi_
 
 class TransferRequest(InFolder, Seeded):
     checkpoints: Annotated[Path, PLACE]
-    """CSV with the columns name and source, or family, tokens_seen and pretrain_loss too."""
+    """CSV with the columns name and source, or family, tokens_seen, pretrain_loss, dictionary and untrained too."""
     tasks: Path
     """CSV with the columns name (group/column where columns belong together), file, label, or split and kind too."""
     method: str = "probe"

@@ -13,13 +13,22 @@ from isotrace.transfer.adapting.tasks import Kind
 @dataclass(frozen=True)
 class Checkpoint:
     """`source`: of a subject. `family`: what it shares with others (corpus, tokeniser, objective), left out: `name`.
-    `tokens_seen` in pretraining and `pretrain_loss` in nats a token: NaN where not known."""
+    `tokens_seen` in pretraining and `pretrain_loss` in nats a token: NaN where not known. For predictors that read
+    features: `dictionary`, trained on general sequences, and `untrained`, the name of the checkpoint that is its
+    untrained copy."""
 
     name: str
     source: str
     family: str
     tokens_seen: float = float("nan")
     pretrain_loss: float = float("nan")
+    dictionary: str | None = None
+    untrained: str | None = None
+
+    def content(self) -> list[Any]:
+        """What outcomes depend on."""
+        kept = ("name", "source", "family", "tokens_seen", "pretrain_loss")
+        return [type(self).__name__, {name: getattr(self, name) for name in kept}]
 
 
 @dataclass(frozen=True)
@@ -36,15 +45,22 @@ class TaskSpec:
 
 def read_checkpoints(path: Path) -> tuple[Checkpoint, ...]:
     """Of a CSV with the columns `name` and `source`, and any of the others. A source that is a folder may be named from
-    the folder of the table on. Raises InputError for other columns, cells that are empty or no numbers, and one name
-    twice."""
-    found = []
+    the folder of the table on, and so may a dictionary. Raises InputError for other columns, cells that are empty or no
+    numbers, one name twice, and an untrained copy that is not in the table or has no dictionary."""
+    found: dict[str, Checkpoint] = {}
     for row in _rows(path, Checkpoint, ("name", "source")):
-        beside = path.parent / row["source"]
-        row |= {"source": str(beside) if beside.is_dir() else row["source"], "family": row.get("family") or row["name"]}
+        for name in ("source", "dictionary"):
+            if name in row and (path.parent / row[name]).is_dir():
+                row[name] = str(path.parent / row[name])
+        row["family"] = row.get("family") or row["name"]
         row |= {name: _number(row[name], name, path) for name in ("tokens_seen", "pretrain_loss") if name in row}
-        found.append(Checkpoint(**row))
-    return tuple(found)
+        found[row["name"]] = Checkpoint(**row)
+    for one in found.values():
+        if one.untrained is not None and (one.untrained not in found or found[one.untrained].dictionary is None):
+            raise InputError(
+                f"{path}: {one.untrained!r}, the untrained copy of {one.name}, is no row with a dictionary: add one."
+            )
+    return tuple(found.values())
 
 
 def read_task_list(path: Path) -> tuple[TaskSpec, ...]:

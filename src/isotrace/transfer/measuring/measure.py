@@ -24,6 +24,7 @@ from isotrace.transfer.adapting.scoring import HeldOut, forest_outputs
 from isotrace.transfer.adapting.tasks import TaskTable
 from isotrace.transfer.judging.abstention import FOREST
 from isotrace.transfer.judging.outcomes import OutcomeRow, OutcomeTable
+from isotrace.transfer.measuring.features import Features, checked
 from isotrace.transfer.measuring.lists import Checkpoint, TaskSpec
 from isotrace.transfer.measuring.parts import Parts, kind_of
 from isotrace.transfer.measuring.settings import MeasureSettings
@@ -58,13 +59,15 @@ def measure(
     """Rows go to `outcomes`, those of a forest on fingerprints among them; predictions and scores of predictors to
     `work`. `corpus`: sequences like those of the pretraining, for the predictors that ask for some.
 
-    Raises InputError and SubjectError as `Parts` and `adapt` do."""
+    Raises InputError and SubjectError as `Parts`, `adapt` and `checked` do, DictionaryError as `Features`."""
+    checked(checkpoints, corpus, settings)
     parts = Parts.of(checkpoints, tasks, load, domain, settings, progress)
     outputs: dict[str, list[list[np.ndarray]]] = {task.name: [] for task in tasks}
     scores: dict[str, dict[tuple[str, int], tuple[Row, ...]]] = {task.name: {} for task in tasks}
     for checkpoint in progress(checkpoints, "checkpoints"):
         subject = load(checkpoint)
         memo = Memo(work, CACHE, subject, settings.identity)
+        features = Features(checkpoint, checkpoints, load, subject, corpus, settings)
         for task in progress(tasks, f"tasks of {checkpoint.name}"):
             found = []
             for seed in settings.seeds:
@@ -78,8 +81,8 @@ def measure(
                 given = cache(partial(_evidence, checkpoint, subject, table, seed, corpus, parts.width))
                 own = f"{key} {checkpoint.tokens_seen} {identity([*corpus])} {parts.width}"
                 scores[task.name][checkpoint.name, seed] = tuple(
-                    Row(**memo.plain(f"score {name} {own}", partial(_scored, name, given)))
-                    for name in settings.predictors
+                    Row(**memo.plain(f"score {n} {own}{features.key(n)}", partial(_scored, n, given, features)))
+                    for n in settings.predictors
                 )
             outputs[task.name].append(found)
     for task in progress(tasks, "forests"):
@@ -106,8 +109,8 @@ def _evidence(
     )  # fmt: skip
 
 
-def _scored(name: str, given: Callable[[], Evidence]) -> dict[str, Any]:
-    return asdict(PREDICTORS[name].row(given()))
+def _scored(name: str, given: Callable[[], Evidence], features: Features) -> dict[str, Any]:
+    return asdict(PREDICTORS[name].row(features.added(given()) if features.asked_by(name) else given()))
 
 
 def _forest(

@@ -16,7 +16,7 @@ from isotrace.base.registry import Registry
 from isotrace.transfer.predictors.evidence import Evidence
 
 Run = Callable[[Evidence], float]
-Need = Literal["subject", "texts", "domain"]
+Need = Literal["subject", "texts", "domain", "features"]
 
 
 @dataclass(frozen=True)

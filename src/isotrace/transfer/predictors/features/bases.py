@@ -104,7 +104,7 @@ def of_each_basis(
         about = (run.__doc__ or "").partition("\n\n")[0].replace("\n    ", " ").strip()
         for basis in BASES:
             given = predictor(
-                f"{name}_{basis}", source=source, direction=direction, passes=passes, needs=needs,
+                f"{name}_{basis}", source=source, direction=direction, passes=passes, needs=(*needs, "features"),
                 about=f"{about} Basis: {basis}.", sampled=sampled,
             )  # fmt: skip
             given(lambda evidence, basis=basis: run(evidence, basis))
