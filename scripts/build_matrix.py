@@ -2,12 +2,15 @@
 
     python scripts/build_matrix.py DATA --ladder build/ladder --work build/matrix
     cd build/matrix
-    isotrace transfer checkpoints.csv --tasks tasks.csv --domain molecule --out out
+    isotrace transfer checkpoints.csv --tasks tasks.csv --domain molecule --corpus corpus.csv --out out
 
 is the matrix of docs/transfer.md. Writes
 
     WORK/checkpoints.csv    of the ladder (see build_ladder.py) one untrained copy a size and every other step that is
                             there, and `bundled:molm`
+    WORK/dictionaries/NAME  with --tokens a dictionary of each, all with as many features and active ones per token and
+                            on the same tokens, of molecules that are in no task; resumable
+    WORK/corpus.csv         500 other such molecules
     WORK/tasks.csv          eleven groups of tasks: those of MoleculeNet, the blood-brain barrier of B3DB, drug classes
     WORK/drug_class.csv     the four classes of drugs that have most molecules, one row a molecule
 """
@@ -17,7 +20,9 @@ import csv
 from pathlib import Path
 
 import polars as pl
+from rdkit import Chem, RDLogger
 
+import isotrace
 from build_ladder import seen
 
 SIZES = ("0.06M", "0.25M", "0.83M", "2.8M")
@@ -39,6 +44,11 @@ TASKS = (
     ("b3db/logBB", "b3db/b3db_regression.csv", "logBB"),
 )
 CLASSES = 4
+FEATURES, ACTIVE, LEARNED_ON = 512, 16, 20_000
+"""Of every dictionary: features a layer, active ones per token, molecules."""
+COLUMNS = ("name", "source", "family", "tokens_seen", "dictionary", "untrained")
+
+RDLogger.DisableLog("rdApp.*")
 
 
 def checkpoints(ladder: Path) -> list[tuple[str, str, str, float]]:
@@ -66,17 +76,48 @@ def drug_classes(data: Path, work: Path) -> Path:
     return work / "drug_class.csv"
 
 
+def general(data: Path, name: str, tasks: list[tuple[str, str, str]]) -> list[str]:
+    """Molecules of MOSES that are in no task."""
+    known = set[str]()
+    for file in {file for _, file, _ in tasks}:
+        read = map(Chem.MolFromSmiles, pl.read_csv(file, infer_schema=False)["smiles"].drop_nulls())
+        known |= {Chem.MolToSmiles(mol) for mol in read if mol is not None}
+    texts = pl.read_csv(data / "moses_sample" / name)["smiles"].to_list()
+    return [text for text in texts if Chem.CanonSmiles(text) not in known]
+
+
+def with_dictionaries(rows: list[tuple[str, str, str, float]], args: argparse.Namespace, texts: list[str]) -> list:
+    """`rows` with the dictionary of each and the name of its untrained copy."""
+    made = []
+    for name, source, family, tokens in rows:
+        folder = args.work / "dictionaries" / name
+        if not (folder / "dictionary.json").exists():
+            isotrace.train(
+                source, architecture="crosslayer", domain="molecule", data=texts[:LEARNED_ON], features=FEATURES,
+                k=ACTIVE, tokens=args.tokens, out=folder, overwrite=True,
+            )  # fmt: skip
+            print(f"dictionary of {name}", flush=True)
+        size = family.partition("-")[0]
+        made.append((name, source, family, tokens, f"dictionaries/{name}", f"{size}/0" if size in SIZES else ""))
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with moleculenet/, b3db/, drug_classes/")
     parser.add_argument("--ladder", type=Path, default=Path("build/ladder"))
     parser.add_argument("--work", type=Path, default=Path("build/matrix"))
+    parser.add_argument("--tokens", type=int, default=0, help="of every dictionary; 0: no dictionaries")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     tasks = [(name, str((args.data / file).resolve()), label) for name, file, label in TASKS]
     tasks.append(("drug_class", str(drug_classes(args.data, args.work).resolve()), "drug_class"))
+    pl.DataFrame({"smiles": general(args.data, "test_10k.csv.gz", tasks)[:500]}).write_csv(args.work / "corpus.csv")
+    found = checkpoints(args.ladder)
+    if args.tokens:
+        found = with_dictionaries(found, args, general(args.data, "train_100k.csv.gz", tasks))
     for name, columns, rows in (
-        ("checkpoints", ("name", "source", "family", "tokens_seen"), checkpoints(args.ladder)),
+        ("checkpoints", COLUMNS[: len(found[0])], found),
         ("tasks", ("name", "file", "label"), tasks),
     ):
         with (args.work / f"{name}.csv").open("w", newline="") as file:

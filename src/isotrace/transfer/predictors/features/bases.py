@@ -61,20 +61,19 @@ def pooled_features(basis: Basis, texts: Sequence[str]) -> np.ndarray:
     if is_pooled(dictionary.config.reads):
         raise InputError("the dictionary reads pooled vectors: give one of tokens.")
     width, layers = dictionary.config.n_features, {layer: i for i, layer in enumerate(dictionary.config.layers)}
-    parts = batches_of(subject, texts)
+    parts, n_columns = batches_of(subject, texts), width * len(layers)
     rows, columns, sums, peaks = [], [], [], []
     active = active_features(subject, dictionary, (batch.to(subject.device) for _, batch in parts))
     for (places, batch), found in zip(parts, active, strict=True):
         real = (batch.mask & ~subject.special(batch.ids)).cpu().numpy()
         found = found[real[found["sequence"], found["position"]]]
         column = np.asarray([layers[layer] for layer in found["layer"]], dtype=np.int64) * width + found["feature"]
-        keys, inverse = np.unique(np.stack([found["sequence"], column]), axis=1, return_inverse=True)
-        total, peak = np.zeros(keys.shape[1]), np.zeros(keys.shape[1])
-        np.add.at(total, inverse, found["activation"])
+        keys, inverse = np.unique(found["sequence"] * n_columns + column, return_inverse=True)
+        total, peak = np.bincount(inverse, found["activation"], len(keys)), np.zeros(len(keys))
         np.maximum.at(peak, inverse, found["activation"])
-        rows.append(places[keys[0]])
-        columns.append(keys[1])
-        sums.append(total / real.sum(1)[keys[0]])
+        rows.append(places[keys // n_columns])
+        columns.append(keys % n_columns)
+        sums.append(total / real.sum(1)[keys // n_columns])
         peaks.append(peak)
     at = np.concatenate(rows), np.unique(np.concatenate(columns), return_inverse=True)[1]
     shape = len(texts), int(at[1].max(initial=0)) + 1
