@@ -53,8 +53,8 @@ def test_files_are_short():
 
 
 ORDER = (
-    "base", "stats", "domains", "subjects", "datasets", "interventions", "activations", "dictionaries", "training",
-    "evaluation", "annotation", "probing", "attribution", "discovery", "steering", "transfer", "studies", "report",
+    "base", "engine", "stats", "domains", "subjects", "datasets", "interventions", "activations", "dictionaries",
+    "training", "evaluation", "annotation", "probing", "attribution", "discovery", "steering", "transfer", "studies", "report",
     "verbs", "cli",
 )  # fmt: skip
 MAX_FILES = 10

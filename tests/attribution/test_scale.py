@@ -17,7 +17,7 @@ from isotrace.attribution.trace import TraceConfig
 from isotrace.base.errors import InputError
 from isotrace.base.runs import open_run
 from isotrace.report import render_trace
-from isotrace.verbs.trace import earlier_groups
+from isotrace.verbs.trace_rows import earlier_groups
 from isotrace.verbs.tracing import Tracer
 
 QUICK = TraceConfig(max_features=150, n_nodes=8, n_controls=2, n_spellings=0, circuit="effects")

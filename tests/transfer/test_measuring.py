@@ -150,6 +150,20 @@ def test_a_killed_measurement_goes_on_and_computes_nothing_again(run, lists, tmp
     assert seconds[0] == seconds[1]  # nor is scored again what was
 
 
+def test_one_worker_and_many_measure_the_same_and_leave_nothing_to_do(lists, tmp_path, monkeypatch):
+    calls, plain, found = [], measuring.adapt, []
+    monkeypatch.setattr(measuring, "adapt", lambda *args, **kwargs: calls.append(args) or plain(*args, **kwargs))
+    for n in (1, 2):
+        asked = FEW | {"seeds": 1, "workers": n}
+        out = tmp_path / str(n)
+        found.append(isotrace.transfer_matrix(lists / "checkpoints.csv", lists / "tasks.csv", out, **asked))
+    assert not calls  # of this process
+    for name, columns in (("outcomes", ["seconds", "key"]), ("scores", ["seconds"]), ("predictors", [])):
+        one, two = (f.tables[name].drop(columns, strict=False) for f in found)
+        assert one.equals(two, null_equal=True)
+    assert (found[1].tables["outcomes"].filter(pl.col("checkpoint") != "forest")["seconds"] > 0.01).all()
+
+
 def test_features_foretell_where_a_checkpoint_names_a_dictionary(lists, run, tmp_path):
     subject = load_subject(lists / "bert")
     for seed, name in enumerate(("own", "blank")):

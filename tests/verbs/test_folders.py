@@ -67,6 +67,40 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in names if path.name != "manifest.json"}
 
 
+def test_one_worker_and_many_leave_the_same_files_and_nothing_to_do(world, data, traced, tmp_path):
+    subject, dictionary = world
+    asked = {"target": "mask:3", **QUICK}
+    made = [
+        isotrace.trace(subject, dictionary, data, **asked, out=tmp_path / str(n), workers=n).tables["rejects"]
+        for n in (1, 2)
+    ]
+    assert {*traced} == {"C?C"}  # by this process: what cannot be traced, which it has to say
+    traced.clear()
+    assert made[0].height == made[1].height == 1
+    assert content(tmp_path / "1") == content(tmp_path / "2")
+    assert len([*(tmp_path / "1").glob("*/graph.json")]) == len(ROWS) - 1
+    alone = isotrace.trace(subject, dictionary, data, **asked, out=tmp_path / "alone")
+    assert len(traced) == len(ROWS)
+    assert (
+        read_manifest(tmp_path / "alone" / "summary")["command"].replace("alone", "2")
+        == (read_manifest(tmp_path / "2" / "summary")["command"])
+    )
+    assert alone.to_frame().columns == isotrace.load(tmp_path / "2" / "summary").to_frame().columns
+    for wrong, message in (
+        ({"workers": 2}, "give --out"),
+        ({"backend": "ray", "out": tmp_path / "x"}, "give --workers"),
+        ({"workers": 2, "backend": "dask", "out": tmp_path / "x"}, "no backend 'dask'"),
+        ({"workers": 2, "quick": True, "out": tmp_path / "x"}, "one process"),
+    ):
+        given = {"target": "mask:3", **({"domain": "molecule"} if "quick" in wrong else QUICK), **wrong}
+        with pytest.raises(InputError, match=message):
+            isotrace.trace(subject, dictionary, data, **given)
+    with pytest.raises(InputError, match="one process"):
+        isotrace.trace(subject, dictionary, "CCO", workers=2, out=tmp_path / "x", **asked)
+    with pytest.raises(InputError, match="by its name or folder"):
+        isotrace.trace(tiny.load_tiny(subject), dictionary, data, workers=2, out=tmp_path / "x", target="mask:3")
+
+
 def test_a_folder_of_its_own_for_every_command():
     given = {"subject": "s", "dictionary": "d", "target": "probe:bbb"}
     smiles = ["C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "F/C=C/F", "F/C=C\\F", "C#N", "C=N", "c1ccccc1O", "C1CCCCC1O"]

@@ -94,7 +94,8 @@ def traced_pages(
     from isotrace.base.runs import SUMMARY, open_run
     from isotrace.datasets.inputs import rejects_frame
     from isotrace.report.trace.index import Traces
-    from isotrace.verbs.trace import TraceRequest, traced
+    from isotrace.verbs.trace import TraceRequest
+    from isotrace.verbs.trace_rows import traced
 
     arguments: dict[str, Any] = {"command": request.command, "seed": request.seed, "inputs": {}, "overwrite": False}
     with locked(request.out), open_run(request.out / SUMMARY, **arguments, home="../index.html") as run:
@@ -117,20 +118,20 @@ def own_table(request: DemoRequest, tracer: "Tracer", progress: Progress) -> dic
     """A pair, and a user's table through probe and trace; each in a folder of its own, kept where it is done."""
     from isotrace.base.result import load
     from isotrace.base.runs import is_done
-    from isotrace.verbs import probe, trace
+    from isotrace.verbs import probe, trace, trace_rows
 
     pair, solubility, screen = (request.out / name for name in ("pair", "solubility", "substructures"))
     always = {"seed": request.seed, "overwrite": True}
     both = {"subject": SUBJECT, "dictionary": DICTIONARY, **always}
     two = trace.TraceRequest(**both, data=PAIR[0], against=PAIR[1], target="probe:logd", out=pair)
     row, above = {"sequence": PAIR[0], "name": None}, "../index.html"
-    compared = trace.traced(two, tracer, row, pair, against=PAIR[1], go_on=True, home=above)
+    compared = trace_rows.traced(two, tracer, row, pair, against=PAIR[1], go_on=True, home=above)
     asked = {"subject": SUBJECT, "data": TABLE, "label": "log S", "unit": "log mol/l", "out": solubility}
     one = probe.ProbeRequest(**asked, **always)
     if not is_done(solubility, **probe.run_of(one, tracer.subject)):
         probe.fit_probe(one, progress=progress)
     many = trace.TraceRequest(**both, data=TABLE, target=f"probe:{solubility}", quick=True, out=screen)
-    if not is_done(screen, **trace.run_of(many, tracer)):
+    if not is_done(screen, **trace_rows.run_of(many, tracer)):
         trace.trace(many, progress=progress)
     return {
         "pair": compared.to_dict(),

@@ -103,11 +103,11 @@ class Request(BaseModel):
     @property
     def command(self) -> str:
         """The command line that asks the same; what has no name of its own stands there as what it holds. Left out is
-        what only says how to treat what stands in the folder."""
+        what only says how to treat what stands in the folder, and who does the work."""
         words, options = ["isotrace", self.verb()], []
         for name, field in type(self).model_fields.items():
             value, how = getattr(self, name), shell(field)
-            if name in ("overwrite", "resume"):
+            if name in ("overwrite", "resume", "workers", "backend", "partition"):
                 continue
             if isinstance(value, type(field.default)) and value == field.default:  # a table has no one truth
                 continue

@@ -1,35 +1,29 @@
 """Why did the subject say so?"""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError
-from isotrace.base.progress import silent
 from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded, look_at, option, verb
+from isotrace.verbs.spreading import OnWorkers, shared
+from isotrace.verbs.trace_rows import HOME, folders_of, many_in, opened, rows_of, seconds, traced
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from isotrace.attribution.supernodes import Supernodes
-    from isotrace.base.runs import Run
     from isotrace.report.pair.index import Pairs
     from isotrace.report.pair.pair import PairResult
     from isotrace.report.trace.index import Traces
     from isotrace.report.trace.screen import ScreenResult
     from isotrace.report.trace.trace import TraceResult
-    from isotrace.verbs.tracing import Tracer
 
 GRAPH = ("max_features", "circuit", "node_threshold", "edge_threshold", "supernodes", "structure", "tracks", "map")
 CIRCUIT = ("tolerance", "nodes", "controls", "spellings")
 """Options that not every way to trace reads."""
 
 
-class TraceRequest(OnDictionary, Seeded):
+class TraceRequest(OnDictionary, Seeded, OnWorkers):
     way_on = "the same command goes on from there"
     data: Annotated[Loaded, PLACE]
     """A SMILES, a file of many (CSV, .smi, SDF, …), or - for stdin; in Python also molecules, a list, a table."""
@@ -83,6 +77,7 @@ class TraceRequest(OnDictionary, Seeded):
         if self.quick and self.against is not None:
             raise InputError("a pair is compared by its circuit: leave out --quick.")
         if self.quick:
+            self._without("workers", why="--quick takes minutes, and one process")
             self._without(*GRAPH, *CIRCUIT, why="--quick makes neither graph nor circuit")
         if self.against is not None:
             self._without(*GRAPH, why="a pair is compared without a graph")
@@ -114,7 +109,6 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | 
     """
     from rdkit import Chem
 
-    from isotrace.base.progress import slug
     from isotrace.base.runs import MANIFEST, SUMMARY, remove_run
     from isotrace.datasets.inputs import read_inputs, rejects_frame
     from isotrace.report.page import plural
@@ -133,6 +127,8 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | 
         raise InputError(f"{refused[0][2]}: give a SMILES or a file.")
     subject = subject_of(request)
     check_target(request.target, subject)
+    if single and request.workers is not None:
+        raise InputError("one input is traced by one process: leave out --workers.")
     tracer = Tracer(subject, request.dictionary, names=request.names, fidelity=request.fidelity)
     if request.quick:
         from isotrace.verbs.screening import screened
@@ -148,14 +144,15 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | 
     table = rows.to_dicts()
     others = seconds(request, rows)
     own = [name for name in rows.columns if name not in ("index", "name", "sequence", "original", request.against)]
-    folders = [slug(f"{row['index']:05d} {row['name'] or ''}") for row in table]
+    folders = folders_of(rows)
     summary = request.out and request.out / SUMMARY
     with many_in(request, folders) as go_on, opened(request, tracer, summary) as run:
+        go_on |= shared(request, rows_of, (request, go_on), range(len(table)), progress, "tracing")
         found, kept = [], []
         for row, other, folder in zip(progress(table, "tracing"), others, folders, strict=True):
             place = request.out and request.out / folder
             try:
-                one = traced(request, tracer, row, place, against=other, go_on=go_on, home=f"../{SUMMARY}/report.html")
+                one = traced(request, tracer, row, place, against=other, go_on=go_on, home=HOME)
                 found.append((row["index"], one, {name: row[name] for name in own}))
                 kept.append(request.out and folder)
             except InputError as error:
@@ -173,117 +170,3 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | 
         if run is not None:
             result.write(run)
     return result
-
-
-def traced(
-    request: TraceRequest,
-    tracer: "Tracer",
-    row: Mapping[str, Any],
-    place: Path | None,
-    *,
-    against: Any = None,
-    go_on: bool = False,
-    home: str | None = None,
-    progress: Progress = silent,
-) -> Any:
-    """One row, as `read_inputs` has it, traced, or compared with a second, and saved in `place`, if any. `go_on`: a
-    complete run with the same inputs that is there already is read instead. `home`: see `open_run`."""
-    from isotrace.attribution.pairs.pair import PairConfig
-    from isotrace.attribution.trace import TraceConfig
-    from isotrace.base.result import Result
-    from isotrace.base.runs import is_done
-
-    if go_on and place is not None and is_done(place, **run_of(request, tracer, row, against)):
-        return Result.load(place)
-    if request.against is not None:
-        with opened(request, tracer, place, row, against, home) as run:
-            kept = {"name": row["name"], "progress": progress}
-            result = tracer.pair(row["sequence"], against, request.target, request.settings(PairConfig), **kept)
-            if run is not None:
-                result.write(run)
-        return result
-    config = request.settings(TraceConfig)
-    groups = earlier_groups(tracer, request.supernodes, place, request.command)
-    numbers = row.get("original")
-    kept = {"name": row["name"], "supernodes": groups, "numbers": None if numbers is None else tuple(numbers)}
-    kept |= {"structure": request.structure, "tracks": request.tracks, "with_map": request.map}
-    with opened(request, tracer, place, row, home=home) as run:
-        result = tracer.trace(row["sequence"], request.target, config, **kept, progress=progress)
-        if run is not None:
-            result.write(run)
-    return result
-
-
-def seconds(request: TraceRequest, rows: "pl.DataFrame") -> list[str | None]:
-    """What every row is compared with, None for a trace. Raises InputError where the data have no such column."""
-    from isotrace.datasets.reading.cells import column_of, is_missing
-
-    if request.against is None:
-        return [None] * rows.height
-    if not isinstance(request.against, str):
-        raise InputError("many inputs are compared with a column of theirs: give its name as against.")
-    found = rows[column_of(rows, request.against, "--against")].to_list()
-    return ["" if text is None or is_missing(str(text)) else str(text) for text in found]
-
-
-def run_of(
-    request: TraceRequest, tracer: "Tracer", row: Mapping[str, Any] | None = None, against: Any = None
-) -> dict[str, Any]:
-    """What the run of a row depends on, or that of all rows."""
-    from isotrace.subjects.probe import probe_folder
-    from isotrace.verbs.loading import named
-
-    inputs = tracer.inputs | {"data": named(request.data, request.column)}
-    for name in ("supernodes", "structure", "tracks"):
-        inputs |= {} if getattr(request, name) is None else {name: getattr(request, name)}
-    inputs |= {} if row is None else {"sequence": row["sequence"]}
-    inputs |= {} if against is None else {"against": str(named(against, None))}
-    if request.target.startswith("probe:"):
-        inputs["probe"] = probe_folder(tracer.subject.files.folder, "", request.target.partition(":")[2])[0]
-    return {"command": request.command, "seed": request.seed, "inputs": inputs}
-
-
-def opened(
-    request: TraceRequest,
-    tracer: "Tracer",
-    place: Path | None,
-    row: Mapping[str, Any] | None = None,
-    against: Any = None,
-    home: str | None = None,
-) -> AbstractContextManager["Run | None"]:
-    from isotrace.base.runs import open_run
-
-    if place is None:
-        return nullcontext()
-    return open_run(place, **run_of(request, tracer, row, against), overwrite=request.overwrite, home=home)
-
-
-@contextmanager
-def many_in(request: TraceRequest, folders: Sequence[str]) -> Iterator[bool]:
-    """The folder of many runs, this process's alone meanwhile and rid of what another command, or rows that are gone,
-    left there; whether the same command was stopped in it, so that its rows need not be traced again."""
-    from isotrace.base.files import locked
-    from isotrace.base.runs import MANIFEST, SUMMARY, read_manifest, remove_rows, remove_run, replaceable
-
-    if request.out is None:
-        yield False
-        return
-    if (request.out / MANIFEST).is_file():  # of one row
-        replaceable(request.out, request.command, request.overwrite)
-        remove_run(request.out)
-    with locked(request.out):
-        remove_rows(request.out, request.command, request.overwrite, folders)
-        before = request.out / SUMMARY
-        yield (before / MANIFEST).is_file() and read_manifest(before)["status"] != "complete"
-
-
-def earlier_groups(tracer: "Tracer", given: Path | None, folder: Path | None, command: str) -> "Supernodes | None":
-    """The groups of `given`, or of an earlier run of the same command in `folder`, read before that is emptied. Raises
-    InputError for a file that cannot be used."""
-    from isotrace.attribution.supernodes import read_supernodes
-    from isotrace.base.runs import read_manifest
-
-    before = folder and folder / "supernodes.json"
-    if given is None and before and before.is_file() and read_manifest(before.parent)["command"] == command:
-        given = before
-    return None if given is None else read_supernodes(given, tracer.dictionary)

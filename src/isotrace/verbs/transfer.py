@@ -1,21 +1,27 @@
 """What checkpoints reach on tasks, and which cheap number foretells it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError
+from isotrace.base.progress import silent
 from isotrace.verbs.request import COMMAS, PLACE, InFolder, Loaded, Progress, Seeded, verb
+from isotrace.verbs.spreading import OnWorkers, shared
 
 if TYPE_CHECKING:
+    from isotrace.base.work import Work
     from isotrace.report.transfer.matrix import TransferResult
+    from isotrace.transfer.measuring.measure import Measurement
 
 CHEAP = ("probe", "knn", "logme", "h_score_shrunk", "transrate", "nleep", "rogi_xd", "kernel_alignment", "ln_params",
          "ln_tokens", "masked_loss")  # fmt: skip
 
 
-class TransferRequest(InFolder, Seeded):
+class TransferRequest(InFolder, Seeded, OnWorkers):
+    way_on = "the same command goes on from there"
     checkpoints: Annotated[Path, PLACE]
     """CSV with the columns name and source, or family, tokens_seen, pretrain_loss, dictionary and untrained too."""
     tasks: Path
@@ -67,40 +73,68 @@ def transfer_matrix(request: TransferRequest, progress: Progress) -> "TransferRe
     from isotrace.base.runs import open_run
     from isotrace.base.work import claimed
     from isotrace.report.transfer.matrix import transfer_result
-    from isotrace.subjects.subject import load_subject
     from isotrace.transfer.judging.outcomes import opened, read_outcomes
     from isotrace.transfer.measuring.judgement import judgement
     from isotrace.transfer.measuring.lists import read_checkpoints, read_task_list
-    from isotrace.transfer.measuring.measure import GROUPS, measure
-    from isotrace.transfer.measuring.settings import MeasureSettings
-    from isotrace.verbs.corpus import usable
-    from isotrace.verbs.loading import domain_of_subject, named
+    from isotrace.transfer.measuring.measure import GROUPS
+    from isotrace.verbs.loading import named
 
     checkpoints, tasks = read_checkpoints(request.checkpoints), read_task_list(request.tasks)
     splits = {task.split or GROUPS for task in tasks}
     if len(splits) > 1:
         raise InputError(f"parts are named by {' and '.join(sorted(splits))}: give the tasks one column name.")
+    inputs: dict[str, Any] = {"checkpoints": request.checkpoints, "tasks": request.tasks}
+    inputs |= {} if request.corpus is None else {"corpus": named(request.corpus)}
+    where = {"command": request.command, "seed": request.seed, "inputs": inputs, "overwrite": request.overwrite}
+    kept = kept_in(request)
+    with open_run(request.out, **where) as run:
+        with claimed(kept / "work") as work, opened(kept) as outcomes:
+            shared(request, measuring, request, range(len(checkpoints)), progress, "checkpoints")
+            asked = measurement(request, work, progress)
+            measured = asked.measured(outcomes, progress)
+        frame = read_outcomes(kept)
+        found = judgement(measured, frame, checkpoints, asked.settings, splits.pop(), request.bootstrap)
+        result = transfer_result(found, measured, frame, asked.settings, asked.domain)
+        result.write(run)
+    return result
+
+
+def measurement(request: TransferRequest, work: "Work", progress: Progress) -> "Measurement":
+    """Raises as `Measurement.of`, and SubjectError for a first checkpoint of a domain that is not known."""
+    from isotrace.subjects.subject import Subject, load_subject
+    from isotrace.transfer.measuring.lists import Checkpoint, read_checkpoints, read_task_list
+    from isotrace.transfer.measuring.measure import Measurement
+    from isotrace.transfer.measuring.settings import MeasureSettings
+    from isotrace.verbs.corpus import usable
+    from isotrace.verbs.loading import domain_of_subject
+
+    checkpoints, tasks = read_checkpoints(request.checkpoints), read_task_list(request.tasks)
     settings = MeasureSettings(
         request.method, request.labels, request.test, request.seeds, min(request.bootstrap, 200), request.seed,
         request.predictors,
     )  # fmt: skip
     first = load_subject(checkpoints[0].source, domain=request.domain, device=request.device)
     domain = domain_of_subject(first)
+
+    def load(checkpoint: Checkpoint) -> Subject:
+        return load_subject(checkpoint.source, domain=domain.name, device=request.device)
+
     corpus = [] if request.corpus is None else usable(first, request.corpus, None, None)[0]
-    inputs: dict[str, Any] = {"checkpoints": request.checkpoints, "tasks": request.tasks}
-    inputs |= {} if request.corpus is None else {"corpus": named(request.corpus)}
-    where = {"command": request.command, "seed": request.seed, "inputs": inputs, "overwrite": request.overwrite}
-    kept = request.out.with_name(f"{request.out.name}.outcomes")
-    with open_run(request.out, **where) as run:
+    return Measurement.of(checkpoints, tasks, load, domain, settings, work, corpus=corpus, progress=progress)
 
-        def load(checkpoint: Any) -> Any:
-            return load_subject(checkpoint.source, domain=domain.name, device=request.device)
 
-        with claimed(kept / "work") as work, opened(kept) as outcomes:
-            given: dict[str, Any] = {"corpus": corpus, "progress": progress}
-            measured = measure(checkpoints, tasks, load, domain, settings, outcomes, work, **given)
-        frame = read_outcomes(kept)
-        found = judgement(measured, frame, checkpoints, settings, splits.pop(), request.bootstrap)
-        result = transfer_result(found, measured, frame, settings, domain)
-        result.write(run)
-    return result
+def measuring(request: TransferRequest) -> Callable[[int], None]:
+    """For a worker: what measures one checkpoint, and keeps it where the command looks for it."""
+    from isotrace.base.work import Work
+
+    asked = measurement(request, Work(kept_in(request) / "work"), silent)
+
+    def one(i: int) -> None:
+        asked.checkpoint(asked.checkpoints[i])
+
+    return one
+
+
+def kept_in(request: TransferRequest) -> Path:
+    """Outcomes and what they are made of, beside the run."""
+    return request.out.with_name(f"{request.out.name}.outcomes")

@@ -51,43 +51,75 @@ class Measured:
     scores: dict[tuple[str, int], tuple[Row, ...]]
 
 
-def measure(
-    checkpoints: Sequence[Checkpoint], tasks: Sequence[TaskSpec], load: Load, domain: Domain,
-    settings: MeasureSettings, outcomes: OutcomeTable, work: Work, *, corpus: Sequence[str] = (),
-    progress: Progress = silent,
-) -> list[Measured]:  # fmt: skip
-    """Rows go to `outcomes`, those of a forest on fingerprints among them; predictions and scores of predictors to
-    `work`. `corpus`: sequences like those of the pretraining, for the predictors that ask for some.
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What is to be measured; predictions and scores of predictors are kept in `work`. `corpus`: sequences like those
+    of the pretraining, for the predictors that ask for some."""
 
-    Raises InputError and SubjectError as `Parts`, `adapt` and `checked` do, DictionaryError as `Features`."""
-    checked(checkpoints, corpus, settings)
-    parts = Parts.of(checkpoints, tasks, load, domain, settings, progress)
-    outputs: dict[str, list[list[np.ndarray]]] = {task.name: [] for task in tasks}
-    scores: dict[str, dict[tuple[str, int], tuple[Row, ...]]] = {task.name: {} for task in tasks}
-    for checkpoint in progress(checkpoints, "checkpoints"):
-        subject = load(checkpoint)
-        memo = Memo(work, CACHE, subject, settings.identity)
-        features = Features(checkpoint, checkpoints, load, subject, corpus, settings)
-        for task in progress(tasks, f"tasks of {checkpoint.name}"):
-            found = []
+    checkpoints: Sequence[Checkpoint]
+    tasks: Sequence[TaskSpec]
+    load: Load
+    domain: Domain
+    settings: MeasureSettings
+    work: Work
+    corpus: Sequence[str]
+    parts: Parts
+
+    @classmethod
+    def of(
+        cls, checkpoints: Sequence[Checkpoint], tasks: Sequence[TaskSpec], load: Load, domain: Domain,
+        settings: MeasureSettings, work: Work, *, corpus: Sequence[str] = (), progress: Progress = silent,
+    ) -> "Measurement":  # fmt: skip
+        """Raises InputError and SubjectError as `Parts` and `checked` do."""
+        checked(checkpoints, corpus, settings)
+        parts = Parts.of(checkpoints, tasks, load, domain, settings, progress)
+        return cls(checkpoints, tasks, load, domain, settings, work, corpus, parts)
+
+    def measured(self, outcomes: OutcomeTable, progress: Progress = silent) -> list[Measured]:
+        """Rows go to `outcomes`, those of a forest on fingerprints among them. Raises as `checkpoint` does."""
+        every = progress(self.checkpoints, "checkpoints")
+        found = [(one.name, self.checkpoint(one, outcomes, progress)) for one in every]
+        memo = Memo(self.work, CACHE, self.settings.identity)
+        for task in progress(self.tasks, "forests"):
+            _forest(self.parts, task, self.domain, self.settings, outcomes, memo)
+        seeds = self.settings.seeds
+        return [
+            Measured(
+                task.name, np.asarray([[own[task.name, seed][0] for seed in seeds] for _, own in found]),
+                *self.parts.test(task), {(name, s): own[task.name, s][1] for name, own in found for s in seeds},
+            )
+            for task in self.tasks
+        ]  # fmt: skip
+
+    def checkpoint(
+        self, checkpoint: Checkpoint, outcomes: OutcomeTable | None = None, progress: Progress = silent
+    ) -> dict[tuple[str, int], tuple[np.ndarray, tuple[Row, ...]]]:
+        """(task, seed) → (predictions `[rows, outputs]` of the test part, scores of predictors). Raises InputError and
+        SubjectError as `adapt` does, DictionaryError as `Features`."""
+        subject, settings, found = self.load(checkpoint), self.settings, {}
+        memo = Memo(self.work, CACHE, subject, settings.identity)
+        features = Features(checkpoint, self.checkpoints, self.load, subject, self.corpus, settings)
+        for task in progress(self.tasks, f"tasks of {checkpoint.name}"):
             for seed in settings.seeds:
-                table = parts.table(subject, task, seed)
+                table = self.parts.table(subject, task, seed)
                 key = f"{task.name} {seed} {identity([e.text for e in table.examples])}"
                 started = time.monotonic()
-                made = memo(f"outputs {key}", partial(_adapted, subject, domain, table, settings, seed))
-                seconds = time.monotonic() - started
-                _store(outcomes, checkpoint, subject, task, table, settings, seed, made, seconds)
-                found.append(made)
-                given = cache(partial(_evidence, checkpoint, subject, table, seed, corpus, parts.width))
-                own = f"{key} {checkpoint.tokens_seen} {identity([*corpus])} {parts.width}"
-                scores[task.name][checkpoint.name, seed] = tuple(
-                    Row(**memo.plain(f"score {n} {own}{features.key(n)}", partial(_scored, n, given, features)))
+                made = memo(f"outputs {key}", partial(_adapted, subject, self.domain, table, settings, seed))
+                seconds = memo.plain(f"seconds {key}", partial(_since, started))
+                if outcomes is not None:
+                    _store(outcomes, checkpoint, subject, task, table, settings, seed, made, seconds)
+                given = cache(partial(_evidence, checkpoint, subject, table, seed, self.corpus, self.parts.width))
+                own = f"{key} {checkpoint.tokens_seen} {identity([*self.corpus])} {self.parts.width}"
+                rows = (
+                    memo.plain(f"score {n} {own}{features.key(n)}", partial(_scored, n, given, features))
                     for n in settings.predictors
                 )
-            outputs[task.name].append(found)
-    for task in progress(tasks, "forests"):
-        _forest(parts, task, domain, settings, outcomes, Memo(work, CACHE, settings.identity))
-    return [Measured(task.name, np.asarray(outputs[task.name]), *parts.test(task), scores[task.name]) for task in tasks]
+                found[task.name, seed] = made, tuple(Row(**row) for row in rows)
+        return found
+
+
+def _since(started: float) -> float:
+    return time.monotonic() - started
 
 
 def _adapted(subject: Subject, domain: Domain, table: TaskTable, settings: MeasureSettings, seed: int) -> np.ndarray:

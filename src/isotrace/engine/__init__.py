@@ -1,0 +1,5 @@
+"""Work cut into parts that other processes do: here, in a cluster's queue, or on Ray."""
+
+from isotrace.engine.spread import Task, spread
+
+__all__ = ["Task", "spread"]

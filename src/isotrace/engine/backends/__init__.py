@@ -1,0 +1,1 @@
+"""Where parts of a task are done, one file each."""
