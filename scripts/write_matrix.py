@@ -46,7 +46,11 @@ def main() -> None:
         for t in found.summary["tasks"]
     ]  # fmt: skip
     predictors = [
-        [p["name"], *(estimate(p[key]) for key in ("spearman", "share", "regret_1", "beyond_probe")), p["verdict"]]
+        [
+            p["name"],
+            *(estimate(p[key]) for key in ("spearman", "share", "regret_1", "beyond_probe")),
+            p["verdict"].partition(":")[0],
+        ]
         for p in found.summary["predictors"]
     ]
     size = f"{n['checkpoints']} checkpoints in {n['families']} families, {n['tasks']} tasks in {n['groups']} groups"
