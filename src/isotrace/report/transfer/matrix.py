@@ -163,7 +163,7 @@ def heat_map(checkpoints: Sequence[str], tasks: Sequence[Mapping[str, Any]], y: 
     """SVG: the rank of every checkpoint (row) on every task (column), dark the best; the best mean first."""
     values = np.asarray([[np.nan if v is None else v for v in row] for row in y], float)
     order = np.argsort(-np.nanmean(values, 1))
-    width, height = NAMES + CELL * len(tasks) + 10, HEAD + ROW * len(checkpoints) + 10
+    width, height = NAMES + CELL * len(tasks) + 70, HEAD + ROW * len(checkpoints) + 10
     parts = []
     for j, task in enumerate(tasks):
         x = NAMES + CELL * j + CELL / 2
@@ -197,14 +197,14 @@ def foretold(pairs: Sequence[Mapping[str, Any]], name: str) -> str:
     """SVG: the rank foretold and observed of every checkpoint on every task; grey where outcomes are noise."""
     known = [p for p in pairs if p["x"] is not None and p["y"] is not None and p["x"] == p["x"] and p["y"] == p["y"]]
     low, high = reach([0.0, 1.0])
-    across, down = scale(low, high, 50, 400), scale(low, high, 360, 16)
+    across, down = scale(low, high, 70, 400), scale(low, high, 360, 16)
     parts = [path([(across(0), down(0)), (across(1), down(1))], GREY, 'stroke-dasharray="4 4"')]
     for v in ticks(0, 1, 6):
-        parts += [text(across(v), 380, number(v), "middle", size=12), text(44, down(v) + 4, number(v), "end", size=12)]
+        parts += [text(across(v), 380, number(v), "middle", size=12), text(62, down(v) + 4, number(v), "end", size=12)]
     rng = np.random.default_rng(0)
     for p in known:
         x, y = (v + 0.012 * rng.normal() for v in (p["x"], p["y"]))  # ranks lie on top of each other
         parts.append(dot(across(x), down(y), GREY if p["apart"] else COLOURS[0], p["task"], 2.5))
-    parts.append(text(225, 400, f"rank by {name}", "middle", size=13))
+    parts.append(text(235, 400, f"rank by {name}", "middle", size=13))
     parts.append(f'<g transform="translate(14 190) rotate(-90)">{text(0, 0, "rank observed", "middle", size=13)}</g>')
     return picture(416, 408, "foretold and observed", parts, "curve")
