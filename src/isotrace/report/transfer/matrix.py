@@ -135,7 +135,7 @@ def verdict(found: Judgement, predictors: Sequence[Mapping[str, Any]]) -> str:
     beside = f"the cross-validated probe {order}, regret {regret}"
     if not why:
         return f"{said}; {beside}. It is better than the probe."
-    return f"{said}; {beside}. Use the probe: that the other is better is not shown ({why})."
+    return f"{said}; {beside}. Use the probe: the other falls short of the rule that was set before ({why})."
 
 
 def _row(one: Judged, found: Judgement) -> dict[str, Any]:
