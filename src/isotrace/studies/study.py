@@ -62,6 +62,7 @@ _SHIPPED |= {
     **dict.fromkeys(("steer_logp", "steer_annalog", "steer_antiberty"), "steering.steered"),
     "steer_planted": "steering.steer_planted",
     "clamping": "learning.clamping",
+    "circuit_difficulty": "difficulty.circuit_difficulty",
     "depth_score": "difficulty.depth_score",
     "execution_gap": "difficulty.execution_gap",
     "recall_reasoning": "difficulty.recall_reasoning",
