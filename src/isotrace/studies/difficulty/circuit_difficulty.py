@@ -285,7 +285,7 @@ def circuit_difficulty(setting: Setting) -> Outcome:
         f"{gone} samples did not flip in {sizes.budget} steps of {RATE}: they count as hardest, and as equally hard.",
         f"Anchors: {sizes.anchor} samples each, of other scaffolds than those judged. Intervals are over judged "
         "molecules with these anchors; those of random edges and shuffled anchors are over draws.",
-        "gain: over confidence, paired. partial: given confidence. Frequencies are of the training scaffolds of bbb, "
-        "which stand in for the corpus of molm.",
+        "gain: over confidence, paired. partial: given confidence, NaN for confidence itself. Frequencies are of the "
+        "training scaffolds of bbb, which stand in for the corpus of molm.",
     )
     return Outcome({"predictors": rows, "anchors": about, "steps": step_rows(parts)}, notes)
