@@ -68,6 +68,7 @@ _SHIPPED |= {
     "recall_reasoning": "difficulty.recall_reasoning",
     "rich_lazy": "learning.rich_lazy",
     "opposing": "learning.opposing",
+    "sub_attention": "learning.sub_attention",
     "adapt_esol": "transfer.adapt_esol",
 }
 STUDIES: Registry[Study] = Registry(
