@@ -279,10 +279,11 @@ def _explained(size: Size) -> str:
     return (
         f"nats a masked token of {size.judged} held-out molecules, after {size.steps} steps of {ROWS} molecules, the "
         f"same for all. dense: one dense pass; ensemble: mean of the probabilities of {size.passes} passes drawn as "
-        f"`passes` says; one: mean loss of these passes. dense_diff and ensemble_diff: less the dense pass of dense "
-        "training; own_diff: ensemble less own dense pass; gap: held-out less training molecules, dense pass; "
-        "better_seeds: seeds whose dense pass is better than that of dense training. Paired intervals, over molecules "
-        f"and {size.seeds} seeds at once{': so few seeds make them too narrow' if size.seeds < 5 else ''}."
+        f"`passes` says; one: mean loss of these passes. dense_diff and ensemble_diff: minus the dense pass of dense "
+        "training; own_diff: ensemble minus own dense pass; gap: held-out minus training molecules, dense pass. Where "
+        "gap_diff is below 0 and dense_diff is not, less was learned of both. better_seeds: seeds whose dense pass is "
+        f"better than that of dense training. Paired intervals, over molecules and {size.seeds} seeds at once"
+        f"{': so few seeds make them too narrow' if size.seeds < 5 else ''}."
     )
 
 
