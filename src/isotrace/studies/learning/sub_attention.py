@@ -61,16 +61,18 @@ RULES = (QUARTER, Rule("random", 1 / 8), Rule("near", 1 / 4), Rule("dropout", 1 
 
 @dataclass(frozen=True)
 class Size:
-    """`corpora`: name → training molecules. `judged`: held-out molecules. `passes`: of an ensemble."""
+    """`corpora`: name → (training molecules, steps). `judged`: held-out molecules. `passes`: of an ensemble."""
 
     seeds: int
-    steps: int
-    corpora: dict[str, int]
+    corpora: dict[str, tuple[int, int]]
     judged: int
     passes: int
 
 
-SIZES = {True: Size(2, 800, {"small": 50}, 300, 8), False: Size(5, 1_900, {"small": 50, "large": 9_000}, 500, 16)}
+SIZES = {
+    True: Size(2, {"small": (50, 800)}, 300, 8),
+    False: Size(5, {"small": (50, 3_000), "large": (9_000, 1_000)}, 500, 16),
+}
 
 
 def removable(subject: Subject, batch: Batch) -> Tensor:
@@ -237,7 +239,7 @@ def sub_attention(setting: Setting) -> Outcome:
     reader = fresh(setting.work / "sub-attention", corpus, setting.seed)
     texts = [text for text, (*_, why) in zip(corpus, reader.tokenized(corpus), strict=True) if why is None]
     held, rest = Judged.of(reader, texts[: size.judged], 1, setting.seed), texts[size.judged :]
-    for name, n in size.corpora.items():
+    for name, (n, steps) in size.corpora.items():
         read = reader.tokenize(rest[:n])
         known = Judged.of(reader, rest[: min(n, size.judged)], max(1, size.judged // n), setting.seed)
         found: dict[Rule | None, list[tuple[Losses, Losses]]] = {rule: [] for rule in (None, *RULES)}
@@ -245,15 +247,16 @@ def sub_attention(setting: Setting) -> Outcome:
         for rule, s in setting.progress(jobs, f"training on the {name} corpus"):
             seed, passes = setting.seed + s, rule or QUARTER
             subject = fresh(setting.work / f"sub-attention-{seed}", corpus, seed)
-            trained(subject, read, rule, size.steps, seed)
+            trained(subject, read, rule, steps, seed)
             ours = losses(subject, held, passes, size.passes, seed)
             found[rule].append((ours, losses(subject, known, passes, 1, seed)))
-        rows += compared(name, found, held.counts(), known.counts(), setting.seed)
+        here = compared(found, held.counts(), known.counts(), setting.seed)
+        rows += [{"corpus": name, "molecules": n, "steps": steps} | row for row in here]
     return Outcome({"training": rows}, (_explained(size), *_verdicts(rows)))
 
 
 def compared(
-    corpus: str, found: dict[Rule | None, list[tuple[Losses, Losses]]], held: np.ndarray, known: np.ndarray, seed: int
+    found: dict[Rule | None, list[tuple[Losses, Losses]]], held: np.ndarray, known: np.ndarray, seed: int
 ) -> list[dict[str, Any]]:
     """A row for each rule, dense training first. `found`: of each seed losses of held-out molecules and of those
     trained on; `held` and `known [n]`: their masked tokens."""
@@ -265,10 +268,8 @@ def compared(
         draws |= {f"{k}_diff": draws[k] - plain[k] for k in ("dense", "gap")}
         draws |= {"ensemble_diff": draws["ensemble"] - plain["dense"], "own_diff": draws["ensemble"] - draws["dense"]}
         own, first = ([ours["dense"].sum() for ours, _ in found[r]] for r in (rule, None))
-        row: dict[str, Any] = {
-            "corpus": corpus, "training": str(rule or "dense"), "passes": str(rule or QUARTER), "seeds": len(pairs),
-            "better_seeds": sum(a < b for a, b in zip(own, first, strict=True)),
-        }  # fmt: skip
+        row: dict[str, Any] = {"training": str(rule or "dense"), "passes": str(rule or QUARTER), "seeds": len(pairs)}
+        row["better_seeds"] = sum(bool(a < b) for a, b in zip(own, first, strict=True))
         for name, values in draws.items():
             row |= {name: float(values[0]), f"{name}_ci": interval(values[1:])}
         rows.append(row)
@@ -277,12 +278,12 @@ def compared(
 
 def _explained(size: Size) -> str:
     return (
-        f"nats a masked token of {size.judged} held-out molecules, after {size.steps} steps of {ROWS} molecules, the "
-        f"same for all. dense: one dense pass; ensemble: mean of the probabilities of {size.passes} passes drawn as "
-        f"`passes` says; one: mean loss of these passes. dense_diff and ensemble_diff: minus the dense pass of dense "
-        "training; own_diff: ensemble minus own dense pass; gap: held-out minus training molecules, dense pass. Where "
-        "gap_diff is below 0 and dense_diff is not, less was learned of both. better_seeds: seeds whose dense pass is "
-        f"better than that of dense training. Paired intervals, over molecules and {size.seeds} seeds at once"
+        f"nats a masked token of {size.judged} held-out molecules, after steps of {ROWS} molecules, the same for all. "
+        f"dense: one dense pass; ensemble: mean of the probabilities of {size.passes} passes drawn as `passes` says; "
+        "one: mean loss of these passes. dense_diff and ensemble_diff: minus the dense pass of dense training; "
+        "own_diff: ensemble minus own dense pass; gap: held-out minus training molecules, dense pass. Where gap_diff "
+        "is below 0 and dense_diff is not, less was learned of both. better_seeds: seeds whose dense pass is better than "
+        f"that of dense training. Paired intervals, over molecules and {size.seeds} seeds at once"
         f"{': so few seeds make them too narrow' if size.seeds < 5 else ''}."
     )
 
