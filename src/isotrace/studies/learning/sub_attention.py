@@ -282,8 +282,8 @@ def _explained(size: Size) -> str:
         f"dense: one dense pass; ensemble: mean of the probabilities of {size.passes} passes drawn as `passes` says; "
         "one: mean loss of these passes. dense_diff and ensemble_diff: minus the dense pass of dense training; "
         "own_diff: ensemble minus own dense pass; gap: held-out minus training molecules, dense pass. Where gap_diff "
-        "is below 0 and dense_diff is not, less was learned of both. better_seeds: seeds whose dense pass is better than "
-        f"that of dense training. Paired intervals, over molecules and {size.seeds} seeds at once"
+        "is below 0 and dense_diff is not, less was learned of both. better_seeds: seeds whose dense pass is better "
+        f"than that of dense training. Paired intervals, over molecules and {size.seeds} seeds at once"
         f"{': so few seeds make them too narrow' if size.seeds < 5 else ''}."
     )
 
