@@ -284,12 +284,18 @@ def test_a_dictionary_of_another_subject_ends_it_before_any_training(folders, da
         isotrace.adapt(folders["esm-rotary"], data, dictionary=tmp_path / "nothing", **HOW)
 
 
-@pytest.mark.nightly
-def test_molm_reuses_an_or_of_two_features_and_parity_is_new():
+@pytest.fixture(scope="module")
+def molm():
     subject = isotrace.load_subject("bundled:molm")
-    dictionary = load_dictionary("bundled:molm-clt", subject)
+    return subject, load_dictionary("bundled:molm-clt", subject)
+
+
+def asked_of_molm(molm, label, monkeypatch, **how):
+    """ESOL's molecules: whether one of two features is active, and the parity of the string's length; 30 of the
+    held-out part are taken apart."""
+    monkeypatch.setattr("isotrace.transfer.reuse.reuse.MOST", 30)
     frame = bundled_table("esol")
-    active = pooled_features(Basis(subject, dictionary), frame["smiles"].to_list()) > 0
+    active = pooled_features(Basis(*molm), frame["smiles"].to_list()) > 0
     share = active.mean(0)
     one, other = np.flatnonzero((share > 0.25) & (share < 0.4))[[3, 40]]
     frame = frame.with_columns(
@@ -297,15 +303,21 @@ def test_molm_reuses_an_or_of_two_features_and_parity_is_new():
         pl.Series("parity", ["odd" if len(text) % 2 else "even" for text in frame["smiles"]]),
     )
     found = isotrace.adapt(
-        subject, frame, ("either", "parity"), method="probe", column="smiles", split="split_scaffold", limit=600,
-        dictionary=dictionary, bootstrap=200,
+        molm[0], frame, label, column="smiles", split="split_scaffold", limit=600, dictionary=molm[1], bootstrap=200,
+        baselines=False, **how,
     )  # fmt: skip
-    told = found.summary["reuse"]["labels"]
+    return found.summary["reuse"]["labels"]
+
+
+@pytest.mark.nightly
+def test_molm_reuses_an_or_of_two_features_and_parity_is_new(molm, monkeypatch):
+    told = asked_of_molm(molm, ("either", "parity"), monkeypatch, method="probe")
     assert told["parity"]["verdict"].startswith("parity is new")
     assert told["either"]["verdict"].startswith("either reuses what was known")
     assert told["either"]["shares"][0]["reuse_after"]["value"] > 0.9
-    found = isotrace.adapt(
-        subject, frame, "either", method="scratch", column="smiles", split="split_scaffold", limit=600, steps=2,
-        dictionary=dictionary, bootstrap=200, baselines=False,
-    )  # fmt: skip
-    assert "reuses what was known" not in found.summary["reuse"]["labels"]["either"]["verdict"]
+
+
+@pytest.mark.nightly
+def test_weights_that_began_at_random_reuse_nothing(molm, monkeypatch):
+    told = asked_of_molm(molm, "either", monkeypatch, method="scratch", steps=2)
+    assert "nothing is shown to be reused" in told["either"]["verdict"]

@@ -94,6 +94,7 @@ def adapt(request: AdaptRequest, progress: Progress) -> "AdaptResult":
     from isotrace.base.runs import open_run
     from isotrace.base.work import claimed
     from isotrace.datasets.inputs import read_inputs
+    from isotrace.dictionaries.shelf import shelf_of
     from isotrace.report.transfer.adapting import adapt_result
     from isotrace.transfer.adapting.comparison import compared
     from isotrace.transfer.adapting.settings import AdaptSettings
@@ -106,11 +107,12 @@ def adapt(request: AdaptRequest, progress: Progress) -> "AdaptResult":
     settings = request.settings(AdaptSettings)
     subject = subject_of(request)
     subject.require_float32("adapting it")
-    domain, dictionary, name, beside = domain_of_subject(subject), None, "", []
+    domain, dictionary, name, names, beside = domain_of_subject(subject), None, "", None, []
     where = {**run_of(request, subject), "overwrite": request.overwrite}  # pyright: ignore[reportArgumentType]
     if request.dictionary is not None:
         dictionary, name = dictionary_of(request.dictionary, subject), label(request.dictionary)
         require_writes_of_mlps(dictionary, subject, name)
+        names = shelf_of(dictionary).tables
         where["inputs"]["dictionary"] = Source.of(name, dictionary)
         beside = trained_on({name: dictionary}, request.data, request.column)
     rows, rejects = read_inputs(request.data, column=request.column)
@@ -134,8 +136,9 @@ def adapt(request: AdaptRequest, progress: Progress) -> "AdaptResult":
             told = reuse_of(found, subject, whose, dictionary, request, progress)
             moved = None if found.adapted.frozen else told.matrices
         result = adapt_result(
-            found, subject, domain, settings, outputs, reuse=told, dictionary=name, matrices=moved, beside=beside
-        )
+            found, subject, domain, settings, outputs, reuse=told, dictionary=name, names=names, matrices=moved,
+            beside=beside,
+        )  # fmt: skip
         if run is not None:
             result.write(run)
     return result

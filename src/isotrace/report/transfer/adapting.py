@@ -10,6 +10,7 @@ import polars as pl
 
 from isotrace.base.result import Result
 from isotrace.base.runs import to_jsonable
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Domain
 from isotrace.probing.crossed import probabilities
 from isotrace.report.card.carded import shared
@@ -108,11 +109,11 @@ def learning_curves(rows: pl.DataFrame) -> str:
 
 def adapt_result(
     found: Compared, subject: Subject, domain: Domain, settings: AdaptSettings, all_outputs: np.ndarray, *,
-    reuse: Reuse | None = None, dictionary: str = "", matrices: pl.DataFrame | None = None,
-    beside: Sequence[str] = (),
+    reuse: Reuse | None = None, dictionary: str = "", names: FeatureTables | None = None,
+    matrices: pl.DataFrame | None = None, beside: Sequence[str] = (),
 ) -> AdaptResult:  # fmt: skip
     """`all_outputs [rows, outputs]` of every row of the table, by the first seed. `reuse`: read in what is called
-    `dictionary`. `matrices`: of weights that changed. `beside`: more warnings."""
+    `dictionary`, with the `names` of its features. `matrices`: of weights that changed. `beside`: more warnings."""
     table = found.part.table
     rows, first = [], table.properties[0]
     for prop in table.properties:
@@ -146,7 +147,7 @@ def adapt_result(
         "verdict": verdict(rows, found.method, first.label, metrics_of(first)[0]),
         "targets": [f"probe:{name}" for name in probe_names(table)],
         "cleaned": table.notes,
-        "reuse": None if reuse is None else reused.reuse_summary(reuse, found, dictionary),
+        "reuse": None if reuse is None else reused.reuse_summary(reuse, found, dictionary, names or FeatureTables()),
         "matrices": None if matrices is None else reused.matrices_summary(matrices),
         "warnings": [*warnings(found), *beside],
         "rejects": table.rejects.head(20).to_dicts(),

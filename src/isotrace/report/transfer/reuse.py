@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.report.figures import COLOURS, GREY, GRID, dot, path, picture, reach, scale, text, ticks
 from isotrace.report.page import interval, number
 from isotrace.stats.bootstrap import valued
@@ -17,11 +18,11 @@ from isotrace.transfer.reuse.reuse import DICTIONARY, Reuse
 SAID = {DICTIONARY: "the dictionary", "random": "random features", "neurons": "neurons", "untrained": "untrained copy"}
 TIMES = ("before", "after")
 SHOWN = 12
-"""Features on the page, those that contribute most after."""
+"""Features and matrices on the page, those that contribute, or have changed, most."""
 
 
-def reuse_summary(found: Reuse, compared: Compared, name: str) -> dict[str, Any]:
-    """`name`: of the dictionary. `compared` holds the probe among its entries."""
+def reuse_summary(found: Reuse, compared: Compared, name: str, names: FeatureTables) -> dict[str, Any]:
+    """`name`: of the dictionary; `names`: of its features. `compared` holds the probe among its entries."""
     draws = {(t, n): found.reads[t].explained[n].fve(found.weights) for t in TIMES for n in found.names}
     layers: list[dict[str, Any]] = [
         {"layer": "all" if i == 0 else found.dictionary.config.layers[i - 1]}
@@ -39,6 +40,7 @@ def reuse_summary(found: Reuse, compared: Compared, name: str) -> dict[str, Any]
         )  # fmt: skip
         row = {"metric": main, "chance": CONSTANT[main], "probe": known, "adapted": learned, "shares": table}
         row["overlaps"] = found.overlaps[prop.label]
+        row["features"] = _features(found, prop.label, names)
         labels[prop.label] = row | {"verdict": verdict(prop.label, row, layers[0]["after"])}
     return {
         "dictionary": name, "n": found.weights.shape[1], "l0": found.l0, "layers": layers, "labels": labels,
@@ -47,6 +49,13 @@ def reuse_summary(found: Reuse, compared: Compared, name: str) -> dict[str, Any]
             "quantiles": [float(v) for v in np.quantile(common, (0.1, 0.5, 0.9))] if len(common) else None,
         },
     }  # fmt: skip
+
+
+def _features(found: Reuse, label: str, names: FeatureTables) -> list[dict[str, Any]]:
+    """Those that contribute most after, with their names where the dictionary's shelf has any."""
+    rows = found.features(label).sort("attribution_after", descending=True).head(SHOWN).to_dicts()
+    known = names.of([(row["layer"], row["feature"]) for row in rows])
+    return [row | {"name": names.label(known.get((row["layer"], row["feature"]), {}))} for row in rows]
 
 
 def _shares(found: Reuse, label: str) -> list[dict[str, Any]]:
