@@ -17,6 +17,7 @@ from isotrace.attribution.graph import frame
 from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
 from isotrace.report.transfer.reuse import verdict
+from isotrace.stats.splits import deal
 from isotrace.studies.study import bundled_table
 from isotrace.subjects.subject import Subject
 from isotrace.transfer.adapting.head import Readout
@@ -215,8 +216,13 @@ def test_it_says_new_reused_or_that_nothing_shows_it():
     others = [{"name": name, "reuse_after": one(0.6, 0.55), "reuse_beyond": one(0.3, 0.2)}
               for name in ("random", "neurons", "untrained")]  # fmt: skip
     own = {"name": DICTIONARY, "reuse_after": one(0.9, 0.85), "reuse_before": one(0.95, 0.9)}
-    row = {"metric": "auroc", "chance": 0.5, "probe": one(0.8, 0.7), "adapted": one(0.9, 0.8), "shares": [own, *others]}
-    assert "reuses what was known: 90 % [85, 95]" in verdict("it", row, one(0.9, 0.8))
+    row = {"metric": "auroc", "chance": 0.5, "probe": one(0.8, 0.7), "adapted": one(0.9, 0.8), "shares": [own, *others],
+           "untrained": one(0.7, 0.6), "gain": one(0.1, 0.05)}  # fmt: skip
+    assert "reuses what was there: 90 % [85, 95]" in verdict("it", row, one(0.9, 0.8))
+    assert "pretraining" not in verdict("it", row, one(0.9, 0.8))
+    idle = verdict("it", {**row, "gain": one(0.1, -0.05)}, one(0.9, 0.8))
+    assert "reuses what was there" in idle
+    assert "That pretraining put it there is not shown" in idle
     assert "untrained copy 60 % [55.0, 65.0]" in verdict("it", row, one(0.9, 0.8))
     assert "nothing is shown to be reused" in verdict("it", row, one(0.1, -0.1))
     level = [*others[:2], {**others[2], "reuse_beyond": one(0.1, -0.1)}]
@@ -290,20 +296,22 @@ def molm():
     return subject, load_dictionary("bundled:molm-clt", subject)
 
 
-def asked_of_molm(molm, label, monkeypatch, **how):
-    """ESOL's molecules: whether one of two features is active, and the parity of the string's length; 30 of the
-    held-out part are taken apart."""
-    monkeypatch.setattr("isotrace.transfer.reuse.reuse.MOST", 30)
+def asked_of_molm(molm, labels, monkeypatch, **how):
+    """ESOL's molecules, half of them held out: whether one of two features is active, the parity of the string's
+    length, and whether one of both is so; 12 of the held-out ones are taken apart."""
+    monkeypatch.setattr("isotrace.transfer.reuse.reuse.MOST", 12)
     frame = bundled_table("esol")
-    active = pooled_features(Basis(*molm), frame["smiles"].to_list()) > 0
+    texts = frame["smiles"].to_list()
+    active = pooled_features(Basis(*molm), texts) > 0
     share = active.mean(0)
     one, other = np.flatnonzero((share > 0.25) & (share < 0.4))[[3, 40]]
-    frame = frame.with_columns(
-        pl.Series("either", np.where(active[:, one] | active[:, other], "yes", "no")),
-        pl.Series("parity", ["odd" if len(text) % 2 else "even" for text in frame["smiles"]]),
-    )
+    either, odd = active[:, one] | active[:, other], np.asarray([len(text) % 2 == 1 for text in texts])
+    groups = [scaffold or text for text, scaffold in zip(texts, frame["murcko_scaffold"], strict=True)]
+    parts = np.asarray(["train", "valid", "test"])[deal(groups, (0.4, 0.1, 0.5), 0)]
+    words = {name: np.where(y, "yes", "no") for name, y in {"either": either, "odd": odd, "xor": either ^ odd}.items()}
+    frame = frame.with_columns(**{k: pl.Series(v) for k, v in {**words, "group": groups, "part": parts}.items()})
     found = isotrace.adapt(
-        molm[0], frame, label, column="smiles", split="split_scaffold", limit=600, dictionary=molm[1], bootstrap=200,
+        molm[0], frame, labels, column="smiles", split="part", group="group", dictionary=molm[1], bootstrap=200,
         baselines=False, **how,
     )  # fmt: skip
     return found.summary["reuse"]["labels"]
@@ -311,9 +319,10 @@ def asked_of_molm(molm, label, monkeypatch, **how):
 
 @pytest.mark.nightly
 def test_molm_reuses_an_or_of_two_features_and_parity_is_new(molm, monkeypatch):
-    told = asked_of_molm(molm, ("either", "parity"), monkeypatch, method="probe")
-    assert told["parity"]["verdict"].startswith("parity is new")
-    assert told["either"]["verdict"].startswith("either reuses what was known")
+    told = asked_of_molm(molm, ("either", "odd", "xor"), monkeypatch, method="probe")
+    assert told["odd"]["verdict"].startswith("odd is new")
+    assert told["xor"]["verdict"].startswith("xor is new")
+    assert told["either"]["verdict"].startswith("either reuses what was there")
     assert told["either"]["shares"][0]["reuse_after"]["value"] > 0.9
 
 

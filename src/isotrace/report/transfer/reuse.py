@@ -11,7 +11,7 @@ from isotrace.report.figures import COLOURS, GREY, GRID, dot, path, picture, rea
 from isotrace.report.page import interval, number
 from isotrace.stats.bootstrap import valued
 from isotrace.transfer.adapting.comparison import Compared
-from isotrace.transfer.adapting.scoring import metrics_of
+from isotrace.transfer.adapting.scoring import gain, metrics_of
 from isotrace.transfer.judging.abstention import CONSTANT
 from isotrace.transfer.reuse.reuse import DICTIONARY, Reuse
 
@@ -23,11 +23,11 @@ SHOWN = 12
 
 def reuse_summary(found: Reuse, compared: Compared, name: str, names: FeatureTables) -> dict[str, Any]:
     """`name`: of the dictionary; `names`: of its features. `compared` holds the probe among its entries."""
-    draws = {(t, n): found.reads[t].explained[n].fve(found.weights) for t in TIMES for n in found.names}
+    fve = {t: found.reads[t].explained[DICTIONARY].fve(found.weights) for t in TIMES}
     layers: list[dict[str, Any]] = [
         {"layer": "all" if i == 0 else found.dictionary.config.layers[i - 1]}
-        | {t: valued(draws[t, DICTIONARY][:, i]) for t in TIMES}
-        | {"lost": valued(draws["before", DICTIONARY][:, i] - draws["after", DICTIONARY][:, i])}
+        | {t: valued(fve[t][:, i]) for t in TIMES}
+        | {"lost": valued(fve["before"][:, i] - fve["after"][:, i])}
         for i in range(1 + found.dictionary.config.n_layers)
     ]
     active = found.reads["before"].fired.reshape(found.correlation.shape)
@@ -35,10 +35,10 @@ def reuse_summary(found: Reuse, compared: Compared, name: str, names: FeatureTab
     labels = {}
     for prop in compared.part.table.properties:
         main, table = metrics_of(prop)[0], _shares(found, prop.label)
-        known, learned = (
-            valued(compared.draws[who][prop.label][main]) for who in ("probe", compared.method)
-        )  # fmt: skip
-        row = {"metric": main, "chance": CONSTANT[main], "probe": known, "adapted": learned, "shares": table}
+        draws = {who: compared.draws[who][prop.label][main] for who in ("probe", "untrained", compared.method)}
+        row: dict[str, Any] = {"metric": main, "chance": CONSTANT[main], "shares": table}
+        row |= {"probe": valued(draws["probe"]), "untrained": valued(draws["untrained"])}
+        row |= {"adapted": valued(draws[compared.method]), "gain": gain(draws["probe"], draws["untrained"], main)}
         row["overlaps"] = found.overlaps[prop.label]
         row["features"] = _features(found, prop.label, names)
         labels[prop.label] = row | {"verdict": verdict(prop.label, row, layers[0]["after"])}
@@ -83,7 +83,10 @@ def verdict(label: str, row: Mapping[str, Any], explained: Mapping[str, Any]) ->
     """In words: new, reused, or not shown to be. `explained`: what the dictionary explains of all layers after; where
     that is nothing, its features and its errors cancel, and their shares say nothing."""
     metric, chance = row["metric"], row["chance"]
-    said = {who: f"{metric} {number(row[who]['value'])} {interval(row[who]['ci'])}" for who in ("probe", "adapted")}
+    said = {
+        who: f"{metric} {number(row[who]['value'])} {interval(row[who]['ci'])}"
+        for who in ("probe", "adapted", "untrained")
+    }  # fmt: skip
     if not row["probe"]["ci"][0] > chance:
         learned = "it was learned in training" if row["adapted"]["ci"][0] > chance else "nor was it learned"
         return (
@@ -102,8 +105,15 @@ def verdict(label: str, row: Mapping[str, Any], explained: Mapping[str, Any]) ->
             f"adapted one writes (fraction of variance {fve}), so that the share of its features means nothing."
         )
     if all(above):
-        return f"{label} reuses what was known: {share}, more than through what stands beside it ({beside})."
-    return f"{label}: {share}, which is not shown to be more than what carries nothing learned would have ({beside})."
+        found = f"{label} reuses what was there: {share}, more than through what stands beside it ({beside})."
+    else:
+        found = f"{label}: {share}, which is not shown to be more than what carries nothing learned has ({beside})."
+    if row["gain"]["ci"][0] > 0:
+        return found
+    return (
+        f"{found} That pretraining put it there is not shown: a probe of an untrained copy ({said['untrained']}) is "
+        f"not clearly worse than one of the pretrained subject ({said['probe']})."
+    )
 
 
 def _percent(one: Mapping[str, Any]) -> str:
