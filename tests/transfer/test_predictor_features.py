@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from adapting_table import MOLECULES
+from adapting_table import DOMAIN, MOLECULES
 
 from isotrace.annotation.nulls.sources import untrained_subject
 from isotrace.base.errors import InputError
@@ -16,7 +16,7 @@ from isotrace.studies.study import bundled_table
 from isotrace.subjects.subject import load_subject
 from isotrace.transfer.predictors import PREDICTORS, Evidence
 from isotrace.transfer.predictors.evidence import Basis
-from isotrace.transfer.predictors.features import BASES, bases_of, inside, with_features
+from isotrace.transfer.predictors.features import BASES, bases_of, coverage, inside, with_features
 from isotrace.transfer.predictors.features.bases import pooled_features
 from isotrace.transfer.predictors.features.few import curve
 from tiny import random_dictionary
@@ -81,6 +81,44 @@ def test_molm_knows_an_or_of_two_of_its_features_by_two_and_no_parity():
     assert PREDICTORS["sparse_dictionary"].score(either) > PREDICTORS["probe"].score(either)
 
 
+@pytest.mark.parametrize(
+    ("kind", "label"), [("regression", NITROGENS), ("classification", (NITROGENS > 1).astype(float))]
+)
+def test_coverage_is_the_share_of_environments_that_a_feature_tracks(kind, label):
+    """Peaks of the presence of half of the environments that matter, times an activation; the means tell nothing. And
+    of as many random features, as often active."""
+    rng, groups = np.random.default_rng(0), np.asarray([str(i % 20) for i in range(len(MOLECULES))])
+    y = label + (0.01 * np.arange(len(MOLECULES)) if kind == "regression" else 0)
+    known = Evidence(np.eye(len(y)), (), y, kind, groups, tuple(MOLECULES), domain=DOMAIN)
+    there = coverage.environments(known)
+    assert 5 < there.shape[1] <= 20
+    told = [i for i in range(there.shape[1]) if 0.1 < there[:, i].mean() < 0.8]
+    assert len(told) > 3
+    activation = 0.2 + rng.random(there.shape)
+    for tracked in (told, told[: len(told) // 2]):
+        peaks = np.where(there, activation, 0.0)[:, tracked]
+        shuffled = rng.permuted(peaks, axis=0)
+        features = {"dictionary": np.hstack([shuffled, peaks]), "pca": np.hstack([peaks, shuffled])}
+        given = replace(known, features=features)
+        # an environment that stands in the same molecules as another is tracked with it
+        expected = np.mean([any((there[:, [i]] == there[:, tracked]).all(0)) for i in range(there.shape[1])])
+        assert PREDICTORS["coverage_dictionary"].score(given) >= expected > 0
+        assert PREDICTORS["coverage_pca"].score(given) <= 0.1
+    assert "domain" in PREDICTORS["coverage_dictionary"].row(replace(given, domain=None)).reason
+
+
+def test_a_threshold_and_its_p_by_hand():
+    """One feature, active on 0 to 3: from 2 on is best where it was chosen, and 2 of 3 are right where it was not."""
+    peaks = np.asarray([3, 2, 1, 0, 3, 2, 2, 0], float)[:, None]
+    there = np.asarray([1, 1, 0, 0, 1, 1, 0, 0], bool)[:, None]
+    chosen = np.arange(8) < 4
+    fires = coverage.best_features(peaks, there, chosen)
+    assert fires[:, 0].tolist() == [True, True, False, False, True, True, True, False]
+    f1, p = coverage.judged(fires[~chosen], there[~chosen])
+    assert f1 == pytest.approx([4 / 5])
+    assert p == pytest.approx([1 / 2])  # of 6 ways to place two among four, 3 hit twice with three
+
+
 @pytest.fixture(scope="module")
 def tiny_bases(_loaded):
     subject = _loaded["esm-rotary"][0]
@@ -98,7 +136,7 @@ def written(_loaded, tiny_bases):
 
 
 @pytest.mark.parametrize("basis", BASES)
-@pytest.mark.parametrize("name", ["sparse", "few", "fewest", "inside"])
+@pytest.mark.parametrize("name", ["sparse", "few", "fewest", "inside", "coverage"])
 def test_every_basis_has_a_score_and_the_same_again(written, name, basis):
     predictor = PREDICTORS[f"{name}_{basis}"]
     row = predictor.row(written)
@@ -128,6 +166,7 @@ def test_pooled_features_by_hand(rotary, tiny_bases):
 @pytest.fixture(autouse=True)
 def _eight(monkeypatch):
     monkeypatch.setattr(inside, "INPUTS", 8)
+    monkeypatch.setattr(coverage, "TREES", 30)
 
 
 def made_of(written, n_features: int, k: int) -> tuple[Evidence, Basis]:

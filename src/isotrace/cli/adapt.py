@@ -28,6 +28,8 @@ def show(summary: dict[str, Any], request: AdaptRequest) -> None:
         columns = ("", *(f"{m} [95 % CI]" for m in metrics), f"{summary['method']} better by", "s")
         show_table(title, columns, cells, width=None)
     typer.echo(summary["verdict"])
+    for row in (summary["reuse"] or {"labels": {}})["labels"].values():
+        typer.echo(row["verdict"])
     show_problems(summary, request)
     if request.out is not None:
         typer.echo(f"report: {request.out / 'report.html'}")

@@ -47,9 +47,9 @@ def network(setting: Setting) -> Outcome:
     return Outcome({"network": summary, "molecules": rows, "curves": curves}, notes(summary, len(jobs) - len(rows)))
 
 
-def molecules(subject: Subject, n: int, seed: int) -> list[str]:
-    """Drawn from the scaffold test part of `bbb`, of 12 to 60 tokens."""
-    table = bundled_table("bbb").filter(bundled_table("bbb")["split_scaffold"] == "test")
+def molecules(subject: Subject, n: int, seed: int, split: str = "test") -> list[str]:
+    """At most `n`, drawn from a scaffold part of `bbb`, of 12 to 60 tokens."""
+    table = bundled_table("bbb").filter(bundled_table("bbb")["split_scaffold"] == split)
     found = []
     for place in np.random.default_rng(seed).permutation(table.height).tolist():
         smiles = table["smiles"][place]

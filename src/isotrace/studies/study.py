@@ -62,11 +62,13 @@ _SHIPPED |= {
     **dict.fromkeys(("steer_logp", "steer_annalog", "steer_antiberty"), "steering.steered"),
     "steer_planted": "steering.steer_planted",
     "clamping": "learning.clamping",
+    "circuit_difficulty": "difficulty.circuit_difficulty",
     "depth_score": "difficulty.depth_score",
     "execution_gap": "difficulty.execution_gap",
     "recall_reasoning": "difficulty.recall_reasoning",
     "rich_lazy": "learning.rich_lazy",
     "opposing": "learning.opposing",
+    "sub_attention": "learning.sub_attention",
     "adapt_esol": "transfer.adapt_esol",
 }
 STUDIES: Registry[Study] = Registry(

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from isotrace.base.errors import InputError
-from isotrace.verbs.request import REPEATED, Column, Data, InFolder, OnSubject, Progress, Seeded, look_at, verb
+from isotrace.verbs.request import REPEATED, Column, Data, InFolder, Loaded, OnSubject, Progress, Seeded, look_at, verb
 
 if TYPE_CHECKING:
     from isotrace.base.runs import Run
+    from isotrace.dictionaries.dictionary import Dictionary
     from isotrace.report.transfer.adapting import AdaptResult
     from isotrace.subjects.subject import Subject
     from isotrace.transfer.adapting.comparison import Compared
+    from isotrace.transfer.reuse.reuse import Reuse
 
 
 class AdaptRequest(OnSubject, InFolder, Seeded):
@@ -21,6 +23,8 @@ class AdaptRequest(OnSubject, InFolder, Seeded):
     """Column of the property: numbers, classes, 0/1 strings per atom or residue; repeatable, empty cells left out."""
     method: str = "lora"
     """probe, probe_all, lora, full or scratch."""
+    dictionary: Loaded = None
+    """Dictionary of the subject: how much of what it knew the adapted one uses, and where the weights went."""
     out: Path | None = None
     """Run folder, the adapted subject; left out, the command takes one in runs/; with --json or in Python none."""
     column: Column = None
@@ -55,7 +59,8 @@ class AdaptRequest(OnSubject, InFolder, Seeded):
     seeds: int = Field(default=1, ge=1, le=100)
     """Trainings with different seeds; the subject that is saved is that of the first."""
     baselines: bool = True
-    """Also a training from random weights, the probe, that of an untrained copy and a forest on fingerprints."""
+    """Also a training from random weights, the probe, that of an untrained copy and a forest on fingerprints; a
+    --dictionary needs both probes anyway."""
     bootstrap: int = Field(default=1_000, ge=20)
     """Draws of groups and seeds for the intervals."""
 
@@ -70,6 +75,10 @@ class AdaptRequest(OnSubject, InFolder, Seeded):
 
             if find_spec("peft") is None:
                 raise InputError("--method lora needs peft: pip install 'isotrace[peft]', or take --method full.")
+        if isinstance(self.dictionary, str | Path) and not str(self.dictionary).startswith("hf:"):
+            from isotrace.dictionaries.config import dictionary_folder
+
+            dictionary_folder(self.dictionary)
         if isinstance(self.data, str) and self.data == "-" and self.out is not None:
             raise InputError("a killed adaptation reads its sequences again: save standard input in a file.")
         for label in self.label:
@@ -81,39 +90,76 @@ def adapt(request: AdaptRequest, progress: Progress) -> "AdaptResult":
     """Adapt a subject to a property, by a probe, by adapters or in full, beside a training from random weights."""
     from contextlib import nullcontext
 
+    from isotrace.base.identity import Source
     from isotrace.base.runs import open_run
     from isotrace.base.work import claimed
     from isotrace.datasets.inputs import read_inputs
+    from isotrace.dictionaries.shelf import shelf_of
     from isotrace.report.transfer.adapting import adapt_result
     from isotrace.transfer.adapting.comparison import compared
     from isotrace.transfer.adapting.settings import AdaptSettings
     from isotrace.transfer.adapting.tasks import read_tasks
-    from isotrace.verbs.loading import domain_of_subject, subject_of
+    from isotrace.transfer.reuse.contributions import require_writes_of_mlps
+    from isotrace.transfer.reuse.matrices import matrices
+    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, subject_of, trained_on
     from isotrace.verbs.probe import run_of
 
     settings = request.settings(AdaptSettings)
     subject = subject_of(request)
     subject.require_float32("adapting it")
-    domain = domain_of_subject(subject)
-    rows, rejects = read_inputs(request.data, column=request.column)
+    domain, dictionary, name, names, beside = domain_of_subject(subject), None, "", None, []
     where = {**run_of(request, subject), "overwrite": request.overwrite}  # pyright: ignore[reportArgumentType]
+    if request.dictionary is not None:
+        dictionary, name = dictionary_of(request.dictionary, subject), label(request.dictionary)
+        require_writes_of_mlps(dictionary, subject, name)
+        names = shelf_of(dictionary).tables
+        where["inputs"]["dictionary"] = Source.of(name, dictionary)
+        beside = trained_on({name: dictionary}, request.data, request.column)
+    rows, rejects = read_inputs(request.data, column=request.column)
     with nullcontext() if request.out is None else open_run(request.out, **where) as run:
         table = read_tasks(
             subject, domain, rows, rejects, request.label, kind=request.task, split=request.split,
             group=request.group, salts=request.salts, limit=request.limit, seed=request.seed, progress=progress,
         )  # fmt: skip
         how: dict[str, Any] = {"n_seeds": request.seeds, "n_bootstrap": request.bootstrap, "progress": progress}
-        how |= {} if request.baselines else {"baselines": ()}
+        if not request.baselines:  # reuse is told beside these
+            how["baselines"] = () if dictionary is None else ("probe", "untrained")
         with nullcontext() if run is None else claimed(run.work, where["inputs"]) as work:
             found = compared(subject, domain, table, request.method, settings, work=work, **how)
         whose = found.adapted.subject
         if run is not None:
             whose = saved(found, run)
         outputs = found.adapted.readout.outputs(whose, table.examples)
-        result = adapt_result(found, subject, domain, settings, outputs)
+        moved = None if found.adapted.frozen or dictionary is not None else matrices(subject, whose)
+        told = None
+        if dictionary is not None:
+            told = reuse_of(found, subject, whose, dictionary, request, progress)
+            moved = None if found.adapted.frozen else told.matrices
+        result = adapt_result(
+            found, subject, domain, settings, outputs, reuse=told, dictionary=name, names=names, matrices=moved,
+            beside=beside,
+        )  # fmt: skip
         if run is not None:
             result.write(run)
     return result
+
+
+def reuse_of(
+    found: "Compared", subject: "Subject", adapted: "Subject", dictionary: "Dictionary", request: AdaptRequest,
+    progress: Progress,
+) -> "Reuse":  # fmt: skip
+    """`adapted`: the subject of the first seed."""
+    from isotrace.transfer.reuse.reading import State
+    from isotrace.transfer.reuse.reuse import reuse
+
+    before, blank = (found.entries[name].adapted for name in ("probe", "untrained"))
+    assert before is not None  # `adapt` asks for both
+    assert blank is not None
+    return reuse(
+        State("before", subject, before.readout), State("after", adapted, found.adapted.readout),
+        State("untrained", blank.subject, blank.readout), dictionary, found.part.table,
+        seed=request.seed, n_bootstrap=request.bootstrap, progress=progress,
+    )  # fmt: skip
 
 
 def saved(found: "Compared", run: "Run") -> "Subject":

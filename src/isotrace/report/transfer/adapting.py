@@ -1,6 +1,6 @@
 """What `isotrace adapt` found: the method beside its baselines, the learning curves, every prediction."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from typing import Any
@@ -10,18 +10,21 @@ import polars as pl
 
 from isotrace.base.result import Result
 from isotrace.base.runs import to_jsonable
+from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.domains.domain import Domain
 from isotrace.probing.crossed import probabilities
 from isotrace.report.card.carded import shared
 from isotrace.report.figures import COLOURS, dot, path, picture, reach, scale, text
 from isotrace.report.page import interval, number, render_page, template_text
 from isotrace.report.probe import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, axes
+from isotrace.report.transfer import reuse as reused
 from isotrace.stats.bootstrap import valued
 from isotrace.subjects.subject import Subject
 from isotrace.transfer.adapting.comparison import Compared
 from isotrace.transfer.adapting.saving import probe_names
 from isotrace.transfer.adapting.scoring import gain, metrics_of
 from isotrace.transfer.adapting.settings import AdaptSettings
+from isotrace.transfer.reuse.reuse import Reuse
 
 SAID = {
     "probe": "probe of the final layer",
@@ -35,7 +38,8 @@ SAID = {
 
 
 class AdaptResult(Result):
-    """`summary` as docs/transfer.md lists it; tables `predictions`, `curves` and `rejects`."""
+    """`summary` as docs/transfer.md lists it; tables `predictions`, `curves` and `rejects`, `matrices` where weights
+    were changed, and `reuse` with a dictionary."""
 
     kind = "adapt"
 
@@ -50,6 +54,8 @@ class AdaptResult(Result):
 
     def told(self) -> Iterable[str]:
         yield self.summary["verdict"]
+        for row in (self.summary["reuse"] or {"labels": {}})["labels"].values():
+            yield row["verdict"]
         for row in self.summary["table"]:
             metric, value = next(iter(row["metrics"].items()))
             yield f"{row['label']}, {row['method']}: {metric} {number(value['value'])} {interval(value['ci'])}"
@@ -62,6 +68,8 @@ class AdaptResult(Result):
             **shared(run, title, verdict, {"verdict": verdict, "command": run.get("command", "")}),
             "said": SAID,
             "pictures": self._pictures(),
+            "reuse_said": reused.SAID,
+            "reuse_pictures": reused.pictures(self.summary["reuse"]) if self.summary["reuse"] else [],
             "created": run.get("started", ""),
             "command": run.get("command", ""),
         }
@@ -100,9 +108,12 @@ def learning_curves(rows: pl.DataFrame) -> str:
 
 
 def adapt_result(
-    found: Compared, subject: Subject, domain: Domain, settings: AdaptSettings, all_outputs: np.ndarray
-) -> AdaptResult:
-    """`all_outputs [rows, outputs]` of every row of the table, by the first seed."""
+    found: Compared, subject: Subject, domain: Domain, settings: AdaptSettings, all_outputs: np.ndarray, *,
+    reuse: Reuse | None = None, dictionary: str = "", names: FeatureTables | None = None,
+    matrices: pl.DataFrame | None = None, beside: Sequence[str] = (),
+) -> AdaptResult:  # fmt: skip
+    """`all_outputs [rows, outputs]` of every row of the table, by the first seed. `reuse`: read in what is called
+    `dictionary`, with the `names` of its features. `matrices`: of weights that changed. `beside`: more warnings."""
     table = found.part.table
     rows, first = [], table.properties[0]
     for prop in table.properties:
@@ -136,7 +147,9 @@ def adapt_result(
         "verdict": verdict(rows, found.method, first.label, metrics_of(first)[0]),
         "targets": [f"probe:{name}" for name in probe_names(table)],
         "cleaned": table.notes,
-        "warnings": warnings(found),
+        "reuse": None if reuse is None else reused.reuse_summary(reuse, found, dictionary, names or FeatureTables()),
+        "matrices": None if matrices is None else reused.matrices_summary(matrices),
+        "warnings": [*warnings(found), *beside],
         "rejects": table.rejects.head(20).to_dicts(),
         "n_rejected": table.rejects.height,
     }  # fmt: skip
@@ -152,6 +165,9 @@ def adapt_result(
         "curves": pl.DataFrame(curves, schema=schema),
         "rejects": table.rejects,
     }
+    tables |= {} if matrices is None else {"matrices": matrices}
+    if reuse is not None:
+        tables["reuse"] = pl.concat([reuse.features(prop.label) for prop in table.properties])
     return AdaptResult(to_jsonable(summary), {}, tables)
 
 

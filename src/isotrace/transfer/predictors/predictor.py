@@ -100,7 +100,13 @@ PREDICTORS: Registry[Predictor] = Registry(
             **dict.fromkeys(("hessian_trace", "hessian_largest", "sharpness"), "landscape.hessian"),
             **{
                 f"{name}_{basis}": f"features.{module}"
-                for name, module in {"sparse": "sparse", "few": "few", "fewest": "few", "inside": "inside"}.items()
+                for name, module in {
+                    "sparse": "sparse",
+                    "few": "few",
+                    "fewest": "few",
+                    "inside": "inside",
+                    "coverage": "coverage",
+                }.items()
                 for basis in ("dictionary", "neurons", "pca", "untrained")
             },
         }.items()
