@@ -1,7 +1,11 @@
 """Parts of a task done by processes of every backend: the same files, whoever dies meanwhile."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +93,58 @@ def test_what_a_user_can_mend_is_left_to_who_asked(tmp_path):
         name for name in EXPECTED if name != "part-3"
     ]
     assert len([*(tmp_path / "run").glob("try-3-*")]) == 1
+
+
+def slow(spec: Spec):
+    def do(part: int) -> None:
+        (spec.folder / f"pid-{part}").write_text(str(os.getpid()))
+        time.sleep(120)
+
+    return do
+
+
+def gone(folder: Path, n: int) -> bool:
+    """Whether the processes of `n` parts, once they are there, end within seconds."""
+    ends = time.monotonic() + 60
+    while len([path for path in folder.glob("pid-*") if path.read_text()]) < n and time.monotonic() < ends:
+        time.sleep(0.1)
+    pids = [int(path.read_text()) for path in folder.glob("pid-*")]
+    yield len(pids) == n
+    ends = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < ends:
+        time.sleep(0.1)
+    yield not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked for in /proc")
+def test_workers_end_with_who_asked(tmp_path):
+    code = (
+        "from test_spread import *\n"
+        f"spread(Task.of(slow, Spec(Path({str(tmp_path)!r}))), range(2), 'local', Placement(2), label='')"
+    )
+    asked = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    seen = gone(tmp_path, 2)
+    assert next(seen)
+    asked.kill()
+    asked.wait()
+    assert next(seen)
+
+
+def test_workers_end_where_who_asked_is_stopped(tmp_path):
+    """As Ctrl-C would, once both are at work; a part takes two minutes."""
+    seen = gone(tmp_path, 2)
+
+    def stop():
+        assert next(seen)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(KeyboardInterrupt):
+        spread(Task.of(slow, Spec(tmp_path)), range(2), "local", Placement(2), label="")
+    stopper.join()
+    assert next(seen)
+    assert not multiprocessing.active_children()
 
 
 def test_another_task_of_the_process_is_prepared_anew(tmp_path):

@@ -67,11 +67,14 @@ def spread(
         tried, left = [*left], {}
         with one_thread():
             found = run(task, [parts[i] for i in tried], placement)
-            for _ in progress(tried, f"{label}, {placement.workers} workers"):
-                place, reason = next(found)
-                if reason is not None:
-                    left[tried[place]] = reason
-            found.close()
+            try:
+                for _ in progress(tried, f"{label}, {placement.workers} workers"):
+                    place, reason = next(found)
+                    if reason is not None:
+                        left[tried[place]] = reason
+                next(found, None)  # its end
+            finally:
+                found.close()
     if left:
         failed = f"{len(left)} of {len(parts)} parts failed {TRIES} times, the first: {left[min(left)]}"
         raise RunError(f"{failed}. What is done is kept: the same command goes on.")
