@@ -136,7 +136,7 @@ def test_workers_end_where_who_asked_is_stopped(tmp_path):
 
     def stop():
         assert next(seen)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # as the kernel does
 
     stopper = threading.Thread(target=stop)
     stopper.start()
