@@ -59,7 +59,8 @@ class Features:
 
     @cached_property
     def identity(self) -> str:
-        return identity([self.own, None if self.blank is None else [self.blank.subject, self.blank.dictionary]])
+        blank = None if self.blank is None else [self.blank.subject, self.blank.dictionary]
+        return identity([self.own, blank, [*self.corpus]])
 
     def asked_by(self, predictor: str) -> bool:
         return self.own is not None and reads(predictor)

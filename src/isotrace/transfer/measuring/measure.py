@@ -109,13 +109,21 @@ class Measurement:
                 if outcomes is not None:
                     _store(outcomes, checkpoint, subject, task, table, settings, seed, made, seconds)
                 given = cache(partial(_evidence, checkpoint, subject, table, seed, self.corpus, self.parts.width))
-                own = f"{key} {checkpoint.tokens_seen} {identity([*self.corpus])} {self.parts.width}"
                 rows = (
-                    memo.plain(f"score {n} {own}{features.key(n)}", partial(_scored, n, given, features))
+                    memo.plain(f"score {n} {self._depends(n, checkpoint, key)}{features.key(n)}",
+                               partial(_scored, n, given, features))
                     for n in settings.predictors
-                )
+                )  # fmt: skip
                 found[task.name, seed] = made, tuple(Row(**row) for row in rows)
         return found
+
+    def _depends(self, predictor: str, checkpoint: Checkpoint, task: str) -> str:
+        """What a score depends on, beside the checkpoint and its features."""
+        asked = PREDICTORS[predictor]
+        corpus = identity([*self.corpus] if "corpus" in asked.needs else [])
+        if not asked.of_task:
+            return f"{checkpoint.tokens_seen} {corpus}"
+        return f"{task} {checkpoint.tokens_seen} {corpus} {self.parts.width}"
 
 
 def _since(started: float) -> float:

@@ -16,7 +16,7 @@ from isotrace.base.registry import Registry
 from isotrace.transfer.predictors.evidence import Evidence
 
 Run = Callable[[Evidence], float]
-Need = Literal["subject", "texts", "domain", "features"]
+Need = Literal["subject", "texts", "domain", "features", "corpus"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Row:
 @dataclass(frozen=True)
 class Predictor:
     """`passes`: per sequence, see `Row`; `sampled`: (passes, sequences at most) of what is taken of some beside.
-    `needs`: beside embeddings, labels and groups. `about`: one line. `source`: where it is from."""
+    `needs`: beside embeddings, labels and groups. `of_task`: whether another task has another score. `about`: one line.
+    `source`: where it is from."""
 
     name: str
     run: Run
@@ -48,6 +49,7 @@ class Predictor:
     about: str
     source: str
     sampled: tuple[float, int] = (0, 0)
+    of_task: bool = True
 
     def row(self, evidence: Evidence) -> Row:
         started, score, reason = time.perf_counter(), math.nan, ""
@@ -97,7 +99,11 @@ PREDICTORS: Registry[Predictor] = Registry(
             "masked_loss": "plain.masked",
             "corpus_loss": "plain.masked",
             "fertility": "plain.fertility",
-            **dict.fromkeys(("hessian_trace", "hessian_largest", "sharpness"), "landscape.hessian"),
+            **{
+                f"{where}{name}": "landscape.hessian"
+                for where in ("", "corpus_")
+                for name in ("hessian_trace", "hessian_largest", "sharpness")
+            },
             **{
                 f"{name}_{basis}": f"features.{module}"
                 for name, module in {
@@ -116,13 +122,13 @@ PREDICTORS: Registry[Predictor] = Registry(
 
 def predictor(
     name: str, *, source: str, direction: Literal[1, -1] = 1, passes: float = 1, needs: tuple[Need, ...] = (),
-    about: str = "", sampled: tuple[float, int] = (0, 0),
+    about: str = "", sampled: tuple[float, int] = (0, 0), of_task: bool = True,
 ) -> Callable[[Run], Run]:  # fmt: skip
     """Decorator of `run`; `about`, or else its docstring's first line, says what the predictor is."""
 
     def add(run: Run) -> Run:
         said = about or (run.__doc__ or "").partition("\n\n")[0].replace("\n    ", " ").strip()
-        PREDICTORS.register(name, Predictor(name, run, direction, passes, needs, said, source, sampled))
+        PREDICTORS.register(name, Predictor(name, run, direction, passes, needs, said, source, sampled, of_task))
         return run
 
     return add

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from isotrace.base.errors import InputError
 from isotrace.transfer.curvature.loss import View
 from isotrace.transfer.curvature.subject_losses import masked_loss
 from isotrace.transfer.predictors.evidence import Evidence
@@ -16,11 +15,9 @@ def on_the_task(evidence: Evidence) -> float:
     return _loss(evidence, evidence.texts)
 
 
-@predictor("corpus_loss", direction=-1, source="usual practice", passes=0, needs=("subject",))
+@predictor("corpus_loss", direction=-1, source="usual practice", passes=0, needs=("subject", "corpus"), of_task=False)
 def on_the_corpus(evidence: Evidence) -> float:
     """The same of `Evidence.corpus`; its passes depend on no task and are not counted."""
-    if not evidence.corpus:
-        raise InputError("it needs sequences like those of the pretraining (corpus), and there are none")
     return _loss(evidence, evidence.corpus)
 
 
