@@ -1,5 +1,7 @@
 """Predictors on eight planted checkpoints of different widths, which know 0 to all of a task's variance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from planted_embeddings import SHARES, checkpoints
@@ -57,6 +59,25 @@ def test_what_width_confounds_is_right_at_one_small_width(name):
     predictor = PREDICTORS[name]
     found = agreement(lambda one: predictor.direction * predictor.score(one), 400, 2, widths=(64,) * 8)
     assert found >= 0.9
+
+
+def on_axes(one, k: int):
+    """The same on its first `k` principal axes."""
+    f = one.embeddings - one.embeddings.mean(0)
+    return replace(one, embeddings=f @ np.linalg.svd(f, full_matrices=False)[2][:k].T, layers=(), width=k)
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "of_100", "of_400"),
+    [("h_score_shrunk", 32, 0.95, 1.0), ("h_score", 16, 0.92, 1.0), ("transrate", 8, 0.56, 0.89),
+     ("nleep", 32, 0.75, 0.79), ("rogi_xd", 16, 0.89, 0.93)],
+)  # fmt: skip
+def test_fewer_axes_mend_the_h_scores_and_not_the_others(name, k, of_100, of_400):
+    """What is confounded by width, at the number of axes of 8, 16, 32 and 64 that is best with 100 labels."""
+    predictor = PREDICTORS[name]
+    for n, expected in ((100, of_100), (400, of_400)):
+        found = agreement(lambda one: predictor.direction * predictor.score(on_axes(one, k)), n, WORLDS[n])
+        assert found == pytest.approx(expected, abs=0.05)
 
 
 def test_without_the_bold_term_wider_embeddings_win_by_mistake():
