@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,17 @@ class Work:
 
     folder: Path
 
+    @cached_property
+    def _listed(self) -> set[str]:
+        """Read once: a matrix keeps tens of thousands of files, and asks for each."""
+        return {*names_of(self.folder)}
+
     def path(self, name: str) -> Path:
         """Where to write the file `name`, which the ledger then lists."""
-        if name not in names_of(self.folder):
+        if name not in self._listed:
             with (self.folder / LEDGER).open("a", encoding="utf-8") as file:
                 file.write(f"{name}\n")
+            self._listed.add(name)
         return self.folder / name
 
     def arrays(self, name: str, arrays: dict[str, Any]) -> Path:
