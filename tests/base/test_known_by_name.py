@@ -14,6 +14,7 @@ from isotrace.dictionaries.interop import FORMATS
 from isotrace.dictionaries.registry import ARCHITECTURES, RULES
 from isotrace.discovery.methods import METHODS
 from isotrace.domains.domain import DOMAINS
+from isotrace.engine.backends.backend import BACKENDS
 from isotrace.interventions import COMPONENTS
 from isotrace.steering import EDITS
 from isotrace.steering.decoding import DECODERS
@@ -45,6 +46,7 @@ EVERY = {
         PREDICTORS,
         STUDIES,
         ADAPTATIONS,
+        BACKENDS,
     )
 }
 

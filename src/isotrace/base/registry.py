@@ -115,7 +115,7 @@ PLACES = (
     "base.result", "domains.domain", "subjects.families", "subjects.targets", "interventions", "dictionaries.features",
     "dictionaries.registry", "dictionaries.interop", "attribution.circuits.search", "discovery.method", "steering",
     "steering.decoding", "steering.directions", "transfer.adapting.method", "transfer.curvature.measure",
-    "transfer.predictors.predictor", "studies.study",
+    "transfer.predictors.predictor", "studies.study", "engine.backends.backend",
 )  # fmt: skip
 """Where the registries of isotrace stand, and what registers in them when it is imported."""
 

@@ -59,8 +59,7 @@ class AdaptRequest(OnSubject, InFolder, Seeded):
     seeds: int = Field(default=1, ge=1, le=100)
     """Trainings with different seeds; the subject that is saved is that of the first."""
     baselines: bool = True
-    """Also a training from random weights, the probe, that of an untrained copy and a forest on fingerprints; a
-    --dictionary needs both probes anyway."""
+    """Also a training from random weights, both probes (--dictionary needs them anyway), a forest on fingerprints."""
     bootstrap: int = Field(default=1_000, ge=20)
     """Draws of groups and seeds for the intervals."""
 
