@@ -24,12 +24,14 @@ BY_NAME = [pytest.param(name, marks=[ray_installed] if name == "ray" else []) fo
 
 @dataclass(frozen=True)
 class Spec:
-    """`fatal`: a part whose process dies the first `times` times, or that raises then where `kind` says so."""
+    """`fatal`: a part whose process dies the first `times` times, or that raises then where `kind` says so. `pause`:
+    seconds that a part takes."""
 
     folder: Path
     fatal: int = -1
     times: int = 0
     kind: str = "kill"
+    pause: float = 0
 
 
 def prepare(spec: Spec):
@@ -43,6 +45,7 @@ def prepare(spec: Spec):
             if spec.kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise {"input": InputError, "other": ValueError}[spec.kind]("no such thing")
+        time.sleep(spec.pause)
         threads = {os.environ[name] for name in THREADS}
         (spec.folder / f"part-{part}").write_text(f"{part**2} {threads} {Path.cwd()}")
 
@@ -57,6 +60,16 @@ def done_by(backend: str, workers: int, folder: Path, n: int = 6, **spec) -> dic
     folder.mkdir(exist_ok=True)
     spread(Task.of(prepare, Spec(folder, **spec)), range(n), backend, Placement(workers, folder), label="squares")
     return made(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _token(tmp_path_factory):
+    """What a Ray cluster lets in by; read once a process."""
+    path = tmp_path_factory.mktemp("ray") / "token"
+    path.write_text("0" * 64)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -179,12 +192,10 @@ def test_what_cannot_be_placed_is_told(tmp_path):
 
 
 @ray_installed
-def test_a_node_of_ray_that_goes_away_is_made_up_for(tmp_path, monkeypatch):
+def test_a_node_of_ray_that_goes_away_is_made_up_for(tmp_path):
     import ray
     from ray.cluster_utils import Cluster
 
-    (tmp_path / "token").write_text("0" * 64)
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     node = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
@@ -197,9 +208,12 @@ def test_a_node_of_ray_that_goes_away_is_made_up_for(tmp_path, monkeypatch):
                 cluster.remove_node(node, allow_graceful=False)
 
     try:
-        task = Task.of(prepare, Spec(tmp_path))
+        task = Task.of(prepare, Spec(tmp_path, pause=1))
         spread(task, range(6), "ray", Placement(2), label="squares", progress=lost)
         assert made(tmp_path) == EXPECTED
+        ends = time.monotonic() + 60
+        while len([one for one in ray.nodes() if one["Alive"]]) > 1 and time.monotonic() < ends:
+            time.sleep(0.5)
         assert len([one for one in ray.nodes() if one["Alive"]]) == 1
     finally:
         ray.shutdown()
