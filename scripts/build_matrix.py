@@ -76,12 +76,17 @@ def drug_classes(data: Path, work: Path) -> Path:
     return work / "drug_class.csv"
 
 
-def general(data: Path, name: str, tasks: list[tuple[str, str, str]]) -> list[str]:
-    """Molecules of MOSES that are in no task."""
+def molecules_of(tasks: list[tuple[str, str, str]]) -> set[str]:
+    """Canonical SMILES."""
     known = set[str]()
     for file in {file for _, file, _ in tasks}:
         read = map(Chem.MolFromSmiles, pl.read_csv(file, infer_schema=False)["smiles"].drop_nulls())
         known |= {Chem.MolToSmiles(mol) for mol in read if mol is not None}
+    return known
+
+
+def general(data: Path, name: str, known: set[str]) -> list[str]:
+    """Molecules of MOSES that are not `known` from a task."""
     texts = pl.read_csv(data / "moses_sample" / name)["smiles"].to_list()
     return [text for text in texts if Chem.CanonSmiles(text) not in known]
 
@@ -112,10 +117,11 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     tasks = [(name, str((args.data / file).resolve()), label) for name, file, label in TASKS]
     tasks.append(("drug_class", str(drug_classes(args.data, args.work).resolve()), "drug_class"))
-    pl.DataFrame({"smiles": general(args.data, "test_10k.csv.gz", tasks)[:500]}).write_csv(args.work / "corpus.csv")
+    known = molecules_of(tasks)
+    pl.DataFrame({"smiles": general(args.data, "test_10k.csv.gz", known)[:500]}).write_csv(args.work / "corpus.csv")
     found = checkpoints(args.ladder)
     if args.tokens:
-        found = with_dictionaries(found, args, general(args.data, "train_100k.csv.gz", tasks))
+        found = with_dictionaries(found, args, general(args.data, "train_100k.csv.gz", known))
     for name, columns, rows in (
         ("checkpoints", COLUMNS[: len(found[0])], found),
         ("tasks", ("name", "file", "label"), tasks),

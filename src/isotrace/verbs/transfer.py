@@ -89,8 +89,8 @@ def transfer_matrix(request: TransferRequest, progress: Progress) -> "TransferRe
     kept = kept_in(request)
     with open_run(request.out, **where) as run:
         with claimed(kept / "work") as work, opened(kept) as outcomes:
+            asked = measurement(request, work, progress)  # first, since workers leave what is wrong to be told here
             shared(request, measuring, request, range(len(checkpoints)), progress, "checkpoints")
-            asked = measurement(request, work, progress)
             measured = asked.measured(outcomes, progress)
         frame = read_outcomes(kept)
         found = judgement(measured, frame, checkpoints, asked.settings, splits.pop(), request.bootstrap)
