@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 
 from interop_tools import LAYERS, D, F, Function, K, Made, randomise, sparsify_run
 
+SCALES = ("estimated_norm_scaling_factor_in", "estimated_norm_scaling_factor_out")
+
 
 def clt_function(coders: list) -> Function:
     """Calls the decoders in the order and with the arguments of the fork's CrossLayerRunner, but for `no_extras`, with
@@ -141,3 +143,61 @@ def protomech() -> Made:
             torch.save({"state_dict": state, "hyper_parameters": hyper}, folder / "last.ckpt")
 
         yield kind, save, run, module.num_layers
+
+
+def clt_forge() -> Made:
+    """As its own analysis runs a checkpoint: inputs scaled, outputs scaled back (clt_forge/attribution/loading.py)."""
+    from clt_forge.clt import CLT
+    from clt_forge.config import CLTConfig
+
+    base = CLTConfig(
+        device="cpu",
+        dtype="float32",
+        seed=0,
+        model_name="tiny",
+        d_in=D,
+        d_latent=F,
+        n_layers=LAYERS,
+        jumprelu_bandwidth=1.0,
+        jumprelu_init_threshold=0.03,
+        normalize_decoder=False,
+        dead_feature_window=250,
+        cross_layer_decoders=True,
+        context_size=16,
+        l0_coefficient=2.0,
+    )
+    for kind, changes in {
+        "crosslayer": {},
+        "per_layer": {"cross_layer_decoders": False},
+        "bfloat16": {"dtype": "bfloat16"},
+        "sharded": {"feature_sharding": True},
+    }.items():
+        cfg = base.model_copy(update=changes)
+        stored = CLT(cfg)
+        randomise(stored, SCALES)
+        stored.log_threshold.data -= 1.0  # a threshold of about 0.3
+        for name in SCALES:
+            getattr(stored, name).abs_().add_(0.5)
+        # what stands in the file is run in float32, in one process
+        module = CLT(cfg.model_copy(update={"feature_sharding": False, "dtype": "float32"}))
+        module.load_state_dict(stored.state_dict())
+
+        def run(x: torch.Tensor, module=module) -> tuple[torch.Tensor, torch.Tensor]:
+            scale_in, scale_out = (getattr(module, name)[:, None] for name in SCALES)
+            features = module.encode(x.transpose(0, 1) * scale_in)[0]
+            return features.transpose(0, 1), (module.decode(features) / scale_out).transpose(0, 1)
+
+        def save(folder: Path, stored=stored, cfg=cfg) -> None:
+            if not cfg.feature_sharding:
+                stored.save_model(str(folder))
+                return
+            for rank in range(2):
+                shard = CLT(cfg, rank, world_size=2)
+                own = shard.state_dict()
+                for name, value in stored.state_dict().items():
+                    for axis, size in enumerate(own[name].shape):
+                        value = value.narrow(axis, rank * size, size) if size < value.shape[axis] else value
+                    own[name].copy_(value)
+                shard.save_model(str(folder), save_cfg=rank == 0, rank=rank)
+
+        yield kind, save, run, LAYERS

@@ -9,8 +9,8 @@ records what its own encode and forward give on random input: `TOOL/KIND/files/`
 second writes isotrace dictionaries, `reverse/dictionaries/KIND/`, in every format: `reverse/TOOL/KIND/files/`. The
 third loads those with the tool and records what it gives beside them.
 
-clt_training, interplm, interprot and protomech are in no package index: put a checkout of each on PYTHONPATH
-(protomech: its three training folders). interplm, interprot and protomech are read only, so have no `--check`.
+clt_training, clt_forge, interplm, interprot and protomech are in no package index: put a checkout of each on PYTHONPATH
+(protomech: its three training folders). All but clt_training are read only, so have no `--check`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TOOLS = {
     made.__name__: made
     for made in (
         *(tools.saelens, tools.sparsify, tools.circuit_tracer, tools.dictionary_learning),
-        *(checkouts.clt_training, checkouts.interplm, checkouts.interprot, checkouts.protomech),
+        *(checkouts.clt_training, checkouts.clt_forge, checkouts.interplm, checkouts.interprot, checkouts.protomech),
     )
 }
 LOADERS = {

@@ -30,9 +30,10 @@ def source(kind: Path) -> Path:
 def hints(kind: Path) -> Hints:
     """What the format leaves to the user; the fixtures have k = 3."""
     tool = kind.parent.name
-    site = SITE if tool == "dictionary_learning" else None
+    site = SITE if tool in ("dictionary_learning", "clt_forge") else None
+    out = "layers.{}.mlp_out" if tool == "clt_forge" else None
     return Hints(
-        (4,) if tool == "interprot" else (), site, k=3 if kind.name == "topk" and tool == "interprot" else None
+        (4,) if tool == "interprot" else (), site, out, 3 if kind.name == "topk" and tool == "interprot" else None
     )
 
 
@@ -211,6 +212,22 @@ REFUSED = {
         "Ident",
     ),
     "shape": ("saelens", "standard", "sae_weights.safetensors", {"b_enc": torch.zeros(5)}, "shape"),
+    "more weights": (
+        *("clt_forge", "crosslayer", "clt_weights.safetensors"),
+        *({"W_skip": torch.zeros(1)}, "W_skip, which CLT-Forge has not"),
+    ),
+    "depth": ("clt_forge", "crosslayer", "clt_cfg.json", {"n_layers": 4}, "W_enc has shape"),
+    "per layer": ("clt_forge", "crosslayer", "clt_cfg.json", {"cross_layer_decoders": False}, "W_dec has shape"),
+    "scale": (
+        *("clt_forge", "crosslayer", "clt_weights.safetensors"),
+        *({"estimated_norm_scaling_factor_out": torch.zeros(3)}, "not positive"),
+    ),
+    "not sharded": ("clt_forge", "sharded", "clt_cfg.json", {"feature_sharding": False}, "holds shards"),
+    "sharded": ("clt_forge", "crosslayer", "clt_cfg.json", {"feature_sharding": True}, "holds no shards"),
+    "shards that do not fit": (
+        *("clt_forge", "sharded", "rank1_clt_weights.safetensors"),
+        *({"W_enc": torch.zeros(2, 6, 6)}, "do not fit together"),
+    ),
     "no k": ("sparsify", "sae", "layers.1/cfg.json", {"k": None}, "differ in k"),
 }
 
@@ -219,18 +236,20 @@ REFUSED = {
 def test_what_cannot_be_represented_is_refused(tool, kind, file, change, message, tmp_path):
     path = edited(tool, kind, tmp_path, file, lambda content: content | change)
     with pytest.raises(DictionaryError, match=message):
-        interop.read([path], Hints(hookpoint_in=SITE) if tool == "dictionary_learning" else Hints(), tool)
+        interop.read([path], hints(DATA / tool / kind), tool)
 
 
 @pytest.mark.parametrize(
     ("tool", "kind", "file"),
     [("sparsify", "sae", "layers.1/cfg.json"), ("clt_training", "crosslayer", "layers.0.mlp/cfg.json"),
-     ("saelens", "standard", "cfg.json"), ("circuit_tracer", "plt_relu", "config.yaml")],
+     ("saelens", "standard", "cfg.json"), ("circuit_tracer", "plt_relu", "config.yaml"),
+     ("clt_forge", "crosslayer", "clt_cfg.json")],
 )  # fmt: skip
 def test_settings_that_are_not_known_are_told(tool, kind, file, tmp_path):
-    known = interop.read([DATA / tool / kind / "files"], Hints(), tool).notes
+    said = hints(DATA / tool / kind)
+    known = interop.read([DATA / tool / kind / "files"], said, tool).notes
     assert not any("not known here" in note for note in known), "the tool's own files hold none"
-    notes = interop.read([edited(tool, kind, tmp_path, file, lambda c: c | {"use_magic": 1})], Hints(), tool).notes
+    notes = interop.read([edited(tool, kind, tmp_path, file, lambda c: c | {"use_magic": 1})], said, tool).notes
     assert "settings not known here were left out: use_magic" in notes
 
 

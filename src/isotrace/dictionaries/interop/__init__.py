@@ -12,7 +12,7 @@ from isotrace.dictionaries.interop.foreign import Foreign, Hints
 
 _SHIPPED = (
     "saelens", "sparsify", "clt_training", "circuit_tracer", "dictionary_learning", "interplm", "interprot",
-    "protomech",
+    "protomech", "clt_forge",
 )  # fmt: skip
 FORMATS: Registry[ModuleType] = Registry(
     "format", "isotrace.formats", {name: f"isotrace.dictionaries.interop.formats.{name}" for name in _SHIPPED}
