@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 from scipy import sparse
 
 import tiny
-from isotrace.annotation import annotate as engine
+from isotrace.annotation import steps as engine
 from isotrace.annotation.annotate import Annotation, AnnotationConfig
 from isotrace.annotation.scores.token_scores import Pairs
 from isotrace.datasets.annotated import Data, prepare

@@ -10,6 +10,7 @@ from polars.testing import assert_frame_equal
 from scipy import stats
 
 from isotrace.annotation import annotate as engine
+from isotrace.annotation import steps
 from isotrace.annotation.annotate import Annotation, AnnotationConfig, annotate
 from isotrace.annotation.cards.effects import SHOWN
 from isotrace.annotation.nulls import sources
@@ -54,7 +55,7 @@ def full(world, trained, tmp_path_factory) -> Annotation:
             trained.append((subject, train_dictionary(subject, *arguments, **options)))
             return trained[0][1]
 
-        patch.setattr(engine, "train_dictionary", train)
+        patch.setattr(steps, "train_dictionary", train)
         return annotate(*world, tmp_path_factory.mktemp("full") / "work", FULL)
 
 

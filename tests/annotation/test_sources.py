@@ -6,6 +6,7 @@ import torch
 
 import tiny
 from isotrace.annotation.nulls import sources
+from isotrace.evaluation.controls import random_directions
 from isotrace.subjects.subject import Batch
 
 
@@ -24,7 +25,8 @@ def test_random_directions_fire_at_chance(rotary, monkeypatch):
     ids = torch.zeros(1, 4_000, dtype=torch.int64)
     batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), ("x",), ((),))
     data = SimpleNamespace(batches=lambda tokens: [(0, batch)])
-    made = sources.random_dictionary(rotary, dictionary, data, k, seed=0)  # pyright: ignore[reportArgumentType]
+    means = sources.input_means(rotary, dictionary, data)  # pyright: ignore[reportArgumentType]
+    made = random_directions(rotary, dictionary, means, 64, k, seed=0)
     chance = k / 64
     for layer in range(rotary.n_layers):
         rate = (made.encode(layer, x[layer, 0]).dense(64) > 0).float().mean(0)

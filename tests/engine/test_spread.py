@@ -108,6 +108,16 @@ def test_what_a_user_can_mend_is_left_to_who_asked(tmp_path):
     assert len([*(tmp_path / "run").glob("try-3-*")]) == 1
 
 
+def refused(spec: Spec):
+    (spec.folder / f"refused-{time.monotonic_ns()}").touch()
+    raise InputError("no such data")
+
+
+def test_what_is_refused_at_the_start_is_not_begun_for_every_part(tmp_path):
+    spread(Task.of(refused, Spec(tmp_path)), range(6), "local", Placement(1), label="")
+    assert len([*tmp_path.glob("refused-*")]) == 1
+
+
 def slow(spec: Spec):
     def do(part: int) -> None:
         (spec.folder / f"pid-{part}").write_text(str(os.getpid()))

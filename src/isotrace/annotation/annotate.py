@@ -1,9 +1,8 @@
 """Annotation of a dictionary: which concept each feature marks, how well, and how well anything else would.
 
-1. harvest   activations of the dictionary and of every null, in chunks on disk
-2. examine   each layer of each source: pairs chosen on one side, scored on the other, shuffled (see `site`)
-3. combine   p and q over all layers of a source; concepts known, with intervals
-4. describe  the dictionary's features: label, examples, histogram, structure, effect on the output
+1. steps     activations of the dictionary and of every null, and what each layer of them marks (see `steps`)
+2. combine   p and q over all layers of a source; concepts known, with intervals
+3. describe  the dictionary's features: label, examples, histogram, structure, effect on the output
 
 Every step leaves a file in `work`; the same call after an interruption goes on behind the last one. `CACHE` is raised
 when what such a file holds is computed differently.
@@ -11,34 +10,31 @@ when what such a file holds is computed differently.
 
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from isotrace.activations.harvest import Corpus, record
 from isotrace.annotation.cards import describe
-from isotrace.annotation.cards.describe import Loader
 from isotrace.annotation.combine import combine
 from isotrace.annotation.nulls import sources
-from isotrace.annotation.sequences import annotate_sequences
-from isotrace.annotation.site import Sides, SiteResult, examine
+from isotrace.annotation.sequences import combine_sequences
+from isotrace.annotation.steps import Steps
 from isotrace.annotation.summary import COLUMNS, concepts_of, coverage_of, source_summary, warnings_of
 from isotrace.base.errors import InputError
 from isotrace.base.identity import identity
 from isotrace.base.progress import Progress
 from isotrace.base.settings import checked_seed
 from isotrace.base.work import Work, claimed, remove
-from isotrace.datasets.annotated import Data, untestable
+from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
-from isotrace.stats.bootstrap import bootstrap_weights
+from isotrace.engine.spread import Helpers
 from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Subject
-from isotrace.training.config import TrainingConfig
-from isotrace.training.loop import train_dictionary
 
-CACHE = 1
+CACHE = 2
+SAID = {"drawn": "nulls", "harvested": "activations", "shuffled": "shuffles", "examined": "statistics"}
 
 
 @dataclass(frozen=True)
@@ -102,56 +98,50 @@ def annotate(
     *,
     name_of: str = "the dictionary",
     untrained: tuple[Subject, Dictionary] | None = None,
+    helpers: Helpers | None = None,
     progress: Progress = lambda items, _: items,
 ) -> Annotation:
     """`name_of`: the dictionary's source, for the summary. `untrained`: a re-initialised subject and its dictionary,
     instead of training one here. `work`: a folder for what is computed on the way, of nothing else; what was written
-    there is removed at the end. Raises InputError if no concept can be tested, RunError as `claimed`."""
+    there is removed at the end. `helpers`: others who do steps of it, see `steps_of`. Raises InputError if no concept
+    can be tested, RunError as `claimed`."""
     subject.require_float32("an annotation")
-    data = data.by_sequence() if is_pooled(dictionary.config.reads) else data
-    with claimed(work, _key(subject, dictionary, data, config, untrained)) as folder:
-        found = _annotate(subject, dictionary, data, folder, config, name_of, untrained, progress)
+    steps = steps_of(subject, dictionary, data, work, config, untrained)
+    with claimed(work, _key(subject, dictionary, steps.data, config, untrained)):
+        found = _annotate(steps, name_of, helpers, progress)
         remove(work)
     return found
 
 
-def _annotate(subject, dictionary, data, work: Work, config, name_of, untrained, progress) -> Annotation:
+def steps_of(
+    subject: Subject, dictionary: Dictionary, data: Data, work: Path, config: AnnotationConfig,
+    untrained: tuple[Subject, Dictionary] | None,
+) -> Steps:  # fmt: skip
+    """Of what `annotate` is given; its `do` is what one of `helpers` does with each step."""
+    data = data.by_sequence() if is_pooled(dictionary.config.reads) else data
+    return Steps(subject, dictionary, data, config, untrained, Work(work))
+
+
+def _annotate(steps: Steps, name_of: str, helpers: Helpers | None, progress: Progress) -> Annotation:
     started = time.monotonic()
-    reasons = untestable(data.table, data.held, data.special, config.min_positive)
-    n_token = len(data.table.token_concepts)
-    tested = np.asarray([reason is None for reason in reasons[:n_token]], dtype=bool)
+    subject, dictionary, data, config = steps.subject, steps.dictionary, steps.data, steps.config
+    reasons = steps.reasons
     if all(reason is not None for reason in reasons):
         raise InputError(f"no concept can be tested; the first: {reasons[0] if reasons else 'there is none'}.")
-    sites = _sites(subject, dictionary, data, config, untrained, work, progress)
-    table = data.table.pick(np.flatnonzero(tested))
+    _made(steps, helpers, progress)
     results, sequence_level, notes = {}, [], {}
     for name in sources.NAMES:
-        if name not in config.sources or not sites.get(name):
+        if name not in steps.widths:
             notes[name] = "not asked for" if name not in config.sources else "does not apply to this subject"
             continue
-        loaders = sites[name]
-        found = {}
-        share = _share(loaders, data, config.null_activations)
-        sides = Sides.of(table, data.held, data.special, share, config.seed)
-        weights = bootstrap_weights(sides.held.table.n_sequences, config.n_bootstrap, (config.seed, 2))
-        for layer, load in progress(list(loaders.items()), f"statistics ({name})"):
-            file = f"site-{name}.{layer}.npz"
-            if not (work.folder / file).is_file():
-                examined = examine(
-                    load(), sides, weights,
-                    quantiles=config.quantiles,
-                    per_feature=config.per_feature if name == "dictionary" else 0,
-                    per_concept=config.per_concept,
-                    n_permutations=config.n_permutations,
-                    seed=config.seed,
-                )  # fmt: skip
-                work.arrays(file, examined.arrays())
-            found[layer] = SiteResult.load(work.folder / file)
-        results[name] = combine(name, found, table.token_concepts)
-        sequence_level.append(annotate_sequences(name, loaders, data, reasons[n_token:], config))
+        layers = steps.widths[name]
+        results[name] = combine(name, {layer: steps.site(name, layer) for layer in layers}, steps.table.token_concepts)
+        pooled = {layer: steps.sequences(name, layer) for layer in layers}
+        sequence_level.append(combine_sequences(name, pooled, data, steps.sequence_reasons))
     token = results["dictionary"].frame
+    loaders = {layer: partial(steps.load, "dictionary", layer) for layer in dictionary.config.layers}
     features, examples = describe.features(
-        subject, dictionary, data, sites["dictionary"], token, sequence_level[0], config, progress
+        subject, dictionary, data, loaders, token, sequence_level[0], config, progress
     )
     frames = [result.frame for result in results.values()] + sequence_level
     associations = pl.concat([pl.DataFrame(schema=COLUMNS), *(f for f in frames if f.height)], how="diagonal_relaxed")
@@ -163,7 +153,7 @@ def _annotate(subject, dictionary, data, work: Work, config, name_of, untrained,
         "dictionary_id": identity(dictionary),
         "n_features": features.height,
         "n_concepts": sum(reason is None for reason in reasons),
-        "n_token_concepts": int(tested.sum()),
+        "n_token_concepts": int(steps.tested.sum()),
         "n_concepts_untested": sum(reason is not None for reason in reasons),
         "rows": "sequences" if data.whole else "tokens",
         "n_tokens": data.table.n_tokens,
@@ -181,57 +171,19 @@ def _annotate(subject, dictionary, data, work: Work, config, name_of, untrained,
     return Annotation(features, associations, examples, data.sequences(), concepts, coverage, data.rejects, summary)
 
 
-def _sites(subject, dictionary, data, config, untrained, work, progress) -> dict[str, dict[int, Loader]]:
-    """Source → layer → how to load its activations, after harvesting what is not there yet."""
-    layers = dictionary.config.layers
-    own = sources.dictionary_sites("dictionary", dictionary)
-    if "neurons" in config.sources and "neuron" in subject.family.hookpoints:
-        own += sources.coordinate_sites(dictionary) if data.whole else sources.neuron_sites(subject, layers)
-    if "random" in config.sources:
-        k = _mean_l0(subject, own[: len(layers)], data)
-        own += sources.dictionary_sites("random", sources.random_dictionary(subject, dictionary, data, k, config.seed))
-    sources.harvest(subject, own, data, work, "trained", progress)
-    groups = [("trained", own)]
-    if "untrained" in config.sources:
-        blank, learned = untrained or _train_untrained(subject, dictionary, data, config, work)
-        other = sources.dictionary_sites("untrained", learned)
-        sources.harvest(blank, other, data, work, "untrained", progress)
-        groups.append(("untrained", other))
-    found: dict[str, dict[int, Loader]] = {}
-    for label, part in groups:
-        for site in part:
-            load = lambda label=label, site=site: sources.load(work.folder, label, site.key, site.n_features)  # noqa: E731
-            found.setdefault(site.source, {})[site.layer] = load
-    if "token_identity" in config.sources:
-        found["token_identity"] = {-1: lambda: sources.token_identity(data, len(subject.tokenizer))}
-    return found
-
-
-def _train_untrained(subject, dictionary, data, config, work) -> tuple[Subject, Dictionary]:
-    """The same architecture of dictionary, trained on the same sequences through random weights."""
-    blank = sources.untrained_subject(subject, config.seed)
-    corpus = Corpus.of(blank, [reading.text for reading in data.readings])
-    training = TrainingConfig(tokens=config.untrained_tokens, dead_after=min(200_000, config.untrained_tokens // 4))
-    file = work.path("untrained.pt")
-    return blank, train_dictionary(blank, corpus, dictionary.config, training, file, measure=False)
-
-
-def _mean_l0(subject, own, data) -> int:
-    """Active features per token and layer on one batch of every tenth length, rounded, at least 1."""
-    active = tokens = 0
-    for number, (_, batch) in enumerate(data.batches(sources.BATCH_TOKENS)):
-        if number % 10 == 0:
-            found: list[int] = []
-            hookpoints = [site.hookpoint for site in own]
-            batch = batch.to(subject.device)
-            record(subject, batch, hookpoints, lambda i, x: found.append(len(own[i].encode(x.flatten(0, 1))[2])))  # noqa: B023
-            active, tokens = active + sum(found), tokens + sources.rows_of(batch, hookpoints) * len(own)
-    return max(1, round(active / tokens))
-
-
-def _share(loaders: dict[int, Loader], data: Data, budget: int) -> float:
-    """Share of the sequences that permutations look at, so that they meet about `budget` positive activations."""
-    return min(1.0, 2 * budget / max(sum(load().nnz for load in loaders.values()), 1))
+def _made(steps: Steps, helpers: Helpers | None, progress: Progress) -> None:
+    """Every step that is left, by `helpers` where there are some."""
+    for kind in ("drawn", "harvested", "shuffled", "examined"):
+        every = steps.of(kind)
+        if kind == "shuffled" and (helpers is None or len(steps.of("examined")) >= 2 * helpers.workers):
+            continue  # layers are parts enough
+        if helpers is not None:
+            helpers.do([step for step in every if not steps.is_done(step)], SAID[kind])
+        for name in dict.fromkeys(step.source for step in every):
+            own = [step for step in every if step.source == name]
+            for step in own if kind == "drawn" else progress(own, f"{SAID[kind]} ({name})"):
+                if not steps.is_done(step):
+                    steps.do(step)
 
 
 def _key(subject, dictionary, data, config, untrained) -> list[Any]:

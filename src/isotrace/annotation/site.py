@@ -99,8 +99,10 @@ def examine(
     per_concept: int,
     n_permutations: int,
     seed: int,
+    null_max: np.ndarray | None = None,
 ) -> SiteResult:
-    """`activations` CSR `[tokens, features]` of all sequences; `weights [draws, sequences]` of the held-out ones."""
+    """`activations` CSR `[tokens, features]` of all sequences; `weights [draws, sequences]` of the held-out ones;
+    `null_max`: of all permutations, where `null_draws` gave it already."""
     table = sides.selection.table
     selected = activations[sides.selection.rows]
     levels = thresholds(selected, quantiles)
@@ -117,9 +119,8 @@ def examine(
 
     part = sides.selection_test
     tested = activations[part.rows]
-    null_max = null_maxima(
-        fire(tested, levels), part.table, fixed=part.special, n_permutations=n_permutations, seed=seed
-    )
+    if null_max is None:
+        null_max = _null_draws(tested, levels, part, n_permutations, 0, seed)
     alone = sparse.csc_matrix(tested), part.table, part.special, pairs
     observed, _ = pair_null(*alone, n_permutations=0, seed=seed)
     part = sides.held_test
@@ -136,3 +137,18 @@ def examine(
         n_features=activations.get_shape()[1],
         n_alive=int((np.diff(sparse.csc_matrix(activations).indptr) > 0).sum()),
     )
+
+
+def null_draws(
+    activations: sparse.csr_matrix, sides: Sides, quantiles: tuple[float, ...], *, n_permutations: int, start: int,
+    seed: int,
+) -> np.ndarray:  # fmt: skip
+    """float32 `[permutations, concepts]`: permutations start, start + 1, … of `SiteResult.null_max`."""
+    levels = thresholds(activations[sides.selection.rows], quantiles)
+    part = sides.selection_test
+    return _null_draws(activations[part.rows], levels, part, n_permutations, start, seed)
+
+
+def _null_draws(tested: sparse.csr_matrix, levels: np.ndarray, part: Part, n: int, start: int, seed: int) -> np.ndarray:
+    firing = fire(tested, levels)
+    return null_maxima(firing, part.table, fixed=part.special, n_permutations=n, start=start, seed=seed)

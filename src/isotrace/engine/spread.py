@@ -10,7 +10,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,34 @@ class Task:
         """What a user can mend (IsotraceError) is no failure: who asked meets it again, and says it."""
         os.chdir(self.cwd)
         key = hashlib.sha256(f"{self.prepare.__module__}.{self.prepare.__qualname__}".encode() + self.spec).hexdigest()
-        try:
+        with suppress(IsotraceError):
             if key not in _ready:
                 _ready.clear()  # of an earlier task, whose subject would stay in memory
+                _ready[key] = _nothing  # where it is refused, it would be for every part
                 _ready[key] = self.prepare(pickle.loads(self.spec))
             _ready[key](part)
-        except IsotraceError:
-            return
+
+
+def _nothing(part: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Helpers:
+    """Processes that do parts of a task for one that then finds what they made."""
+
+    task: Task
+    backend: str
+    placement: Placement
+    progress: Progress = silent
+
+    @property
+    def workers(self) -> int:
+        return self.placement.workers
+
+    def do(self, parts: Sequence[Any], label: str) -> None:
+        """Raises as `spread`."""
+        spread(self.task, parts, self.backend, self.placement, label=label, progress=self.progress)
 
 
 def spread(

@@ -1,18 +1,30 @@
 """What do the features of a dictionary mean, and should one believe it?"""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError
+from isotrace.base.progress import silent
 from isotrace.verbs.request import COMMAS, REPEATED, Loaded, OnDictionary, Progress, Seeded, look_at, verb
+from isotrace.verbs.spreading import OnWorkers, helpers_of
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from isotrace.annotation.steps import Step
+    from isotrace.datasets.annotated import Data
+    from isotrace.datasets.concept_files import ConceptSource
+    from isotrace.dictionaries.dictionary import Dictionary
+    from isotrace.domains.domain import Domain
     from isotrace.report.atlas.annotation import AnnotationResult
+    from isotrace.subjects.subject import Subject
 
 
-class AnnotateRequest(OnDictionary, Seeded):
+class AnnotateRequest(OnDictionary, Seeded, OnWorkers):
     way_on = "the same command goes on from there"
     out: Path | None = None
     """Run folder; left out, the command takes one in runs/, and with --json or in Python nothing is saved."""
@@ -70,46 +82,29 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
 
     from isotrace.annotation.annotate import AnnotationConfig
     from isotrace.annotation.annotate import annotate as annotated
-    from isotrace.annotation.nulls.sources import feature_activations, untrained_subject
-    from isotrace.datasets.annotated import prepare
-    from isotrace.datasets.concept_files import label_columns, read_concept_file
-    from isotrace.datasets.inputs import read_inputs
+    from isotrace.annotation.nulls.sources import feature_activations
     from isotrace.dictionaries.shelf import attach, shelf_folder
     from isotrace.report.atlas.annotation import AnnotationResult
     from isotrace.subjects.heads.pooled import is_pooled
-    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, opened, subject_of, trained_on
+    from isotrace.verbs.loading import label, opened, trained_on
 
     seed = request.seed
     config = request.settings(AnnotationConfig)
     shelf = shelf_folder(request.dictionary) if request.attach else None
-    subject = subject_of(request)
-    domain = domain_of_subject(subject)
-    dictionary = dictionary_of(request.dictionary, subject)
+    helpers = helpers_of(request, annotating, request, progress)
+    asked = Asked.of(request)
+    subject, dictionary = asked.subject, asked.dictionary
     if request.explain is not None and is_pooled(dictionary.config.reads):
         raise InputError(
             "explanations are written from activations of tokens, and these are of sequences: no --explain."
         )
-    rows, rejects = read_inputs(request.data, column=request.column)
-    rows = rows if request.limit is None else rows.head(request.limit)
-    given = [read_concept_file(path, domain) for path in request.concepts]
-    given += [label_columns(rows, request.label, domain)] if request.label else []
-    maps = {text: mapped for source in given if source.maps for text, mapped in source.maps.items()}
-    if maps:
-        domain = domain.with_maps(maps)  # pyright: ignore[reportAttributeAccessIssue]
-    blank = None
-    if request.untrained is not None:
-        other = untrained_subject(subject, seed)
-        blank = (other, dictionary_of(request.untrained, other))
     name = label(request.dictionary)
     inputs = {} if request.structure is None else {"structure": request.structure}
     inputs |= {f"concepts {place}": path for place, path in enumerate(request.concepts, start=1)}
     with opened(request, request.out, subject, dictionary, **inputs) as run, TemporaryDirectory() as scratch:
-        prepared = prepare(
-            subject, domain, rows, given, seed=seed, group_column=request.group, rejects=rejects,
-            progress=lambda items: progress(items, "reading"),
-        )  # fmt: skip
+        prepared = asked.data(request, progress)
         work = Path(scratch) if run is None else run.work
-        named = {"name_of": name, "untrained": blank}
+        named = {"name_of": name, "untrained": asked.untrained, "helpers": helpers}
         annotation = annotated(subject, dictionary, prepared, work, config, **named, progress=progress)
         annotation.summary["warnings"] += trained_on({name: dictionary}, request.data, request.column)
         activations = partial(feature_activations, subject, dictionary)
@@ -132,3 +127,59 @@ def annotate(request: AnnotateRequest, progress: Progress) -> "AnnotationResult"
     if shelf is not None and request.out is not None:
         attach("names", shelf, dictionary, request.out)
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What an annotation is of, as far as it is known before any sequence is read."""
+
+    subject: "Subject"
+    dictionary: "Dictionary"
+    untrained: "tuple[Subject, Dictionary] | None"
+    domain: "Domain"
+    rows: "pl.DataFrame"
+    rejects: "pl.DataFrame"
+    concepts: "tuple[ConceptSource, ...]"
+
+    @classmethod
+    def of(cls, request: AnnotateRequest) -> "Asked":
+        """Raises as the readers of all that do."""
+        from isotrace.annotation.nulls.sources import untrained_subject
+        from isotrace.datasets.concept_files import label_columns, read_concept_file
+        from isotrace.datasets.inputs import read_inputs
+        from isotrace.verbs.loading import dictionary_of, domain_of_subject, subject_of
+
+        subject = subject_of(request)
+        domain, dictionary = domain_of_subject(subject), dictionary_of(request.dictionary, subject)
+        rows, rejects = read_inputs(request.data, column=request.column)
+        rows = rows if request.limit is None else rows.head(request.limit)
+        given = [read_concept_file(path, domain) for path in request.concepts]
+        given += [label_columns(rows, request.label, domain)] if request.label else []
+        maps = {text: mapped for source in given if source.maps for text, mapped in source.maps.items()}
+        if maps:
+            domain = domain.with_maps(maps)  # pyright: ignore[reportAttributeAccessIssue]
+        blank = None
+        if request.untrained is not None:
+            other = untrained_subject(subject, request.seed)
+            blank = (other, dictionary_of(request.untrained, other))
+        return cls(subject, dictionary, blank, domain, rows, rejects, tuple(given))
+
+    def data(self, request: AnnotateRequest, progress: Progress) -> "Data":
+        """Every sequence read. Raises InputError as `prepare`."""
+        from isotrace.datasets.annotated import prepare
+
+        return prepare(
+            self.subject, self.domain, self.rows, self.concepts, seed=request.seed, group_column=request.group,
+            rejects=self.rejects, progress=lambda items: progress(items, "reading"),
+        )  # fmt: skip
+
+
+def annotating(request: AnnotateRequest) -> "Callable[[Step], None]":
+    """For a worker: what does one step in the work of the run."""
+    from isotrace.annotation.annotate import AnnotationConfig, steps_of
+    from isotrace.base.runs import WORK
+
+    assert request.out is not None  # `helpers_of` has seen to it
+    asked, config = Asked.of(request), request.settings(AnnotationConfig)
+    data = asked.data(request, silent)
+    return steps_of(asked.subject, asked.dictionary, data, request.out / WORK, config, asked.untrained).do

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError
 from isotrace.verbs.request import Progress, Request
+
+if TYPE_CHECKING:
+    from isotrace.engine.spread import Helpers
 
 
 class OnWorkers(Request):
@@ -34,20 +37,30 @@ class OnWorkers(Request):
             raise InputError("--workers read the data themselves, and stdin can be read once: give a file.")
 
 
-def shared(
-    request: OnWorkers, prepare: Callable[[Any], Callable[[Any], None]], spec: Any, parts: Sequence[Any],
-    progress: Progress, label: str,
-) -> bool:  # fmt: skip
-    """Whether `parts` were done by workers, see `engine.spread`; what they made is then found where it belongs."""
+def helpers_of(
+    request: OnWorkers, prepare: Callable[[Any], Callable[[Any], None]], spec: Any, progress: Progress
+) -> "Helpers | None":
+    """Those that are asked for, None where the work is not shared. `prepare`, `spec`: see `engine.Task`. Raises
+    InputError for a request without a run folder."""
     if request.workers is None:
-        return False
+        return None
     from isotrace.engine.backends.backend import Placement
-    from isotrace.engine.spread import Task, spread
+    from isotrace.engine.spread import Helpers, Task
 
     out: Path | None = getattr(request, "out", None)
     if out is None:
         raise InputError("--workers leave what they make in the run folder: give --out.")
     logs = out.resolve().with_name(f"{out.resolve().name}.jobs")
     placement = Placement(request.workers, logs, request.partition)
-    spread(Task.of(prepare, spec), parts, request.backend, placement, progress=progress, label=label)
-    return True
+    return Helpers(Task.of(prepare, spec), request.backend, placement, progress)
+
+
+def shared(
+    request: OnWorkers, prepare: Callable[[Any], Callable[[Any], None]], spec: Any, parts: Sequence[Any],
+    progress: Progress, label: str,
+) -> bool:  # fmt: skip
+    """Whether `parts` were done by workers, see `engine.spread`; what they made is then found where it belongs."""
+    helpers = helpers_of(request, prepare, spec, progress)
+    if helpers is not None:
+        helpers.do(parts, label)
+    return helpers is not None

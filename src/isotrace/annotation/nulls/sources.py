@@ -21,12 +21,9 @@ from scipy import sparse
 from torch import Tensor
 
 from isotrace.activations.harvest import record
-from isotrace.base.progress import Progress
-from isotrace.base.work import Work
 from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.domains.domain import Reading
-from isotrace.evaluation.controls import random_directions
 from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Batch, Subject
 
@@ -99,9 +96,8 @@ def rows_of(batch: Batch, hookpoints: Sequence[str]) -> int:
     return len(batch.ids) if is_pooled(hookpoints) else batch.ids.numel()
 
 
-def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: int, seed: int) -> Dictionary:
-    """As many random unit directions as the dictionary has features, reading its input minus the mean over some
-    of the sequences; the `k` largest are active."""
+def input_means(subject: Subject, dictionary: Dictionary, data: Data) -> Tensor:
+    """float32 `[layers, d_in]` on the CPU: what `dictionary` reads, over some of the sequences."""
     config = dictionary.config
     totals, count = torch.zeros(config.n_layers, config.d_in), 0
     for _, batch in data.batches(BATCH_TOKENS):
@@ -113,8 +109,7 @@ def random_dictionary(subject: Subject, dictionary: Dictionary, data: Data, k: i
         count += rows_of(batch, config.reads)
         if count > 20_000:
             break
-    means = (totals / max(count, 1)).to(subject.device)
-    return random_directions(subject, dictionary, means, config.n_features, k, seed)
+    return totals / max(count, 1)
 
 
 def untrained_subject(subject: Subject, seed: int) -> Subject:
@@ -127,47 +122,50 @@ def untrained_subject(subject: Subject, seed: int) -> Subject:
     return Subject(model, subject.tokenizer, files, subject.has_head)
 
 
-def harvest(
-    subject: Subject,
-    sites: Sequence[Site],
-    data: Data,
-    work: Work,
-    label: str,
-    progress: Progress = lambda items, _: items,
-) -> None:
-    """Write the activations at `sites` of all sequences as `{label}-00000.npz` …; chunks already there are kept."""
-    chunks: list[list[Batch]] = [[]]
+def chunks(data: Data) -> list[list[Batch]]:
+    """All sequences, CHUNK_TOKENS tokens or a little more together."""
+    found: list[list[Batch]] = [[]]
     for _, batch in data.batches(BATCH_TOKENS):
-        if sum(b.ids.numel() for b in chunks[-1]) >= CHUNK_TOKENS:
-            chunks.append([])
-        chunks[-1].append(batch)
+        if sum(b.ids.numel() for b in found[-1]) >= CHUNK_TOKENS:
+            found.append([])
+        found[-1].append(batch)
+    return found
+
+
+def chunk_file(label: str, number: int) -> str:
+    return f"{label}-{number:05d}.npz"
+
+
+def harvest(subject: Subject, sites: Sequence[Site], batches: Sequence[Batch]) -> dict[str, np.ndarray]:
+    """What `load` reads again: the activations at `sites` of one chunk."""
     hookpoints = sorted({site.hookpoint for site in sites})
-    for number, batches in enumerate(progress(chunks, f"activations ({label})")):
-        file = f"{label}-{number:05d}.npz"
-        if (work.folder / file).is_file():
-            continue
-        found: dict[str, list[tuple[np.ndarray, ...]]] = {site.key: [] for site in sites}
-        start = 0
-        for batch in batches:
+    found: dict[str, list[tuple[np.ndarray, ...]]] = {site.key: [] for site in sites}
+    start = 0
+    for batch in batches:
 
-            def take(i: int, x: Tensor, start: int = start, into=found) -> None:
-                for site in sites:
-                    if site.hookpoint == hookpoints[i]:
-                        rows, columns, values = site.encode(x.flatten(0, 1))
-                        into[site.key].append((rows + start, columns.astype(np.int32), values))
+        def take(i: int, x: Tensor, start: int = start) -> None:
+            for site in sites:
+                if site.hookpoint == hookpoints[i]:
+                    rows, columns, values = site.encode(x.flatten(0, 1))
+                    found[site.key].append((rows + start, columns.astype(np.int32), values))
 
-            record(subject, batch.to(subject.device), hookpoints, take)
-            start += rows_of(batch, hookpoints)
-        arrays = {}
-        for site in sites:
-            rows, columns, values = (np.concatenate(part) for part in zip(*found[site.key], strict=True))
-            counts = np.bincount(rows, minlength=start)
-            arrays |= {f"{site.key}/n": counts, f"{site.key}/c": columns, f"{site.key}/v": values}
-        work.arrays(file, arrays)
+        record(subject, batch.to(subject.device), hookpoints, take)
+        start += rows_of(batch, hookpoints)
+    arrays = {}
+    for site in sites:
+        rows, columns, values = (np.concatenate(part) for part in zip(*found[site.key], strict=True))
+        counts = np.bincount(rows, minlength=start)
+        arrays |= {f"{site.key}/n": counts, f"{site.key}/c": columns, f"{site.key}/v": values}
+    return arrays
+
+
+def n_active(folder: Path, label: str, site_key: str) -> int:
+    """Positive activations of one site, as `harvest` gave them."""
+    return sum(int(np.load(path)[f"{site_key}/n"].sum()) for path in folder.glob(f"{label}-*.npz"))
 
 
 def load(folder: Path, label: str, site_key: str, n_features: int) -> sparse.csr_matrix:
-    """Activations `[tokens, n_features]` float32 of one site, as `harvest` wrote them."""
+    """Activations `[tokens, n_features]` float32 of one site, as `harvest` gave them."""
     counts, columns, values = [], [], []
     for path in sorted(folder.glob(f"{label}-*.npz")):
         with np.load(path) as chunk:
