@@ -40,13 +40,17 @@ def _path(
     kept = np.zeros((len(STRENGTHS), x.shape[1]), dtype=bool)
     for t, y in enumerate(targets.T):
         columns, z, mean = screened(x, y, rows, SCREENED)
-        centred = y[rows] - mean
-        top = np.abs(z[rows].T @ centred).max(initial=0) / len(rows)
-        with catch_warnings():
-            simplefilter("ignore", ConvergenceWarning)  # of small penalties, which keep too many features anyway
-            _, weights, _ = lasso_path(z[rows], centred, alphas=STRENGTHS * max(top, np.finfo(float).tiny))
-        into[:, asked, t] = (z[asked] @ weights).T + mean
-        kept[:, columns] |= weights.T != 0
+        fitted, centred, weights = np.asfortranarray(z[rows]), y[rows] - mean, np.zeros(z.shape[1])
+        top = np.abs(fitted.T @ centred).max(initial=0) / len(rows)
+        for step, penalty in enumerate(STRENGTHS * max(top, np.finfo(float).tiny)):
+            with catch_warnings():
+                simplefilter("ignore", ConvergenceWarning)
+                weights = lasso_path(fitted, centred, alphas=[penalty], coef_init=weights)[1][:, 0]
+            into[step, asked, t] = z[asked] @ weights + mean
+            kept[step, columns] |= weights != 0
+            if (weights != 0).sum() > 2 * most:  # smaller penalties keep more, and take longest
+                kept[step + 1 :] = True
+                break
     return into, (kept.sum(1) <= most) | (np.arange(len(STRENGTHS)) == 0)
 
 
