@@ -17,7 +17,7 @@ from isotrace.subjects.subject import load_subject
 from isotrace.transfer.predictors import PREDICTORS, Evidence
 from isotrace.transfer.predictors.evidence import Basis
 from isotrace.transfer.predictors.features import BASES, bases_of, coverage, inside, with_features
-from isotrace.transfer.predictors.features.bases import pooled_features
+from isotrace.transfer.predictors.features.bases import active_columns, pooled_features
 from isotrace.transfer.predictors.features.few import curve
 from tiny import random_dictionary
 
@@ -161,6 +161,14 @@ def test_pooled_features_by_hand(rotary, tiny_bases):
     means, peaks = (torch.stack(parts).numpy() for parts in zip(*rows, strict=True))
     active = peaks.max(0) > 0
     assert np.allclose(found, np.concatenate([means[:, active], peaks[:, active]], 1), atol=1e-5)
+
+
+def test_texts_read_together_have_the_features_of_each_reading(tiny_bases):
+    basis, texts = tiny_bases["dictionary"], MOLECULES[:12]
+    together = pooled_features(basis, texts)
+    assert together.shape[1] > pooled_features(basis, texts[3:5]).shape[1]
+    assert np.allclose(active_columns(together[3:5]), pooled_features(basis, texts[3:5]), atol=1e-6)
+    assert active_columns(np.zeros((3, 8))).shape == (3, 2)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,10 @@
 """Features of checkpoints that name a dictionary, for the predictors that read some."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
+
+import numpy as np
 
 from isotrace.base.errors import InputError
 from isotrace.base.identity import identity
@@ -10,7 +13,7 @@ from isotrace.subjects.subject import Subject
 from isotrace.transfer.measuring.lists import Checkpoint
 from isotrace.transfer.measuring.settings import MeasureSettings
 from isotrace.transfer.predictors.evidence import Basis, Evidence
-from isotrace.transfer.predictors.features.bases import BASES, bases_of, with_features
+from isotrace.transfer.predictors.features.bases import BASES, active_columns, bases_of, pooled_features
 from isotrace.transfer.predictors.predictor import PREDICTORS
 
 
@@ -40,7 +43,8 @@ class Features:
         """Raises DictionaryError as `load_dictionary`."""
         self.subject, self.corpus, self.seed = subject, corpus, settings.seed
         self.asked = bases_asked(settings)
-        self.last: Evidence | None = None
+        self.expected: list[str] = []
+        self.read: tuple[dict[str, int], dict[str, np.ndarray]] = {}, {}
         self.own, self.blank = None, None
         if not self.asked or checkpoint.dictionary is None:
             return
@@ -69,8 +73,16 @@ class Features:
         """What a score depends on beside the evidence."""
         return f" {self.identity}" if self.asked_by(predictor) else ""
 
+    def expect(self, texts: Iterable[str]) -> None:
+        """Texts whose features will be asked for, which are then read together: many of a length make a batch."""
+        self.expected = [*dict.fromkeys(texts)]
+
     def added(self, evidence: Evidence) -> Evidence:
-        """The same with features; the last one asked for is kept."""
-        if self.last is None or self.last.texts != evidence.texts:
-            self.last = with_features(evidence, self.bases)
-        return self.last
+        """The same with features; those of the texts last read are kept."""
+        if not {*evidence.texts} <= {*self.read[0]}:
+            texts = [*dict.fromkeys([*self.expected, *evidence.texts])]
+            made = {name: pooled_features(basis, texts) for name, basis in self.bases.items()}
+            self.read = {text: row for row, text in enumerate(texts)}, made
+        rows, made = [self.read[0][text] for text in evidence.texts], self.read[1]
+        features = {name: active_columns(pooled[rows]) for name, pooled in made.items()}
+        return replace(evidence, features=features, bases=dict(self.bases))

@@ -16,6 +16,7 @@ import numpy as np
 from isotrace.base.identity import identity
 from isotrace.base.progress import Progress, silent
 from isotrace.base.work import Memo, Work
+from isotrace.datasets.tasks import Example
 from isotrace.domains.domain import Domain
 from isotrace.stats.bootstrap import interval
 from isotrace.subjects.subject import Subject
@@ -100,8 +101,9 @@ class Measurement:
         memo = Memo(self.work, CACHE, subject, settings.identity)
         features = Features(checkpoint, self.checkpoints, self.load, subject, self.corpus, settings)
         for task in progress(self.tasks, f"tasks of {checkpoint.name}"):
-            for seed in settings.seeds:
-                table = self.parts.table(subject, task, seed)
+            tables = [self.parts.table(subject, task, seed) for seed in settings.seeds]
+            features.expect(example.text for table in tables for example in learned(table))
+            for seed, table in zip(settings.seeds, tables, strict=True):
                 key = f"{task.name} {seed} {identity([e.text for e in table.examples])}"
                 started = time.monotonic()
                 made = memo(f"outputs {key}", partial(_adapted, subject, self.domain, table, settings, seed))
@@ -136,12 +138,16 @@ def _adapted(subject: Subject, domain: Domain, table: TaskTable, settings: Measu
     return made.readout.outputs(made.subject, [table.examples[i] for i in table.members("test")])
 
 
+def learned(table: TaskTable) -> list[Example]:
+    """What labels are learned from."""
+    return [table.examples[i] for i in table.places[table.rows("train", "valid")]]
+
+
 def _evidence(
     checkpoint: Checkpoint, subject: Subject, table: TaskTable, seed: int, corpus: Sequence[str], width: int
 ) -> Evidence:
     """What predictors are given: the labels that are learned from alone."""
-    rows = table.rows("train", "valid")
-    texts = [table.examples[i].text for i in table.places[rows]]
+    rows, texts = table.rows("train", "valid"), [example.text for example in learned(table)]
     kind = "regression" if table.properties[0].kind == "regression" else "classification"
     return Evidence.of(
         subject, texts, table.y[rows, 0], kind, seed=seed, groups=table.groups[rows].tolist(),

@@ -81,6 +81,14 @@ def pooled_features(basis: Basis, texts: Sequence[str]) -> np.ndarray:
     return np.concatenate(pooled, 1)
 
 
+def active_columns(pooled: np.ndarray) -> np.ndarray:
+    """Of some rows of `pooled_features`, as these texts alone have them."""
+    means, peaks = np.split(pooled, 2, axis=1)
+    used = (peaks > 0).any(0)
+    used[0] |= not used.any()
+    return np.concatenate([means[:, used], peaks[:, used]], 1)
+
+
 def features_in(evidence: Evidence, basis: str) -> np.ndarray:
     """Raises InputError where there are none."""
     if basis not in evidence.features:
