@@ -15,7 +15,10 @@ from isotrace.engine.backends.backend import BACKENDS
 
 ALL = ("--sources", "dictionary,neurons,untrained,random,token_identity", "--untrained-tokens", "1000")
 MORE = {"annotate": ALL}
-CASES = ["annotate"]
+CASES = ["annotate", "circuit"]
+LEFT = {"annotate": 0, "circuit": 3}
+"""Files that a command writes when its parts are done: of circuits what is not worth a part, the circuit and as many
+neurons taken away, and the unsigned one."""
 BUSY = []
 """The part that is being done."""
 
@@ -48,12 +51,12 @@ def alone(root):
 
 @pytest.fixture
 def wrote(monkeypatch):
-    """Files of work that the command, and that its workers wrote in this process."""
-    found, plain = {"here": [], "there": []}, work.write_whole
+    """(by a worker in this process?, file of work), as they are written."""
+    found, plain = [], work.write_whole
 
     def write(path, content):
         if path.name != work.LEDGER:
-            found["there" if BUSY else "here"].append(path.name)
+            found.append((bool(BUSY), path.name))
         return plain(path, content)
 
     monkeypatch.setattr(work, "write_whole", write)
@@ -99,10 +102,13 @@ def dying():
 @pytest.mark.parametrize("case", CASES)
 def test_parts_done_by_others_are_found(case, root, alone, wrote, backwards):
     expected = alone(case)
-    wrote["here"].clear()
+    wrote.clear()
     assert run(root, case, f"{case}-shared", "--workers", 2, "--backend", backwards) == expected
-    assert len(wrote["there"]) > 4
-    assert not wrote["here"]  # nothing was left to be done
+    shared = [name for by_worker, name in wrote if by_worker]
+    assert len(shared) > 4
+    assert len({*shared}) == len(shared)  # no two parts write the same file
+    first = wrote.index((True, shared[0]))
+    assert len([name for by_worker, name in wrote[first:] if not by_worker]) <= LEFT[case]
 
 
 @pytest.mark.nightly

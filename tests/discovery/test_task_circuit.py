@@ -20,7 +20,7 @@ from isotrace.base.runs import dumps
 from isotrace.datasets.tasks import Example, batches
 from isotrace.dictionaries.features import Features
 from isotrace.discovery.method import METHODS
-from isotrace.discovery.tasks import choice, ranking, task_circuit
+from isotrace.discovery.tasks import choice, finding, ranking
 from isotrace.discovery.tasks.choice import choose, first_from, halves, kept_there
 from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, STRENGTHS, Readout, fit_readout
@@ -325,14 +325,14 @@ def test_another_dictionary_of_the_same_fingerprint_is_measured_anew(fitted, exa
 
 @pytest.mark.parametrize("step", ["ranking", "method"])
 def test_scores_of_changed_code_are_not_used_again(fitted, exact, data, found, work, monkeypatch, step):
-    monkeypatch.setattr(task_circuit, "rank", lambda *args: -rank(*args))  # the code changes …
+    monkeypatch.setattr(ranking, "rank", lambda *args: -rank(*args))  # the code changes …
     stale = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=work)
     assert torch.equal(stale.features.scores, found.features.scores)
     if step == "ranking":  # … and says so
         monkeypatch.setattr(ranking, "CACHE", ranking.CACHE + 1)
     else:
         raised = replace(METHODS["attribution_patching"], cache=2)
-        monkeypatch.setattr(task_circuit, "METHODS", {"attribution_patching": raised})
+        monkeypatch.setattr(finding, "METHODS", {"attribution_patching": raised})
     again = find_circuit(fitted, exact, data, TaskConfig(**QUICK), work=work)
     assert torch.equal(again.features.scores, -found.features.scores)
 

@@ -1,17 +1,27 @@
 """Which features a task rests on, and whether they can do it alone."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from isotrace.base.progress import silent
 from isotrace.verbs.request import COMMAS, REPEATED, OnDictionary, Progress, Seeded, look_at, verb
+from isotrace.verbs.spreading import OnWorkers, helpers_of
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from isotrace.datasets.tasks import TaskData
+    from isotrace.dictionaries.dictionary import Dictionary
+    from isotrace.discovery.tasks.finding import Part
     from isotrace.report.circuit.result import CircuitResult
+    from isotrace.subjects.subject import Subject
 
 
-class CircuitRequest(OnDictionary, Seeded):
+class CircuitRequest(OnDictionary, Seeded, OnWorkers):
     way_on = "the same command goes on from there"
     label: str
     """Column of labels: classes, numbers, or 0/1 strings per residue."""
@@ -63,32 +73,69 @@ class CircuitRequest(OnDictionary, Seeded):
 @verb(CircuitRequest)
 def circuit(request: CircuitRequest, progress: Progress) -> "CircuitResult":
     """Find the circuit of a task, and prove it: sufficiency, necessity, controls, intervals, on held-out groups."""
-    from isotrace.datasets.inputs import read_inputs
-    from isotrace.datasets.tasks import prepare
     from isotrace.dictionaries.shelf import shelf_of
     from isotrace.discovery.overlap import overlap_with
     from isotrace.discovery.tasks.task_circuit import TaskConfig, find_circuit
     from isotrace.report.circuit.result import circuit_result
-    from isotrace.verbs.loading import dictionary_of, domain_of_subject, label, opened, subject_of
+    from isotrace.verbs.loading import domain_of_subject, label, opened
 
-    config = request.settings(TaskConfig)
-    subject = subject_of(request)
-    domain = domain_of_subject(subject)
-    dictionary = dictionary_of(request.dictionary, subject)
+    config, helpers = request.settings(TaskConfig), helpers_of(request, finding, request, progress)
+    asked = Asked.of(request)
+    subject, dictionary = asked.subject, asked.dictionary
     shelf = shelf_of(dictionary, names=request.names)
-    rows, rejects = read_inputs(request.data, column=request.column)
     with opened(request, request.out, subject, dictionary) as run:
-        prepared = prepare(
-            subject, domain, rows, label=request.label, kind=request.task, split=request.split, group=request.group,  # pyright: ignore[reportArgumentType]
-            mutations=request.mutations, seed=request.seed, limit=request.limit, rejects=rejects,
-            progress=lambda items: progress(items, "reading"),
-        )  # fmt: skip
-        found = find_circuit(subject, dictionary, prepared, config, work=run and run.work, progress=progress)
+        prepared = asked.data(request, progress)
+        given = {"work": run and run.work, "helpers": helpers, "progress": progress}
+        found = find_circuit(subject, dictionary, prepared, config, **given)
         result = circuit_result(
-            found, subject, domain, label(request.dictionary), shelf.tables, n_drawn=request.drawn,
-            overlap=overlap_with(found, request.against) if request.against else (), rows=rows,
+            found, subject, domain_of_subject(subject), label(request.dictionary), shelf.tables, n_drawn=request.drawn,
+            overlap=overlap_with(found, request.against) if request.against else (), rows=asked.rows,
             progress=progress,
         )  # fmt: skip
         if run is not None:
             result.write(run)
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a circuit is of, as far as it is known before any sequence is read."""
+
+    subject: "Subject"
+    dictionary: "Dictionary"
+    rows: "pl.DataFrame"
+    rejects: "pl.DataFrame"
+
+    @classmethod
+    def of(cls, request: CircuitRequest) -> "Asked":
+        """Raises as the readers of all that do."""
+        from isotrace.datasets.inputs import read_inputs
+        from isotrace.verbs.loading import dictionary_of, domain_of_subject, subject_of
+
+        subject = subject_of(request)
+        domain_of_subject(subject)
+        dictionary = dictionary_of(request.dictionary, subject)
+        return cls(subject, dictionary, *read_inputs(request.data, column=request.column))
+
+    def data(self, request: CircuitRequest, progress: Progress) -> "TaskData":
+        """Every sequence read. Raises InputError as `prepare`."""
+        from isotrace.datasets.tasks import prepare
+        from isotrace.verbs.loading import domain_of_subject
+
+        return prepare(
+            self.subject, domain_of_subject(self.subject), self.rows, label=request.label, kind=request.task,  # pyright: ignore[reportArgumentType]
+            split=request.split, group=request.group, mutations=request.mutations, seed=request.seed,
+            limit=request.limit, rejects=self.rejects, progress=lambda items: progress(items, "reading"),
+        )  # fmt: skip
+
+
+def finding(request: CircuitRequest) -> "Callable[[Part], None]":
+    """For a worker: what measures one part, and keeps it in the work of the run."""
+    from isotrace.base.runs import WORK
+    from isotrace.base.work import Work
+    from isotrace.discovery.tasks.finding import Finding, TaskConfig
+
+    assert request.out is not None  # `helpers_of` has seen to it
+    asked = Asked.of(request)
+    config, work = request.settings(TaskConfig), Work(request.out / WORK)
+    return Finding.of(asked.subject, asked.dictionary, asked.data(request, silent), config, work).do

@@ -75,6 +75,12 @@ def kept_there(found: Sequence[Half], values: Sequence[float]) -> float:
     return share(above, max(sum(half.span for half in found), 0.0), sum(half.noise for half in found))
 
 
+def on_halves(n: int, found: Sequence[Half], ranked: Ranked, scores: Sequence[Tensor]) -> list[float]:
+    """The metric of the first `n` parts on every half, by `scores` on each."""
+    halved = [replace(ranked, scores=own) for own in scores]
+    return [float(of.best(half.judge, n, "free_running")[0]) for half, of in zip(found, halved, strict=True)]
+
+
 def first_from(sizes: Sequence[int], shares: Sequence[float], level: int) -> int | None:
     """The first of the rising `sizes` from which on every larger one keeps `level` % too; None where none does."""
     found = None
@@ -105,9 +111,7 @@ def choose(
     for n in progress(sizes if found else (), "choosing the size"):
         row: dict[str, Any] = {"n": n}
         for name, (ranked, scores) in rankings.items():
-            halved = [replace(ranked, scores=own) for own in scores]
-            values = [of.best(half.judge, n, "free_running")[0] for half, of in zip(found, halved, strict=True)]
-            row[name] = kept_there(found, values)
+            row[name] = kept_there(found, on_halves(n, found, ranked, scores))
         sweep.append(row)
     sizes_of = {name: [min(row["n"], ranked.basis.n) for row in sweep] for name, (ranked, _) in rankings.items()}
     return {

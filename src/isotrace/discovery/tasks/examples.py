@@ -13,9 +13,8 @@ from torch import Tensor
 from isotrace.base.progress import Progress
 from isotrace.datasets.tasks import Example, TaskData, batches
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
-from isotrace.discovery.tasks.predictions import class_probabilities, hidden, predictions
 from isotrace.discovery.tasks.ranking import BATCH_TOKENS, at_point
-from isotrace.discovery.tasks.readout import Readout
+from isotrace.discovery.tasks.readout import Readout, class_probabilities, hidden, predictions
 from isotrace.discovery.tasks.task_circuit import TaskCircuit
 from isotrace.domains.domain import Domain, Reading
 from isotrace.interventions.writers import Writers

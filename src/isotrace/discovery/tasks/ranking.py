@@ -16,6 +16,8 @@ variant takes |score|. The sum over tokens is a product of a sparse matrix, so c
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.sparse
@@ -23,10 +25,13 @@ import torch
 from torch import Tensor
 
 from isotrace.base.errors import InputError
+from isotrace.base.progress import Progress
+from isotrace.base.work import Memo
 from isotrace.datasets.tasks import Example, TaskData
 from isotrace.dictionaries.features import Features
 from isotrace.discovery.methods import METHODS, Method, Problem, method_of
 from isotrace.discovery.methods.relp import propagated
+from isotrace.discovery.tasks import readout as readouts
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
 from isotrace.discovery.tasks.readout import Readout
 from isotrace.interventions.writers import Writers
@@ -221,3 +226,38 @@ def _by_method(
         for total, scores in zip(totals, chosen(problem, **settings).over_positions(), strict=True):
             total += scores.sum(0).double().cpu()
     return torch.cat(totals)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranker:
+    """Ranks the parts of a basis, and remembers; `role` tells bases apart."""
+
+    role: str
+    basis: Basis
+    readout: Readout
+    ranking: str
+    memo: Memo
+    progress: Progress
+
+    def scores(self, data: TaskData, found: Statistics, where: str = "") -> Tensor:
+        # the neurons beside other mediators are ranked by the usual method where they have no such one
+        ranking, basis = self.ranking, self.basis
+        ranking = ranking if not isinstance(basis.components, Writers) or ranking in RANKINGS else RANKINGS[0]
+        shown = lambda items: self.progress(items, f"ranking {self.role}{where}")  # noqa: E731
+        made = lambda: rank(ranking, basis, self.readout, data, found, shown).numpy()  # noqa: E731
+        return torch.from_numpy(self.memo(f"scores {self.role}{where}", made))
+
+    def statistics(self, data: TaskData) -> Statistics:
+        made: list[Statistics] = []
+
+        def measured(which: str) -> np.ndarray:
+            if not made:
+                batched = data.batches("discover", readouts.BATCH_TOKENS, self.basis.subject)
+                made.append(self.basis.statistics(batch for _, batch in batched))
+            return torch.cat(getattr(made[0], which)).cpu().numpy()
+
+        mean, density = (
+            torch.from_numpy(self.memo(f"{which} {self.role}", partial(measured, which))).split(self.basis.sizes)
+            for which in ("mean", "density")
+        )
+        return Statistics(tuple(part.to(self.basis.subject.device) for part in mean), tuple(density))

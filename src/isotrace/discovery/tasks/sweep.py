@@ -231,15 +231,18 @@ class Proof:
         by_size = replace(self.features, scores=self.features.scores.abs())
         return {"n": n} | by_size.anchors.summary(by_size.best(self.judge, n, "free_running"))
 
-    def _random(self, n: int, way: Way) -> dict[str, Any]:
-        """Matched random circuits: mean share kept (or, for `removed`, fall), interval, spread."""
+    def drawn(self, n: int) -> list[Keep]:
+        """The random circuits beside the first `n` parts."""
         own, rng = self.features, np.random.default_rng((self.seed, 6))
         keep = top(own.basis, own.scores, n)
+        return [matched(keep, own.statistics, rng) for _ in range(self.n_controls)]
+
+    def _random(self, n: int, way: Way) -> dict[str, Any]:
+        """Matched random circuits: mean share kept (or, for `removed`, fall), interval, spread."""
+        own = self.features
         relative = own.anchors.fall if way == "removed" else own.anchors.kept
-        shares = []
-        for _ in range(self.n_controls):
-            random = matched(keep, own.statistics, rng)
-            shares.append(relative(self.judge.circuit(own.basis, random, own.statistics, way)))
+        drawn = self.drawn(n)
+        shares = [relative(self.judge.circuit(own.basis, keep, own.statistics, way)) for keep in drawn]
         return pooled(shares, self.seed)
 
 

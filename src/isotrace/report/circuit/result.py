@@ -14,7 +14,7 @@ from isotrace.datasets.tasks import PARTS
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.shelf import FeatureTables
 from isotrace.discovery.tasks.examples import example_rows
-from isotrace.discovery.tasks.predictions import prediction_table
+from isotrace.discovery.tasks.readout import prediction_table
 from isotrace.discovery.tasks.task_circuit import TaskCircuit
 from isotrace.domains.domain import Domain
 from isotrace.report.circuit.figures import curve_svg, layers_svg
