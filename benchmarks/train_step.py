@@ -82,9 +82,8 @@ def measure(shape: Shape, tokens: int, dtype: torch.dtype, rounds: int, rescore:
     return result
 
 
-def activations(batches: int, tokens: int) -> tuple[list, list]:
-    """MLP inputs (layer-normalised, as the dense transcoder does) and outputs of the bundled subject, each scaled to
-    unit variance per layer."""
+def mlp_rows(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """MLP inputs and outputs `[layers, n, d]` of the bundled subject, tokens in random order."""
     from isotrace import load_subject
     from isotrace.activations.harvest import Corpus, masked_batches, mlp_activations
 
@@ -99,11 +98,18 @@ def activations(batches: int, tokens: int) -> tuple[list, list]:
         got = mlp_activations(subject, batch)
         x.append(got[0].flatten(1, 2))
         y.append(got[1].flatten(1, 2))
-        if sum(part.shape[1] for part in x) >= batches * tokens:
+        if sum(part.shape[1] for part in x) >= n:
             break
     x, y = torch.cat(x, 1), torch.cat(y, 1)
-    order = torch.randperm(x.shape[1])[: batches * tokens]
-    x, y = functional.layer_norm(x[:, order], x.shape[-1:]), y[:, order]
+    order = torch.randperm(x.shape[1])[:n]
+    return x[:, order], y[:, order]
+
+
+def activations(batches: int, tokens: int) -> tuple[list, list]:
+    """`mlp_rows` in batches: inputs layer-normalised, as the dense transcoder does, outputs scaled to unit variance per
+    layer."""
+    x, y = mlp_rows(batches * tokens)
+    x = functional.layer_norm(x, x.shape[-1:])
     y = (y - y.mean(1, keepdim=True)) / y.std((1, 2), keepdim=True)
     return list(x.split(tokens, 1)), list(y.split(tokens, 1))
 

@@ -21,6 +21,9 @@ from torch import Tensor
 from isotrace.kernels import jit, jit_select, memory
 
 BLOCK_BYTES = 2**24  # of rows read again and again
+CHUNK = 512  # tokens of a product of bytes, which stays in the cache until it is searched
+BYTES = 0.04  # of an entry's standard deviation is that of what rounding to bytes may change
+Z = 8  # standard deviations of that which are allowed for
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 
 
@@ -95,6 +98,8 @@ def select(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, product: torch.dtype
         torch.addmm(b_enc, x.to(product), rows.T, out=h)
         h_array, bits = h.numpy(), h.view(BITS[product]).numpy()
         parallel(lambda a, b: jit_select.select(h_array, bits, *out, a, b), even(len(x)))
+    elif not dense and select_quantised(x.to(rows.dtype), rows, b_enc, *out):
+        return values, indices, None
     else:
         torch.mm(x.to(product), rows.to(product).T, out=h)
         x, bias = x.to(rows.dtype), b_enc.float()
@@ -104,6 +109,58 @@ def select(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, product: torch.dtype
         if dense:
             h += bias
     return values, indices, h if dense else None
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Rows `[n, d]` as integers in units of a scale per row; the norms of the rows, and of what that changed."""
+
+    integers: Tensor
+    scales: Tensor
+    norms: Tensor
+    errors: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> "Quantised":
+        made = cls(torch.empty(rows.shape, dtype=torch.int8), *torch.empty(3, len(rows), dtype=rows.dtype))
+        parts = array(rows), *(array(t) for t in (made.integers, made.scales, made.norms, made.errors))
+        parallel(lambda a, b: jit_select.quantise(*parts, a, b), even(len(rows)))
+        return made
+
+
+@cache
+def has_integer_products() -> bool:
+    """Whether the CPU multiplies bytes faster than bfloat16: without such instructions PyTorch is many times slower."""
+    return torch.backends.mkldnn.is_available() and bool(torch.cpu.get_capabilities().get("avx512_vnni"))
+
+
+def select_quantised(x: Tensor, rows: Tensor, bias: Tensor, values: np.ndarray, indices: np.ndarray) -> bool:
+    """Fill values and indices `[N, k]` from a product of bytes, of half the cost of one in bfloat16. False where the
+    CPU has none, or where rounding to bytes would let in too many candidates, as where one dimension dominates."""
+    if rows.dtype != torch.float32 or not has_integer_products() or rows.shape[1] % 4:
+        return False
+    centre = x.mean(0)  # what all tokens share needs no bits
+    x_parts, W_parts = Quantised.of(x - centre), Quantised.of(rows)
+    # of the difference of two entries, where roundings are independent of each other
+    error = torch.hypot(x_parts.errors * W_parts.norms.amax(), x_parts.norms * W_parts.errors.amax()) * 2**0.5
+    if not error.mean() <= BYTES * x_parts.norms.mean() * W_parts.norms.square().mean().sqrt():
+        return False
+    slack = Z * error / rows.shape[1] ** 0.5
+    scales = array(x_parts.scales), array(W_parts.scales), array(bias + rows @ centre), array(slack)
+    exact = array(x), array(rows), array(bias)
+    product = memory.empty((min(CHUNK, len(x)), len(rows)), torch.int32)
+    for first in range(0, len(x), CHUNK):
+        last = min(first + CHUNK, len(x))
+        part = product[: last - first]
+        torch.ops.aten._int_mm.out(x_parts.integers[first:last], W_parts.integers.T, out=part)
+        found = part.numpy()
+        parallel(
+            lambda a, b, first=first, found=found: jit_select.select_quantised(
+                found, *scales, *exact, values, indices, first + a, first + b, first
+            ),
+            even(last - first),
+        )
+    return True
 
 
 def largest(h: Tensor, k: int) -> Tensor:

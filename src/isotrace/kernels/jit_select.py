@@ -6,7 +6,7 @@ but the sign flipped.
 
 import numpy as np
 
-from isotrace.kernels.jit import compiled, dot
+from isotrace.kernels.jit import compiled, dot, in_order
 
 TOKENS = 64  # searched before their candidates are computed again
 LANE = 8  # entries behind one group maximum
@@ -14,7 +14,7 @@ SLACK = 2.2 * 2**-8  # what rounding two numbers to bfloat16 changes, relative, 
 RANKED = 512  # up to so many, counting ranks beats a selection
 
 
-@compiled
+@in_order  # where numbers are taken never to be NaN, a NaN would send it out of bounds
 def first_largest(keys, items, count, k):
     """Reorder keys and items `[:count]` in step so that the k largest keys come first (Hoare's selection)."""
     low, high = 0, count - 1
@@ -39,7 +39,7 @@ def first_largest(keys, items, count, k):
             return
 
 
-@compiled
+@in_order
 def keep_largest(values, items, count, k, ranks, out_values, out_items):
     """The k largest of values `[:count]`: a selection, or where they are few the ranks of all, counted in one sweep
     without a branch. values and items are overwritten, ranks is scratch."""
@@ -149,14 +149,80 @@ def ordered(bits, bias, keys):
 
 
 @compiled
-def below(guess, slack):
-    """The key of t − slack − SLACK · |t|, t the number of the key `guess`; never above it, whatever is no number."""
+def scaled(product, x_scale, W_scale, bias, keys):
+    """Keys of the numbers that the integers of a product stand for, plus a bias, as float32."""
+    for i in range(len(keys)):
+        number = np.float32(product[i]) * W_scale[i]
+        key = np.float32(number * x_scale + bias[i]).view(np.int32)
+        keys[i] = key ^ ((key >> 31) & np.int32(2**31 - 1))
+
+
+@compiled
+def peak(row):
+    largest = abs(row[0])
+    for i in range(1, len(row)):
+        size = abs(row[i])
+        largest = size if size > largest else largest
+    return largest
+
+
+@compiled
+def deviation(row, integers, scale):
+    """The norm of row − scale · integers."""
+    total = (row[0] - scale * integers[0]) ** 2
+    for i in range(1, len(row)):
+        difference = row[i] - scale * integers[i]
+        total += difference * difference
+    return np.sqrt(total)
+
+
+@compiled
+def quantise(rows, integers, scales, norms, errors, start, stop):
+    """Integers of at most 127 in units of a scale per row; the norm of each row and that of what rounding changed."""
+    one = rows.dtype.type(1)
+    for n in range(start, stop):
+        row, out = rows[n], integers[n]
+        scales[n] = peak(row) / rows.dtype.type(127)
+        per = one / scales[n] if scales[n] > 0 else one
+        for i in range(len(row)):
+            out[i] = np.int8(np.rint(row[i] * per))
+        norms[n], errors[n] = np.sqrt(dot(row, row)), deviation(row, out, scales[n])
+
+
+@compiled
+def below(guess, slack, relative):
+    """The key of t − slack − relative · |t|, t the number of the key `guess`; never above it, whatever is no number."""
     if guess == -(2**31):
         return guess
     key = np.int32(guess)
     t = np.int32(key ^ ((key >> 31) & np.int32(2**31 - 1))).view(np.float32)
-    key = np.float32(t - slack - SLACK * abs(t)).view(np.int32)
+    key = np.float32(t - slack - relative * abs(t)).view(np.int32)
     return min(guess, np.int64(key ^ ((key >> 31) & np.int32(2**31 - 1))))
+
+
+@compiled
+def candidates(keys, maxima, lowest, limit, hits, chosen, items, found):
+    """How many keys reach `lowest`, at most `limit`, the largest; their places are in found."""
+    count = reaching(keys, maxima, lowest, hits, chosen, items)
+    if count > limit:
+        first_largest(chosen, items, count, limit)
+        count = limit
+    found[:count] = items[:count]
+    return count
+
+
+@compiled
+def rescored(x, W, b, found, counts, ranks, exact, values, indices, first, last):
+    """values, indices of the k largest x[n] · W[f] + b[f] after ReLU among the candidates of tokens first … last. Apart
+    from the search, which would keep rows of W from arriving early."""
+    k = values.shape[1]
+    for n in range(first, last):
+        row, count = found[n - first], counts[n - first]
+        for j in range(count):
+            exact[j] = dot(x[n], W[row[j]]) + b[row[j]]
+        keep_largest(exact, row, count, k, ranks, values[n], indices[n])
+        for j in range(k):
+            values[n, j] = max(values[n, j], 0)
 
 
 @compiled
@@ -175,16 +241,26 @@ def select_rescored(bits, bias, slack, x, W, b, values, indices, start, stop):
             ordered(bits[n], bias, keys)
             group_maxima(keys, maxima)
             guess = threshold(maxima, k, guess)
-            count = reaching(keys, maxima, below(guess, slack[n]), hits, chosen, items)
-            if count > 4 * k:
-                first_largest(chosen, items, count, 4 * k)
-                count = 4 * k
-            found[n - first, :count] = items[:count]
-            counts[n - first] = count
-        for n in range(first, last):  # apart from the search, which would keep rows of W from arriving early
-            row, count = found[n - first], counts[n - first]
-            for j in range(count):
-                exact[j] = dot(x[n], W[row[j]]) + b[row[j]]
-            keep_largest(exact, row, count, k, ranks, values[n], indices[n])
-            for j in range(k):
-                values[n, j] = max(values[n, j], 0)
+            lowest = below(guess, slack[n], SLACK)
+            counts[n - first] = candidates(keys, maxima, lowest, 4 * k, hits, chosen, items, found[n - first])
+        rescored(x, W, b, found, counts, ranks, exact, values, indices, first, last)
+
+
+@compiled
+def select_quantised(product, x_scale, W_scale, bias, slack, x, W, b, values, indices, start, stop, shift):
+    """As `select_rescored`, from `quantise`d x and W: product int32 of row n, here n − shift, is in units of x_scale[n]
+    · W_scale[f], and at most slack[n] away; sums of integers are exact."""
+    width, k = product.shape[1], values.shape[1]
+    keys, maxima, guess = np.empty(width, np.int32), np.empty(width // LANE, np.int32), np.int64(2**30)
+    hits, items, chosen = np.empty(width + 1, np.int64), np.empty(width + 1, np.int64), np.empty(width + 1, np.int32)
+    found, counts = np.empty((TOKENS, 4 * k), np.int64), np.empty(TOKENS, np.int64)
+    ranks, exact, none = np.empty(4 * k, np.int32), np.empty(4 * k, values.dtype), np.float32(0)
+    for first in range(start, stop, TOKENS):
+        last = min(first + TOKENS, stop)
+        for n in range(first, last):
+            scaled(product[n - shift], x_scale[n], W_scale, bias, keys)
+            group_maxima(keys, maxima)
+            guess = threshold(maxima, k, guess)
+            lowest = below(guess, slack[n], none)
+            counts[n - first] = candidates(keys, maxima, lowest, 4 * k, hits, chosen, items, found[n - first])
+        rescored(x, W, b, found, counts, ranks, exact, values, indices, first, last)

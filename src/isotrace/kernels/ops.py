@@ -44,7 +44,8 @@ def sparse_encode(
     ReLU set to 0 passes none.
 
     `dtype` is that of the matrix product: W_enc's own, or bfloat16, where the product only proposes candidates, which
-    are computed again from W_enc itself, so that values are as exact. Numba takes all that rounding is likely to have
+    are computed again from W_enc itself, so that values are as exact (where a CPU multiplies bytes faster, and rounding
+    to them lets in few, it is a product of bytes). Numba takes all that rounding is likely to have
     moved past the k-th, far beyond chance, but at most 4k; PyTorch takes 2k. The selection is that of W_enc's own
     dtype but where more than 3k (PyTorch: k) others are that close. `rescore=True` asks for that route while saying
     float32.
