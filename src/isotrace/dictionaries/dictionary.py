@@ -10,6 +10,8 @@ Decoders of one source lie side by side, `W_dec.{s} [F, n_targets · d_out]`, so
 (METHODS §2). In memory an encoder is the transpose of contiguous `[F, d_in]`: a feature's weights lie together.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -163,12 +165,33 @@ class Dictionary(nn.Module):
         return ["dictionary", changed, dict(self.state_dict())]
 
     @torch.no_grad()
-    def fingerprint(self) -> list[float]:
-        """Reconstruction of a fixed probe batch, reduced to one number per layer: catches a changed decoder
-        layout or activation rule that a checksum of the file cannot see."""
-        generator = torch.Generator().manual_seed(0)
-        probe = torch.randn(self.config.n_layers, 16, self.config.d_in, generator=generator, dtype=torch.float32)
-        output = self.double()(probe.double())
+    def fingerprint(self, dtype: torch.dtype = torch.float32) -> list[float]:
+        """Reconstruction of a fixed probe batch in float64 by the weights as rounded to `dtype`, reduced to one number
+        per layer: catches a changed decoder layout or activation rule that a checksum of the file cannot see. One
+        matrix at a time becomes float64, so that it takes little memory beside the dictionary's own."""
+        config, generator = self.config, torch.Generator().manual_seed(0)
+        probe = torch.randn(config.n_layers, 16, config.d_in, generator=generator, dtype=torch.float32).double()
+        total = torch.zeros(config.n_layers, 16, config.d_out, dtype=torch.float64)
+        rule = [*self.rule.parameters(), *self.rule.buffers()]
+        for source in range(config.n_layers):
+            with _in_double([self.W_enc[source], self.b_enc[source], *rule], dtype):
+                dense = self.encode(source, probe[source]).dense(config.n_features)
+            for target in config.targets(source):
+                total[target] += dense @ self.decoder(source, target).to("cpu", dtype).double()
+        with _in_double([*self.b_dec, *self.W_skip], dtype):
+            output = self.finish_all(total + self.biases, probe)
         result = output.square().mean((1, 2)).sqrt().tolist()
-        self.float()
         return [float(f"{value:.6g}") for value in result]
+
+
+@contextmanager
+def _in_double(tensors: Sequence[Tensor], dtype: torch.dtype) -> Iterator[None]:
+    """`tensors` are their values rounded to `dtype`, as float64 on the CPU, within the block."""
+    kept = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.to("cpu", dtype).double()
+        yield
+    finally:
+        for tensor, data in zip(tensors, kept, strict=True):
+            tensor.data = data

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from isotrace.base.errors import DictionaryError
 from isotrace.base.files import write_whole
+from isotrace.base.identity import sha256_file
 from isotrace.dictionaries.config import (
     FORMAT,
     FORMAT_VERSION,
@@ -65,8 +66,6 @@ def save_dictionary(
     Raises DictionaryError for a weight that is not finite, or not in `dtype`.
     """
     rounded = {k: v.to("cpu", dtype).contiguous() for k, v in dictionary.state_dict().items()}
-    copy = type(dictionary)(dictionary.config)
-    copy.load_state_dict({k: v.float() for k, v in rounded.items()})
     for name, value in rounded.items():
         if not torch.isfinite(value).all():
             kind = "NaN or infinity" if not torch.isfinite(dictionary.state_dict()[name]).all() else "values beyond"
@@ -80,7 +79,7 @@ def save_dictionary(
         subject=subject,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         weights_dtype=str(dtype).removeprefix("torch."),  # pyright: ignore[reportArgumentType]
-        fingerprint=copy.fingerprint(),
+        fingerprint=dictionary.fingerprint(dtype),
         training=dict(training),
     )
     write_whole(folder / "dictionary.json", FILE.dump_json(record, indent=2) + b"\n")
@@ -97,16 +96,15 @@ def load_dictionary(source: str | Path, subject: Subject | None = None) -> Dicti
     if subject is not None:
         check_match(record, subject, source)
     weights = folder / "weights.safetensors"
-    if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != record.weights_sha256:
+    if not weights.is_file() or sha256_file(weights) != record.weights_sha256:
         raise DictionaryError(f"weights of {source} are missing, truncated or altered: get the dictionary again.")
     try:
-        state = {k: v.float() for k, v in load_file(weights).items()}
         dictionary = ARCHITECTURES[record.config.architecture](record.config)
-        dictionary.load_state_dict(state)
+        _fill(dictionary, weights)
         found = dictionary.fingerprint()
     except (SafetensorError, RuntimeError) as error:
         raise DictionaryError(f"weights of {source} do not fit its config: {str(error).splitlines()[0]}") from error
-    for name, value in state.items():
+    for name, value in dictionary.state_dict().items():
         if not torch.isfinite(value).all():
             raise DictionaryError(f"{name} of {source} holds NaN or infinity: get the dictionary again.")
     pairs = zip_longest(found, record.fingerprint, fillvalue=math.nan)
@@ -115,6 +113,18 @@ def load_dictionary(source: str | Path, subject: Subject | None = None) -> Dicti
     dictionary = dictionary.eval().requires_grad_(False)
     dictionary.folder = folder  # what stands on its shelf is read where it is asked for, see `shelf.shelf_of`
     return dictionary if subject is None else dictionary.to(subject.device)
+
+
+def _fill(dictionary: Dictionary, weights: Path) -> None:
+    """The weights of a file, one tensor at a time: what was read of the file counts as memory until it is closed.
+    Raises RuntimeError for other tensors than the dictionary has."""
+    with safe_open(weights, "pt") as file:
+        names = set(file.keys())
+    if differing := names ^ dictionary.state_dict().keys():
+        raise RuntimeError(f"{min(differing)} is {'unknown' if min(differing) in names else 'missing'}")
+    for name in names:
+        with safe_open(weights, "pt") as file:
+            dictionary.load_state_dict({name: file.get_tensor(name)}, strict=False)
 
 
 def read_record(folder: Path) -> DictionaryFile:
