@@ -1,16 +1,80 @@
 """Rows of the edge matrix of an attribution graph: computed on demand, and kept within a bounded amount of memory."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from isotrace.dictionaries.dictionary import Dictionary, SparseActivations
 from isotrace.subjects.frozen import Sources
 
 if TYPE_CHECKING:
     from isotrace.attribution.graph import Frame
+
+
+HELD = 1 << 30
+"""Bytes up to which what all features write is kept."""
+BLOCK = 1 << 24
+"""Numbers that are made at a time of what is not kept."""
+
+
+@dataclass(frozen=True)
+class Writes:
+    """Of the features `active [n_layers, tokens, k]` of one input. `held[s] [tokens, k, n_targets, d]`, or None: all of
+    a crosslayer transcoder's writes would take window / 2 times as much as its largest layer."""
+
+    dictionary: Dictionary
+    active: SparseActivations
+    held: tuple[Tensor, ...] | None
+
+    @classmethod
+    def of(cls, dictionary: Dictionary, active: SparseActivations) -> "Writes":
+        config, values = dictionary.config, active.values
+        width = config.d_out * sum(len(config.targets(s)) for s in range(config.n_layers))
+        made = cls(dictionary, active, None)
+        if values[0].numel() * width * values.element_size() > HELD:
+            return made
+        return cls(dictionary, active, tuple(made[s] for s in range(config.n_layers)))
+
+    def __getitem__(self, source: int) -> Tensor:
+        return self._of(source, slice(None)) if self.held is None else self.held[source]
+
+    def _of(self, source: int, tokens: slice) -> Tensor:
+        values, indices = self.active.values[source, tokens], self.active.indices[source, tokens]
+        return values[..., None, None] * self.dictionary.write_vectors(source, indices)
+
+    def blocks(self, source: int) -> Iterator[tuple[slice, Tensor]]:
+        """(places, writes there): all tokens where they are kept, else as many as make a block."""
+        if self.held is not None:
+            yield slice(None), self.held[source]
+            return
+        n_tokens, k = self.active.values.shape[1:]
+        step = max(1, BLOCK // (k * self.dictionary.W_dec[source].shape[1]))
+        for at in range(0, n_tokens, step):
+            tokens = slice(at, at + step)
+            yield tokens, self._of(source, tokens)
+
+    def times(self, source: int, gradients: Tensor) -> Tensor:
+        """`[tokens, rows, k]`: of every feature of layer `source` what it writes to the first of its targets, against
+        `gradients [tokens, rows, n_targets · d]` there."""
+        parts = [
+            gradients[tokens] @ writes.flatten(2)[..., : gradients.shape[-1]].transpose(1, 2)
+            for tokens, writes in self.blocks(source)
+        ]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def reconstructed(self) -> Tensor:
+        """m̂ `[n_layers, tokens, d]`: what all features write, plus the decoder biases."""
+        totals = [bias.expand(self.active.values.shape[1], -1) for bias in self.dictionary.b_dec]
+        for source in range(self.dictionary.config.n_layers):
+            targets = self.dictionary.config.targets(source)
+            summed = [[w[..., slot, :].sum(-2) for slot in range(len(targets))] for _, w in self.blocks(source)]
+            for target, parts in zip(targets, zip(*summed, strict=True), strict=True):
+                totals[target] = totals[target] + torch.cat(parts)
+        return torch.stack(totals)
 
 
 class EdgeRows:
@@ -25,7 +89,6 @@ class EdgeRows:
         n_layers, n_tokens, k = frame.active.values.shape
         self.n_slots, self.n_layers, self.n_tokens, self.k = n_layers * n_tokens * k, n_layers, n_tokens, k
         self.n_columns = self.n_slots + (n_layers + len(sources.embeddings)) * n_tokens
-        self.flat_writes = [w.flatten(2) for w in frame.writes]
         self.leaves = sources.map(lambda t: t.new_zeros(batch_size, *t.shape[1:]).requires_grad_(True))
         with torch.enable_grad():
             self.replay = frame.frozen.replay(self.leaves)
@@ -78,7 +141,7 @@ class EdgeRows:
         for source in range(layer):
             reached = [t for t in self.frame.dictionary.config.targets(source) if t < layer]
             stacked = torch.cat([on_mlp[t] for t in reached], -1).transpose(0, 1)  # [tokens, batch, n·d]
-            edges = stacked @ self.flat_writes[source][..., : stacked.shape[-1]].transpose(1, 2)  # [tokens, batch, k]
+            edges = self.frame.writes.times(source, stacked)  # [tokens, batch, k]
             rows[:, source * per_layer : (source + 1) * per_layer] = edges.transpose(0, 1).flatten(1)
             at = self.n_slots + source * self.n_tokens
             rows[:, at : at + self.n_tokens] = (on_mlp[source] * self.frame.errors[source]).sum(-1)

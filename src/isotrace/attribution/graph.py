@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isotrace.attribution.edge_rows import EdgeRows, KnownRows
+from isotrace.attribution.edge_rows import EdgeRows, KnownRows, Writes
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.dictionary import Dictionary, SparseActivations
 from isotrace.subjects.frozen import FrozenSubject
@@ -30,8 +30,8 @@ MEMORY = 1 << 30
 class Frame:
     """One input, frozen, with its features: what edges and interventions are computed from.
 
-    `indices`, `values` `[n_layers, tokens, k]` (value 0 = unused slot), `errors [n_layers, tokens, d]`,
-    `writes[s] [tokens, k, n_targets, d]` = activation × decoder rows.
+    `indices`, `values` `[n_layers, tokens, k]` (value 0 = unused slot), `errors [n_layers, tokens, d]`, `writes`:
+    activation × decoder rows.
     """
 
     frozen: FrozenSubject
@@ -39,7 +39,7 @@ class Frame:
     batch: Batch
     active: SparseActivations
     errors: Tensor
-    writes: tuple[Tensor, ...]
+    writes: Writes
     gradient: Tensor
     constant: float
 
@@ -90,10 +90,15 @@ class AttributionGraph:
     def target(self) -> int:
         return self.n_nodes - 1
 
+    @property
+    def rows(self) -> Tensor:
+        """The nodes that edges lead to, features and the target, `[n_features + 1]`."""
+        return torch.cat([torch.arange(self.n_features), torch.tensor([self.target])])
+
     def completeness_error(self) -> float:
         """Largest |Σ edges + constant − pre-activation| / (Σ |edges| + |constant|) over feature and target rows."""
-        rows = [*range(self.n_features), self.target]
-        edges = self.matrix.double()[rows]
+        rows = self.rows
+        edges = self.matrix[rows].double()
         found = edges.sum(1) + self.constant[rows] + self.unselected[rows]
         scale = edges.abs().sum(1) + self.constant[rows].abs()
         return float(((found - self.preactivation[rows]).abs() / scale).max())
@@ -130,24 +135,11 @@ def frame(subject: Subject, dictionary: Dictionary, batch: Batch, target: Target
     config = dictionary.config
     encoded = [dictionary.encode(layer, frozen.actual.mlp_in[layer][0]) for layer in range(config.n_layers)]
     active = SparseActivations.stack(encoded)
-    writes = tuple(
-        active.values[s][..., None, None] * dictionary.write_vectors(s, active.indices[s])
-        for s in range(config.n_layers)
-    )
-    reconstructed = reconstruct(dictionary, writes)
-    errors = torch.stack([m[0] for m in frozen.sources.mlp_out]) - reconstructed
+    writes = Writes.of(dictionary, active)
+    errors = torch.stack([m[0] for m in frozen.sources.mlp_out]) - writes.reconstructed()
     with torch.enable_grad():
         gradient, constant = target.linear(frozen)
     return Frame(frozen, dictionary, batch, active, errors, writes, gradient, constant)
-
-
-def reconstruct(dictionary: Dictionary, writes: tuple[Tensor, ...]) -> Tensor:
-    """m̂ `[n_layers, ..., d]`: what the features write, plus the decoder biases."""
-    totals = [bias.expand_as(writes[0][..., 0, 0, :]) for bias in dictionary.b_dec]
-    for source, write in enumerate(writes):
-        for slot, target in enumerate(dictionary.config.targets(source)):
-            totals[target] = totals[target] + write[..., slot, :].sum(-2)
-    return torch.stack(totals)
 
 
 def normalise(rows: Tensor) -> Tensor:

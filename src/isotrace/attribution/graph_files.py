@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from isotrace.attribution.graph import AttributionGraph
-from isotrace.attribution.influence import Pruned
+from isotrace.attribution.influence import Pruned, blocks_of
 from isotrace.base.errors import InputError, RunError
 from isotrace.base.files import write_whole
 from isotrace.base.identity import identity
@@ -108,11 +108,16 @@ def graph_tensors(
     graph: AttributionGraph, pruned: Pruned, origin: GraphOrigin, saved: Edges = "all"
 ) -> tuple[dict[str, Tensor], str]:
     """The file's tensors and header. Raises RunError for a graph that holds NaN or infinity."""
-    edges = torch.nonzero((graph.matrix != 0) & pruned.edges if saved == "kept" else graph.matrix)
+    edges, kept = torch.nonzero(graph.matrix), pruned.kept @ torch.tensor([graph.n_nodes, 1])
+    chosen = torch.isin(edges @ torch.tensor([graph.n_nodes, 1]), kept)
+    edges, chosen = (edges[chosen], chosen[chosen]) if saved == "kept" else (edges, chosen)
     rows, columns = edges.unbind(1)
     weights = graph.matrix[rows, columns]
     # 0 where every edge is saved, and not only nearly so
-    dropped = graph.matrix.double().sum(1).index_add(0, rows, -weights.double()) if saved == "kept" else 0
+    dropped: Tensor | int = 0
+    if saved == "kept":
+        sums = [graph.matrix[part].double().sum(1) for part in blocks_of(torch.arange(graph.n_nodes), graph.n_nodes)]
+        dropped = torch.cat(sums).index_add(0, rows, -weights.double())
     tensors = {
         "feature_nodes": graph.feature_nodes,
         "activations": graph.activations,
@@ -122,7 +127,7 @@ def graph_tensors(
         "constant": graph.constant,
         "unselected": graph.unselected + dropped,
         "kept_nodes": pruned.nodes,
-        "kept_edges": pruned.edges[rows, columns],
+        "kept_edges": chosen,
         "influence": pruned.influence,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -254,8 +259,8 @@ def _layers_behind(header: _Header) -> Tensor:
 
 def _built(header: _Header, tensors: Mapping[str, Tensor]) -> SavedGraph:
     n, (rows, columns) = header.n_nodes, tensors["edges"].long()
-    matrix, edges = torch.zeros(n, n, dtype=tensors["weights"].dtype), torch.zeros(n, n, dtype=torch.bool)
-    matrix[rows, columns], edges[rows, columns] = tensors["weights"], tensors["kept_edges"]
+    matrix, edges = torch.zeros(n, n, dtype=tensors["weights"].dtype), tensors["edges"].long().T
+    matrix[rows, columns] = tensors["weights"]
     graph = AttributionGraph(
         feature_nodes=tensors["feature_nodes"],
         activations=tensors["activations"],
@@ -268,7 +273,12 @@ def _built(header: _Header, tensors: Mapping[str, Tensor]) -> SavedGraph:
         embeddings=header.embeddings,
         n_active=header.n_active,
     )
-    return SavedGraph(graph, Pruned(tensors["kept_nodes"], edges, tensors["influence"]), header.origin, header.edges)
+    return SavedGraph(
+        graph,
+        Pruned(tensors["kept_nodes"], edges[tensors["kept_edges"]], tensors["influence"]),
+        header.origin,
+        header.edges,
+    )
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

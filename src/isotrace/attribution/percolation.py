@@ -127,14 +127,15 @@ class NetworkView:
 
 def network_of(graph: AttributionGraph, pruned: Pruned) -> Network:
     """Step 1. Nodes without any edge in the pruned graph are left out, but for the target."""
-    joined = pruned.edges.clone()
-    joined[:, graph.errors] = False
-    keep = (joined.any(0) | joined.any(1)) & pruned.nodes
+    from_error = (pruned.kept[:, 1] >= graph.errors.start) & (pruned.kept[:, 1] < graph.errors.stop)
+    targets, sources = pruned.kept[~from_error].unbind(1)
+    keep = torch.zeros(graph.n_nodes, dtype=torch.bool)
+    keep[targets], keep[sources] = True, True
+    keep &= pruned.nodes
     keep[graph.target] = True
     nodes = torch.nonzero(keep)[:, 0]
     place = torch.full((graph.n_nodes,), -1)
     place[nodes] = torch.arange(len(nodes))
-    targets, sources = torch.nonzero(joined, as_tuple=True)
     weights = graph.matrix[targets, sources].abs().double().numpy()
     n_features = int((nodes < graph.n_features).sum())
     return Network(nodes.numpy(), place[sources].numpy(), place[targets].numpy(), weights, n_features)

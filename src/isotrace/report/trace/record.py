@@ -99,7 +99,7 @@ class Record:
             },
             "graph": {
                 "n_nodes": int(traced.pruned.nodes.sum()),
-                "n_edges": int(traced.pruned.edges.sum()),
+                "n_edges": len(traced.pruned.kept),
                 "n_nodes_full": graph.n_nodes,
                 "n_edges_full": int((graph.matrix != 0).sum()),
                 "n_active_features": graph.n_active,

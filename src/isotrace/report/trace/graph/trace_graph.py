@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from isotrace.attribution.graph import normalise
-from isotrace.attribution.influence import influence
+from isotrace.attribution.influence import blocks_of, influence
 from isotrace.attribution.supernodes import (
     Supernode,
     SupernodeConfig,
@@ -91,12 +91,21 @@ def page_edges(trace: "Record") -> dict[str, list[Any]]:
     and of every node its strongest ones, so that no node that was kept looks unconnected; influential is normalised
     weight × influence of the edge's target."""
     traced = trace.traced
-    matrix = torch.where(traced.pruned.edges, traced.graph.matrix, torch.zeros_like(traced.graph.matrix))
-    weight = influence(matrix, traced.graph.target)
+    matrix, (rows, columns) = traced.graph.matrix, traced.pruned.kept.unbind(1)
+
+    def part(some: Tensor) -> Tensor:
+        own = torch.isin(rows, some)
+        at = torch.searchsorted(some, rows[own])
+        return torch.zeros(len(some), len(matrix)).index_put((at, columns[own]), matrix[rows[own], columns[own]])
+
+    weight = influence(matrix, traced.graph.target, part)
     weight[traced.graph.target] = 1
-    scores = normalise(matrix.double()) * weight[:, None]
-    rows, columns = torch.nonzero(traced.pruned.edges, as_tuple=True)
-    ranked = scores[rows, columns].argsort(descending=True)
+    scores = [torch.zeros(0, dtype=torch.float64)]
+    for some in blocks_of(rows.unique(), len(matrix)):
+        own = torch.isin(rows, some)
+        normalised = normalise(part(some).double()) * weight[some, None]
+        scores.append(normalised[torch.searchsorted(some, rows[own]), columns[own]])
+    ranked = torch.cat(scores).argsort(descending=True)
     rows, columns = rows[ranked], columns[ranked]
     first = (torch.arange(len(rows)) < EDGES) | (_place_within(rows) < PER_NODE) | (_place_within(columns) < PER_NODE)
     places = traced.pruned.nodes.cumsum(0) - 1
@@ -116,7 +125,7 @@ def _place_within(groups: Tensor) -> Tensor:
 
 def edge_frame(trace: "Record") -> pl.DataFrame:
     """The edges of the pruned graph, one row each."""
-    rows, columns = torch.nonzero(trace.traced.pruned.edges, as_tuple=True)
+    rows, columns = trace.traced.pruned.kept.unbind(1)
     # of every node once: a graph has far fewer of them than ends of edges
     names = {n: trace.node_id(n) for n in torch.cat([rows, columns]).unique().tolist()}
     return pl.DataFrame(
