@@ -1,4 +1,4 @@
-"""The training steps compared in `train_step.py`: ours, a dense cross-layer transcoder, and SAE libraries.
+"""The training steps compared in `train_step.py`: ours, dense cross-layer transcoders, and SAE libraries.
 
 Each is a class built from (shape, dtype) with `step(x, y) -> loss`: forward, loss, backward, the constraints the
 peer applies, optimiser. x, y `[n_layers, tokens, d]` float32; the SAE libraries take one layer and reconstruct x.
@@ -180,11 +180,42 @@ class DictionaryLearning:
             return self.trainer.update(self.count, x[0])
 
 
+class CLTForge:
+    """CLT-Forge's cross-layer transcoder, driven by its own trainer's step: JumpReLU, dense products for all pairs at
+    once, squared error, penalties on activations and on dead features, clipping at 1, Adam, with the settings it ships
+    for GPT-2. Its activations are `[tokens, n_layers, d]` and lie ready. Under bfloat16 weights and optimiser are
+    bfloat16 too, as it trains; it has no mixed precision on the CPU."""
+
+    name = "CLT-Forge"
+
+    def __init__(self, shape, dtype: torch.dtype) -> None:
+        with redirect_stdout(StringIO()):
+            from clt_forge.clt import CLT
+            from clt_forge.config import CLTConfig, CLTTrainingRunnerConfig
+            from clt_forge.training.clt_trainer import CLTTrainer
+
+            steps, tokens = 10**6, 2_048
+            config = CLTTrainingRunnerConfig(  # pyright: ignore[reportCallIssue] (ddp and the like follow from the setup)
+                device="cpu", dtype=str(dtype).removeprefix("torch."), distributed_setup="None", log_to_wandb=False,
+                logger_verbose=False, n_checkpoints=0, d_in=shape.d, d_latent=shape.n_features, lr=LEARNING_RATE,
+                adam_beta1=0.9, total_training_tokens=steps * tokens, train_batch_size_tokens=tokens,
+                l0_coefficient=2.0, dead_penalty_coef=1e-5,
+            )  # fmt: skip
+            clt = CLT(config.create_sub_config(CLTConfig, n_layers=shape.n_layers))
+            self.trainer = CLTTrainer(clt, None, config, lambda *_: None)
+        self.dtype, self.given = dtype, None
+
+    def step(self, x, y) -> float:
+        if self.given is not x:
+            self.given, self.laid = x, [rows.transpose(0, 1).to(self.dtype).contiguous() for rows in (x, y)]
+        return self.trainer._compute_training_step_loss(*self.laid).mse_loss.item()
+
+
 def peers(shape, dtype: torch.dtype) -> tuple[list, dict[str, str]]:
     """(peers for the shape, why others are missing)."""
     found: list = [DenseCLT(shape, dtype)]
     missing = {}
-    for kind in (Sparsify, SAELens, DictionaryLearning) if shape.n_layers == 1 else ():
+    for kind in (Sparsify, SAELens, DictionaryLearning) if shape.n_layers == 1 else (CLTForge,):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

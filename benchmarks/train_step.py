@@ -7,8 +7,9 @@ A step is forward, loss, backward, clipping and constraints where they belong to
 float32 weights. `ratio` is a peer's time over ours within a round: median, and the smallest and largest round.
 `floor.py` says what the floor counts. `--rescore` has ours compute float32 results with a bfloat16 product.
 OpenMP's threads sleep between PyTorch's operations, for all alike, unless OMP_WAIT_POLICY says otherwise.
-The SAE libraries run at shape C where they are installed. `--loss-curve` trains ours and the dense transcoder from
-the same weights on the same activations of the bundled subject, and prints Σ_t ‖y_t − m̂_t‖² / Var(y_t) of both.
+The SAE libraries run at shape C where they are installed, CLT-Forge at all others where it can be imported.
+`--loss-curve` trains ours and the dense transcoder from the same weights on the same activations of the bundled
+subject, and prints Σ_t ‖y_t − m̂_t‖² / Var(y_t) of both.
 """
 
 import argparse
