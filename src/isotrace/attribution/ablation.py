@@ -4,8 +4,9 @@ In the running subject through any components, free-running: attention, norms, M
 recomputed on the drifting stream. Features move by what they write, so that the dictionary's error terms stay.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import groupby, islice
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.interventions import Components, Intervention, Plan, To, Values
 from isotrace.interventions.gradients import activations_and_slopes
 from isotrace.interventions.where import Where
-from isotrace.subjects.dispatch import blocks_given, blocks_recorded
+from isotrace.subjects.dispatch import blocks_given, blocks_recorded, rows_shared
 from isotrace.subjects.fast import fast_kernels
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
@@ -69,21 +70,47 @@ def ablated(
         0 if complement else min((components.block(subject, i) for i in one.meant or ()), default=0) for one in kept
     ]
     order = sorted(range(len(sets)), key=begins.__getitem__)
-    chunk, results = fitting(chunk, batch.ids.shape[1]), []
+    chunk = fitting(chunk, batch.ids.shape[1])
+    plan = lambda one: Plan((Intervention(components, To(reference), ~one if complement else one),))  # noqa: E731
     with fast_kernels(subject):
         with blocks_recorded(subject) if any(begins) else nullcontext([]) as blocks:
             if any(begins):
                 target.hidden(subject, batch)
-        for at in range(0, len(sets), chunk):
-            part = order[at : at + chunk]
-            copies = Batch(batch.ids.expand(len(part), -1), batch.mask.expand(len(part), -1), (), ())
-            where = interventions.Rows(tuple(kept[i] for i in part))
-            plan = Plan((Intervention(components, To(reference), ~where if complement else where),))
-            with blocks_given(subject, blocks[: begins[part[0]]], len(part)), subject.edited(plan):
-                hidden = target.hidden(subject, copies)
-            results.append(target.value(subject, copies, hidden).cpu())
+
+        def hidden() -> Iterator[Tensor]:
+            for part in _parts(order, begins, kept, chunk):
+                begin, n = begins[part[0]], len(part)
+                edited = subject.edited(plan(_Copies(tuple(kept[i] for i in part))))
+                with blocks_given(subject, blocks[:begin], n), rows_shared(subject, begin), edited:
+                    found = target.hidden(subject, repeated(batch, n))
+                yield from found
+
+        rows, results = hidden(), []
+        while part := [*islice(rows, chunk)]:
+            results.append(target.value(subject, repeated(batch, len(part)), torch.stack(part)).cpu())
     found = torch.cat(results)
     return torch.empty_like(found).index_copy_(0, torch.tensor(order), found)
+
+
+def repeated(batch: Batch, n: int) -> Batch:
+    """`n` copies of the one sequence of `batch`."""
+    return Batch(batch.ids.expand(n, -1), batch.mask.expand(n, -1), (), ())
+
+
+class _Copies(interventions.Rows):
+    """Before anything tells the copies apart, one row is read for all of them, see `rows_shared`."""
+
+    def mask(self, layer: int, values: Tensor) -> Tensor | None:
+        return super().mask(layer, values.expand(max(len(values), len(self.copies)), *values.shape[1:]))
+
+
+def _parts(order: Sequence[int], begins: Sequence[int], sets: Sequence[Where], chunk: int) -> Iterator[list[int]]:
+    """`order` in parts of at most `chunk` that run together. Sets of one node share a pass with those of their block
+    alone, and begin there. What larger ones write is one sum, whose last bits depend on what else is in the pass."""
+    single = all(isinstance(one, interventions.Nodes) and len(one.nodes) == 1 for one in sets)
+    for _, group in groupby(order, key=begins.__getitem__) if single else [(0, order)]:
+        group = [*group]
+        yield from (group[at : at + chunk] for at in range(0, len(group), chunk))
 
 
 def first_order(

@@ -204,7 +204,8 @@ class Writers(Components):
 
     def _write(self, subject: Subject, layer: int, change: Tensor, x: Tensor, pending: dict[int, Tensor]) -> None:
         """Add what `change [batch, tokens, components]` writes to every layer the components of this one write to."""
-        change, keep = change.expand(*x.shape[:-1], -1), slice(None)
+        # a row that is read may be written to as several
+        change, keep = change.expand(max(len(x), len(change)), *x.shape[1:-1], -1), slice(None)
         if not change.requires_grad:  # few change as a rule, and rows of zeros cost as much as others
             keep = torch.nonzero((change != 0).flatten(0, -2).any(0))[:, 0]
             change = change[..., keep]

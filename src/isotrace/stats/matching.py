@@ -1,5 +1,6 @@
 """Random sets that resemble a given one: as many of every stratum, each member near in frequency to one of the set."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,16 +24,18 @@ def matched(
     every stratum; +∞ may not be drawn, and every pool needs as many that may as the set has members
     there. Returns (members in the order drawn, the candidate of each as its place in the pool), int64 `[n]`.
     """
-    order, drawn, free = rng.permutation(len(strata)), [], []  # the places that are free, by frequency, ties at random
-    for pool in pools:
+    order, drawn, free, values = rng.permutation(len(strata)), [], [], []
+    for pool in pools:  # the places that are free, by frequency, ties at random
         places = rng.permutation(len(pool))
-        free.append(places[np.argsort(pool[places], kind="stable")][: int(np.isfinite(pool).sum())])
-    values = [np.asarray(pool, np.float64)[places] for pool, places in zip(pools, free, strict=True)]
-    for member in order:
-        stratum, own = strata[member], frequencies[member]
-        first = max(0, int(values[stratum].searchsorted(own)) - neighbours)
-        near = np.abs(values[stratum][first : first + 2 * neighbours] - own).argsort(kind="stable")[:neighbours]
-        at = first + int(near[rng.integers(len(near))])
-        drawn.append(int(free[stratum][at]))
-        free[stratum], values[stratum] = np.delete(free[stratum], at), np.delete(values[stratum], at)
+        places = places[np.argsort(pool[places], kind="stable")][: int(np.isfinite(pool).sum())]
+        free.append(places.tolist())
+        values.append(np.asarray(pool, np.float64)[places].tolist())
+    for member in order.tolist():
+        stratum, own = strata[member], float(frequencies[member])
+        first = max(0, bisect_left(values[stratum], own) - neighbours)
+        distances = [abs(value - own) for value in values[stratum][first : first + 2 * neighbours]]
+        near = sorted(range(len(distances)), key=distances.__getitem__)[:neighbours]
+        at = first + near[int(rng.integers(len(near)))]
+        drawn.append(free[stratum].pop(at))
+        del values[stratum][at]
     return order, np.asarray(drawn, dtype=np.int64)

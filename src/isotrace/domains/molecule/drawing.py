@@ -8,6 +8,7 @@ to orange for signed values. Colour is linear in the weight.
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from html import escape
 from statistics import median
 
@@ -182,11 +183,12 @@ def _compact(text: str, line_width: float, small: bool) -> str:
     body = text[text.index("<!-- END OF HEADER -->") + 22 : text.rindex("</svg>")]
     inherited = _INHERITED | {f"stroke-width:{line_width:.1f}px"}
 
-    def style(match: re.Match[str]) -> str:
-        kept = [d for d in match[1].split(";") if d and d not in inherited]
+    @cache  # a drawing has few styles
+    def shortened(style: str) -> str:
+        kept = [d for d in style.split(";") if d and d not in inherited]
         return f" style='{';'.join(kept)}'" if kept else ""
 
-    body = re.sub(r" style='([^']*)'", style, body)
+    body = re.sub(r" style='([^']*)'", lambda match: shortened(match[1]), body)
     body = body.replace("fill='#000000'", "stroke='none' fill='#000000'").replace("#000000", INK)
     if small:
         body = re.sub(r" class='[^']*'", "", body)

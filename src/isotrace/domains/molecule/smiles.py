@@ -8,6 +8,7 @@ hydrogens are kept when parsing.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from isotrace.base.errors import InputError
@@ -58,6 +59,11 @@ def lex(smiles: str, *, begun: bool = False) -> list[Lexeme]:
     Raises InputError at the first character that is no SMILES, at an unclosed ring or branch, and at a
     bond symbol that joins nothing.
     """
+    return [*_lexemes(smiles, begun)]
+
+
+@lru_cache(4)  # who reads a molecule asks for its atoms and for its tokens
+def _lexemes(smiles: str, begun: bool) -> tuple[Lexeme, ...]:
     items: list[Lexeme] = []
     open_rings: dict[str, tuple[int, list[int]]] = {}
     branches: list[tuple[int, int | None]] = []
@@ -126,7 +132,7 @@ def lex(smiles: str, *, begun: bool = False) -> list[Lexeme]:
     for index, item in enumerate(items):
         if item.kind == "bond" and len(item.atoms) != 2 and index not in going_on:
             raise InputError(f"bond {item.text!r} at character {item.start + 1} of {smiles!r} joins nothing.")
-    return items
+    return tuple(items)
 
 
 def _replace(item: Lexeme, **changes) -> Lexeme:
