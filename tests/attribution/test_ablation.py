@@ -7,6 +7,7 @@ import plain_models
 import tiny
 from isotrace.attribution.ablation import ablate_in_frozen
 from isotrace.attribution.graph import build_graph, frame
+from isotrace.subjects.dispatch import watched
 
 
 def every_node(dictionary, n_tokens):
@@ -167,3 +168,29 @@ def test_the_frozen_ablation_to_its_own_activation_changes_nothing(subject64):
     torch.testing.assert_close(whole, parts, rtol=1e-10, atol=1e-10)
     assert float((whole - value).abs().max()) > 1e-3
     assert ablate_in_frozen(framing, one_each[:0], "zero").shape == (0,)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("complement", [False, True])
+def test_what_sets_have_in_common_runs_once(subject, complement):
+    """Up to the first edit one row runs for all sets; single nodes begin at their own block."""
+    batch, target = tiny.prepared("probe", subject)
+    dictionary = tiny.random_dictionary(subject)
+    nodes = active_nodes(subject, dictionary, batch, target)
+    sets, seen = [*nodes[:: len(nodes) // 9][:, None]], []
+    first, last = (subject.mlp(layer)[0] for layer in (0, subject.n_layers - 1))
+    see = lambda module, args, _: seen.append((module is first, len(args[0])))  # noqa: E731
+    arguments = {"complement": complement, "ablation": "mean", "chunk": 16}
+    with watched([first, last], see):
+        found = tiny.ablated(subject, dictionary, batch, target, sets, **arguments)
+    assert {rows for early, rows in seen if early} == {1}
+    late = [rows for early, rows in seen if not early]
+    if complement:
+        assert late == [len(sets)]
+    else:
+        layers = [int(one[0, 0]) for one in sets]
+        # of the block that an edit comes in, what is before it runs on one row; one more pass records the blocks
+        counts = [layers.count(layer) for layer in sorted({*layers}) if layer < subject.n_layers - 1]
+        assert sorted(late) == sorted([1, *counts, *[1] * (subject.n_layers - 1 in layers)])
+    alone = [tiny.ablated(subject, dictionary, batch, target, [one], **arguments) for one in sets]
+    torch.testing.assert_close(found, torch.cat(alone), rtol=1e-5, atol=1e-5)

@@ -18,8 +18,7 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.interventions import Components, Intervention, Plan, To, Values
 from isotrace.interventions.gradients import activations_and_slopes
 from isotrace.interventions.where import Where
-from isotrace.subjects.dispatch import blocks_given, blocks_recorded, rows_shared
-from isotrace.subjects.fast import fast_kernels
+from isotrace.subjects.fast import blocks_given, blocks_recorded, fast_kernels, rows_shared
 from isotrace.subjects.subject import Batch, Subject
 from isotrace.subjects.targets import Target
 

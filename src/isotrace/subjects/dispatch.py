@@ -255,62 +255,6 @@ def patterns_frozen(subject: "Subject", patterns: Mapping[nn.Module, Tensor]):
     return patterns_set(subject, lambda module, own, rows: patterns[module])
 
 
-@contextmanager
-def blocks_recorded(subject: "Subject") -> Iterator[list[Any]]:
-    """Yields what each block gave, in the order in which they ran."""
-    found: list[Any] = []
-    with watched([subject.hookpoint(f"layers.{i}.resid_post")[0] for i in range(subject.n_layers)], _keep(found)):
-        yield found
-
-
-def _keep(found: list[Any]) -> After:
-    return lambda module, args, output: found.append(output)
-
-
-def blocks_given(subject: "Subject", outputs: Sequence[Any], n_rows: int):
-    """Context in which the first blocks do not run but give `outputs`, recorded of one row, to each of `n_rows`: for
-    passes that differ only behind them."""
-
-    repeated = [_in_tensors(given, lambda x: x.expand(n_rows, *x.shape[1:])) for given in outputs]
-    blocks = {subject.hookpoint(f"layers.{i}.resid_post")[0]: given for i, given in enumerate(repeated)}
-    return overlaid((m, Site(forward=lambda *_, given=given, **__: given, fresh=True)) for m, given in blocks.items())
-
-
-def _in_tensors(given: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`given` with every tensor in it changed, in tuples and dicts too."""
-    if isinstance(given, tuple):
-        return tuple(_in_tensors(part, change) for part in given)
-    if isinstance(given, dict):
-        return {name: _in_tensors(part, change) for name, part in given.items()}
-    return change(given) if isinstance(given, Tensor) else given
-
-
-def _once(x: Tensor, n_rows: int) -> Tensor:
-    """The first of `n_rows` rows, where all are the same."""
-    if x.dim() < 2 or len(x) != n_rows:
-        return x
-    return x[:1] if x.stride(0) == 0 or bool((x == x[:1]).all()) else x
-
-
-def rows_shared(subject: "Subject", layer: int):
-    """Context in which a block whose rows are all given the same computes one row, up to the first edit within it that
-    tells them apart; what it gives has all rows."""
-    module, _ = subject.hookpoint(f"layers.{layer}.resid_post")
-    install((module,))
-    own = module.forward.own or partial(type(module).forward, module)
-
-    def compute(*args: Any, **kwargs: Any) -> Any:
-        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-        n_rows = len(tensors[0]) if tensors else 1
-        if n_rows == 1:
-            return own(*args, **kwargs)
-        once = lambda x: _once(x, n_rows)  # noqa: E731
-        found = own(*_in_tensors(args, once), **_in_tensors(kwargs, once))
-        return _in_tensors(found, lambda x: x.expand(n_rows, *x.shape[1:]) if x.dim() > 1 and len(x) == 1 else x)
-
-    return overlaid(((module, Site(kernel=compute)),))
-
-
 def watched(modules: Sequence[nn.Module], see: After):
     """Context in which `see(module, args, output)` is told of every call; what it returns is dropped."""
 
