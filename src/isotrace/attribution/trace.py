@@ -146,7 +146,8 @@ def trace(
     step()
     if not graph.n_features:
         raise InputError(f"no feature is active on {sequence!r}: the dictionary cannot explain it.")
-    way, given = {"way": config.circuit, "seed": config.seed}, {"ablation": config.ablation, "seed": config.seed}
+    way = {"way": config.circuit, "seed": config.seed, "known": {}}  # circuits of features and of neurons share passes
+    given = {"ablation": config.ablation, "seed": config.seed}
     sizes = {"shares": config.sizes, "tolerance": config.tolerance, "ablation": config.ablation}
     choice = choose_circuit(subject, framed, goal, graph.feature_nodes, **sizes, **way)
     step()

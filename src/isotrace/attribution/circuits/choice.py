@@ -3,6 +3,7 @@ within a tolerance of the model's; else the nearest. Nothing here looks at a con
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +35,14 @@ def choose_circuit(
     ablation: Ablation,
     way: str = "effects",
     seed: int = 0,
+    known: dict[str, Any] | None = None,
 ) -> Choice:
     """`way`: one of `CIRCUITS`. `shares`: sizes as shares of all active features; `tolerance`: as a share of
-    |M(full) − M(∅)|."""
+    |M(full) − M(∅)|. `known`: see `Search`."""
     n_active = int((frame.active.values > 0).sum())
     sizes = sorted({min(len(candidates), max(1, round(s * n_active))) for s in shares})
     arguments = (subject, Features(frame.dictionary), feature_values(frame.dictionary, ablation), frame.batch, target)
-    sets = CIRCUITS[way](Search(*arguments, candidates, seed), sizes)
+    sets = CIRCUITS[way](Search(*arguments, candidates, seed, {} if known is None else known), sizes)
     values = ablated(*arguments, [candidates[:0], *sets], complement=True).double().numpy()
     full = float(target.value(subject, frame.batch, frame.frozen.actual.final))
     errors = np.abs(values[1:] - full)

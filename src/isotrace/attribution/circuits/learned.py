@@ -52,9 +52,11 @@ def _value(search: Search, batch: Batch) -> Tensor:
 
 @CIRCUITS.named("learned")
 def by_mask(search: Search, sizes: Sequence[int]) -> list[Nodes]:
-    members = around_of(search).learn
-    with torch.no_grad(), fast_kernels(search.subject):
-        aim = Aim(members, _value(search, members))
+    if "aim" not in search.known:
+        members = around_of(search).learn
+        with torch.no_grad(), fast_kernels(search.subject):
+            search.known["aim"] = Aim(members, _value(search, members))
+    aim: Aim = search.known["aim"]
     first = start(search, sizes)
     ways = [ranked(search, first, sizes), ranked(search, learned(search, aim, first, sizes), sizes)]
     nearer, n = partial(distance, search, aim.first(1 + COMPARED)), len(search.candidates)

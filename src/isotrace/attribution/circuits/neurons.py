@@ -1,6 +1,7 @@
 """As many neurons as a circuit has features, chosen in the same way: what stands beside every circuit."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,15 +24,17 @@ class NeuronEffects:
 
 
 def neuron_effects(
-    subject: Subject, frame: Frame, target: Target, means: Values, n: int, *, way: str = "effects", seed: int = 0
-) -> NeuronEffects:
-    """`n` neurons, of all at all positions, chosen as the circuit is; the others stand at `means`."""
+    subject: Subject, frame: Frame, target: Target, means: Values, n: int, *, way: str = "effects", seed: int = 0,
+    known: dict[str, Any] | None = None,
+) -> NeuronEffects:  # fmt: skip
+    """`n` neurons, of all at all positions, chosen as the circuit is; the others stand at `means`. `known`: see
+    `Search`."""
     sizes = [len(values) for values in means]
     parts = [torch.cartesian_prod(torch.tensor([layer]), torch.arange(frame.n_tokens), torch.arange(size))
              for layer, size in enumerate(sizes)]  # fmt: skip
     everything = torch.cat(parts)
     arguments = (subject, Neurons(), means, frame.batch, target)
-    search = Search(*arguments, everything, seed)
+    search = Search(*arguments, everything, seed, {} if known is None else known)
     (chosen,) = CIRCUITS[way](search, [min(n, len(everything))])
     value, empty = ablated(*arguments, [chosen, everything[:0]], complement=True).tolist()
     return NeuronEffects(len(chosen), value, empty)
