@@ -136,6 +136,24 @@ class Writers(Components):
         first = {} if [*reads] == [*writes] else {reads[i]: partial(read, layer=i) for i in at}
         return hookpoints_edited(subject, first | {writes[i]: partial(write, layer=i) for i in at})
 
+    @contextmanager
+    def added(self, subject: Subject, layer: int, written: Tensor) -> Iterator[None]:
+        """Within the context components of `layer` write `[batch, tokens, n_targets · d_out]` more than the subject
+        makes them write: an edit of which all is known, so that nothing is encoded."""
+        pending: dict[int, Tensor] = {}
+        seen: dict[int, Tensor] = {}
+        self.add(layer, written, pending)
+
+        def read(x: Tensor, layer: int) -> Tensor:
+            seen[layer] = x
+            return x
+
+        def write(y: Tensor, layer: int) -> Tensor:
+            return y + self.scaled(layer, pending[layer], seen.get(layer, y)) if layer in pending else y
+
+        with self._hooked(subject, read, write, (layer,)):
+            yield
+
     def edited(self, subject: Subject, edit: Edit, layers: Layers = None) -> AbstractContextManager[None]:
         return self.moved(subject, edit, layers)
 

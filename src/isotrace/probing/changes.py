@@ -83,7 +83,7 @@ def feature_changes(
     held = deal([str(site) for site in sites], (0.5, 0.5), settings.seed) == 1
     if min(held.sum(), (~held).sum()) < VARIANTS:
         return Changes(most, {}, (0, 0), f"{len(sites)} single mutations, and a half needs {VARIANTS}")
-    active = encoded(subject, own, scan.wild_type)
+    active = encoded(subject, own, [scan.wild_type])[0]
     k = max(1, round(active.nnz / ((len(active.indptr) - 1) * len(own))))
     directions = dictionary_sites("random", _random(subject, dictionary, scan.wild_type, k, settings.seed))
     layers = dictionary.config.layers

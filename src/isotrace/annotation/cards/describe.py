@@ -1,6 +1,7 @@
 """The dictionary's features described: label, examples, histogram, structure over the graph, effect on the output."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,12 +141,8 @@ def _stability(subject: Subject, dictionary: Dictionary, data: Data, config, pro
     if data.whole or not config.spellings or not any(data.domain.spellings(reading, 1, 0) for reading in chosen[:20]):
         return pl.DataFrame(schema=schema)
     sites = dictionary_sites("dictionary", dictionary)
-
-    def encode(texts: list[str]) -> list[sparse.csr_matrix]:
-        return [encoded(subject, sites, text) for text in texts]
-
     found = stability(
-        encode, lambda text: read(subject, data.domain, text)[1], data.domain,
+        partial(encoded, subject, sites), lambda text: read(subject, data.domain, text)[1], data.domain,
         list(progress(chosen, "other spellings")), n_spellings=config.spellings, seed=config.seed,
     )  # fmt: skip
     layers = np.repeat(np.asarray(dictionary.config.layers, dtype=np.int32), dictionary.config.n_features)

@@ -23,6 +23,7 @@ from torch import Tensor
 from isotrace.activations.harvest import record
 from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
+from isotrace.dictionaries.features import batches_of
 from isotrace.domains.domain import Reading
 from isotrace.subjects.heads.pooled import is_pooled
 from isotrace.subjects.subject import Batch, Subject
@@ -190,28 +191,33 @@ def token_identity(data: Data, n_vocabulary: int) -> sparse.csr_matrix:
     )
 
 
-def encoded(subject: Subject, sites: Sequence[Site], text: str) -> sparse.csr_matrix:
-    """Activations float32 `[tokens, features of all sites, one site after the other]` of one text; one row at pooled
-    hookpoints."""
-    batch = subject.tokenize([text])
+def encoded(subject: Subject, sites: Sequence[Site], texts: Sequence[str]) -> list[sparse.csr_matrix]:
+    """Activations float32 `[tokens, features of all sites, one site after the other]` of each text; one row at pooled
+    hookpoints. Texts of one length run together."""
     starts = np.concatenate([[0], np.cumsum([site.n_features for site in sites])])
-    parts: list[tuple[np.ndarray, ...]] = []
+    hookpoints = [site.hookpoint for site in sites]
+    found: dict[int, sparse.csr_matrix] = {}
+    for places, batch in batches_of(subject, texts):
+        parts: list[tuple[np.ndarray, ...]] = []
 
-    def take(i: int, x: Tensor) -> None:
-        rows, columns, values = sites[i].encode(x[0])
-        parts.append((values, rows, columns + starts[i]))
+        def take(i: int, x: Tensor, parts=parts) -> None:
+            rows, columns, values = sites[i].encode(x.flatten(0, 1))
+            parts.append((values, rows, columns + starts[i]))
 
-    record(subject, batch, [site.hookpoint for site in sites], take)
-    values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
-    n_rows = rows_of(batch, [site.hookpoint for site in sites])
-    return sparse.csr_matrix((values, (rows, columns)), shape=(n_rows, int(starts[-1])))
+        record(subject, batch, hookpoints, take)
+        values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
+        n_rows = rows_of(batch, hookpoints)
+        every = sparse.csr_matrix((values, (rows, columns)), shape=(n_rows, int(starts[-1])))
+        each = n_rows // len(places)
+        found |= {int(place): every[i * each : (i + 1) * each] for i, place in enumerate(places)}
+    return [found[i] for i in range(len(texts))]
 
 
 def feature_activations(
     subject: Subject, dictionary: Dictionary, reading: Reading, features: Sequence[tuple[int, int]]
 ) -> np.ndarray:
     """float32 `[features, tokens]` on one sequence; features are (layer, feature)."""
-    found = encoded(subject, dictionary_sites("dictionary", dictionary), reading.text)
+    found = encoded(subject, dictionary_sites("dictionary", dictionary), [reading.text])[0]
     config = dictionary.config
     return found[
         :, [config.layers.index(layer) * config.n_features + feature for layer, feature in features]

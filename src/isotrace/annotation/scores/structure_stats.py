@@ -17,14 +17,16 @@ differently, beside the share expected if it fired on as many random elements of
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from scipy import sparse
 
 from isotrace.base.errors import InputError
-from isotrace.domains.domain import Domain, Reading
+from isotrace.domains.domain import Domain, Reading, Spelling
 
 BLOCK_ENTRIES = 1_000_000  # activations at a time
+TOGETHER = 64  # sequences that are encoded with all their spellings
 Elements = Sequence[tuple[int, ...]]
 
 
@@ -122,27 +124,32 @@ def stability(
     """encode: activations CSR `[tokens, F]` of each text; read: the reading of a text, InputError if there is none."""
     fired = again = expected = np.zeros(0)
     compared = refused = 0
-    for reading in readings:
-        others = []
-        for spelling in domain.spellings(reading, n_spellings, seed):
-            try:
-                others.append((spelling, read(spelling.text)))
-            except InputError:
-                refused += 1
-        if not others:
-            continue
-        n = reading.n_elements
-        first, *rest = encode([reading.text, *(spelling.text for spelling, _ in others)])
-        before = _fires(first, reading, range(n), n)
-        if not compared:
-            fired, again, expected = np.zeros((3, first.get_shape()[1]))
-        total = _sum(before)
-        for (spelling, other), activations in zip(others, rest, strict=True):
-            after = _fires(activations, other, spelling.original, n)
-            fired += total
-            again += _sum(before.multiply(after))
-            expected += total * _sum(after) / n
-            compared += 1
+    waiting = iter(readings)
+    while part := [*islice(waiting, TOGETHER)]:
+        spelled: list[tuple[Reading, list[tuple[Spelling, Reading]]]] = []
+        for reading in part:
+            others = []
+            for spelling in domain.spellings(reading, n_spellings, seed):
+                try:
+                    others.append((spelling, read(spelling.text)))
+                except InputError:
+                    refused += 1
+            if others:
+                spelled.append((reading, others))
+        texts = [text for reading, others in spelled for text in (reading.text, *(s.text for s, _ in others))]
+        every = iter(encode(texts))
+        for reading, others in spelled:
+            n = reading.n_elements
+            before = _fires(next(every), reading, range(n), n)
+            if not compared:
+                fired, again, expected = np.zeros((3, before.get_shape()[1]))
+            total = _sum(before)
+            for spelling, other in others:
+                after = _fires(next(every), other, spelling.original, n)
+                fired += total
+                again += _sum(before.multiply(after))
+                expected += total * _sum(after) / n
+                compared += 1
     some = np.where(fired > 0, fired, np.nan)
     return Stability(again / some, expected / some, compared, refused)
 
