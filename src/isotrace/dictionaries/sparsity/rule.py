@@ -26,6 +26,13 @@ class SparseActivations:
         out = self.values.new_zeros(*self.values.shape[:-1], n_features)
         return out.scatter_add(-1, self.indices.long(), self.values)
 
+    def columns(self, units: Tensor, n_features: int) -> Tensor:
+        """`[..., units]`: what `dense` has there."""
+        place = torch.full((n_features,), len(units), device=self.indices.device)
+        place[units] = torch.arange(len(units), device=place.device)
+        out = self.values.new_zeros(*self.values.shape[:-1], len(units) + 1)  # the last for all others
+        return out.scatter_add_(-1, place[self.indices.long()], self.values)[..., :-1]
+
     @classmethod
     def of(cls, dense: Tensor) -> "SparseActivations":
         """From dense activations `[..., F]`, none negative; as many slots as the busiest token needs."""

@@ -10,8 +10,9 @@ active; their interval draws circuits as well as groups. Nothing is clipped; a s
 rounding is NaN.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from isotrace.base.work import Memo
 from isotrace.datasets.tasks import Example, batches
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
+from isotrace.discovery.tasks.passes import Made
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout
 from isotrace.stats.bootstrap import group_weights, interval
 from isotrace.stats.matching import log_frequency
@@ -57,12 +59,16 @@ class Judge:
     def chance(self) -> float:
         return self.readout.chance(self.y)
 
-    @torch.no_grad()
     def predictions(self, run: Callable[[Batch], Tensor], tokens: int = BATCH_TOKENS) -> np.ndarray:
         """`[n, outputs]` from `run(batch)`, which gives final hidden states of batches of about `tokens` tokens."""
-        found = []
-        for rows, batch in batches(self.examples, tokens, self.readout.subject):
-            found.append(self.readout.outputs([self.examples[i] for i in rows], batch, run(batch)))
+        made = batches(self.examples, tokens, self.readout.subject)
+        return self._outputs((rows, batch, run(batch)) for rows, batch in made)
+
+    @torch.no_grad()
+    def _outputs(self, passes: Iterable[tuple[np.ndarray, Batch, Tensor]]) -> np.ndarray:
+        """`[n, outputs]` from (numbers of the examples, batch, its final hidden states)."""
+        read = self.readout.outputs
+        found = [read([self.examples[i] for i in rows], batch, final) for rows, batch, final in passes]
         return torch.cat(found).double().cpu().numpy()
 
     def draws(self, predicted: np.ndarray) -> np.ndarray:
@@ -89,13 +95,16 @@ class Judge:
         """The metric `[1 + n_draws]` of the circuit alone (free-running or teacher-forced), or of the subject without
         it (removed)."""
 
-        def run(batch) -> Tensor:
-            if way == "removed":
-                return basis.removed(batch, keep, statistics)
-            return basis.kept(batch, keep, statistics, basis.clean(batch) if way == "teacher_forced" else None)
+        def predictions() -> np.ndarray:
+            made = self._made.passes(basis, statistics)
+            return self._outputs((rows, passes.batch, passes.final(keep, way)) for rows, passes in made)
 
         key = repr((basis.name, self.name, way, [kept.tolist() for kept in keep]))
-        return self.draws(self.memo(key, lambda: self.predictions(run)))
+        return self.draws(self.memo(key, predictions))
+
+    @cached_property
+    def _made(self) -> Made:
+        return Made(batches(self.examples, BATCH_TOKENS, self.readout.subject))
 
 
 @dataclass(frozen=True, eq=False)
