@@ -12,6 +12,7 @@ from isotrace.dictionaries.replacement import replaced_hidden
 from isotrace.discovery.methods import Problem, method_of
 from isotrace.discovery.tasks import ranking
 from isotrace.discovery.tasks.basis import Basis, Statistics
+from isotrace.discovery.tasks.passes import Made
 from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import Readout, checked_metric
 from isotrace.discovery.tasks.sweep import matched, sizes_on_grid, top
@@ -24,6 +25,7 @@ ARCHITECTURES = {
     "crosslayer": ("crosslayer", {}),
     "windowed": ("crosslayer", {"window": 2}),
     "some layers": ("transcoder", {"layers": (0, 2)}),
+    "later layers": ("crosslayer", {"layers": (1, 2)}),
     "skip": ("skip_transcoder", {}),
     "sae": ("sae", SAE),
     "standardised": ("sae", SAE | {"token_normalization": "standardize"}),
@@ -123,6 +125,28 @@ def test_teacher_forced_parts_against_the_mediator(subject):
     found = basis.kept(batch, keep, statistics, clean)
     close(found, expected, batch)
     assert tiny.relative(found[batch.mask], basis.kept(batch, keep, statistics)[batch.mask]) > 1e-4
+
+
+@torch.no_grad()
+def test_passes_that_share_are_the_same_to_the_bit(basis):
+    """Circuits one after the other on the same batches, empty layers and features that are never active among them."""
+    subject = basis.subject
+    made = Made([(np.arange(4), subject.tokenize(TEXTS)), (np.arange(2), subject.tokenize(TEXTS[:2]))])
+    statistics = measured(basis, made.batches[0][1])
+    statistics.mean[-1][::3] = 0
+    keeps = [tiny_tasks.random_keep(basis, share, seed) for seed, share in enumerate((0.4, 0.02, 1.0))]
+    for keep in (tiny_tasks.nothing(basis), *keeps):
+        for _, passes in made.passes(basis, statistics):
+            clean = basis.clean(passes.batch)
+            for way, given in (("free_running", None), ("teacher_forced", clean)):
+                expected = basis.kept(passes.batch, keep, statistics, given)
+                assert torch.equal(passes.final(keep, way), expected)
+            assert torch.equal(passes.final(keep, "removed"), basis.removed(passes.batch, keep, statistics))
+    assert len(made.held) == 2
+    given, block = made.held[basis, 1].prefix[0], subject.hookpoint("layers.0.resid_post")[0]
+    whole = not basis.writers.reads(subject)[0].startswith("layers.0.mlp")
+    assert given
+    assert (block in given) == whole
 
 
 @pytest.mark.parametrize("way", ["kept", "forced", "removed"])
