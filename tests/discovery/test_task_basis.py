@@ -10,9 +10,9 @@ from isotrace.base.errors import InputError
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.replacement import replaced_hidden
 from isotrace.discovery.methods import Problem, method_of
+from isotrace.discovery.passes import Made
 from isotrace.discovery.tasks import ranking
 from isotrace.discovery.tasks.basis import Basis, Statistics
-from isotrace.discovery.tasks.passes import Made
 from isotrace.discovery.tasks.ranking import rank
 from isotrace.discovery.tasks.readout import Readout, checked_metric
 from isotrace.discovery.tasks.sweep import matched, sizes_on_grid, top

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from isotrace.base.work import Memo
 from isotrace.datasets.tasks import Example, batches
+from isotrace.discovery.passes import Made
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
-from isotrace.discovery.tasks.passes import Made
 from isotrace.discovery.tasks.readout import BATCH_TOKENS, Readout
 from isotrace.stats.bootstrap import group_weights, interval
 from isotrace.stats.matching import log_frequency
