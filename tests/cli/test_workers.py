@@ -9,14 +9,15 @@ from multiprocessing import active_children
 import killing
 import pytest
 
+from isotrace.activations import store
 from isotrace.base import work
 from isotrace.cli import main
 from isotrace.engine.backends.backend import BACKENDS
 
 ALL = ("--sources", "dictionary,neurons,untrained,random,token_identity", "--untrained-tokens", "1000")
 MORE = {"annotate": ALL}
-CASES = ["annotate", "circuit"]
-LEFT = {"annotate": 0, "circuit": 3}
+CASES = ["annotate", "circuit", "steer", "harvest"]
+LEFT = {"annotate": 0, "circuit": 3, "steer": 0, "harvest": 0}
 """Files that a command writes when its parts are done: of circuits what is not worth a part, the circuit and as many
 neurons taken away, and the unsigned one."""
 BUSY = []
@@ -59,7 +60,8 @@ def wrote(monkeypatch):
             found.append((bool(BUSY), path.name))
         return plain(path, content)
 
-    monkeypatch.setattr(work, "write_whole", write)
+    for room in (work, store):
+        monkeypatch.setattr(room, "write_whole", write)
     return found
 
 

@@ -21,11 +21,12 @@ from isotrace.report.steer.designs import changed, similarity
 from isotrace.steering import Edits, RemoveEdit
 from isotrace.steering.contrast import Contrast
 from isotrace.steering.directions.direction import DIRECTIONS
+from isotrace.steering.trials import experiment
 from isotrace.steering.trials import trial as trials
 from isotrace.steering.trials.arm import Workshop
+from isotrace.steering.trials.experiment import SHARES, placed
 from isotrace.steering.trials.judge import Judge
 from isotrace.steering.trials.table import worst
-from isotrace.steering.trials.trial import SHARES, placed
 from isotrace.steering.trials.twins import NULLS
 from isotrace.verbs.steer import settings_of
 
@@ -81,10 +82,10 @@ def test_each_part_sees_its_own_sequences_alone(relu_subject, table, monkeypatch
     def texts(part):
         return [e.text for e in part.examples]
 
-    recorded(trials, "held_fixed", lambda part, *_: {"direction": texts(part)})
+    recorded(experiment, "held_fixed", lambda part, *_: {"direction": texts(part)})
     recorded(Judge, "fitted", lambda _, part, held, *__: {"judge": texts(part), "judge's check": texts(held)})
-    recorded(trials, "calibration", lambda _, part, *__: {"dose": texts(part)})
-    recorded(trials, "usual_floor", lambda _, given: {"floor": given})
+    recorded(experiment, "calibration", lambda _, part, *__: {"dose": texts(part)})
+    recorded(experiment, "usual_floor", lambda _, given: {"floor": given})
     recorded(trials, "composition", lambda _, part, *__: {"composition": texts(part)})
     recorded(Workshop, "arm", lambda shop, name, *_: {name.split()[0]: shop.starts})
     isotrace.steer(relu_subject, table, **GIVEN | {"dose": 0.05, "nulls": ("random", "shuffled")})

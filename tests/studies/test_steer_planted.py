@@ -12,7 +12,7 @@ from isotrace.base.progress import silent
 from isotrace.interventions import Intervention, Neurons, Plan, Select, Set
 from isotrace.steering import Calibrated
 from isotrace.steering.directions.direction import DIRECTIONS, Direction
-from isotrace.steering.trials import trial
+from isotrace.steering.trials import experiment
 from isotrace.studies.steering import planted_methods
 from isotrace.studies.steering.planted_benchmark import KINDS, LEVEL, Size, claims, label_rows, ledger_rows, summed
 from isotrace.studies.steering.steer_planted import SIZES, causal_rows
@@ -32,7 +32,7 @@ def world(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _few_questions(monkeypatch):
     """A dose is measured on four sequences."""
-    monkeypatch.setattr(trial, "CALIBRATION", 4)
+    monkeypatch.setattr(experiment, "CALIBRATION", 4)
 
 
 @torch.no_grad()

@@ -26,8 +26,19 @@ from isotrace.base.errors import RunError
 from isotrace.base.files import LOCK, locked, write_whole
 from isotrace.base.identity import identity, sha256_file
 from isotrace.base.settings import child_seed
+from isotrace.engine.spread import Helpers
 
 ROWS = 16_384  # rows of a shard looked at together when it is checked
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A shard that is to be written: its blocks are those from position `start` on, `tokens` tokens together."""
+
+    number: int
+    start: int
+    tokens: int
+    position: int
 
 
 def write_store(
@@ -39,54 +50,92 @@ def write_store(
     shard_tokens: int,
     progress: Callable[[int, int], None],
     overwrite: bool = False,
+    helpers: Helpers | None = None,
 ) -> Manifest:
     """Write `tokens` tokens of `stream` to `folder`, in shards of whole blocks with at least `shard_tokens` each.
 
     Run again after a kill or a full disk, it goes on behind the last complete shard and ends with the same files.
     Memory: two shards. `progress(written, tokens)` is called after every shard. A store with other settings is replaced
-    with `overwrite`, or if it has no shard yet.
+    with `overwrite`, or if it has no shard yet. `helpers`: others who write shards, see `write_shard`.
 
     Raises RunError when `folder` holds anything else or is in use, when a value is not finite in `dtype`, or when the
     disk refuses; shards written before stay.
     """
-    with locked(Path(folder)):
-        return _written(stream, Path(folder), tokens, dtype, shard_tokens, progress, overwrite)
+    folder = Path(folder)
+    with locked(folder):
+        manifest = _opened(stream, folder, tokens, dtype, shard_tokens, overwrite)
+        if helpers is not None:
+            left = parts(stream, manifest)
+            helpers.do([one for one in left if not _stands(folder, one, manifest)], "harvesting")
+        return _written(stream, folder, manifest, progress)
 
 
-def _written(
-    stream: SubjectStream,
-    folder: Path,
-    tokens: int,
-    dtype: Dtype,
-    shard_tokens: int,
-    progress: Callable[[int, int], None],
-    overwrite: bool,
-) -> Manifest:
-    manifest = _opened(stream, folder, tokens, dtype, shard_tokens, overwrite)
-    shards = list(manifest.shards)
-    blocks = stream.blocks(shards[-1].position if shards else 0)
-    while (written := sum(shard.tokens for shard in shards)) < tokens:
-        wanted = min(shard_tokens, tokens - written)
-        parts, count, position = [], 0, 0
-        while count < wanted:
-            block = next(blocks)
-            parts.append(block.activations.cpu().to(getattr(torch, dtype)))
-            count, position = count + parts[-1].shape[1], block.position
-        count = min(count, tokens - written)
-        tensors = {
-            name: torch.cat([part[i] for part in parts])[:count].contiguous()
-            for i, name in enumerate(stream.hookpoints)
-        }
-        for name, tensor in tensors.items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise RunError(f"{name} holds values that are not finite in {dtype}: use float32, or mend the subject.")
+def parts(stream: SubjectStream, manifest: Manifest) -> Iterator[Part]:
+    """The shards behind those that the manifest lists."""
+    shards = manifest.shards
+    number, written, position = len(shards), manifest.written, shards[-1].position if shards else 0
+    layout = stream.layout(position)
+    while written < manifest.tokens:
+        start, count, left = position, 0, manifest.tokens - written
+        while count < min(manifest.shard_tokens, left):
+            position, more = next(layout)
+            count += more
+        yield Part(number, start, min(count, left), position)
+        number, written = number + 1, written + min(count, left)
+
+
+def write_shard(stream: SubjectStream, folder: Path, part: Part, dtype: Dtype) -> None:
+    """Raises RunError as `write_store`."""
+    _write(stream, folder, part.number, stream.blocks(part.start), part.tokens, part.tokens, dtype)
+
+
+def _written(stream: SubjectStream, folder: Path, manifest: Manifest, progress: Callable[[int, int], None]) -> Manifest:
+    shards, blocks = list(manifest.shards), None
+    while (written := sum(shard.tokens for shard in shards)) < manifest.tokens:
         path = folder / _shard(len(shards))
-        write_whole(path, lambda file, tensors=tensors: save_file(tensors, file.name))
+        there = next(parts(stream, manifest)) if path.is_file() else None
+        if there is not None and _stands(folder, there, manifest):
+            count, position, blocks = there.tokens, there.position, None
+        else:
+            blocks = stream.blocks(shards[-1].position if shards else 0) if blocks is None else blocks
+            left = manifest.tokens - written
+            wanted = min(manifest.shard_tokens, left)
+            count, position = _write(stream, folder, len(shards), blocks, wanted, left, manifest.dtype)
         shards.append(Shard(path.name, count, sha256_file(path), position))
         manifest = dataclasses.replace(manifest, shards=tuple(shards))
         write_manifest(folder, manifest)
-        progress(written + count, tokens)
+        progress(written + count, manifest.tokens)
     return manifest
+
+
+def _write(
+    stream: SubjectStream, folder: Path, number: int, blocks: Iterator[Block], wanted: int, most: int, dtype: Dtype
+) -> tuple[int, int]:
+    """(tokens, position behind them) of a shard of whole blocks, at least `wanted` tokens and no more than `most`."""
+    gathered, count, position = [], 0, 0
+    while count < wanted:
+        block = next(blocks)
+        gathered.append(block.activations.cpu().to(getattr(torch, dtype)))
+        count, position = count + gathered[-1].shape[1], block.position
+    count = min(count, most)
+    tensors = {
+        name: torch.cat([part[i] for part in gathered])[:count].contiguous() for i, name in enumerate(stream.hookpoints)
+    }
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise RunError(f"{name} holds values that are not finite in {dtype}: use float32, or mend the subject.")
+    write_whole(folder / _shard(number), lambda file: save_file(tensors, file.name))
+    return count, position
+
+
+def _stands(folder: Path, part: Part, manifest: Manifest) -> bool:
+    """Whether its file was written, by another process or before the manifest knew: files are whole or absent, and
+    those of other settings are removed before the manifest says these."""
+    try:
+        with safe_open(folder / _shard(part.number), "pt") as file:
+            return all(file.get_slice(name).get_shape() == [part.tokens, manifest.d] for name in manifest.hookpoints)
+    except (OSError, SafetensorError):
+        return False
 
 
 def _shard(number: int) -> str:
@@ -112,7 +161,7 @@ def _opened(
             raise RunError(
                 f"{folder} holds a store made with other settings: use them again, give --overwrite or another folder."
             )
-        for number in range(len(old.shards) + 1):  # the last was perhaps written before the manifest knew
+        for number in range(-(-old.tokens // old.shard_tokens)):  # some perhaps written before the manifest knew
             (folder / _shard(number)).unlink(missing_ok=True)
     elif any(file.name != LOCK for file in folder.iterdir()):
         raise RunError(f"{folder} holds files but no activation store: choose another folder.")

@@ -109,6 +109,15 @@ class SubjectStream:
         }
 
     def blocks(self, start: int = 0) -> Iterator[Block]:
+        for number, gathered, count in self._gathered(start):
+            yield Block(number + 1, self._harvest(gathered, count, number))
+
+    def layout(self, start: int = 0) -> Iterator[tuple[int, int]]:
+        """(`position`, tokens) of every block from `start` on, without a pass of the subject."""
+        return ((number + 1, count) for number, _, count in self._gathered(start))
+
+    def _gathered(self, start: int) -> Iterator[tuple[int, list[tuple[Batch, Tensor]], int]]:
+        """The batches of every block, with what is kept of them; number of the last, and tokens."""
         gathered: list[tuple[Batch, Tensor]] = []
         count = 0
         share = {"rank": self.rank, "world_size": self.world_size}
@@ -119,7 +128,7 @@ class SubjectStream:
             gathered.append((batch, kept))
             count += int(kept.sum())
             if count >= self.block_tokens:
-                yield Block(number + 1, self._harvest(gathered, count, number))
+                yield number, gathered, count
                 gathered, count = [], 0
 
     def _kept(self, batch: Batch) -> Tensor:

@@ -30,8 +30,8 @@ class OnWorkers(Request):
         from isotrace.engine.backends.backend import BACKENDS
 
         BACKENDS[self.backend]
-        for name in ("subject", "dictionary"):
-            if not isinstance(getattr(self, name, ""), str | Path):
+        for name in ("subject", "dictionary", "untrained", "reader"):
+            if not isinstance(getattr(self, name, None), str | Path | None):
                 raise InputError(f"--workers load what they work with themselves: give {name} by its name or folder.")
         if str(getattr(self, "data", "")) == "-":
             raise InputError("--workers read the data themselves, and stdin can be read once: give a file.")

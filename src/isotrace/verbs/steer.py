@@ -1,12 +1,15 @@
 """Steer a subject towards a property: fit a direction, calibrate it, design, and compare with random directions."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError
+from isotrace.base.progress import silent
 from isotrace.verbs.request import (
     COMMAS,
     PLACE,
@@ -20,13 +23,18 @@ from isotrace.verbs.request import (
     look_at,
     verb,
 )
+from isotrace.verbs.spreading import OnWorkers, helpers_of
 
 if TYPE_CHECKING:
+    from isotrace.interventions.components import Components
     from isotrace.report.steer.steer import SteerResult
+    from isotrace.steering.contrast import Contrast
+    from isotrace.steering.trials.experiment import Part
+    from isotrace.steering.trials.settings import TrialSettings
     from isotrace.subjects.subject import Subject
 
 
-class SteerRequest(OnSubject, InFolder, Seeded):
+class SteerRequest(OnSubject, InFolder, Seeded, OnWorkers):
     way_on: ClassVar[str] = "the same command goes on from there"
 
     data: Annotated[Data, PLACE]
@@ -133,29 +141,16 @@ def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
 
     from isotrace.base.identity import Source
     from isotrace.base.runs import open_run
-    from isotrace.datasets.inputs import read_inputs
-    from isotrace.dictionaries.features import Features
-    from isotrace.interventions.components import COMPONENTS
     from isotrace.report.steer.steer import steer_result
-    from isotrace.steering.contrast import Contrast
     from isotrace.steering.trials.safety import check_reader
-    from isotrace.steering.trials.settings import TrialSettings
     from isotrace.steering.trials.trial import trial
-    from isotrace.verbs.loading import dictionary_of, domain_of_subject, named, subject_of
+    from isotrace.verbs.loading import named
 
-    subject = subject_of(request)
-    domain_of_subject(subject)
-    reader = reader_of(request, subject)
+    helpers = helpers_of(request, trying, request, progress)
+    asked = Asked.of(request)
+    subject, reader = asked.subject, asked.reader
     if reader is not None:
         check_reader(reader, subject)
-    settings = TrialSettings(
-        request.method, request.layers or (), request.confounds, request.dose, request.designs, request.starts,
-        request.development, request.twins, request.generator, request.seed, settings_of(request.setting),
-        request.twins_at, request.hold or (), request.where,
-    )  # fmt: skip
-    components = None if request.components in (None, "feature") else COMPONENTS[request.components]()
-    if request.dictionary is not None:
-        components = Features(dictionary_of(request.dictionary, subject))
     inputs: dict[str, Any] = {
         "subject": Source.of(subject.source, subject),
         "data": named(request.data, request.column),
@@ -165,14 +160,11 @@ def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
     inputs |= {} if request.dictionary is None else {"dictionary": named(request.dictionary)}
     where = {"command": request.command, "seed": request.seed, "inputs": inputs, "overwrite": request.overwrite}
     with nullcontext() if request.out is None else open_run(request.out, **where) as run:
-        starts, refused = (), []
-        if request.start is not None:
-            rows, rejects = read_inputs(request.start)
-            starts, refused = tuple(rows["sequence"].head(request.starts).to_list()), rejects.rows()
-        given = {name: getattr(request, name) for name in ("positive", "group", "pair", "column")}
-        contrast = Contrast.read(subject, request.data, request.label, **given, progress=progress)
-        more: dict[str, Any] = {"components": components, "starts": starts, "reader": reader, "nulls": request.nulls}
-        found = trial(subject, contrast, settings, **more, work=run and run.work, progress=progress)
+        starts, refused = asked.starts(request)
+        contrast = asked.contrast(request, progress)
+        more: dict[str, Any] = {"components": asked.components, "starts": starts, "reader": reader}
+        more |= {"nulls": request.nulls, "helpers": helpers}
+        found = trial(subject, contrast, asked.settings, **more, work=run and run.work, progress=progress)
         found = replace(found, rejects=(*contrast.rejects, *refused, *found.rejects))
         result = steer_result(found, contrast, subject)
         if run is not None:
@@ -180,3 +172,64 @@ def steer(request: SteerRequest, progress: Progress) -> "SteerResult":
             names = [f"edits/{path.name}" for path in sorted(found.edits.save(run.path / "edits", subject).iterdir())]
             run.adopt(*names)
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a trial is of, as far as it is known before any sequence is read."""
+
+    subject: "Subject"
+    reader: "Subject | None"
+    settings: "TrialSettings"
+    components: "Components | None"
+
+    @classmethod
+    def of(cls, request: SteerRequest) -> "Asked":
+        """Raises as the loaders do."""
+        from isotrace.dictionaries.features import Features
+        from isotrace.interventions.components import COMPONENTS
+        from isotrace.steering.trials.settings import TrialSettings
+        from isotrace.verbs.loading import dictionary_of, domain_of_subject, subject_of
+
+        subject = subject_of(request)
+        domain_of_subject(subject)
+        reader = reader_of(request, subject)
+        settings = TrialSettings(
+            request.method, request.layers or (), request.confounds, request.dose, request.designs, request.starts,
+            request.development, request.twins, request.generator, request.seed, settings_of(request.setting),
+            request.twins_at, request.hold or (), request.where,
+        )  # fmt: skip
+        components = None if request.components in (None, "feature") else COMPONENTS[request.components]()
+        if request.dictionary is not None:
+            components = Features(dictionary_of(request.dictionary, subject))
+        return cls(subject, reader, settings, components)
+
+    def starts(self, request: SteerRequest) -> tuple[tuple[str, ...], list[Any]]:
+        """(texts, rows that cannot be read)."""
+        from isotrace.datasets.inputs import read_inputs
+
+        if request.start is None:
+            return (), []
+        rows, rejects = read_inputs(request.start)
+        return tuple(rows["sequence"].head(request.starts).to_list()), rejects.rows()
+
+    def contrast(self, request: SteerRequest, progress: Progress) -> "Contrast":
+        """Raises InputError as `Contrast.read`."""
+        from isotrace.steering.contrast import Contrast
+
+        given = {name: getattr(request, name) for name in ("positive", "group", "pair", "column")}
+        return Contrast.read(self.subject, request.data, request.label, **given, progress=progress)
+
+
+def trying(request: SteerRequest) -> "Callable[[Part], None]":
+    """For a worker: what makes one part, and keeps it in the work of the run."""
+    from isotrace.base.runs import WORK
+    from isotrace.base.work import Work
+    from isotrace.steering.trials.experiment import Experiment
+
+    assert request.out is not None  # `helpers_of` has seen to it
+    asked = Asked.of(request)
+    starts, _ = asked.starts(request)
+    more: dict[str, Any] = {"components": asked.components, "starts": starts, "reader": asked.reader}
+    contrast, work = asked.contrast(request, silent), Work(request.out / WORK)
+    return Experiment.of(asked.subject, contrast, asked.settings, **more, work=work).do

@@ -69,7 +69,7 @@ class Workshop:
 
     def arm(self, name: str, dose: float, edits: Edits | None, plain: Arm | None = None) -> Arm:
         """`name`: which it is, of all in the trial."""
-        designs = _read(self.memo.plain(f"designs {name}", lambda: _written(self._designs(edits))))
+        designs = self.designs(name, edits)
         valid = [row for row in designs.rows if row.valid]
         values = judged(self.judge, designs.rows)
         means, first = start_means(designs.rows, values, len(self.starts)), self._first(designs)
@@ -81,6 +81,10 @@ class Workshop:
         )
         reached = None if edits is None else edits.dose
         return Arm(dose, reached, None, designs, values, means - base, first - before, share)
+
+    def designs(self, name: str, edits: Edits | None) -> Designs:
+        """Of the arm `name`, kept."""
+        return _read(self.memo.plain(f"designs {name}", lambda: _written(self._designs(edits))))
 
     def _first(self, designs: Designs) -> np.ndarray:
         return start_means(designs.first, judged(self.judge, designs.first), len(self.starts))

@@ -80,19 +80,15 @@ def compared(
     """What `draws` give, at the doses of `like`, arms of the edit, from small to large. One serves all of them, each
     calibrated."""
     n, doses = workshop.settings.n_twins, [arm.dose for arm in like]
-    strengths = [abs(arm.reached.alpha) for arm in like if arm.reached is not None]
-    if not strengths or not n:
+    grid = grid_of(like)
+    if not grid or not n:
         return Twins({})
-    # powers of 2 from below a quarter of the edit's own strength on: one grid for all doses, so that what was measured
-    # serves them all, and a dose is met at the same strength whichever others are asked for
-    first, steps = floor(log2(min(strengths))) - 2, ceil(log2(max(strengths) / min(strengths)))
-    grid = [2.0**i for i in range(first, first + 10 + steps)]
     effects = {null: {dose: np.full(n, np.nan) for dose in doses} for null in draws}
     lost: list[tuple[str, float, str]] = []
     largest: dict[str, Edits] = {}
     for null, draw in draws.items():
         for number in progress(range(n), f"{null} twins"):
-            name = f"{'' if null == 'random' else null + ' '}twin {number}"
+            name = name_of(null, number)
             try:
                 found = Strengths(name, draw(number), asked, workshop.memo)
             except IsotraceError as error:  # a method may find nothing in labels that mean nothing
@@ -107,6 +103,21 @@ def compared(
                     largest.setdefault(null, dosed)
                 effects[null][dose][number] = workshop.arm(f"{name} {dose}", dose, dosed, plain).effect
     return Twins(effects, tuple(lost), largest)
+
+
+def grid_of(like: Sequence[Arm]) -> list[float]:
+    """Strengths that twins are tried at, to meet the doses of `like`; none where there is nothing to meet."""
+    strengths = [abs(arm.reached.alpha) for arm in like if arm.reached is not None]
+    if not strengths:
+        return []
+    # powers of 2 from below a quarter of the edit's own strength on: one grid for all doses, so that what was measured
+    # serves them all, and a dose is met at the same strength whichever others are asked for
+    first, steps = floor(log2(min(strengths))) - 2, ceil(log2(max(strengths) / min(strengths)))
+    return [2.0**i for i in range(first, first + 10 + steps)]
+
+
+def name_of(null: str, number: int) -> str:
+    return f"{'' if null == 'random' else null + ' '}twin {number}"
 
 
 def covariances(subject: Subject, contrast: Contrast, edits: Edits) -> list[Tensor]:

@@ -14,7 +14,7 @@ from isotrace.steering.contrast import Contrast
 from isotrace.steering.directions.direction import DIRECTIONS
 from isotrace.steering.questions import Questions
 from isotrace.steering.response.dormant import dormancy
-from isotrace.steering.trials.trial import calibration
+from isotrace.steering.trials.experiment import calibration
 from isotrace.studies.steering.planted_benchmark import DOSE, Size, dosed, label_rows, ledger_rows, means, written
 from isotrace.studies.steering.planted_methods import method_rows
 from isotrace.studies.study import Outcome, Setting, study
