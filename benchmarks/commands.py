@@ -84,10 +84,10 @@ def measure(args, rest: list[str]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         data = drawn(args, Path(folder))
         words = command(args, rest, data)
+        files: dict[str, dict[str, bytes]] = {}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in trees}
         wrong: set[str] = set()
         for number in range(args.rounds):
-            files = {}
             for name in sorted(trees, reverse=bool(number % 2)):
                 wall, cpu, files[name] = run(trees[name], words, data, args.threads)
                 times[name].append((wall, cpu))

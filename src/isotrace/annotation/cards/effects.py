@@ -18,8 +18,8 @@ from isotrace.datasets.annotated import Data
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.replacement import asked_of
-from isotrace.subjects.dispatch import blocks_given, blocks_recorded, hookpoints_edited
-from isotrace.subjects.fast import fast_kernels
+from isotrace.subjects.dispatch import hookpoints_edited
+from isotrace.subjects.fast import blocks_given, blocks_recorded, fast_kernels
 from isotrace.subjects.subject import Subject
 
 SHOWN = 5
