@@ -33,9 +33,14 @@ def feature_values(dictionary: Dictionary, ablation: Ablation) -> Values:
     return tuple((mean if ablation == "mean" else torch.zeros_like(mean))[..., None])
 
 
-def fitting(chunk: int, n_tokens: int) -> int:
-    """Copies of an input to run at once: at most `chunk`, and fewer of a long one, so that memory stays bounded."""
-    return max(1, min(chunk, 8_192 // n_tokens))
+MEMORY = 1 << 28
+"""Bytes that the activations of a layer's components may take in the copies of an input that run at once."""
+
+
+def fitting(chunk: int, n_tokens: int, n_components: int = 1) -> int:
+    """Copies of an input to run at once: at most `chunk`, and fewer of a long one or of many components in a layer, so
+    that memory stays bounded."""
+    return max(1, min(chunk, 8_192 // n_tokens, MEMORY // (4 * n_tokens * n_components)))
 
 
 def rounding(frame: Frame) -> float:
@@ -69,7 +74,7 @@ def ablated(
         0 if complement else min((components.block(subject, i) for i in one.meant or ()), default=0) for one in kept
     ]
     order = sorted(range(len(sets)), key=begins.__getitem__)
-    chunk = fitting(chunk, batch.ids.shape[1])
+    chunk = fitting(chunk, batch.ids.shape[1], max(n for n, _ in components.sizes(subject)))
     plan = lambda one: Plan((Intervention(components, To(reference), ~one if complement else one),))  # noqa: E731
     with fast_kernels(subject):
         with blocks_recorded(subject) if any(begins) else nullcontext([]) as blocks:

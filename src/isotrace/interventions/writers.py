@@ -207,8 +207,8 @@ class Writers(Components):
                 y = self.finish(subject, layer, torch.zeros_like(y) if total is None else total, self.source(layer, x))
             elif change is not None:
                 y = y + self.scaled(layer, change, x)
-            if same:
-                own[layer] = (y, activations)
+            # where the write lies behind the read, no nested edit asks for the activations any more
+            own[layer] = (y, activations) if same else (x, None)
             return y
 
         token = _WRITTEN.set({**given, self.key: ChainMap(own, outer)})
