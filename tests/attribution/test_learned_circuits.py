@@ -6,12 +6,15 @@ import torch
 import tiny
 from handbuilt import READER, SOURCE, handbuilt
 from isotrace.attribution.ablation import ablated, feature_values
+from isotrace.attribution.circuits import learned
 from isotrace.attribution.circuits.choice import choose_circuit
 from isotrace.attribution.circuits.ensemble import ensemble
 from isotrace.attribution.circuits.learned import straight_through
 from isotrace.attribution.circuits.masked import Masked
+from isotrace.attribution.circuits.neurons import neuron_effects
 from isotrace.attribution.graph import build_graph, frame
 from isotrace.dictionaries.features import Features
+from isotrace.interventions import Neurons, zero_values
 from isotrace.subjects.targets import parse_target
 
 
@@ -78,3 +81,20 @@ def test_a_mask_finds_the_circuit_that_was_written_into_the_weights(tmp_path):
     settings = {"shares": (0.25, 0.5, 1.0), "tolerance": 0.1, "ablation": "zero", "way": "learned"}
     found = choose_circuit(subject, framing, target, graph.feature_nodes, **settings)
     assert sorted(found.circuit.tolist()) == sorted([SOURCE, READER])
+
+
+def test_circuits_of_features_and_of_neurons_are_learned_on_the_same_passes(subject, monkeypatch):
+    batch, target = tiny.prepared("probe", subject)
+    framing = frame(subject, tiny.random_dictionary(subject), batch, target)
+    nodes = build_graph(framing, max_features=20).feature_nodes
+    seen, real = [], learned.around_of
+    monkeypatch.setattr(learned, "around_of", lambda search: seen.append(search) or real(search))
+    chosen, means = {"shares": [0.1], "tolerance": 0.1, "ablation": "mean"}, zero_values(subject, Neurons())
+    found = []
+    for known in ({}, None):
+        way = {"way": "learned", "seed": 3, "known": known}
+        choice = choose_circuit(subject, framing, target, nodes, **chosen, **way)
+        effects = neuron_effects(subject, framing, target, means, len(choice.circuit), **way)
+        found.append((choice.circuit.tolist(), choice.values.tolist(), effects))
+    assert found[0] == found[1]
+    assert len(seen) == 1 + 2
