@@ -47,7 +47,8 @@ def logit_effects(
     for row in rows:
         length = len(data.ids[place[row["index"]]])
         same = batches and len(data.ids[place[batches[-1][0]["index"]]]) == length
-        if not same or (len(batches[-1]) + 1) * length > batch_tokens * dictionary.config.n_layers:
+        # whole multiples of what runs at a time: how many rows a product has may show in its last bits
+        if not same or len(batches[-1]) == max(1, batch_tokens // length) * dictionary.config.n_layers:
             batches.append([])
         batches[-1].append(row)
     found = []
