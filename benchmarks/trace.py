@@ -111,7 +111,7 @@ def compared(sources: list[Path], names: list[str], rounds: int, threads: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--versions", nargs=2, type=Path, metavar="SRC")
     parser.add_argument("--only", nargs="*", choices=INPUTS, default=[*INPUTS])
