@@ -201,11 +201,13 @@ def neurons(subject: Subject, layers: tuple[int, ...], k: int) -> Dictionary:
 
 
 def shuffled(dictionary: Dictionary, seed: int) -> Dictionary:
-    """A copy whose decoder rows are permuted among the features of each layer: what is active stays, what it writes
-    is another feature's."""
-    made, generator = copy.deepcopy(dictionary), torch.Generator().manual_seed(seed)
-    for weight in made.W_dec:
-        weight.copy_(weight[torch.randperm(len(weight), generator=generator)])
+    """One whose decoder rows are permuted among the features of each layer: what is active stays, what it writes is
+    another feature's. All but the decoders it has in common with `dictionary`."""
+    shared, generator = dictionary.state_dict(keep_vars=True).values(), torch.Generator().manual_seed(seed)
+    made = copy.deepcopy(dictionary, {id(tensor): tensor for tensor in shared})
+    orders = [torch.randperm(len(weight), generator=generator) for weight in dictionary.W_dec]
+    rows = [weight.data[order] for weight, order in zip(dictionary.W_dec, orders, strict=True)]
+    made.W_dec = torch.nn.ParameterList(torch.nn.Parameter(weight, requires_grad=False) for weight in rows)
     return made
 
 
