@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 MIB = 2**20
 LIMIT = 8 * 2**30
@@ -70,10 +71,10 @@ def make(folder: Path, architecture: str) -> None:
         names = dict(zip(("cls", "pad", "eos", "unk", "mask"), special, strict=True))
         tokens = {f"{name}_token": word for name, word in names.items()}
         PreTrainedTokenizerFast(tokenizer_object=backend, **tokens).save_pretrained(folder / "subject")
-        shape = {"vocab_size": len(words), "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "pad_token_id": 1}
-        config = BertConfig(**shape, intermediate_size=4 * WIDTH, max_position_embeddings=TOKENS)
+        shape: dict[str, Any] = {"vocab_size": len(words), "hidden_size": WIDTH, "num_hidden_layers": LAYERS}
+        config = BertConfig(**shape, pad_token_id=1, intermediate_size=4 * WIDTH, max_position_embeddings=TOKENS)
         BertForMaskedLM(config).save_pretrained(folder / "subject")
-        rows = [f"{sequence(seed)},{seed % 2}" for seed in range(48)]
+        rows = [f"{sequence(seed)},{seed % 2}" for seed in range(24)]
         (folder / "sequences.csv").write_text("\n".join(["sequence,y", *rows]) + "\n")
     if (folder / architecture).is_dir():
         return
