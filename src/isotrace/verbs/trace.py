@@ -9,7 +9,7 @@ from pydantic import Field
 from isotrace.base.errors import InputError
 from isotrace.verbs.request import PLACE, Loaded, OnDictionary, Progress, Seeded, look_at, option, verb
 from isotrace.verbs.spreading import OnWorkers, shared
-from isotrace.verbs.trace_rows import HOME, folders_of, many_in, opened, rows_of, seconds, traced
+from isotrace.verbs.trace_rows import folders_of, home_of_rows, many_in, opened, rows_of, seconds, traced
 
 if TYPE_CHECKING:
     from isotrace.report.pair.index import Pairs
@@ -152,7 +152,7 @@ def trace(request: TraceRequest, progress: Progress) -> "TraceResult | Traces | 
         for row, other, folder in zip(progress(table, "tracing"), others, folders, strict=True):
             place = request.out and request.out / folder
             try:
-                one = traced(request, tracer, row, place, against=other, go_on=go_on, home=HOME)
+                one = traced(request, tracer, row, place, against=other, go_on=go_on, home=home_of_rows())
                 found.append((row["index"], one, {name: row[name] for name in own}))
                 kept.append(request.out and folder)
             except InputError as error:

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from isotrace.verbs.trace import TraceRequest
     from isotrace.verbs.tracing import Tracer
 
-HOME = "../summary/report.html"
-"""From the page of a row to that of all."""
+
+def home_of_rows() -> str:
+    """From the page of a row to that of all."""
+    from isotrace.base.runs import SUMMARY
+
+    return f"../{SUMMARY}/report.html"
 
 
 def rows_of(spec: "tuple[TraceRequest, bool]") -> Callable[[int], None]:
@@ -34,7 +38,7 @@ def rows_of(spec: "tuple[TraceRequest, bool]") -> Callable[[int], None]:
 
     def one(i: int) -> None:
         assert request.out is not None  # `shared` has seen to it
-        traced(request, tracer, table[i], request.out / folders[i], against=others[i], go_on=go_on, home=HOME)
+        traced(request, tracer, table[i], request.out / folders[i], against=others[i], go_on=go_on, home=home_of_rows())
 
     return one
 
