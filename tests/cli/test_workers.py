@@ -114,6 +114,7 @@ def test_parts_done_by_others_are_found(case, root, alone, wrote, backwards):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_one_worker_and_many_leave_the_same(case, workers, root, alone):
@@ -121,6 +122,7 @@ def test_one_worker_and_many_leave_the_same(case, workers, root, alone):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("case", CASES)
 def test_a_worker_that_is_killed_changes_nothing(case, root, alone, dying):
     assert run(root, case, f"{case}-killed", "--workers", 2, "--backend", "dying") == alone(case)
