@@ -36,7 +36,7 @@ class Floor:
         layers = range(shape.n_layers)
         self.x = [torch.randn(tokens, shape.d).to(dtype) for _ in layers]
         self.W = [torch.randn(shape.n_features, shape.d).to(dtype) for _ in layers]
-        self.decoders = [torch.zeros(shape.n_features, (shape.n_layers - s) * shape.d) for s in layers]
+        self.decoders = [torch.zeros(shape.n_features, shape.targets(s) * shape.d) for s in layers]
         encoders = [torch.zeros(shape.n_features, shape.d) for _ in layers]
         self.parameters = [p.requires_grad_() for p in (*encoders, *self.decoders)]
         for parameter in self.parameters:

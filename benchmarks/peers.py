@@ -18,7 +18,11 @@ LEARNING_RATE = 4e-4
 
 
 def autocast(dtype: torch.dtype):
-    return torch.autocast("cpu", dtype) if dtype == torch.bfloat16 else nullcontext()
+    return torch.autocast(device(), dtype) if dtype == torch.bfloat16 else nullcontext()
+
+
+def device() -> str:
+    return torch.get_default_device().type
 
 
 def fve_loss(y, m):
@@ -39,7 +43,7 @@ class Ours:
         self.W_enc = [unit_rows(shape.n_features, shape.d).T.requires_grad_() for _ in layers]
         self.b_enc = [torch.zeros(shape.n_features, requires_grad=True) for _ in layers]
         self.W_dec = [
-            (torch.randn(shape.n_features, (shape.n_layers - s) * shape.d) * 0.02).requires_grad_() for s in layers
+            (torch.randn(shape.n_features, shape.targets(s) * shape.d) * 0.02).requires_grad_() for s in layers
         ]
         self.b_dec = torch.zeros(shape.n_layers, 1, shape.d, requires_grad=True)
         self.parameters = [*self.W_enc, *self.b_enc, *self.W_dec, self.b_dec]
@@ -50,7 +54,7 @@ class Ours:
         encoded = [sparse_encode(rows, W, b, self.shape.k, **self.options) for rows, W, b in layers]
         values, indices = [e[0] for e in encoded], [e[1] for e in encoded]
         backend = self.options["backend"]
-        return sparse_decode(values, indices, self.W_dec, self.shape.d, len(x), backend=backend) + self.b_dec
+        return sparse_decode(values, indices, self.W_dec, self.shape.d, self.shape.window, backend=backend) + self.b_dec
 
     def step(self, x, y) -> float:
         loss = fve_loss(y, self.forward(x))
@@ -76,7 +80,7 @@ class DenseCLT:
         self.shape, self.dtype = shape, dtype
         self.W_enc = nn.ParameterList(unit_rows(shape.n_features, shape.d).T.contiguous() for _ in layers)
         self.b_enc = nn.ParameterList(torch.zeros(shape.n_features) for _ in layers)
-        self.pairs = [(s, t) for s in layers for t in layers if s <= t]
+        self.pairs = [(s, t) for s in layers for t in layers if s <= t < s + shape.targets(s)]
         self.W_dec = nn.ParameterList(torch.randn(shape.n_features, shape.d) * 0.02 for _ in self.pairs)
         self.b_dec = nn.ParameterList(torch.zeros(shape.d) for _ in layers)
         parameters = [*self.W_enc, *self.b_enc, *self.W_dec, *self.b_dec]
@@ -112,7 +116,7 @@ class Sparsify:
         with redirect_stdout(StringIO()):
             from sparsify import SparseCoder, SparseCoderConfig
         self.dtype = dtype
-        self.coder = SparseCoder(shape.d, SparseCoderConfig(num_latents=shape.n_features, k=shape.k))
+        self.coder = SparseCoder(shape.d, SparseCoderConfig(num_latents=shape.n_features, k=shape.k), device())
         self.optimizer = torch.optim.Adam(self.coder.parameters(), lr=LEARNING_RATE)
         self.fired = torch.zeros(shape.n_features, dtype=torch.bool)
 
@@ -138,13 +142,14 @@ class SAELens:
         from sae_lens.config import LoggingConfig, SAETrainerConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
-        sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=shape.d, d_sae=shape.n_features, k=shape.k))
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=shape.d, d_sae=shape.n_features, k=shape.k, device=device()))
         config = SAETrainerConfig(
             total_training_samples=10**9,
             train_batch_size_samples=2048,
             lr_end=LEARNING_RATE,
             lr=LEARNING_RATE,
             autocast=dtype == torch.bfloat16,
+            device=device(),
             logger=LoggingConfig(log_to_wandb=False),
         )
         self.trainer = SAETrainer(config, sae, iter(()))
@@ -171,7 +176,7 @@ class DictionaryLearning:
             layer=0,
             lm_name="benchmark",
             lr=LEARNING_RATE,
-            device="cpu",
+            device=device(),
         )
 
     def step(self, x, y) -> float:
@@ -196,7 +201,7 @@ class CLTForge:
 
             steps, tokens = 10**6, 2_048
             config = CLTTrainingRunnerConfig(  # pyright: ignore[reportCallIssue] (ddp and the like follow from the setup)
-                device="cpu", dtype=str(dtype).removeprefix("torch."), distributed_setup="None", log_to_wandb=False,
+                device=device(), dtype=str(dtype).removeprefix("torch."), distributed_setup="None", log_to_wandb=False,
                 logger_verbose=False, n_checkpoints=0, d_in=shape.d, d_latent=shape.n_features, lr=LEARNING_RATE,
                 adam_beta1=0.9, total_training_tokens=steps * tokens, train_batch_size_tokens=tokens,
                 l0_coefficient=2.0, dead_penalty_coef=1e-5,
@@ -215,6 +220,8 @@ def peers(shape, dtype: torch.dtype) -> tuple[list, dict[str, str]]:
     """(peers for the shape, why others are missing)."""
     found: list = [DenseCLT(shape, dtype)]
     missing = {}
+    if shape.window < shape.n_layers:
+        return found, {CLTForge.name: "has no window"}
     for kind in (Sparsify, SAELens, DictionaryLearning) if shape.n_layers == 1 else (CLTForge,):
         try:
             with warnings.catch_warnings():

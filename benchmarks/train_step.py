@@ -7,6 +7,7 @@ A step is forward, loss, backward, clipping and constraints where they belong to
 float32 weights. `ratio` is a peer's time over ours within a round: median, and the smallest and largest round.
 `floor.py` says what the floor counts. `--rescore` has ours compute float32 results with a bfloat16 product.
 OpenMP's threads sleep between PyTorch's operations, for all alike, unless OMP_WAIT_POLICY says otherwise.
+`--device cuda` runs all of them on a GPU, where there is no floor; shape E, windowed to fit, is meant for one.
 The SAE libraries run at shape C where they are installed, CLT-Forge at all others where it can be imported.
 `--loss-curve` trains ours and the dense transcoder from the same weights on the same activations of the bundled
 subject, and prints Σ_t ‖y_t − m̂_t‖² / Var(y_t) of both.
@@ -36,6 +37,11 @@ class Shape:
     d: int
     n_features: int
     k: int
+    window: int = 64
+
+    def targets(self, source: int) -> int:
+        """Layers that one layer's features write to."""
+        return min(self.window, self.n_layers - source)
 
 
 SHAPES = {
@@ -43,6 +49,7 @@ SHAPES = {
     "B": Shape(12, 256, 2048, 16),
     "C": Shape(1, 512, 8192, 32),
     "D": Shape(12, 480, 4800, 24),
+    "E": Shape(33, 1280, 16384, 64, window=4),
     "molm": Shape(6, 192, 1536, 24),
 }
 
@@ -53,11 +60,18 @@ def seconds(clock, function, *args) -> float:
     return clock() - started
 
 
+def synchronised() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def measure(shape: Shape, tokens: int, dtype: torch.dtype, rounds: int, rescore: bool, clock, with_peers: bool) -> dict:
+    """On PyTorch's default device."""
     torch.manual_seed(0)
     x = torch.randn(shape.n_layers, tokens, shape.d)
     y = x.clone()
-    ours, floor = Ours(shape, dtype, rescore), Floor(shape, tokens, dtype)
+    ours = Ours(shape, dtype, rescore)
+    floor = Floor(shape, tokens, dtype) if x.device.type == "cpu" else None
     others, missing = peers(shape, dtype) if with_peers else ([], {})
     times: dict[str, list[float]] = {p.name: [] for p in (ours, *others)}
     floors = []
@@ -66,14 +80,16 @@ def measure(shape: Shape, tokens: int, dtype: torch.dtype, rounds: int, rescore:
             spent = seconds(clock, trainer.step, x, y)
             if round_ >= 0:
                 times[trainer.name].append(spent)
-        spent = floor(clock)
-        if round_ >= 0:
-            floors.append(spent)
+        if floor is not None:
+            spent = floor(clock)
+            if round_ >= 0:
+                floors.append(spent)
     mine = np.asarray(times.pop(ours.name))
-    total = np.sum(floors, axis=1)
-    result = {"ours_ms": 1e3 * np.median(mine), "ours_min_ms": 1e3 * mine.min(), "floor_ms": 1e3 * np.median(total)}
-    result["floor_fraction"] = float(np.median(total / mine))
-    result["floor_parts_ms"] = dict(zip(("encode", "adam", "gathers"), 1e3 * np.median(floors, axis=0), strict=True))
+    result: dict = {"ours_ms": 1e3 * np.median(mine), "ours_min_ms": 1e3 * mine.min()}
+    if floors:
+        total, parts = np.sum(floors, axis=1), 1e3 * np.median(floors, axis=0)
+        result |= {"floor_ms": 1e3 * np.median(total), "floor_fraction": float(np.median(total / mine))}
+        result["floor_parts_ms"] = dict(zip(("encode", "adam", "gathers"), parts, strict=True))
     result["peers"] = {}
     for name, spent in times.items():
         ratio = np.asarray(spent) / mine
@@ -144,6 +160,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--rescore", action="store_true", help="float32 results from a bfloat16 product")
     parser.add_argument("--cpu-time", action="store_true", help="processor time: for one thread on a busy machine")
     parser.add_argument("--no-peers", action="store_true", help="ours and the floor only")
@@ -154,6 +171,7 @@ def main() -> None:
     if args.cpu_time and args.threads > 1:
         parser.error("--cpu-time adds up over threads: use it with --threads 1")
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
     dtype = DTYPES[args.dtype]
     if args.loss_curve:
         rows = loss_curve(args.tokens, dtype, args.steps, args.rescore)
@@ -162,15 +180,17 @@ def main() -> None:
     result = {"shape": args.shape, **asdict(SHAPES[args.shape]), "tokens": args.tokens, "threads": args.threads}
     result["omp_wait_policy"] = os.environ["OMP_WAIT_POLICY"]
     result |= {"dtype": args.dtype, "rounds": args.rounds, "rescore": args.rescore, "torch": torch.__version__}
-    clock = time.process_time if args.cpu_time else time.perf_counter
-    result["clock"] = clock.__name__
+    on_gpu = torch.get_default_device().type == "cuda"
+    clock = synchronised if on_gpu else time.process_time if args.cpu_time else time.perf_counter
+    result |= {"clock": clock.__name__, "device": torch.cuda.get_device_name() if on_gpu else "cpu"}
     result |= measure(SHAPES[args.shape], args.tokens, dtype, args.rounds, args.rescore, clock, not args.no_peers)
     if args.json:
         print(json.dumps(result, default=float))
         return
-    parts = ", ".join(f"{name} {ms:.0f}" for name, ms in result["floor_parts_ms"].items())
-    print(f"{args.shape} {args.dtype} {args.tokens} tokens: ours {result['ours_ms']:.0f} ms, ", end="")
-    print(f"floor {result['floor_ms']:.0f} ms ({parts}), {result['floor_fraction']:.0%} of it")
+    print(f"{args.shape} {args.dtype} {args.tokens} tokens: ours {result['ours_ms']:.1f} ms")
+    if "floor_ms" in result:
+        parts = ", ".join(f"{name} {ms:.0f}" for name, ms in result["floor_parts_ms"].items())
+        print(f"{'floor':>20}: {result['floor_ms']:.0f} ms ({parts}), {result['floor_fraction']:.0%} of ours")
     for name, row in result["peers"].items():
         if "missing" in row:
             print(f"{name:>20}: {row['missing']}")
