@@ -71,7 +71,7 @@ def verbs(table: pl.DataFrame, work: Path) -> dict[str, Callable[..., Numbers]]:
 
     def train(subject, dictionary):
         out = Path(tempfile.mkdtemp(dir=work)) / "trained"
-        size = {"tokens": 50 * 256, "batch_tokens": 256, "features": 256, "k": 16}
+        size = {"tokens": 50 * 2_048, "features": 256, "k": 16}
         isotrace.train(subject, texts, architecture="transcoder", out=out, **size)
         return isotrace.load_dictionary(out).W_enc[0].flatten().numpy()
 
