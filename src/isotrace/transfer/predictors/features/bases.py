@@ -84,7 +84,7 @@ def pooled_features(basis: Basis, texts: Sequence[str]) -> np.ndarray:
 def active_columns(pooled: np.ndarray) -> np.ndarray:
     """Of some rows of `pooled_features`, as these texts alone have them."""
     means, peaks = np.split(pooled, 2, axis=1)
-    used = (peaks > 0).any(0)
+    used = np.any(peaks > 0, axis=0)
     used[0] |= not used.any()
     return np.concatenate([means[:, used], peaks[:, used]], 1)
 

@@ -1,5 +1,6 @@
 """Cross-validated score of a sparse readout of features."""
 
+from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -42,10 +43,11 @@ def _path(
         columns, z, mean = screened(x, y, rows, SCREENED)
         fitted, centred, weights = np.asfortranarray(z[rows]), y[rows] - mean, np.zeros(z.shape[1])
         top = np.abs(fitted.T @ centred).max(initial=0) / len(rows)
-        for step, penalty in enumerate(STRENGTHS * max(top, np.finfo(float).tiny)):
+        penalties: Any = STRENGTHS * max(top, np.finfo(float).tiny)
+        for step in range(len(STRENGTHS)):
             with catch_warnings():
                 simplefilter("ignore", ConvergenceWarning)
-                weights = lasso_path(fitted, centred, alphas=[penalty], coef_init=weights)[1][:, 0]
+                weights = lasso_path(fitted, centred, alphas=penalties[step : step + 1], coef_init=weights)[1][:, 0]
             into[step, asked, t] = z[asked] @ weights + mean
             kept[step, columns] |= weights != 0
             if (weights != 0).sum() > 2 * most:  # smaller penalties keep more, and take longest
