@@ -174,24 +174,26 @@ class Dictionary(nn.Module):
         total = torch.zeros(config.n_layers, 16, config.d_out, dtype=torch.float64)
         rule = [*self.rule.parameters(), *self.rule.buffers()]
         for source in range(config.n_layers):
-            with _in_double([self.W_enc[source], self.b_enc[source], *rule], dtype):
+            with _in_double(self, [self.W_enc[source], self.b_enc[source], *rule], dtype):
                 dense = self.encode(source, probe[source]).dense(config.n_features)
             for target in config.targets(source):
                 total[target] += dense @ self.decoder(source, target).to("cpu", dtype).double()
-        with _in_double([*self.b_dec, *self.W_skip], dtype):
+        with _in_double(self, [*self.b_dec, *self.W_skip], dtype):
             output = self.finish_all(total + self.biases, probe)
         result = output.square().mean((1, 2)).sqrt().tolist()
         return [float(f"{value:.6g}") for value in result]
 
 
 @contextmanager
-def _in_double(tensors: Sequence[Tensor], dtype: torch.dtype) -> Iterator[None]:
-    """`tensors` are their values rounded to `dtype`, as float64 on the CPU, within the block."""
-    kept = [tensor.data for tensor in tensors]
+def _in_double(owner: nn.Module, tensors: Sequence[Tensor], dtype: torch.dtype) -> Iterator[None]:
+    """`tensors` of `owner` are their values rounded to `dtype`, as float64 on the CPU, within the block."""
+    asked = {id(tensor) for tensor in tensors}
+    stores: list[dict[str, Any]] = [own for part in owner.modules() for own in (part._parameters, part._buffers)]
+    kept = [(store, name, own) for store in stores for name, own in store.items() if id(own) in asked]
     try:
-        for tensor in tensors:
-            tensor.data = tensor.data.to("cpu", dtype).double()
+        for store, name, own in kept:
+            store[name] = own.detach().to("cpu", dtype).double()
         yield
     finally:
-        for tensor, data in zip(tensors, kept, strict=True):
-            tensor.data = data
+        for store, name, own in kept:
+            store[name] = own

@@ -107,7 +107,7 @@ class Passes:
         """As `Writers._write`: columns of zeros are left out."""
         changed = (change != 0).flatten(0, -2).any(0)
         if not changed.all():
-            change, units = change[..., changed], units[changed]
+            change, units = change[..., changed], units[changed.to(units.device)]
         if len(units):
             rows = self.basis.writers.rows(self.basis.subject, layer, units)
             self.basis.writers.add(layer, change @ rows, totals)
