@@ -21,7 +21,7 @@ from torch import Tensor
 from isotrace.kernels import jit, jit_select, memory
 
 BLOCK_BYTES = 2**24  # of rows read again and again
-CHUNK = 512  # tokens of a product of bytes, which stays in the cache until it is searched
+PRODUCT_BYTES = 2**27  # of a product of bytes that is held at once
 BYTES = 0.04  # of an entry's standard deviation is that of what rounding to bytes may change
 Z = 8  # standard deviations of that which are allowed for
 BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
@@ -148,9 +148,10 @@ def select_quantised(x: Tensor, rows: Tensor, bias: Tensor, values: np.ndarray, 
     slack = Z * error / rows.shape[1] ** 0.5
     scales = array(x_parts.scales), array(W_parts.scales), array(bias + rows @ centre), array(slack)
     exact = array(x), array(rows), array(bias)
-    product = memory.empty((min(CHUNK, len(x)), len(rows)), torch.int32)
-    for first in range(0, len(x), CHUNK):
-        last = min(first + CHUNK, len(x))
+    chunk = min(len(x), max(64, PRODUCT_BYTES // (4 * len(rows))))
+    product = memory.empty((chunk, len(rows)), torch.int32)
+    for first in range(0, len(x), chunk):
+        last = min(first + chunk, len(x))
         part = product[: last - first]
         torch.ops.aten._int_mm.out(x_parts.integers[first:last], W_parts.integers.T, out=part)
         found = part.numpy()
