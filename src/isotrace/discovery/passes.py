@@ -65,8 +65,8 @@ class Passes:
         def output(layer: int, x: Tensor) -> Tensor:
             x, active = (x, None) if given is None else given[layer]
             if len(keep[layer]):
-                values = self._values(layer, x, keep[layer], active)
-                self._write(layer, values - self.statistics.mean[layer][keep[layer]], keep[layer], total)
+                change = self._values(layer, x, keep[layer], active) - self.statistics.mean[layer][keep[layer]]
+                features.put(self.basis.subject, layer, change, total, keep[layer])
             part = self.base[layer] + total.pop(layer) if layer in total else self.base[layer].expand(*x.shape[:-1], -1)
             return features.finish(self.basis.subject, layer, part, x)
 
@@ -82,8 +82,8 @@ class Passes:
         def read(x: Tensor, layer: int) -> Tensor:
             seen[layer] = x
             if len(keep[layer]):
-                values = self._values(layer, x, keep[layer], None)
-                self._write(layer, self.statistics.mean[layer][keep[layer]] - values, keep[layer], changes)
+                change = self.statistics.mean[layer][keep[layer]] - self._values(layer, x, keep[layer], None)
+                features.put(subject, layer, change, changes, keep[layer])
             return x
 
         def write(y: Tensor, layer: int) -> Tensor:
@@ -102,15 +102,6 @@ class Passes:
             active = self._first
         active = features.dictionary.encode(layer, x) if active is None else active
         return active.columns(units, features.dictionary.config.n_features)
-
-    def _write(self, layer: int, change: Tensor, units: Tensor, totals: dict[int, Tensor]) -> None:
-        """As `Writers._write`: columns of zeros are left out."""
-        changed = (change != 0).flatten(0, -2).any(0)
-        if not changed.all():
-            change, units = change[..., changed], units[changed.to(units.device)]
-        if len(units):
-            rows = self.basis.writers.rows(self.basis.subject, layer, units)
-            self.basis.writers.add(layer, change @ rows, totals)
 
     @cached_property
     def prefix(self) -> tuple[dict[nn.Module, Any], Tensor | None]:

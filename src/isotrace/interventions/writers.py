@@ -172,6 +172,9 @@ class Writers(Components):
         means = [self.baseline(layer) for layer in range(len(self.sizes(subject)))] if self.replaces else []
         base = self.base(subject, [m for m in means if m is not None])
 
+        def wide(change: Tensor, x: Tensor) -> Tensor:  # a row that is read may be written to as several
+            return change.expand(max(len(x), len(change)), *x.shape[1:-1], -1)
+
         def read(x: Tensor, layer: int) -> Tensor:
             if layer == begin:  # a pass in which something else stood for what is written, as in a replay, left its own
                 pending.clear()
@@ -192,9 +195,9 @@ class Writers(Components):
                 self.add(layer, change @ self.rows(subject, layer, new.units), pending)
             elif self.replaces:
                 mean = means[layer]
-                self._write(subject, layer, new[..., 0] if mean is None else new[..., 0] - mean, x, pending)
+                self.put(subject, layer, wide(new[..., 0] if mean is None else new[..., 0] - mean, x), pending)
             elif new is not values:
-                self._write(subject, layer, (new - values)[..., 0], x, pending)
+                self.put(subject, layer, wide((new - values)[..., 0], x), pending)
             return x
 
         def write(y: Tensor, layer: int) -> Tensor:
@@ -220,11 +223,12 @@ class Writers(Components):
         finally:
             _WRITTEN.reset(token)
 
-    def _write(self, subject: Subject, layer: int, change: Tensor, x: Tensor, pending: dict[int, Tensor]) -> None:
-        """Add what `change [batch, tokens, components]` writes to every layer the components of this one write to."""
-        # a row that is read may be written to as several
-        change, keep = change.expand(max(len(x), len(change)), *x.shape[1:-1], -1), slice(None)
+    def put(
+        self, subject: Subject, layer: int, change: Tensor, totals: dict[int, Tensor], units: Tensor | None = None
+    ) -> None:
+        """Add what `change [..., units]` of the activations of `units`, or of all, writes to every layer the components
+        of this one write to."""
         if not change.requires_grad:  # few change as a rule, and rows of zeros cost as much as others
             keep = torch.nonzero((change != 0).flatten(0, -2).any(0))[:, 0]
-            change = change[..., keep]
-        self.add(layer, change @ self.rows(subject, layer, keep), pending)
+            change, units = change[..., keep], keep if units is None else units[keep.to(units.device)]
+        self.add(layer, change @ self.rows(subject, layer, slice(None) if units is None else units), totals)
