@@ -11,7 +11,9 @@ from isotrace.base.errors import InputError, SubjectError
 from isotrace.base.result import Result
 from isotrace.base.runs import read_manifest
 from isotrace.cli import main
+from isotrace.report.lines import lines_svg
 from isotrace.studies import STUDIES, Outcome, Setting, bundled_table, study
+from isotrace.studies.study import Line, Plot
 from isotrace.studies.task_circuits import TASKS, dictionary_for, table_of
 
 
@@ -30,7 +32,10 @@ def halves():
     def compute(setting: Setting) -> Outcome:
         numbers = setting.progress([1, 2] if setting.quick else [1, 2, 3], "halving")
         rows = [{"n": n, "half": n / 2, "half_ci": [n / 4, float(n)]} for n in numbers]
-        return Outcome({"halves": rows}, ("intervals are made up",))
+        n, half = [row["n"] for row in rows], [row["half"] for row in rows]
+        lines = Line("computed", n, half, [h / 2 for h in half], [2 * h for h in half], dots=True), Line("n/2", n, half)
+        plots = (Plot("halves of numbers", "n", "half", lines, "both agree"),)
+        return Outcome({"halves": rows}, ("intervals are made up",), plots)
 
     yield
     STUDIES.remove("halves")
@@ -64,7 +69,17 @@ def test_tables_notes_and_manifest_are_written(halves, tmp_path, monkeypatch, ca
     page = (out / "report.html").read_text()
     assert "[0.25, 1]" in page
     assert "intervals are made up" in page
+    assert page.count("<svg ") == 1
+    assert "both agree" in page
     assert Result.load(out).page(read_manifest(out)) == page
+
+
+def test_values_that_are_no_number_are_not_drawn():
+    nan = float("nan")
+    line = {"name": "a", "x": [0, 1, 2], "y": [1.0, nan, 3.0], "low": [0.5, nan, nan], "high": None, "dots": True}
+    plot = {"title": "t", "x": "x", "y": "y", "lines": [line]}
+    assert lines_svg(plot).count("<circle") == 2  # one place, and the legend
+    assert "no value is a number" in lines_svg(plot | {"lines": [line | {"y": [nan] * 3}]})
 
 
 def test_tables_are_shown(halves, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ Each has quick settings, made for two cores and a few minutes, and full ones. A 
 has the same keys, and numbers that have an interval bring it as `NAME_ci`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -33,11 +33,36 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Line:
+    """Of a plot, or dots where `dots`; `low` and `high` are the ends of the interval of every y."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """`x`, `y`: what the axes show. `said`: what there is to see, below it."""
+
+    title: str
+    x: str
+    y: str
+    lines: tuple[Line, ...]
+    said: str = ""
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """`tables`: name → rows. `notes`: what the reader must know: which goals were missed, what was left out."""
+    """`tables`: name → rows. `notes`: what the reader must know, the verdict first: which goals were missed, what was
+    left out."""
 
     tables: dict[str, list[dict[str, Any]]]
     notes: tuple[str, ...]
+    plots: tuple[Plot, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def reproduce(request: ReproduceRequest, progress: Progress) -> "StudyResult | A
             write_whole(work / OWN, b"removed when the study is done\n")
         dictionaries = {source: where for source, _, where in given}
         outcome = chosen.run(Setting(not request.full, work, request.seed, progress, dictionaries))
-        result = StudyResult.of(request.name, not request.full, outcome.tables, outcome.notes)
+        result = StudyResult.of(chosen, not request.full, outcome)
         result.write(run)
     if (work / OWN).is_file():
         shutil.rmtree(work, ignore_errors=True)
