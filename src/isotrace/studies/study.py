@@ -95,6 +95,7 @@ _SHIPPED |= {
     "opposing": "learning.opposing",
     "sub_attention": "learning.sub_attention",
     "adapt_esol": "transfer.adapt_esol",
+    "functional_percolation": "percolation.functional_percolation",
 }
 STUDIES: Registry[Study] = Registry(
     "study", "isotrace.studies", {name: f"isotrace.studies.{module}" for name, module in _SHIPPED.items()}
