@@ -4,39 +4,38 @@
 2. count    the first n nodes, n = size of the true circuit, so that precision and recall are the same number; of nodes
             with equal scores those outside the circuit come first
 3. check    the true circuit itself: all else at its mean (sufficiency), and it alone at its mean (necessity)
+
+And on seven subjects that run a program over tokens, see `programs`: how well each method tells the program's edges
+from all others, and what program is read out of a circuit's heads and tables.
 """
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from isotrace.dictionaries.features import Features
 from isotrace.discovery.edges import circuits
-from isotrace.discovery.edges.edge_patching import EdgeScores
-from isotrace.discovery.methods import METHODS, Method, Problem, Scores
-from isotrace.interventions import Components, Heads, MLPs, Neurons, mean_values
-from isotrace.interventions.edges import Edges, component_graph
+from isotrace.discovery.methods import METHODS, Problem
+from isotrace.interventions.edges import Edges
 from isotrace.stats.bootstrap import bootstrap_weights, interval, mean_interval
 from isotrace.stats.share import share
 from isotrace.studies.study import Outcome, Setting, study
+from isotrace.studies.worlds.planted_problems import (
+    COMPONENTS,
+    RESOLUTION,
+    Reference,
+    effects_of,
+    problem_of,
+    truth_of,
+)
 from isotrace.studies.worlds.planted_subjects import Planted, planted_subjects
+from isotrace.studies.worlds.program_edges import edge_notes, edge_rows, readout_rows
+from isotrace.studies.worlds.programs import programs
 
 N_RANDOM, N_DRAWS, N_CIRCUITS = 200, 1_000, 20
-RESOLUTION = 1e-6
-"""Of float32: what is smaller is rounding."""
-Reference = Literal["corrupt", "mean"]
-COMPONENTS: dict[str, Callable[[Planted], Components]] = {
-    "head": lambda _: Heads(),
-    "neuron": lambda _: Neurons(),
-    "feature": lambda planted: Features(planted.dictionary),
-    "mlp": lambda _: MLPs(),
-    "edge": lambda _: Edges(),
-}
 
 
 @dataclass(frozen=True)
@@ -76,35 +75,6 @@ def random_precision(truth: np.ndarray, seed: int) -> tuple[float, tuple[float, 
     rng = np.random.default_rng(seed)
     found = np.array([rng.permutation(truth)[: truth.sum()].mean() for _ in range(N_RANDOM)])
     return float(found.mean()), mean_interval(found, seed)
-
-
-def problem_of(planted: Planted, kind: str, reference: Reference) -> Problem:
-    """Nodes take their value on the corrupt input, or their mean over clean and corrupt inputs."""
-    subject, mediator = planted.subject, COMPONENTS[kind](planted)
-    if reference == "corrupt":
-        return Problem.interchange(subject, mediator, planted.clean, planted.corrupt, planted.metric)
-    values = mean_values(subject, mediator, [planted.clean, planted.corrupt])
-    return Problem(subject, mediator, planted.clean, planted.metric, values)
-
-
-def effects_of(method: Method, problem: Problem) -> tuple[np.ndarray, float]:
-    """(scores `[inputs, nodes]` float64, nodes as in `truth_of`, cost in forward passes)."""
-    # all positions of a node at once is what the circuit is made of, and far fewer passes
-    whole = "by_position" in inspect.signature(method.run).parameters
-    scores: Scores | EdgeScores = method(problem, **({"by_position": False} if whole else {}))
-    values = scores.values if isinstance(scores, EdgeScores) else torch.cat(scores.over_positions(), 1)
-    return values.detach().double().numpy(), scores.cost
-
-
-def truth_of(planted: Planted, kind: str) -> Tensor:
-    """`[nodes]` bool: in the circuit. Nodes are those of one layer after the other, edges as `component_graph` lists
-    them."""
-    if kind == "edge":
-        graph = component_graph(planted.subject)
-        ends = [(graph.components[u], graph.components[v]) for u, v in graph.edges.tolist()]
-        return torch.tensor([edge in planted.edges for edge in ends])
-    sizes = COMPONENTS[kind](planted).sizes(planted.subject)
-    return torch.tensor([(layer, c) in planted.truth[kind] for layer, (n, _) in enumerate(sizes) for c in range(n)])
 
 
 @torch.no_grad()
@@ -201,6 +171,12 @@ def planted(setting: Setting) -> Outcome:
         for reference in references:
             rows += recovery_rows(subject, kind, reference, setting.seed)
         circuits.append(circuit_row(subject, kind, setting.seed, N_CIRCUITS))
+    edges, readouts = [], []
+    for program in setting.progress(
+        programs(setting.work / "programs", len(subjects[0].clean.ids), setting.seed), "programs"
+    ):
+        edges += edge_rows(program, setting.seed)
+        readouts += readout_rows(program, 300 if setting.quick else 1_000, setting.seed)
     notes = (
         "As many nodes are taken as the circuit has, so precision and recall are one number.",
         *summary(rows),
@@ -208,7 +184,8 @@ def planted(setting: Setting) -> Outcome:
         "nothing: methods built on it there miss nodes that act through queries and keys, as the first head of copy.",
         "direct_logit_attribution sees what a node itself writes to the output: nodes that act through others are "
         "beyond it by design.",
+        *edge_notes(edges),
         "Sufficiency and necessity are not clipped: a random circuit that cuts a chain midway leaves less of the "
         "metric than ablating all of it, since the last neuron at its mean gives a share of the metric by itself.",
     )
-    return Outcome({"recovery": rows, "circuits": circuits}, notes)
+    return Outcome({"recovery": rows, "circuits": circuits, "program_edges": edges, "program_readout": readouts}, notes)

@@ -142,12 +142,10 @@ def copy(folder: Path, n: int, seed: int) -> Planted:
         w.head(2, _matches(tokens, "token", "previous"), _moves(tokens, source, "junk"))
     w.detectors(2, _map(tokens, "found", "junk") + _map(tokens, "previous", "junk"))
     edges = [*_path(EMBEDDING, _head(previous), _head(induction), _mlp(1), OUTPUT), (EMBEDDING, _head(induction))]
-    return _finish(
-        "copy", w, folder, _copy_pairs(tokens, n, seed), _retrieval(1), [previous, induction], neurons, edges
-    )
+    return _finish("copy", w, folder, copy_pairs(tokens, n, seed), _retrieval(1), [previous, induction], neurons, edges)
 
 
-def _copy_pairs(tokens: str, n: int, seed: int) -> list[tuple[str, str]]:
+def copy_pairs(tokens: str, n: int, seed: int) -> list[tuple[str, str]]:
     """All tokens once, two bigrams among them, then the first token of one of the two; every token is the answer
     equally often. Corrupt: the first tokens of the bigrams change places (every other pair: the second ones), so that
     the other answer is right; the other tokens are shuffled."""
@@ -225,10 +223,10 @@ def ring(folder: Path, n: int, seed: int) -> Planted:
         w.head(2, same, _moves(atoms, source, "junk"))
     w.detectors(2, _map(atoms, "partner", "junk") + _map(atoms, "previous", "junk"))
     edges = [*_path(EMBEDDING, _head(previous), _head(partner), _mlp(1), OUTPUT), (EMBEDDING, _head(partner))]
-    return _finish("ring", w, folder, _ring_pairs(atoms, n, seed), _retrieval(-1), [previous, partner], neurons, edges)
+    return _finish("ring", w, folder, ring_pairs(atoms, n, seed), _retrieval(-1), [previous, partner], neurons, edges)
 
 
-def _ring_pairs(atoms: str, n: int, seed: int) -> list[tuple[str, str]]:
+def ring_pairs(atoms: str, n: int, seed: int) -> list[tuple[str, str]]:
     """SMILES of three rings; every atom is the answer equally often. Corrupt: the ring that closes last opens at the
     atom of another and the other way round, since their digits (every other pair: those two atoms) change places;
     the other atoms are drawn anew."""

@@ -78,30 +78,42 @@ class Weights:
         head.dense.bias.data.fill_(5 * SIGMA)
 
     def head(
-        self, layer: int, match: Sequence[tuple[str, str, float]], moves: Sequence[tuple[str, str, float]]
+        self,
+        layer: int,
+        match: Sequence[tuple[str | Sequence[str], str, float]],
+        moves: Sequence[tuple[str, str, float]],
     ) -> Node:
         """The next head of a layer. `match` (query, key, score): what the logit of two tokens grows by where one has
-        the first and the other the second direction in its usual length. `moves` (from, to, gain)."""
+        the first (or any of several) and the other the second direction in its usual length. `moves` (from, to,
+        gain)."""
         attention, width = self.model.esm.encoder.layer[layer].attention, D // HEADS
         if max(len(match), len(moves)) > width:
             raise ValueError(f"a head {width} wide matches and moves {width} directions at most")
         start = self._next(self._heads, layer, HEADS) * width
         for slot, (query, key, score) in enumerate(match, start):
             # ESM divides queries by √width
-            attention.self.query.weight.data[slot] = width**0.5 * score / LENGTH**2 * self[query]
+            attention.self.query.weight.data[slot] = width**0.5 * score / LENGTH**2 * self._sum(query)
             attention.self.key.weight.data[slot] = self[key]
         for slot, (read, write, gain) in enumerate(moves, start):
             attention.self.value.weight.data[slot] = self[read]
             attention.output.dense.weight.data[:, slot] = gain * self[write]
         return layer, start // width
 
-    def neuron(self, layer: int, reads: Mapping[str, float], bias: float, write: str, length: float = LENGTH) -> Node:
-        """The next neuron of a layer: Σ reads · direction + bias, writing `length` where its activation is 20."""
+    def _sum(self, names: str | Sequence[str]) -> Tensor:
+        return self[names] if isinstance(names, str) else torch.stack([self[name] for name in names]).sum(0)
+
+    def neuron(
+        self, layer: int, reads: Mapping[str, float], bias: float, write: str | Mapping[str, float],
+        length: float = LENGTH,
+    ) -> Node:  # fmt: skip
+        """The next neuron of a layer: Σ reads · direction + bias, writing `length` (or the length that `write` names
+        for each direction) where its activation is 20."""
         block, slot = self.model.esm.encoder.layer[layer], self._next(self._neurons, layer, NEURONS)
-        weights = [weight * self[name] for name, weight in reads.items()]
-        block.intermediate.dense.weight.data[slot] = torch.stack(weights).sum(0)
+        for name, weight in reads.items():
+            block.intermediate.dense.weight.data[slot] += weight * self[name]
         block.intermediate.dense.bias.data[slot] = bias
-        block.output.dense.weight.data[:, slot] = length / 20 * self[write]
+        for name, long in ({write: length} if isinstance(write, str) else write).items():
+            block.output.dense.weight.data[:, slot] += long / 20 * self[name]
         return layer, slot
 
     def detectors(self, layer: int, pairs: Sequence[tuple[str, str]]) -> list[Node]:
