@@ -22,6 +22,7 @@ from isotrace.studies.planted import (
 from isotrace.studies.study import Setting
 from isotrace.studies.worlds.planted_subjects import SUBJECTS, planted_subjects
 from isotrace.studies.worlds.planted_weights import LENGTH, Weights
+from isotrace.studies.worlds.programs import PROGRAMS
 from isotrace.subjects.subject import load_subject
 
 NODES = ("head", "neuron", "feature", "mlp")
@@ -230,6 +231,7 @@ def test_the_study_has_a_row_for_every_method_and_says_who_refuses(subjects, tmp
     methods["shy"] = Method("shy", never, "node", True, lambda _: "it is shy")
     monkeypatch.setattr(module, "METHODS", methods)
     monkeypatch.setattr(module, "planted_subjects", lambda *_: list(subjects.values()))
+    monkeypatch.setattr(module, "programs", lambda *_: [PROGRAMS["halogen"](tmp_path, 8, 0)])
     monkeypatch.setattr(module, "N_CIRCUITS", 1)
     outcome = module.planted(Setting(True, tmp_path, 0, lambda items, _: items, {}))
     rows = outcome.tables["recovery"]

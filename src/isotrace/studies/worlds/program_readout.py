@@ -221,7 +221,7 @@ def _rule(attended: np.ndarray, given: dict[str, States]) -> tuple[str, np.ndarr
         taken = may & taught[..., None]
         total = np.bincount(pair[taken], minlength=len(of_q) * len(of_k))
         hits = np.bincount(pair[taken], attended[taken], minlength=len(total))
-        choose: np.ndarray = np.greater(hits, (0 if near else 0.5) * total)
+        choose = np.asarray(hits > (0 if near else 0.5) * total)
         picks = may & choose[pair] if key else may
         if near:
             place = np.where(picks, k, -1).max(-1) if near == "[-1:]" else np.where(picks, k, n).min(-1)
