@@ -83,6 +83,7 @@ _SHIPPED |= {
     "node_effects": "effects.node_effects",
     "pairs": "effects.pairs",
     "atom_truth": "atoms.atom_truth",
+    "graded_labelers": "features.graded_labelers",
     "reaction_attribution": "reactions.attribution",
     **dict.fromkeys(("steer_logp", "steer_annalog", "steer_antiberty"), "steering.steered"),
     "steer_planted": "steering.steer_planted",

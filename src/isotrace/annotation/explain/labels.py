@@ -173,15 +173,22 @@ def _explain_one(task: Task, chat: Chat, things: str) -> Explanation:
     text, accuracy, low, high, p = None, np.nan, np.nan, np.nan, np.nan
     try:
         text = _sentence(chat.ask(_explain_messages(task, things)))
-        said = np.zeros(len(task.items), dtype=bool)
-        for start in range(0, len(task.items), ASKED_AT_ONCE):
-            asked = [item for item, _ in task.items[start : start + ASKED_AT_ONCE]]
-            said[start + _numbers(chat.ask(_detect_messages(text, asked, things)), len(asked))] = True
+        said = detected(text, [item for item, _ in task.items], chat, things)
         accuracy, low, high, p = score_detection(np.asarray([fires for _, fires in task.items]), said)
         reason = None
-    except _MalformedError as error:
+    except MalformedError as error:
         reason = str(error)
     return Explanation(task.key, text, accuracy, low, high, p, np.nan, len(task.items), reason)
+
+
+def detected(text: str, items: Sequence[str], chat: Chat, things: str) -> np.ndarray:
+    """bool `[items]`: on which the model believes a unit to fire that is said to fire on `text`. Raises MalformedError
+    for an answer that does not say, and as `Chat.ask`."""
+    said = np.zeros(len(items), dtype=bool)
+    for start in range(0, len(items), ASKED_AT_ONCE):
+        asked = items[start : start + ASKED_AT_ONCE]
+        said[start + _numbers(chat.ask(_detect_messages(text, asked, things)), len(asked))] = True
+    return said
 
 
 def _explain_messages(task: Task, things: str) -> list[dict[str, str]]:
@@ -211,7 +218,7 @@ def _messages(things: str, parts: Sequence[str]) -> list[dict[str, str]]:
     return [{"role": "system", "content": SYSTEM.format(things=things)}, {"role": "user", "content": "\n".join(parts)}]
 
 
-class _MalformedError(Exception):
+class MalformedError(Exception):
     """An answer that does not say what it was asked."""
 
 
@@ -227,14 +234,14 @@ def _last_object(answer: str, key: str) -> Any:
             found = value if isinstance(value, dict) and key in value else found
         at = answer.find("{", end)
     if found is None:
-        raise _MalformedError(f"the answer holds no {key!r}: {answer.strip()[:80]!r}")
+        raise MalformedError(f"the answer holds no {key!r}: {answer.strip()[:80]!r}")
     return found[key]
 
 
 def _sentence(answer: str) -> str:
     text = _last_object(answer, "explanation")
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_CHARACTERS:
-        raise _MalformedError(f"the explanation is no sentence of at most {MAX_CHARACTERS} characters")
+        raise MalformedError(f"the explanation is no sentence of at most {MAX_CHARACTERS} characters")
     return " ".join(text.split())
 
 
@@ -242,7 +249,7 @@ def _numbers(answer: str, n: int) -> np.ndarray:
     """Positions from 0 of the numbers answered."""
     fires = _last_object(answer, "fires")
     if not isinstance(fires, list) or not all(type(i) is int and 1 <= i <= n for i in fires):
-        raise _MalformedError(f"the answer names no list of numbers from 1 to {n}: {str(fires)[:80]!r}")
+        raise MalformedError(f"the answer names no list of numbers from 1 to {n}: {str(fires)[:80]!r}")
     return np.asarray(fires, dtype=np.int64) - 1
 
 
