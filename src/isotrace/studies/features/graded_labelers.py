@@ -84,8 +84,8 @@ def graded_labelers(setting: Setting) -> Outcome:
         f"{len(made.functions)} functions on {len(made.ground.readings)} molecules, a third of which grade; "
         f"{len(made.listed.table.token_concepts)} of {len(made.ground.table.token_concepts)} concepts are in the list. "
         "auroc: over tokens; within: among tokens of equal text; an abstention counts as chance. apart: 1 − Jaccard of "
-        "the concept most like the function. misled: shown shuffled activations; shuffled: its predictions are. Intervals "
-        "over functions; of shares exact."
+        "the concept most like the function. misled: shown shuffled activations; shuffled: its predictions are. "
+        "Intervals over functions; of shares exact."
     )
     return Outcome(tables, (verdict(tables["cells"]), size))
 
@@ -98,8 +98,8 @@ def verdict(cells: list[dict[str, Any]]) -> str:
     score = ", ".join(f"{name} {row[name]['auroc']:.2f}" for name in ("atomic", "composed", "graded", "relational"))
     return (
         f"The built-in labeler predicts where a function fires with AUROC {whole['auroc']:.2f} "
-        f"{_ends(whole['auroc_ci'])} ({score}), abstains on {none['abstained']:.2f} {_ends(none['abstained_ci'])} of what "
-        f"is no concept and on {whole['abstained']:.2f} {_ends(whole['abstained_ci'])} of what is one, and names a "
+        f"{_ends(whole['auroc_ci'])} ({score}), abstains on {none['abstained']:.2f} {_ends(none['abstained_ci'])} of "
+        f"what is no concept and on {whole['abstained']:.2f} {_ends(whole['abstained_ci'])} of what is one, and names a "
         f"corruption in {', '.join(said)}."
     )
 
