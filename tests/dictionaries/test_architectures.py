@@ -180,7 +180,9 @@ def test_a_config_that_cannot_be_is_refused_in_one_line(rotary, name, given, mes
 
 
 def test_usual_settings(rotary):
-    found = {name: configure(rotary, name, n_features=12, k=3) for name in ARCHITECTURES}
+    found = {
+        name: configure(rotary, name, n_features=12, k=3) for name in ARCHITECTURES if not ARCHITECTURES[name].fitted
+    }
     assert {c.layers for c in found.values()} == {(0, 1, 2)}
     assert {name: c.window for name, c in found.items() if c.window > 1} == {"crosslayer": L}
     assert [name for name, c in found.items() if c.skip] == ["skip_transcoder"]

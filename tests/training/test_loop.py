@@ -11,9 +11,9 @@ import tiny
 from isotrace.activations import stream as harvesting
 from isotrace.activations.harvest import Corpus, mlp_activations
 from isotrace.base.errors import DictionaryError, RunError
-from isotrace.dictionaries import architectures, sparsity
+from isotrace.dictionaries import sparsity
 from isotrace.dictionaries.build import build, configure
-from isotrace.dictionaries.registry import RULES
+from isotrace.dictionaries.registry import ARCHITECTURES, RULES
 from isotrace.training import loop
 from isotrace.training.config import StreamConfig, TrainingConfig
 from isotrace.training.loop import train, train_dictionary
@@ -31,7 +31,7 @@ def job(subject, name, rule, training=BASE, **given):
     return Job("one", configure(subject, name, activation=rule, n_features=24, k=k, **given), training)
 
 
-CASES = [(name, "topk", {}) for name in architectures.__all__]
+CASES = [(name, "topk", {}) for name in ARCHITECTURES if not ARCHITECTURES[name].fitted]
 CASES += [("transcoder", rule, {}) for rule in sparsity.__all__ if rule != "topk"]
 CASES += [("sae", rule, {"prefixes": (8, 24), "layers": (1,), **RESID}) for rule in sparsity.__all__]
 CASES += [("sae", "topk", {"token_normalization": "standardize"})]

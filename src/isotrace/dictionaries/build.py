@@ -8,6 +8,7 @@ from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import ARCHITECTURES
+from isotrace.dictionaries.saving import width_at
 from isotrace.subjects.heads.pooled import usual_layers
 from isotrace.subjects.subject import Subject
 
@@ -26,13 +27,15 @@ def configure(subject: Subject, name: str, **given: Any) -> DictionaryConfig:
         raise DictionaryError(f"layers {layers}: {subject.source} has layers 0 to {subject.n_layers - 1}.")
     usual: dict[str, Any] = {
         "activation": "topk",
-        "d_in": subject.d_model,
-        "d_out": subject.d_model,
+        "d_in": width_at(subject, layers, sites[0]),
+        "d_out": width_at(subject, layers, sites[1]),
         "hookpoint_in": cls.default_in,
         "hookpoint_out": cls.default_out,
-        "skip": name == "skip_transcoder",
         "window": len(layers) if name == "crosslayer" else 1,
+        **cls.usual,
     }
+    if "options" in usual:
+        given["options"] = usual["options"] | given.get("options", {})
     try:
         config = DictionaryConfig(**usual | given | {"architecture": name, "layers": layers})
     except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError

@@ -39,6 +39,7 @@ class DictionaryConfig:
     `n_features`; empty for an ordinary one. `skip` adds a linear path from the input to its own layer's output.
     `token_normalization` "standardize" takes mean and standard deviation out of every token before encoding and
     gives them back after decoding. `special_tokens` says whether special tokens were among the training tokens.
+    `options`: settings that this architecture alone has.
     """
 
     architecture: str
@@ -55,6 +56,7 @@ class DictionaryConfig:
     skip: bool = False
     token_normalization: Literal["none", "standardize"] = "none"
     special_tokens: bool = True
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> "DictionaryConfig":

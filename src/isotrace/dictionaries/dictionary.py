@@ -10,7 +10,7 @@ Decoders of one source lie side by side, `W_dec.{s} [F, n_targets · d_out]`, so
 (METHODS §2). In memory an encoder is the transpose of contiguous `[F, d_in]`: a feature's weights lie together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -28,11 +28,15 @@ from isotrace.kernels import sparse_decode
 
 
 class Dictionary(nn.Module):
-    """Base of all architectures. `default_in`, `default_out` are the hookpoints `configure` fills in; `folder` is where
-    it was loaded from, with its shelf, None for one made in memory."""
+    """Base of all architectures. `default_in`, `default_out` are the hookpoints `configure` fills in, `usual` other
+    fields of the config that it fills in; `fitted`: of an architecture that has a `fit` of its own in place of steps,
+    how many tokens that takes where nobody says, else 0. `folder` is where it was loaded from, with its shelf, None
+    for one made in memory."""
 
     default_in: ClassVar[str]
     default_out: ClassVar[str]
+    usual: ClassVar[Mapping[str, Any]] = {}
+    fitted: ClassVar[int] = 0
     folder: Path | None = None
 
     def __init__(self, config: DictionaryConfig) -> None:
@@ -74,6 +78,10 @@ class Dictionary(nn.Module):
             weight.data /= weight.data.norm(dim=0, keepdim=True)
         for weight in [*self.W_dec, *self.W_skip]:
             nn.init.zeros_(weight)
+
+    def fit(self, tokens: Tensor, seed: int) -> None:
+        """Set the weights from tokens `[n_layers, tokens, d_in]`, raw ones; of architectures that are `fitted`."""
+        raise NotImplementedError
 
     def standardised(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
         """(encoder input, mean, deviation) of x `[..., d_in]`; 0 and 1 where tokens are not normalised."""
@@ -161,7 +169,7 @@ class Dictionary(nn.Module):
     def content(self) -> Any:
         """What its `identity` is of: settings, weights and statistics as they are in memory."""
         settings = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
-        changed = {f.name: settings[f.name] for f in fields(self.config) if settings[f.name] != f.default}
+        changed = {f.name: settings[f.name] for f in fields(self.config) if settings[f.name] not in (f.default, {})}
         return ["dictionary", changed, dict(self.state_dict())]
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from isotrace.activations.harvest import width
 from isotrace.base.errors import DictionaryError
 from isotrace.base.files import write_whole
 from isotrace.base.identity import sha256_file
@@ -161,11 +162,21 @@ def check_match(record: DictionaryFile, subject: Subject, source: str | Path) ->
             f"{source} was trained on {record.subject.source}, not on {subject.source}: {differing}. "
             "Use its own subject."
         )
-    if record.config.layers[-1] >= subject.n_layers or record.config.d_out != subject.d_model:
-        shape = f"layers {record.config.layers} of width {record.config.d_out}"
+    config, there = record.config, 0
+    if config.layers[-1] < subject.n_layers:
+        there = width_at(subject, config.layers, config.hookpoint_out)
+    if config.d_out != there:
+        shape = f"layers {config.layers} of width {config.d_out}"
         raise DictionaryError(
-            f"{source} covers {shape}, the subject has {subject.n_layers} of {subject.d_model}: get it again."
+            f"{source} covers {shape}, the subject has {subject.n_layers} of {there or subject.d_model}: get it again."
         )
+
+
+def width_at(subject: Subject, layers: Sequence[int], site: str) -> int:
+    """Of the hookpoint `site` (`layers.{}.NAME`) of these layers. One that is not there is refused where it is read."""
+    if site.endswith(".neuron"):
+        return width(subject, [site.format(layer) for layer in layers])
+    return subject.d_model
 
 
 def require_whole_mlp(config: DictionaryConfig, subject: Subject) -> None:

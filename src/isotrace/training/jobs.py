@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from isotrace.base.errors import InputError
 from isotrace.dictionaries.build import configure
+from isotrace.dictionaries.registry import ARCHITECTURES
 from isotrace.subjects.subject import Subject
 from isotrace.training.config import StreamConfig, TrainingConfig
 from isotrace.training.trainer import Job
@@ -59,10 +60,12 @@ def make_jobs(subject: Subject, architecture: str, settings: Mapping[str, Any]) 
         if not entry.get("name") or entry["name"] in [job.name for job in jobs]:
             raise InputError("jobs: every job needs a name of its own.")
         shape = settings["dictionary"] | entry.get("dictionary", {})
-        usual: dict[str, Any] = {"n_features": FEATURES_PER_DIMENSION * subject.d_model}
-        if shape.get("activation", "topk") in ("topk", "batchtopk"):
+        name = shape.pop("architecture", architecture)
+        own = ARCHITECTURES[name].usual
+        usual: dict[str, Any] = {"n_features": own.get("n_features", FEATURES_PER_DIMENSION * subject.d_model)}
+        if shape.get("activation", own.get("activation", "topk")) in ("topk", "batchtopk"):
             usual["k"] = ACTIVE
-        config = configure(subject, shape.pop("architecture", architecture), **usual | shape)
+        config = configure(subject, name, **usual | shape)
         training = _made(TrainingConfig, settings["training"] | entry.get("training", {}), "training")
         jobs.append(Job(entry["name"], config, training))
     return jobs

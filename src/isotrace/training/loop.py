@@ -34,7 +34,7 @@ from isotrace.training.checkpoint import read_checkpoint
 from isotrace.training.config import StreamConfig, TrainingConfig
 from isotrace.training.losses import free_running, reconstruction
 from isotrace.training.parallel import Checkpoints, Parallel
-from isotrace.training.trainer import Job, Norms, Trainer, as_begun
+from isotrace.training.trainer import Job, Norms, Trainer, as_begun, trainer_of
 from isotrace.training.world import World
 
 Callback = Callable[[dict[str, Any]], None]
@@ -129,7 +129,7 @@ def train(
     source = {key: value for key, value in stream.describe().items() if key != "rank"}
     settings = {"world_size": world.size, "parallel": parallel, "stream": source}
     settings["jobs"] = [job.settings() for job in jobs]
-    trainers = [Trainer(job, stream.hookpoints, world, device, parallel) for job in jobs]
+    trainers = [trainer_of(job, stream.hookpoints, world, device, parallel) for job in jobs]
     checkpoints = Checkpoints(checkpoint, settings, world, parallel)
     found = checkpoints.load()
     state: dict[str, Any] = {"phase": "reconstruct", "positions": [0] * world.size, "finetuned": 0, "batch": 0}
@@ -159,7 +159,7 @@ def train(
     if state["phase"] == "reconstruct":
         reconstruct(blocks, trainers, norms, state, save, on_step, checkpoint_tokens, world)
         for trainer in trainers:
-            trainer.dictionary.fold(*trainer.constants(norms))
+            trainer.finish(norms)
             trainer.tokens = trainer.steps = 0
             trainer.optimizer = trainer.new_optimizer(trainer.job.training.finetune_learning_rate)
         state["phase"] = "finetune"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from isotrace.base.errors import RunError
 from isotrace.dictionaries.config import DictionaryConfig
+from isotrace.dictionaries.registry import ARCHITECTURES
 from isotrace.training.config import TrainingConfig
 from isotrace.training.losses import LossOutput, reconstruction
 from isotrace.training.parallel import Parallel, split
@@ -174,6 +175,10 @@ class Trainer:
             "eta_s": left if math.isfinite(left) else None,
         }
 
+    def finish(self, norms: Norms) -> None:
+        """After the last batch: from raw inputs to raw outputs."""
+        self.dictionary.fold(*self.constants(norms))
+
     def state(self) -> dict[str, Any]:
         return {
             "tokens": self.tokens,
@@ -187,6 +192,58 @@ class Trainer:
         self.tokens, self.steps, self.since = state["tokens"], state["steps"], state["since"].to(self.since.device)
         self.dictionary.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+class Fitter(Trainer):
+    """In place of steps the tokens of all batches are held until there are enough, and fitted together."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        if self.world.size > 1:
+            raise RunError(f"a {self.job.config.architecture} is fitted in one process: start it without others.")
+        self.held: list[Tensor] = []
+
+    def train_block(self, activations: Tensor, norms: Norms, on_step) -> None:
+        left = self.job.training.tokens - self.tokens
+        if left <= 0:
+            return
+        part = activations[self.reads, :left].clone()
+        self.held.append(part)
+        self.tokens += part.shape[1]
+        if not self.done:
+            return
+        tokens = torch.cat(self.held, 1)
+        self.dictionary.fit(tokens, self.job.training.seed)
+        self.held, self.steps, self._counted = [], 1, self.tokens
+        on_step(self.fitted(tokens))
+
+    @torch.no_grad()
+    def fitted(self, tokens: Tensor) -> dict[str, Any]:
+        """The record of `step`, of tokens `[n_layers, tokens, d]` that were fitted."""
+        errors, active = [], []
+        for layer, x in enumerate(tokens):
+            rows = x.split(self.job.training.batch_tokens)
+            dense = [self.dictionary.encode(layer, row).dense(self.job.config.n_features) for row in rows]
+            parts = [self.dictionary.decode(layer, {layer: a}, row) for a, row in zip(dense, rows, strict=True)]
+            errors.append((x - torch.cat(parts)).square().mean() / (x - x.mean(0)).square().mean())
+            active.append(torch.stack([(a > 0).sum(0) for a in dense]).sum(0))
+        loss, fired = torch.stack(errors), torch.stack(active)
+        out = LossOutput(loss.sum(), {}, 1 - loss, fired.sum() / (tokens.shape[1] * len(tokens)), fired > 0)
+        return self.record(out, fired == 0, 0.0)
+
+    def finish(self, norms: Norms) -> None:
+        """Raw inputs were fitted."""
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"held": self.held}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.held = [part.to(self.since.device) for part in state["held"]]
+
+
+def trainer_of(job: Job, *given: Any) -> Trainer:
+    return (Fitter if ARCHITECTURES[job.config.architecture].fitted else Trainer)(job, *given)
 
 
 def resolved(training: TrainingConfig, device: torch.device) -> TrainingConfig:

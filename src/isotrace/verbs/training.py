@@ -16,6 +16,7 @@ from isotrace.base.errors import RunError
 from isotrace.base.identity import Source, identity
 from isotrace.base.runs import Run, open_run
 from isotrace.datasets.inputs import rejects_frame
+from isotrace.dictionaries.registry import ARCHITECTURES
 from isotrace.dictionaries.saving import reference, save_dictionary
 from isotrace.report.curves import training_curves
 from isotrace.subjects.heads.pooled import is_pooled
@@ -144,7 +145,8 @@ def with_tokens(jobs: Sequence[Job], settings: Mapping[str, Any], available: int
     usual = min(MOST_TOKENS, max(FEWEST_TOKENS, PASSES * available))
     if "tokens" in settings["training"]:
         return [*jobs]
-    return [j if j.name in told else replace(j, training=replace(j.training, tokens=usual)) for j in jobs]
+    own = {job.name: ARCHITECTURES[job.config.architecture].fitted or usual for job in jobs}
+    return [j if j.name in told else replace(j, training=replace(j.training, tokens=own[j.name])) for j in jobs]
 
 
 def plan(jobs: Sequence[Job], available: int) -> list[str]:

@@ -59,4 +59,7 @@ def write(dictionary: Dictionary, folder: Path, format: str, source: str) -> lis
     """
     if format not in written():
         raise InputError(f"{format!r} cannot be written: there is {', '.join(written())}.")
+    if dictionary.fitted:
+        what = dictionary.config.architecture
+        raise DictionaryError(f"{what} encodes as no other tool does: train an sae or a transcoder to exchange.")
     return FORMATS[format].write(dictionary, folder, source)
