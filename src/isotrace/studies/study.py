@@ -97,6 +97,7 @@ _SHIPPED |= {
     "sub_attention": "learning.sub_attention",
     "adapt_esol": "transfer.adapt_esol",
     "functional_percolation": "percolation.functional_percolation",
+    "knowledge_paths": "knowledge.knowledge_paths",
 }
 STUDIES: Registry[Study] = Registry(
     "study", "isotrace.studies", {name: f"isotrace.studies.{module}" for name, module in _SHIPPED.items()}
