@@ -11,7 +11,7 @@ from isotrace.attribution.weights.global_edges import Block, blocks, permuted
 from isotrace.attribution.weights.record import Recordings
 from isotrace.attribution.weights.routes import Hop, Reads, routes, written
 from isotrace.attribution.weights.segments import Place, Segments
-from isotrace.attribution.weights.tokens import de_embedding
+from isotrace.attribution.weights.tokens import de_embedding, un_embedding
 from isotrace.base.errors import InputError, SubjectError
 from isotrace.dictionaries.features import batches_of
 from isotrace.dictionaries.saving import load_dictionary
@@ -202,7 +202,7 @@ def test_the_planted_edges_of_rings_come_first(planted):
         *routes(recordings.segments, 1),
         *product([Hop("head", 1, h) for h in range(4)], [Hop("head", 0, h) for h in range(4)]),
     ]
-    given = {route: de_embedding(recordings, reads, route)[1] for route in ways}
+    given = {route: de_embedding(recordings, reads, route).given for route in ways}
     for k in range(len(neurons)):
         assert max(heads, key=lambda name: heads[name][k]) == "head {}.{}".format(*partner)
         route = max(ways, key=lambda route: float(given[route][:, k].abs().max()))
@@ -232,6 +232,24 @@ def test_a_skip_path_is_a_route(rotary64):
     expected = weights * together / z[2].sum(0) / h.std(0, unbiased=False)
     alive = z[2].sum(0) > 0
     torch.testing.assert_close(block.value[:, alive], expected[:, alive], rtol=1e-8, atol=1e-12)
+
+
+def test_what_a_feature_promotes_is_what_the_frozen_head_loses_without_it(subject64):
+    """In the last layer nothing but the direct way leads to the head. Through its function where it has one."""
+    recordings = recorded(subject64, [SEQUENCE], architecture="transcoder")
+    dictionary, batch = recordings.segments.dictionary, subject64.tokenize([SEQUENCE])
+    frozen = FrozenSubject(subject64, batch)
+    z = dictionary.encode(2, frozen.actual.mlp_in[2][0]).dense(12)
+    feature = int(z.amax(0).argmax())
+    place = int(z[:, feature].argmax())
+    outputs = [m.clone() for m in frozen.sources.mlp_out]
+    outputs[2][0, place] -= z[place, feature] * dictionary.decoder(2, 2)[feature]
+    head = frozen.head_map(place)
+    final = [
+        frozen.replay(s).final[0, place] for s in (frozen.sources, Sources(frozen.sources.embeddings, tuple(outputs)))
+    ]
+    falls = (head(final[0]) - head(final[1])).flatten()
+    torch.testing.assert_close(un_embedding(recordings, 2, feature), falls - falls.mean(), rtol=1e-7, atol=1e-10)
 
 
 def share_kept(found: list[Block]) -> float:

@@ -99,6 +99,7 @@ def results(world, tmp_path_factory):
     few = {name: value for name, value in QUICK.items() if name != "max_features"}
     two = isotrace.trace(*world, "CCCN", "mask:2", against="CCCO", **few)
     pairs = pl.DataFrame({"smiles": ["CCCN"], "partner": ["CCCO"]})
+    found.append(isotrace.features(*world, TEXTS, feature="1.2", permutations=2))
     found += [two, isotrace.trace(*world, pairs, "mask:2", against="partner", **few)]
     return {one.kind: one for one in (*found, VERBS["trace"](*world, TEXTS[0], out))}
 

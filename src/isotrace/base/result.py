@@ -28,6 +28,7 @@ _SHIPPED = {
     "annotation": "isotrace.report.atlas.annotation:AnnotationResult",
     "balance": "isotrace.report.features:BalanceTable",
     "circuit": "isotrace.report.circuit.result:CircuitResult",
+    "connections": "isotrace.report.connections:ConnectionsResult",
     "evaluation": "isotrace.report.evaluation:Evaluation",
     "features": "isotrace.report.features:FeatureTable",
     "intervention": "isotrace.report.features:InterventionTable",

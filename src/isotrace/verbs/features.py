@@ -1,27 +1,49 @@
-"""Which features of a dictionary are active in some sequences, token by token, or in a sequence as a whole."""
+"""Which features of a dictionary are active in some sequences, token by token, or in a sequence as a whole; or what one
+of them reads, follows and writes."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from isotrace.base.errors import InputError
-from isotrace.verbs.request import OnDictionary, Progress, verb
+from isotrace.verbs.request import Loaded, OnDictionary, Progress, Seeded, verb
 
 if TYPE_CHECKING:
+    from isotrace.report.connections import ConnectionsResult
     from isotrace.report.features import FeatureTable
 
 
-class FeaturesRequest(OnDictionary):
+class FeaturesRequest(OnDictionary, Seeded):
+    data: Loaded = None
+    """Sequences (a file, - for stdin; in Python also a list, a table, molecules); with --feature those of the shelf."""
+    feature: str | None = None
+    """LAYER.FEATURE: what this one reads, follows and writes, over all inputs."""
+    permutations: int = Field(default=10, ge=1)
+    """With --feature: orders of the decoder rows that edges are judged against."""
+    shown: int = Field(default=12, ge=1)
+    """With --feature: rows of each relation."""
     out: Path | None = None
     """Run folder; without it only what is printed."""
     limit: int | None = Field(default=None, ge=1)
     """Take only the first usable rows."""
 
+    def look(self) -> None:
+        super().look()
+        if self.data is None and self.feature is None:
+            raise InputError("features needs sequences: give --data FILE, or one feature with --feature LAYER.FEATURE.")
+        if self.feature is not None and not re.fullmatch(r"\d+\.\d+", self.feature, re.ASCII):
+            raise InputError(f"--feature {self.feature!r}: give LAYER.FEATURE, such as 3.128.")
+
 
 @verb(FeaturesRequest)
-def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
-    """Activations of a dictionary's features in every sequence, with the atoms or residues they stand at."""
+def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable | ConnectionsResult":
+    """Activations of a dictionary's features in every sequence, with the atoms or residues they stand at.
+
+    With `feature` a ConnectionsResult: what that one reads at its own token, follows at others and writes, over all of
+    the sequences.
+    """
     import polars as pl
 
     from isotrace.datasets.inputs import read_inputs, rejects_frame
@@ -32,6 +54,10 @@ def features(request: FeaturesRequest, progress: Progress) -> "FeatureTable":
 
     subject = subject_of(request)
     dictionary = dictionary_of(request.dictionary, subject)
+    if request.feature is not None:
+        from isotrace.verbs.connecting import connected
+
+        return connected(request, subject, dictionary, progress)
     domain = None if subject.files.domain is None else domain_of(subject.files.domain)
     table, rejects = read_inputs(request.data, column=request.column)
     kept, refused = [], rejects.rows()

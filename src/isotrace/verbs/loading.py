@@ -80,7 +80,8 @@ def opened(
 def run_of(request: "OnDictionary", subject: Subject, *dictionaries: Dictionary, **inputs: Path) -> dict[str, Any]:
     """What the run depends on; `inputs` are files beside the usual."""
     given = request.dictionary if isinstance(request.dictionary, tuple) else None
-    known = {"subject": Source.of(subject.source, subject), "data": named(request.data, request.column), **inputs}
+    data = "of the dictionary's shelf" if request.data is None else named(request.data, request.column)
+    known = {"subject": Source.of(subject.source, subject), "data": data, **inputs}
     for n, (source, one) in enumerate(zip(given or (request.dictionary,), dictionaries, strict=True), start=1):
         known[f"dictionary {n}" if given else "dictionary"] = Source.of(label(source), one)
     return {"command": request.command, "seed": getattr(request, "seed", 0), "inputs": known}

@@ -17,6 +17,7 @@ from isotrace.attribution.weights.record import Recorded, Recordings
 from isotrace.attribution.weights.routes import SAME_TOKEN, Reads, groups, virtual_weights
 from isotrace.attribution.weights.segments import Place
 from isotrace.base.errors import InputError
+from isotrace.dictionaries.dictionary import SparseActivations
 from isotrace.subjects.dispatch import Site, hookpoints_edited, overlaid
 from isotrace.subjects.subject import Batch
 
@@ -48,32 +49,32 @@ def contributions(recordings: Recordings, reads: Reads, rows: np.ndarray, batch:
     slot, to = reads.slot, reads.to
     terms: dict[str, Tensor] = {}
 
-    def add(name: str, writer: Place, written: Tensor) -> None:
+    def add(name: str, writer: Place, written: Tensor, at: slice = slice(None)) -> None:
         if segments.joined(writer, to):
-            found = _given(reads, recorded, writer, written @ reads.first[writer].T)
+            found = _given(reads, recorded, writer, written[..., at] @ reads.first[writer][:, at].T)
             terms[name] = terms[name] + found if name in terms else found
 
     for i, embedding in enumerate(subject.embeddings):
         add(embedding.kind, Place("embedding", i), seen[i].expand(*batch.ids.shape, -1))
     for m in layers:
         for h in range(subject.n_heads(m)):
-            alone, at = torch.zeros_like(seen[f"layers.{m}.head_out"]), segments.heads(m, h)
-            alone[..., at] = seen[f"layers.{m}.head_out"][..., at]
-            add(f"head {m}.{h}", Place("heads", m), alone)
-    instead = config.hookpoint_out == "layers.{}.mlp_out"
-    left = {m: seen[f"layers.{m}.mlp_out"].clone() for m in layers}
-    if instead:
-        dense = [recorded.dense(segments, s, torch.arange(config.n_features)) for s in range(config.n_layers)]
+            add(f"head {m}.{h}", Place("heads", m), seen[f"layers.{m}.head_out"], segments.heads(m, h))
+    left = {m: seen[f"layers.{m}.mlp_out"] for m in layers}
+    if config.hookpoint_out == "layers.{}.mlp_out":
+        every = [
+            SparseActivations(*parts) for parts in zip(recorded.active.indices, recorded.active.values, strict=True)
+        ]
         for group in groups(segments, to):
-            weights = virtual_weights(reads, SAME_TOKEN, group)
-            found = _given(reads, recorded, Place("features", group.targets[0]), dense[group.source] @ weights, True)
-            terms["features"] = terms.get("features", 0) + found
-        for target, m in enumerate(config.layers):
-            x = seen[config.reads[target]]
-            active = {s: dense[s] for s in range(target + 1)}
-            left[m] = left[m] - dictionary.decode(target, active, x)
+            weights, active = virtual_weights(reads, SAME_TOKEN, group), every[group.source]
+            given = (active.values[..., None] * weights[active.indices.long()]).sum(-2)
+            found = _given(reads, recorded, Place("features", group.targets[0]), given, True)
+            terms["features"] = terms.get("features", torch.zeros_like(found)) + found
+        flat = [SparseActivations(one.indices.flatten(0, 1), one.values.flatten(0, 1)) for one in every]
+        x = torch.stack([seen[name].flatten(0, 1) for name in config.reads])
+        for target, (m, made) in enumerate(zip(config.layers, dictionary.written(flat, x), strict=True)):
+            left[m] = left[m] - made.view_as(left[m])
             if config.skip:
-                standard, _, deviation = dictionary.standardised(x)
+                standard, _, deviation = dictionary.standardised(seen[config.reads[target]])
                 add("skip", Place("mlp", m), (standard @ dictionary.W_skip[target]) * deviation)
     for m in layers:
         add("errors", Place("mlp", m), left[m])

@@ -7,12 +7,12 @@ is W_dec P W_U: linear where the head is, through the head's own function by its
 averaged over the tokens where the feature fires.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from isotrace.attribution.weights.global_edges import PERMUTATIONS, null_threshold, permuted
 from isotrace.attribution.weights.record import Recordings
 from isotrace.attribution.weights.routes import Reads, Route, groups
 from isotrace.attribution.weights.segments import FINAL, Place
@@ -23,31 +23,43 @@ STRONGEST = 16
 """Tokens whose gates are averaged, those at which a feature is most active, one of a sequence."""
 
 
+@dataclass(frozen=True, eq=False)
+class Words:
+    """All `[vocabulary, n]`, in standard deviations of the pre-activation. `where`: E P r with the mean c of the tokens
+    counted, what a token gives where it stands; through heads as if they attended to it alone, A = 1. `given`: what it
+    gives on average when the feature fires. `threshold [n]`: that of `given` with embeddings permuted among tokens
+    about as frequent. `count [vocabulary]`: how often each stands in the sequences."""
+
+    where: Tensor
+    given: Tensor
+    threshold: Tensor
+    count: Tensor
+
+
 @torch.no_grad()
-def de_embedding(recordings: Recordings, reads: Reads, route: Route = ()) -> tuple[Tensor, Tensor]:
-    """(E P r with the mean c of the tokens counted, G), `[vocabulary, n]` each, in standard deviations of the
-    pre-activation: what a token gives where it stands, and what it gives on average when the feature fires. Through
-    heads, the first weighs a token by all the attention it could get, A = 1."""
+def de_embedding(
+    recordings: Recordings, reads: Reads, route: Route = (), *, permutations: int = PERMUTATIONS, seed: int = 0
+) -> Words:
+    """Raises SubjectError where no embedding reaches the features by that route."""
     segments, subject = recordings.segments, recordings.segments.subject
     index = next(i for i, e in enumerate(subject.embeddings) if e.kind == "token")
-    at, n_words = Place("embedding", index), len(subject.tokenizer)
-    words = subject.embeddings[index].module(torch.arange(n_words, device=segments.device))
-    if not segments.joined(at, reads.last(route)):
+    at, n_words, last = Place("embedding", index), len(subject.tokenizer), reads.last(route)
+    if not segments.joined(at, last):
         raise SubjectError("no embedding reaches this feature by that route: take another.")
+    words = subject.embeddings[index].module(torch.arange(n_words, device=segments.device))
     weights = words @ reads.weights(route, at).T
-    asked_of = torch.zeros_like(weights)
-    gains, n = 0.0, 0
+    met, count, gains = torch.zeros_like(weights), weights.new_zeros(n_words), 0.0
     for recorded in recordings:
         asked = recorded.dense(segments, reads.slot, reads.features) * recorded.counted[..., None]
-        gain = segments.gain(at, reads.last(route), recorded.sigma)
-        asked_of.index_add_(
-            0, recorded.ids.flatten(), (reads.backed(recorded, asked, route) * gain[..., None]).flatten(0, 1)
-        )
-        every = reads.backed(recorded, recorded.counted[..., None].to(gain), route)[..., 0] * gain
-        gains, n = gains + float(every.sum()), n + int(recorded.counted.sum())
-    unit = recordings.deviation[reads.slot, reads.features].float()
-    total = recordings.total[reads.slot, reads.features].float()
-    return weights * (gains / n) / unit, weights * asked_of / (total * unit)
+        gain = segments.gain(at, last, recorded.sigma)[..., None]
+        met.index_add_(0, recorded.ids.flatten(), (reads.backed(recorded, asked, route) * gain).flatten(0, 1))
+        every = reads.backed(recorded, recorded.counted[..., None].to(gain), route) * gain
+        gains, count = gains + float(every.sum()), count + recorded.ids.flatten().bincount(minlength=n_words)
+    unit, total = (x[reads.slot, reads.features].to(words) for x in (recordings.deviation, recordings.total))
+    met = met * torch.where((total > 0) & (unit > 0), 1 / (total * unit), torch.nan)
+    orders = permuted(count, permutations, (seed, 1))
+    threshold = null_threshold([weights], [met], met != 0, orders)
+    return Words(weights * (gains / recordings.n_tokens) / unit, weights * met, threshold, count)
 
 
 @torch.no_grad()
@@ -85,36 +97,6 @@ def un_embedding(recordings: Recordings, slot: int, feature: int) -> Tensor:
                 written += activation * gain * (pulled[Place("features", target)] @ vector)
         frozen = FrozenSubject(subject, alone)
         final, head = frozen.actual.final[0, place], frozen.head_map(place)
-        total = total + (head(final + written) - head(final)).double()
+        total = total + (head(final + written) - head(final)).double().flatten()
     effect = total / len(strongest)
     return effect - effect.mean()
-
-
-def classes_of(recordings: Recordings) -> dict[str, list[tuple[int, int, int]]]:
-    """What tokens stand for, as the domain says (atom, bond, ring, branch, …; residue) → (batch, row, position) of
-    every token counted; `token` for all where the subject names no domain."""
-    from isotrace.domains.domain import domain_of
-
-    subject = recordings.segments.subject
-    domain = None if subject.files.domain is None else domain_of(subject.files.domain)
-    found: dict[str, list[tuple[int, int, int]]] = {}
-    for number, (_, batch) in enumerate(recordings.batches):
-        special = subject.special(batch.ids).cpu()
-        for row, text in enumerate(batch.sequences):
-            tokens = subject.tokens(batch.ids[row])
-            units = None if domain is None else domain.read(text, tokens, batch.offsets[row]).units
-            for place in range(len(tokens)):
-                kind = "special" if special[row, place] else "token" if units is None else _kind(units[place])
-                found.setdefault(kind, []).append((number, row, place))
-    return found
-
-
-def _kind(unit: object) -> str:
-    return str(getattr(unit, "kind", "token"))
-
-
-def strongest(values: Sequence[float] | np.ndarray | Tensor, n: int) -> list[int]:
-    """Places of the `n` largest by size, those that are not zero, largest first."""
-    values = np.nan_to_num(np.asarray(values, dtype=np.float64))
-    order = np.argsort(-np.abs(values), kind="stable")[:n]
-    return [int(i) for i in order if values[i] != 0]
