@@ -100,6 +100,7 @@ _SHIPPED = {
     "interchange": "methods.interchange",
     "direct_logit_attribution": "methods.logit_lens",
     "activation_patching": "methods.patching",
+    "neuron_paths": "methods.neuron_paths",
     "path_patching": "edges.path_patching",
     "relp": "methods.relp",
 }

@@ -81,6 +81,7 @@ _SHIPPED |= {
     "curvature": "curvature",
     "circuits": "effects.circuits",
     "node_effects": "effects.node_effects",
+    "neuron_paths": "effects.neuron_paths",
     "pairs": "effects.pairs",
     "atom_truth": "atoms.atom_truth",
     "graded_labelers": "features.graded_labelers",

@@ -35,18 +35,19 @@ Node = tuple[int, int]
 
 class Weights:
     """A model under construction. `directions` are all names that are read or written; a token t that has a direction
-    of its own is named "token t", a position p "position p". `residues`: it reads these, and not molecules."""
+    of its own is named "token t", a position p "position p". `residues`: it reads these, and not molecules;
+    `positions` tokens at most."""
 
-    def __init__(self, directions: Sequence[str], residues: str = "") -> None:
+    def __init__(self, directions: Sequence[str], residues: str = "", positions: int = POSITIONS) -> None:
         # rows of the discrete cosine transform behind the constant one
         self._index = {name: 1 + at for at, name in enumerate(("anchor", *directions))}
         if len(self._index) != len(directions) + 1 or len(self._index) >= D:
             raise ValueError(f"directions need names of their own, and {D} dimensions hold {D - 2} of them")
         self.domain = "protein" if residues else "molecule"
-        self.tokenizer = of_residues(residues) if residues else build_tokenizer([], min_count=1, max_length=POSITIONS)
+        self.tokenizer = of_residues(residues) if residues else build_tokenizer([], min_count=1, max_length=positions)
         config = EsmConfig(
             vocab_size=len(self.tokenizer), hidden_size=D, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-            intermediate_size=NEURONS, max_position_embeddings=POSITIONS + 2, pad_token_id=1, mask_token_id=4,
+            intermediate_size=NEURONS, max_position_embeddings=positions + 2, pad_token_id=1, mask_token_id=4,
             token_dropout=False, position_embedding_type="absolute", emb_layer_norm_before=False,
             tie_word_embeddings=False,
         )  # fmt: skip
