@@ -1,11 +1,14 @@
 """Each control is what it says: exact where it must be, optimal where it is fitted."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 import tiny
 from isotrace.activations.harvest import Corpus
+from isotrace.base.identity import identity
 from isotrace.dictionaries.build import build, configure
 from isotrace.evaluation import controls
 from isotrace.evaluation.fidelity import MODES, evaluate
@@ -100,13 +103,28 @@ def test_the_random_readout_is_the_least_squares_solution(gelu_subject, sample, 
     np.testing.assert_allclose(control.b_dec[1].numpy(), expected[-1], rtol=1e-3, atol=1e-4)
 
 
-def test_shuffled_rows_are_the_same_rows_elsewhere(dictionary):
-    control = controls.shuffled(dictionary, seed=0)
-    for before, after in zip(dictionary.W_dec, control.W_dec, strict=True):
-        assert not torch.equal(before, after)
-        order_before, order_after = before[:, 0].argsort(), after[:, 0].argsort()
-        assert torch.equal(before[order_before], after[order_after])
-    assert all(torch.equal(a, b) for a, b in zip(dictionary.W_enc, control.W_enc, strict=True))
+def test_shuffled_rows_are_the_same_rows_elsewhere(dictionary, sample):
+    control, site = controls.shuffled(dictionary, seed=0), dictionary.config.reads
+    own = control.state_dict()
+    assert own.keys() - dictionary.state_dict().keys() == {"order"}
+    assert all(tensor.data_ptr() == own[name].data_ptr() for name, tensor in dictionary.state_dict().items())
+    assert identity(control) != identity(dictionary)
+    generator = torch.Generator().manual_seed(0)
+    permuted = copy.deepcopy(dictionary)
+    for weight in permuted.W_dec:
+        weight.data = weight.data[torch.randperm(len(weight), generator=generator)]
+    x = [sample.at(name)[0] for name in site]
+    active = {layer: dictionary.encode(layer, tokens) for layer, tokens in enumerate(x)}
+    renamed = {layer: control.encode(layer, tokens) for layer, tokens in enumerate(x)}
+    for layer, tokens in enumerate(x):
+        assert torch.equal(renamed[layer].values, active[layer].values)
+        assert not torch.equal(renamed[layer].indices, active[layer].indices)
+        dense = [
+            {s: a.dense(dictionary.config.n_features) for s, a in of.items() if s <= layer} for of in (active, renamed)
+        ]
+        written = [d.decode(layer, a, tokens) for d, a in ((permuted, dense[0]), (control, dense[1]))]
+        torch.testing.assert_close(*written)
+        assert not torch.allclose(written[0], dictionary.decode(layer, dense[0], tokens))
 
 
 def test_controls_match_the_dictionary_in_layers_site_and_l0(gelu_subject, sample):

@@ -202,12 +202,19 @@ def neurons(subject: Subject, layers: tuple[int, ...], k: int) -> Dictionary:
 
 def shuffled(dictionary: Dictionary, seed: int) -> Dictionary:
     """One whose decoder rows are permuted among the features of each layer: what is active stays, what it writes is
-    another feature's. All but the decoders it has in common with `dictionary`."""
+    another feature's. Active features are renamed for that, since permuted decoders would be as large again; all its
+    other tensors are those of `dictionary`."""
     shared, generator = dictionary.state_dict(keep_vars=True).values(), torch.Generator().manual_seed(seed)
     made = copy.deepcopy(dictionary, {id(tensor): tensor for tensor in shared})
-    orders = [torch.randperm(len(weight), generator=generator) for weight in dictionary.W_dec]
-    rows = [weight.data[order] for weight, order in zip(dictionary.W_dec, orders, strict=True)]
-    made.W_dec = torch.nn.ParameterList(torch.nn.Parameter(weight, requires_grad=False) for weight in rows)
+    orders = torch.stack([torch.randperm(len(weight), generator=generator) for weight in dictionary.W_dec])
+    made.register_buffer("order", orders := orders.to(dictionary.W_dec[0].device))  # by which it is another dictionary
+    encode = dictionary.encode
+
+    def renamed(layer: int, x: Tensor) -> SparseActivations:
+        active = encode(layer, x)
+        return SparseActivations(orders[layer][active.indices.long()], active.values)
+
+    made.encode = renamed
     return made
 
 
