@@ -40,6 +40,13 @@ def features(subject, dictionary, place):
     return isotrace.features(subject, dictionary, ROWS).to_frame().to_dicts()
 
 
+def connections(subject, dictionary, place):
+    layer = isotrace.features(subject, dictionary, ROWS).to_frame().filter(layer=1)
+    feature = f"1.{layer['feature'].mode().min()}"
+    found = isotrace.features(subject, dictionary, ROWS, feature=feature, permutations=2, shown=4)
+    return found.summary | {"dictionary": None}
+
+
 def featuriser(subject, dictionary, place):
     return isotrace.Featuriser(subject, dictionary, pool="mean", sparse_output=False).fit_transform(ROWS)
 
@@ -119,8 +126,8 @@ def methods(subject, dictionary, place):
     return found
 
 
-VERBS = (features, featuriser, evaluate, intervene, generate, harvest, train, trace, annotate, circuit,
-         circuit_of_heads, methods)  # fmt: skip
+VERBS = (features, connections, featuriser, evaluate, intervene, generate, harvest, train, trace, annotate,
+         circuit, circuit_of_heads, methods)  # fmt: skip
 
 
 def found_on(world, verb, place, device="cpu"):

@@ -1,13 +1,14 @@
 """Connections that hold for all inputs: they add up to pre-activations, and planted ones come first."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 
 import tiny
 from isotrace.attribution.weights.contributions import contributions, shares
-from isotrace.attribution.weights.global_edges import Block, blocks, permuted
+from isotrace.attribution.weights.global_edges import Block, blocks, edge_table, permuted
 from isotrace.attribution.weights.record import Recordings
 from isotrace.attribution.weights.routes import Hop, Reads, routes, written
 from isotrace.attribution.weights.segments import Place, Segments
@@ -279,10 +280,26 @@ def test_a_permuted_dictionary_keeps_no_more_than_the_null_lets():
     assert share_kept([*blocks(Recordings(Segments(subject, dictionary), given), 4, some, [()], seed=1)]) <= 0.01
 
 
+def test_the_table_holds_the_largest_edges_above_their_null(rotary):
+    recordings = recorded(rotary, tiny.MOLECULES, n_features=200, k=16)
+    table = edge_table(recordings, through_heads=True, keep=3)
+    assert table.height > 20
+    assert table.group_by("layer", "feature").len()["len"].max() == 3
+    for layer, feature in table.select("layer", "feature").unique().rows()[:5]:
+        found = []
+        for block in blocks(recordings, layer, torch.tensor([feature])):
+            found += [abs(float(v)) for v in block.value[block.kept]]
+        own = table.filter(layer=layer, feature=feature)["gives"].abs().to_list()
+        assert own == pytest.approx(sorted(found, reverse=True)[:3], rel=1e-4)
+
+
 def test_what_has_no_connections_is_refused(rotary):
-    for shape in ({"architecture": "sae"}, {"architecture": "transcoder", "hookpoint_in": "layers.{}.neuron", "k": 3}):
+    """The default autoencoder reads what an MLP gives; neurons stand inside one."""
+    given: list[tuple[str, dict[str, Any]]] = [("sae", {}), ("transcoder", {"hookpoint_in": "layers.{}.neuron"})]
+    for architecture, own in given:
+        dictionary = tiny.random_dictionary(rotary, architecture, **own)
         with pytest.raises(InputError, match="between them stands the MLP's function"):
-            Segments(rotary, tiny.random_dictionary(rotary, **shape))
+            Segments(rotary, dictionary)
 
 
 def test_autoencoders_of_the_stream_and_of_attention(rotary64):

@@ -14,17 +14,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from isotrace.attribution.weights.record import Recorded, Recordings
-from isotrace.attribution.weights.routes import Group, Reads, Route, groups, routes, virtual_weights
+from isotrace.attribution.weights.routes import Group, Reads, Route, groups, routes, virtual_weights, written
 from isotrace.attribution.weights.segments import Segments
 from isotrace.base.errors import InputError
 
 PERMUTATIONS, LEVEL = 10, 0.99
 BIN = 10
 """Features that a bin of density holds at least; there are at most ten bins, deciles."""
+
+
+KEPT = 200
+"""Edges into one feature that are kept."""
+EDGES = {"layer": pl.Int64, "feature": pl.Int64, "from_layer": pl.Int64, "from_feature": pl.Int64, "route": pl.String,
+         "gives": pl.Float64, "threshold": pl.Float64}  # fmt: skip
+PIECE = 1 << 20
+"""Numbers that are made at a time of what all features of some tokens give."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,18 +104,17 @@ def co_activity(recordings: Recordings, reads: Reads, ways: list[Route]) -> dict
             backed = reads.backed(recorded, asked, route).flatten(0, 1)
             for group in ends[route]:
                 gain = group.gain(segments, recorded, reads.last(route))
-                found[route, group] += torch.sparse.mm(_sparse(recorded, group.source, gain, config.n_features), backed)
+                _add(found[route, group], recorded, group.source, gain, backed)
     return found
 
 
-def _sparse(recorded: Recorded, slot: int, gain: Tensor, n_features: int) -> Tensor:
-    """Activations times `gain [b, t]`, `[F, tokens]`."""
-    values, indices = recorded.active.values[slot], recorded.active.indices[slot]
-    values = (values * gain[..., None]).flatten(0, 1)
-    tokens = torch.arange(len(values), device=values.device)[:, None].expand_as(values)
-    on = values != 0
-    where = torch.stack([indices.flatten(0, 1)[on].long(), tokens[on]])
-    return torch.sparse_coo_tensor(where, values[on], (n_features, len(values)), check_invariants=False)
+def _add(into: Tensor, recorded: Recorded, slot: int, gain: Tensor, backed: Tensor) -> None:
+    """Adds activations times `gain [b, t]` times `backed [tokens, n]` to the rows of their features, `into [F, n]`."""
+    values = (recorded.active.values[slot] * gain[..., None]).flatten(0, 1)
+    indices = recorded.active.indices[slot].flatten(0, 1).long()
+    step = max(1, PIECE // (values.shape[1] * backed.shape[1]))
+    for v, i, y in zip(values.split(step), indices.split(step), backed.split(step), strict=True):
+        into.index_add_(0, i.flatten(), (v[..., None] * y[:, None]).flatten(0, 1))
 
 
 def permuted(density: Tensor, n: int, seed: tuple[int, ...]) -> list[Tensor]:
@@ -149,3 +157,27 @@ def all_blocks(
         ways = [route for route in routes(segments, slot) if through_heads or not route or route[0].kind == "skip"]
         for features in alive.split(at_a_time):
             yield from blocks(recordings, slot, features, ways, **given)
+
+
+def edge_table(recordings: Recordings, *, through_heads: bool = False, keep: int = KEPT, **given: int) -> pl.DataFrame:
+    """The `keep` largest edges above their null into every feature, one row each: `layer`, `feature` (that reads),
+    `from_layer`, `from_feature`, `route`, `gives` (standard deviations), `threshold`; layers are the subject's."""
+    segments, parts = recordings.segments, [pl.DataFrame(schema=EDGES)]
+    layers = segments.dictionary.config.layers
+    for block in all_blocks(recordings, through_heads=through_heads, **given):
+        size = torch.where(block.kept, block.value.abs(), 0.0)
+        best = size.topk(min(keep, len(size)), dim=0).indices
+        column = torch.arange(best.shape[1], device=best.device).expand_as(best)
+        on = size[best, column] > 0
+        rows, columns = best[on], column[on]
+        values = block.value[rows, columns], block.threshold[columns]
+        read, sent = block.features[columns], rows
+        found = {"feature": read, "from_feature": sent, "gives": values[0].double(), "threshold": values[1].double()}
+        about = {"layer": layers[block.slot], "from_layer": layers[block.source]}
+        frame = pl.DataFrame({name: column.cpu().numpy() for name, column in found.items()})
+        frame = frame.with_columns(**{name: pl.lit(layer, dtype=pl.Int64) for name, layer in about.items()})
+        parts.append(frame.with_columns(route=pl.lit(written(segments, block.route))).select(*EDGES))
+    every = pl.concat(parts).sort(pl.col("gives").abs(), descending=True, maintain_order=True)
+    return (
+        every.group_by("layer", "feature", maintain_order=True).head(keep).sort("layer", "feature", maintain_order=True)
+    )
