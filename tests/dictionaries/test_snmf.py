@@ -68,7 +68,8 @@ def test_a_small_error_without_truncation_is_no_evidence_and_too_few_neurons_los
     assert float((cosine > 0.9).float().mean()) < 0.1
     few = found(x, truth, 0.01)[1]
     assert 0.7 < float(few.mean()) < 0.9
-    assert float((few < 0.5).any(1).float().mean()) >= 0.8, "some are lost from most seeds"
+    assert float(few.max()) < 0.97, "five neurons of fifteen are not the group"
+    assert bool((few < 0.5).any()), "some are lost"
 
 
 def test_the_best_iterate_is_kept():

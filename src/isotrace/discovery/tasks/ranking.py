@@ -9,6 +9,7 @@ of the task metric (see `Readout.coefficients`), at a point that the ranking nam
                            activations held (each part gets its own share: Σ_f score_f = S(all) − S(none))
     pruning                attribution patching again and again: the better half of what is left stays, all else
                            goes to its mean, and what is left is scored there. The score is a rank
+    learned_mask           no such sum, see `mask`; of every kind of parts
 
 Positive and negative scores are kept apart: a circuit is made of the parts that raise the metric; the unsigned
 variant takes |score|. The sum over tokens is a product of a sparse matrix, so cost does not grow with the features.
@@ -31,6 +32,7 @@ from isotrace.datasets.tasks import Example, TaskData
 from isotrace.dictionaries.features import Features
 from isotrace.discovery.methods import METHODS, Method, Problem, method_of
 from isotrace.discovery.methods.relp import propagated
+from isotrace.discovery.tasks import mask
 from isotrace.discovery.tasks import readout as readouts
 from isotrace.discovery.tasks.basis import Basis, Keep, Statistics
 from isotrace.discovery.tasks.readout import Readout
@@ -38,7 +40,7 @@ from isotrace.interventions.writers import Writers
 from isotrace.subjects.subject import Batch
 
 CACHE = 1  # raised when a score is computed differently; a method's own `cache` when that method is
-RANKINGS = ("attribution_patching", "relp", "eap_ig", "pruning")
+RANKINGS = ("attribution_patching", "relp", "eap_ig", "pruning", mask.NAME)
 STEPS = 5
 BATCH_TOKENS = 2_048
 
@@ -46,7 +48,7 @@ BATCH_TOKENS = 2_048
 def check_ranking(name: str, basis: Basis, *, final: bool = True) -> None:
     """Raises InputError for a name that is neither a method for nodes nor, of `Writers`, in RANKINGS, and for one that
     follows the final hidden state where others are read (`final` False)."""
-    own = RANKINGS if isinstance(basis.components, Writers) else ()
+    own = RANKINGS if isinstance(basis.components, Writers) else (mask.NAME,)
     if name not in own and (name not in METHODS or isinstance(basis.components, Features)):
         known = own if isinstance(basis.components, Features) else (*own, *METHODS)
         raise InputError(f"no ranking {name!r} of {basis.name}: give one of {', '.join(dict.fromkeys(known))}.")
@@ -62,6 +64,8 @@ def rank(
 ) -> Tensor:  # fmt: skip
     """Scores `[parts]` float64, layers one after the other. Raises InputError as `check_ranking` does."""
     check_ranking(name, basis)
+    if name == mask.NAME:
+        return mask.learned(basis, readout, data, statistics, progress)
     if name not in RANKINGS or not isinstance(basis.components, Writers):
         return _by_method(method_of(name), basis, readout, data, statistics, progress)
     if name != "pruning":
