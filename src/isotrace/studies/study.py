@@ -86,6 +86,7 @@ _SHIPPED |= {
     "pairs": "effects.pairs",
     "atom_truth": "atoms.atom_truth",
     "graded_labelers": "features.graded_labelers",
+    **{name: f"features.{name}" for name in ("neuron_groups", "basis_question")},
     "reaction_attribution": "reactions.attribution",
     **dict.fromkeys(("steer_logp", "steer_annalog", "steer_antiberty"), "steering.steered"),
     "steer_planted": "steering.steer_planted",

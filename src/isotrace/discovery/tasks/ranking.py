@@ -9,7 +9,7 @@ of the task metric (see `Readout.coefficients`), at a point that the ranking nam
                            activations held (each part gets its own share: Σ_f score_f = S(all) − S(none))
     pruning                attribution patching again and again: the better half of what is left stays, all else
                            goes to its mean, and what is left is scored there. The score is a rank
-    learned_mask           no such sum, see `mask`; of every kind of parts
+    learned_mask           no such sum: learned from the first of these on, see `mask`; of every kind of parts
 
 Positive and negative scores are kept apart: a circuit is made of the parts that raise the metric; the unsigned
 variant takes |score|. The sum over tokens is a product of a sparse matrix, so cost does not grow with the features.
@@ -65,7 +65,8 @@ def rank(
     """Scores `[parts]` float64, layers one after the other. Raises InputError as `check_ranking` does."""
     check_ranking(name, basis)
     if name == mask.NAME:
-        return mask.learned(basis, readout, data, statistics, progress)
+        start = rank(RANKINGS[0], basis, readout, data, statistics)
+        return mask.learned(basis, readout, data, statistics, start, progress)
     if name not in RANKINGS or not isinstance(basis.components, Writers):
         return _by_method(method_of(name), basis, readout, data, statistics, progress)
     if name != "pruning":
