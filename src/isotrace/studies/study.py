@@ -96,6 +96,7 @@ _SHIPPED |= {
     "execution_gap": "difficulty.execution_gap",
     "recall_reasoning": "difficulty.recall_reasoning",
     "rich_lazy": "learning.rich_lazy",
+    "local_interaction": "learning.local_interaction",
     "opposing": "learning.opposing",
     "ordinal_patterns": "learning.ordinal_patterns",
     "sub_attention": "learning.sub_attention",
