@@ -93,6 +93,7 @@ _SHIPPED |= {
     "clamping": "learning.clamping",
     "circuit_difficulty": "difficulty.circuit_difficulty",
     "depth_score": "difficulty.depth_score",
+    "commitment": "difficulty.commitment",
     "execution_gap": "difficulty.execution_gap",
     "recall_reasoning": "difficulty.recall_reasoning",
     "rich_lazy": "learning.rich_lazy",

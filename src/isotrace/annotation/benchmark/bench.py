@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import binomtest
 
-from isotrace.annotation.benchmark.functions import CELLS, CORRUPTED, Function, Generator
+from isotrace.annotation.benchmark.functions import CELLS, CORRUPTED, PATTERNS, Function, Generator
 from isotrace.annotation.benchmark.grade import Difficulty, Grade, Label, difficulty, grade
 from isotrace.annotation.benchmark.ground import Ground
 from isotrace.annotation.benchmark.labelers import Labeler, Shown
@@ -24,7 +24,6 @@ from isotrace.base.errors import InputError
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.stats.splits import deal
 
-PATTERNS = ("functional group", "structural alert")
 LEFT_OUT = 1 / 3
 GRADES = ("auroc", "within", "spearman", "sequences", "choice")
 BINS = (("easy", 0.0, 0.1), ("middle", 0.1, 0.5), ("hard", 0.5, 1.01))

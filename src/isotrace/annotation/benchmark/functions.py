@@ -9,7 +9,7 @@ of molecules or proteins. A cell is a kind of definition:
     graded        a number                        none                    at random, or by a set of tokens: no concept
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,8 @@ CELLS = (
     "atomic", "relational", "composed", "graded", "bias", "silent", "noise", "two_concepts", "learned", "none",
 )  # fmt: skip
 CORRUPTED = ("bias", "silent", "noise", "two_concepts")
+PATTERNS = ("functional group", "structural alert")
+"""Groups of concepts that are matched by SMARTS."""
 LEAST, MOST = 20, 0.4
 """Tokens of each part on which a function fires, and the largest share of them."""
 RARE, COMMON = 0.003, 0.2
@@ -111,6 +113,12 @@ class Generator:
                 found.append(name)
         return found
 
+    @cached_property
+    def matched(self) -> list[str]:
+        """Those of `free` that are matched by patterns."""
+        group = {concept.name: concept.group for concept in self.ground.table.token_concepts}
+        return [name for name in self.free if group[name] in PATTERNS]
+
     def cell(self, name: str, n: int) -> list[Function]:
         """`n` functions of a cell, all different. Raises InputError where the sequences give too few."""
         found: dict[str, Function] = {}
@@ -166,7 +174,7 @@ class Generator:
 
 
 def atomic(g: Generator, i: int) -> Draft:
-    name = g.one(g.free)
+    name = g.one(g.matched if i % 2 and g.matched else g.free)
     return Draft(name, has(name), tuple(map(has, g.two_misses(name))), (name,))
 
 
@@ -279,15 +287,15 @@ def none(g: Generator, i: int) -> Draft | None:
     texts, counts = np.unique(g.ground.texts[~g.ground.special].astype(str), return_counts=True)
     kind = dict(zip(g.ground.texts, (unit.kind for unit in g.ground.units), strict=True))
     chosen = g.rng.choice(len(texts), 4, replace=False, p=counts / counts.sum())
-    if counts[chosen].max() > 0.5 * counts[chosen].sum() or _one_kind(kind[texts[t]] for t in chosen):
+    sizes: dict[Any, int] = {}
+    for t in chosen:
+        # a protein has tokens of one kind only
+        sort = texts[t] if kind[texts[t]] == "residue" else kind[texts[t]]
+        sizes[sort] = sizes.get(sort, 0) + int(counts[t])
+    if max(sizes.values()) > 0.5 * counts[chosen].sum():
         return None  # one token, or one sort of token, would be a concept
     said = ", ".join(quoted(str(texts[t])) for t in sorted(chosen))
     return Draft(f"the tokens {said}", f"token({said})", (), ())
-
-
-def _one_kind(kinds: Iterator[Any]) -> bool:
-    found = set(kinds)
-    return len(found) == 1 and found != {"residue"}  # a protein has no other
 
 
 DRAFTS: dict[str, Callable[[Generator, int], Draft | None]] = {

@@ -99,8 +99,8 @@ def verdict(cells: list[dict[str, Any]]) -> str:
     return (
         f"The built-in labeler predicts where a function fires with AUROC {whole['auroc']:.2f} "
         f"{_ends(whole['auroc_ci'])} ({score}), abstains on {none['abstained']:.2f} {_ends(none['abstained_ci'])} of "
-        f"what is no concept and on {whole['abstained']:.2f} {_ends(whole['abstained_ci'])} of what is one, and names a "
-        f"corruption in {', '.join(said)}."
+        f"what is no concept and on {whole['abstained']:.2f} {_ends(whole['abstained_ci'])} of what is one, and names "
+        f"the corruption in {', '.join(said)}."
     )
 
 
