@@ -21,7 +21,7 @@ from isotrace.annotation.benchmark.ground import Ground
 from isotrace.annotation.benchmark.labelers import Labeler, Shown
 from isotrace.annotation.nulls.permutation import Tracks
 from isotrace.base.errors import InputError
-from isotrace.stats.bootstrap import mean_interval
+from isotrace.stats.bootstrap import Seed, mean_interval
 from isotrace.stats.splits import deal
 
 LEFT_OUT = 1 / 3
@@ -59,7 +59,7 @@ class Bench:
         if len(labels) != len(self.functions):
             raise InputError(f"{len(labels)} labels of {len(self.functions)} functions: give one of each.")
         tracks = Tracks.of(self.ground.table.sequence_ptr, self.ground.special)
-        source = (tracks.source(self.seed, i) if shuffled else None for i in range(len(labels)))
+        source = (exchanged(tracks, (self.seed, 12, i)) if shuffled else None for i in range(len(labels)))
         every = zip(labels, self.functions, source, strict=True)
         return [grade(one, f, self.listed, self.graded_on, moved) for one, f, moved in every]
 
@@ -82,6 +82,21 @@ def bench(
     functions = tuple(function for cell in cells for function in generator.cell(cell, per_cell))
     rows = np.flatnonzero(part == 2)
     return Bench(ground, listed, part, functions, tuple(difficulty(f, listed, rows) for f in functions), seed)
+
+
+def exchanged(tracks: Tracks, seed: Seed) -> np.ndarray:
+    """int64 `[tokens]`: the token whose prediction each is given. As `Tracks.source`, but no sequence is given its own
+    track, which would leave a part of what is to be broken."""
+    rng, donor, length = np.random.default_rng(seed), np.arange(len(tracks.ptr) - 1), np.diff(tracks.ptr)
+    order = np.lexsort((rng.random(len(tracks.stratum)), tracks.stratum))
+    for members in np.split(order, np.flatnonzero(np.diff(tracks.stratum[order])) + 1):
+        donor[members] = np.roll(members, 1)
+    offset = np.zeros_like(length)
+    offset[: len(order)] = rng.integers(0, np.maximum(length[donor[: len(order)]], 1))
+    own, i = tracks.track_of, np.arange(len(tracks.place)) - tracks.ptr[tracks.track_of]
+    source = np.empty_like(tracks.place)
+    source[tracks.place] = tracks.place[tracks.ptr[donor[own]] + (i + offset[own]) % length[donor[own]]]
+    return source
 
 
 def compare(

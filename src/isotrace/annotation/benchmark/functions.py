@@ -12,7 +12,6 @@ of molecules or proteins. A cell is a kind of definition:
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -125,7 +124,7 @@ class Generator:
         for i in range(TRIES):
             if len(found) == n:
                 return list(found.values())
-            draft = DRAFTS[name](self, i)
+            draft = DRAFTS[name](self, len(found) + i // 50)  # kinds in turn; one that never fires is given up
             if draft is not None and draft.code not in found and (made := self._checked(name, draft)) is not None:
                 found[draft.code] = made
         raise InputError(f"only {len(found)} of {n} {name} functions fire often enough: give more sequences.")
@@ -160,11 +159,10 @@ class Generator:
 
     def near_miss(self, name: str, *others: str) -> str:
         """One of the five concepts most like `name` that is not the same."""
-        row = self.ground.matrix[[n.name for n in self.ground.table.token_concepts].index(name)]
-        both = np.asarray((self.ground.matrix @ row.T).todense()).ravel()
-        size = np.asarray(self.ground.matrix.sum(axis=1)).ravel()
-        alike = both / np.maximum(size + row.sum() - both, 1)
-        names = [n.name for n in self.ground.table.token_concepts]
+        names = [concept.name for concept in self.ground.table.token_concepts]
+        carried = self.ground.carries(name).astype(np.float32)
+        both, size = self.ground.matrix @ carried, np.asarray(self.ground.matrix.sum(axis=1)).ravel()
+        alike = both / np.maximum(size + carried.sum() - both, 1)
         order = [names[i] for i in np.argsort(-alike, kind="stable") if alike[i] <= 0.9]
         return self.one([n for n in order if n not in (name, *others)][:5])
 
@@ -229,9 +227,8 @@ def graded(g: Generator, i: int) -> Draft:
             text, code.format(x, k, has(where)), (code.format(other, k, has(where)), has(where)), (name, where)
         )
     where = g.one(g.free)
-    code = "count({}, {}) * {}"
-    text = f"number of {name} within 2 bonds of: {where}"
-    return Draft(text, code.format(x, 2, has(where)), (code.format(other, 2, has(where)), has(where)), (name, where))
+    text, code = f"number of {name} within 2 bonds of: {where}", "count({}, 2) * {}"
+    return Draft(text, code.format(x, has(where)), (code.format(other, has(where)), has(where)), (name, where))
 
 
 def bias(g: Generator, i: int) -> Draft | None:
@@ -286,16 +283,15 @@ def none(g: Generator, i: int) -> Draft | None:
         return Draft("tokens at random", f"chance({round(float(g.rng.uniform(0.01, 0.1)), 3)}, {g.number()})", (), ())
     texts, counts = np.unique(g.ground.texts[~g.ground.special].astype(str), return_counts=True)
     kind = dict(zip(g.ground.texts, (unit.kind for unit in g.ground.units), strict=True))
-    chosen = g.rng.choice(len(texts), 4, replace=False, p=counts / counts.sum())
-    sizes: dict[Any, int] = {}
-    for t in chosen:
-        # a protein has tokens of one kind only
-        sort = texts[t] if kind[texts[t]] == "residue" else kind[texts[t]]
-        sizes[sort] = sizes.get(sort, 0) + int(counts[t])
-    if max(sizes.values()) > 0.5 * counts[chosen].sum():
-        return None  # one token, or one sort of token, would be a concept
-    said = ", ".join(quoted(str(texts[t])) for t in sorted(chosen))
-    return Draft(f"the tokens {said}", f"token({said})", (), ())
+    # a protein has tokens of one kind only
+    sort = np.asarray([text if kind[text] == "residue" else kind[text] for text in texts])
+    for _ in range(TRIES):
+        chosen = np.sort(g.rng.choice(len(texts), 4, replace=False, p=counts / counts.sum()))
+        sizes = [counts[chosen][sort[chosen] == one].sum() for one in np.unique(sort[chosen])]
+        if max(sizes) <= 0.5 * sum(sizes):  # one token, or one sort of token, would be a concept
+            said = ", ".join(quoted(str(texts[t])) for t in chosen)
+            return Draft(f"the tokens {said}", f"token({said})", (), ())
+    return None
 
 
 DRAFTS: dict[str, Callable[[Generator, int], Draft | None]] = {
