@@ -85,7 +85,8 @@ def test_a_planted_unit_follows_and_others_do_not(monkeypatch):
     assert by[0]["q"] < 0.05
     assert min(by[1]["q"], by[2]["q"]) > 0.05
     assert (by[1]["named"], by[2]["named"]) == (None, None)
-    assert (summary["curves"], summary["relu"], summary["follows"]) == (3, 1, pytest.approx(1 / 3))
+    assert (summary["curves"], summary["without"], summary["relu"]) == (3, 0, 1)
+    assert summary["follows"] == pytest.approx(1 / 3)
     curve = dict(drawn)["planted 0, charge"]
     assert (curve.low <= curve.y).all()
     assert (curve.y <= curve.high).all()

@@ -87,6 +87,7 @@ _SHIPPED |= {
     "atom_truth": "atoms.atom_truth",
     "graded_labelers": "features.graded_labelers",
     **{name: f"features.{name}" for name in ("neuron_groups", "basis_question")},
+    "matryoshka_levels": "features.matryoshka_levels",
     "response_curves": "features.response_curves",
     "reaction_attribution": "reactions.attribution",
     **dict.fromkeys(("steer_logp", "steer_annalog", "steer_antiberty"), "steering.steered"),

@@ -76,12 +76,12 @@ def grade(
     nothing = np.zeros(len(tokens)) if known is None else predicted
     known = np.zeros(len(rows)) if known is None else known
     asked = ~np.isnan(known)
-    sequences = _auroc(known[asked], fires[asked])
+    sequences = area(known[asked], fires[asked])
     abstained = float(predicted is None and label.fires is None)
     if nothing is None:  # a judge of whole sequences
         return Grade(np.nan, np.nan, np.nan, sequences, np.nan, abstained, _named(label, None, function, tokens), fault)
     return Grade(
-        _auroc(nothing, truth > 0),
+        area(nothing, truth > 0),
         _within(nothing, truth > 0, ground.texts[tokens].astype(str)),
         0.0 if abstained else _spearman(nothing, truth),
         sequences,
@@ -92,7 +92,8 @@ def grade(
     )
 
 
-def _auroc(predicted: np.ndarray, on: np.ndarray) -> float:
+def area(predicted: np.ndarray, on: np.ndarray) -> float:
+    """AUROC of `on` bool `[n]` by `predicted [n]`; NaN where all are alike."""
     return float(auroc(predicted[:, None], on.astype(float), np.ones((1, len(on))))[0])
 
 
@@ -110,7 +111,7 @@ def _within(predicted: np.ndarray, on: np.ndarray, texts: np.ndarray) -> float:
     for at in np.split(order, np.flatnonzero(texts[order][1:] != texts[order][:-1]) + 1):
         n = float(on[at].sum()) * float((~on[at]).sum())
         if n:
-            right, pairs = right + n * _auroc(predicted[at], on[at]), pairs + n
+            right, pairs = right + n * area(predicted[at], on[at]), pairs + n
     return right / pairs if pairs else np.nan
 
 

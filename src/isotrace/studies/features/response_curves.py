@@ -141,7 +141,7 @@ def source_rows(
     name: str, choosing: Atoms, reporting: Atoms, n_units: int, n_shuffles: int, seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[tuple[str, Curve]]]:
     """(summary, a row per curve, the curves with their titles)."""
-    rows, drawn = [], []
+    rows, drawn, without = [], [], 0
     for what in NUMBERS:
         y, x, _ = choosing.known(what)
         dense = np.flatnonzero((y > 0).mean(0) >= MIN_DENSITY)
@@ -150,8 +150,9 @@ def source_rows(
         for unit, curve in zip(best, curves(y[:, best], x, ptr, exchanged(ptr, n_shuffles, seed), seed), strict=True):
             try:
                 fits = fit(curve.x, curve.y)
-            except InputError:
-                continue  # never active here, or too few values to draw a curve of
+            except InputError:  # never active here, or a number of too few values
+                without += 1
+                continue
             rows.append({
                 "source": name, "number": what, "unit": int(unit), "bins": len(curve.x), "p": curve.p,
                 "template": fits[0].template.name, "formula": fits[0].template.formula, "r2": fits[0].r2,
@@ -162,7 +163,7 @@ def source_rows(
     q = q_values(p, np.ones(len(p), dtype=bool), len(p)) if len(p) else p
     for row, value in zip(rows, q, strict=True):
         row |= {"q": float(value), "named": row["named"] if value < ALPHA else None}
-    summary: dict[str, Any] = {"source": name, "curves": len(rows)}
+    summary: dict[str, Any] = {"source": name, "curves": len(rows), "without": without}
     for key, hits in (("follows", q < ALPHA), ("named", np.asarray([row["named"] is not None for row in rows]))):
         exact = binomtest(int(hits.sum()), len(rows)).proportion_ci(method="exact")
         summary |= {key: float(hits.mean()), f"{key}_ci": (float(exact.low), float(exact.high))}
@@ -223,7 +224,8 @@ def response_curves(setting: Setting) -> Outcome:
 NOTE = (
     "Curves of molecules that chose nothing; units chosen on the others by the share of variance between bins. "
     "follows: q < 0.05 against numbers exchanged among molecules of like length. named: that, and a BIC ahead of the "
-    "next template by 10 that does not hold it as a special case. A template describes 30 means, it is no mechanism."
+    "next template by 10 that does not hold it as a special case. A template describes 30 means, it is no mechanism. "
+    "without: pairs that give fewer than 10 different bins, which have no curve."
 )
 
 
