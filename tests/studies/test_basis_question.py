@@ -89,19 +89,18 @@ def test_neurons_touched_are_those_with_a_weight(world, bases):
 
 def test_a_planted_circuit_of_neurons_is_the_smallest(world, bases, monkeypatch, tmp_path):
     _, data, readout = world
-    monkeypatch.setattr(question, "METHODS", ("learned_mask",))
-    monkeypatch.setattr("isotrace.discovery.tasks.mask.STEPS", 60)
+    monkeypatch.setattr(question, "MASK_STEPS", 60)
     setting = question.Setting(True, tmp_path, 0, lambda items, _: items, {})
     memo = Memo(None)
     found = halves(readout, data, 0, memo)[:2]
     few = {name: bases[name] for name in ("neurons", "pca")}
     every = list(question.candidates(readout, data, few, found, setting, memo, 20))
     tables = question.compared("planted", every, found, (1, 2, 3, 20), 3, 0)
-    chosen = {row["basis"]: row for row in tables["chosen"] if row["level"] == 90}
+    chosen = {row["basis"]: row for row in tables["chosen"] if row["level"] == 90 and row["method"] == "learned_mask"}
     assert chosen["neurons"]["n"] <= len(PLANTED)
     assert chosen["neurons"]["kept"] > 0.9
     assert chosen["neurons"]["random_ci"][1] < chosen["neurons"]["kept"]
-    equal = [row for row in tables["circuits"] if row["basis"] == "neurons"]
+    equal = [row for row in tables["circuits"] if (row["basis"], row["method"]) == question.BAR]
     assert all(row["minus_bar_equal_parts"] == row["minus_bar_equal_neurons"] == 0 for row in equal)
     assert {row["touched"] for row in tables["circuits"] if row["basis"] == "pca" and row["n"] == 1} == {24.0}
     said = question.verdict(tables["chosen"])

@@ -24,6 +24,7 @@ from isotrace.dictionaries.architectures.snmf import USUAL, NeuronGroups
 from isotrace.dictionaries.build import build, configure
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
+from isotrace.discovery.tasks import mask
 from isotrace.discovery.tasks.basis import Basis, Keep
 from isotrace.discovery.tasks.choice import Half, halves, kept_there, on_halves
 from isotrace.discovery.tasks.choice import chosen as chosen_sizes
@@ -38,9 +39,10 @@ from isotrace.studies.study import Outcome, Setting, study
 from isotrace.studies.task_circuits import TASKS, dictionary_for, task_data
 from isotrace.subjects.subject import Subject, load_subject
 
-METHODS: tuple[str, ...] = ("attribution_patching", "learned_mask")
+METHODS = ("attribution_patching", mask.NAME)
 BASES = ("neurons", "groups", "features", "mixed", "pca")
-BAR = ("neurons", "learned_mask")
+BAR = ("neurons", mask.NAME)
+MASK_STEPS = 30  # of the learned mask in quick settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,7 @@ def neurons_of(subject: Subject, data: TaskData, n_tokens: int) -> Tensor:
 def grouped(subject: Subject, x: Tensor, n: int, seed: int, **options: Any) -> Dictionary:
     """Groups of the neurons `x` of every layer, all that were found in the best start: too few recur for a circuit."""
     given = USUAL | {"p": 0.05, "offset": "median", "consensus": False} | options
-    made = build(configure(subject, "snmf", n_features=n, options=given), seed).requires_grad_(False)
+    made = build(configure(subject, "snmf", n_features=n, options=given), seed).to(subject.device).requires_grad_(False)
     assert isinstance(made, NeuronGroups)
     made.fit(x, seed)
     return made.eval()
@@ -168,6 +170,7 @@ def candidates(
     readout: Readout, data: TaskData, bases: dict[str, Basis], found: list[Half], setting: Setting, memo: Memo,
     n_bootstrap: int,
 ) -> Iterator[Candidate]:  # fmt: skip
+    steps = MASK_STEPS if setting.quick else mask.STEPS
     jobs = [(name, method) for name in bases for method in METHODS]
     for name, method in setting.progress(jobs, "ranking every basis"):
         basis = bases[name]
@@ -179,8 +182,12 @@ def candidates(
 
         def scored(of: TaskData, basis=basis, method=method, statistics=statistics, name=name) -> Tensor:
             ids = [e.index for e in of.parts["discover"]]
-            made = lambda: rank(method, basis, readout, of, statistics).numpy()  # noqa: E731
-            return torch.from_numpy(memo(repr(("scores", name, method, ids)), made))
+            first = lambda: rank(METHODS[0], basis, readout, of, statistics).numpy()  # noqa: E731
+            start = torch.from_numpy(memo(repr(("scores", name, METHODS[0], ids)), first))
+            if method == METHODS[0]:
+                return start
+            made = lambda: mask.learned(basis, readout, of, statistics, start, steps=steps).numpy()  # noqa: E731
+            return torch.from_numpy(memo(repr(("scores", name, method, steps, ids)), made))
 
         ranked = Ranked(basis, statistics, scored(data), anchors)
         own = [replace(half, judge=replace(half.judge, name=f"{half.judge.name} {name}")) for half in found]
@@ -273,7 +280,7 @@ def question(name: str, setting: Setting) -> tuple[dict[str, list[dict[str, Any]
         readout = fit_readout(subject, data, None, setting.seed)
         found = halves(readout, data, setting.seed, memo)[: 2 if quick else None]
         every = list(candidates(readout, data, bases, found, setting, memo, 200 if quick else 500))
-        sizes = (2, 5, 10, 20, 50, 200) if quick else (1, 2, 5, 10, 20, 50, 100, 200, 500)
+        sizes = (2, 10, 50, 200) if quick else (1, 2, 5, 10, 20, 50, 100, 200, 500)
         tables = compared(name, every, found, sizes, 3 if quick else 20, setting.seed)
     return tables, [note] if note else []
 
