@@ -206,22 +206,19 @@ def compared(
         of = [replace(half, judge=replace(half.judge, name=f"{half.judge.name} {one.name}")) for half in found]
         there = [kept_there(of, on_halves(n, of, one.ranked, one.scores)) for n in own]
         which = chosen_sizes(own, there)
-        if one is bar:
-            own_bar = which
-        for n, halved in zip(own, there, strict=True):
-            row = _beside(task, one, bar, n) | {"kept_on_halves": halved}
-            circuits.append(row)
+        own_bar = which if one is bar else own_bar
+        told = zip(own, there, strict=True)
+        circuits += [_beside(task, one, bar, n) | {"kept_on_halves": halved} for n, halved in told]
         for level, n in which.items():
             row: dict[str, Any] = {"task": task, "basis": one.name, "method": one.method, "level": int(level), "n": n}
             row["n_bar"] = other = own_bar[level]
             share = None if n is None else one.share(n)
-            row |= {"touched": float("nan") if n is None else touched(one.ranked.basis, one.keep(n))}
+            row["touched"] = np.nan if n is None else touched(one.ranked.basis, one.keep(n))
             row |= _told("kept", share)
             row |= _told("minus_bar", None if share is None or other is None else share - bar.share(other))
             random = None if n is None else one.random(n, n_controls, seed)
-            row |= {"random": random["mean"] if random else float("nan")}
-            row |= {"random_ci": random["ci"] if random else (float("nan"),) * 2}
-            picked.append(row)
+            ends = random["ci"] if random else (np.nan,) * 2
+            picked.append(row | {"random": random["mean"] if random else np.nan, "random_ci": ends})
     return {"chosen": picked, "circuits": circuits}
 
 
