@@ -272,6 +272,8 @@ def test_a_permuted_dictionary_keeps_no_more_than_the_null_lets():
     block = next(b for b in blocks(recordings, 4, targets, [()]) if b.source == 2)
     wires = [bool(block.kept[i, k]) for k, i in enumerate(sources.tolist()) if bool(block.together[i, k])]
     assert len(wires) > 15
+    chances = [block.chance(i, k) for k, i in enumerate(sources.tolist()) if bool(block.together[i, k])]
+    assert sum(p < 0.05 for p in chances) > 0.6 * len(wires)
     assert sum(wires) / len(wires) > 0.25 > 20 * block.share_kept
     some = torch.cat([targets, (recordings.density[4] > 0).nonzero()[:100, 0]])
     for source in range(4):

@@ -27,9 +27,11 @@ def show_connections(summary: dict[str, Any], request: FeaturesRequest) -> None:
     typer.echo("\n".join(described(summary)))
     for relation, title in RELATIONS.items():
         if rows := rows_of(summary, relation):
-            show_table(title, COLUMNS, rows, width=None, right=("gives [95 % CI]", "null"))
+            show_table(title, COLUMNS, rows, width=None, right=("gives [95 % CI]", "null", "p"))
     typer.echo("gives: in standard deviations of the pre-activation that reads, when it fires; to logits in logits")
-    typer.echo("*: above the null, decoder rows in another order")
+    typer.echo(
+        "*: above the null, decoder rows in another order; p: of features about as dense, how many would give as much"
+    )
     show_problems(summary, request)
     if request.out is not None:
         typer.echo(f"table: {request.out / 'connections.parquet'}")

@@ -53,12 +53,13 @@ class ConnectionsResult(Result):
         return "".join(parts)
 
 
-COLUMNS = ("from or to", "name", "by", "gives [95 % CI]", "null", "at")
+COLUMNS = ("from or to", "name", "by", "gives [95 % CI]", "null", "p", "at")
 
 
 def rows_of(summary: Mapping[str, Any], relation: str) -> list[tuple[str, ...]]:
     """Cells of the rows of one relation, as COLUMNS: what an edge gives in standard deviations of the pre-activation,
-    or, to tokens, in logits; a star where it lies above its null."""
+    or, to tokens, in logits; a star where it lies above its null, and the share `p` of features about as dense that
+    would give as much in its place."""
     found = []
     for row in (row for row in summary["connections"] if row["relation"] == relation):
         token, offset = row.get("token"), row.get("offset")
@@ -68,7 +69,8 @@ def rows_of(summary: Mapping[str, Any], relation: str) -> list[tuple[str, ...]]:
         )
         null = "" if row.get("threshold") is None else f"{row['threshold']:.3f}" + ("*" if row["above_null"] else "")
         at = "" if offset is None else f"{offset:+d} ({row['offset_share']:.0%})"
-        found.append((end, row.get("label") or "", row["route"], gives, null, at))
+        p = "" if row.get("p") is None else f"{row['p']:.3f}"
+        found.append((end, row.get("label") or "", row["route"], gives, null, p, at))
     return found
 
 

@@ -28,7 +28,7 @@ SCHEMA = {"relation": pl.String, "layer": pl.Int64, "feature": pl.Int64, "label"
           "token": pl.String, "route": pl.String,
           "gives": pl.Float64, "se": pl.Float64,
           "ci_low": pl.Float64, "ci_high": pl.Float64,
-          "threshold": pl.Float64, "above_null": pl.Boolean,
+          "threshold": pl.Float64, "above_null": pl.Boolean, "p": pl.Float64,
           "offset": pl.Int64, "offset_share": pl.Float64}  # fmt: skip
 
 

@@ -35,6 +35,14 @@ class Connections:
     warnings: list[str]
 
 
+@dataclass(frozen=True)
+class Null:
+    """`threshold`: see `Block`. `p`: see `Block.chance`."""
+
+    threshold: float
+    p: float
+
+
 def connections(
     recordings: Recordings, slot: int, feature: int, *, shown: int = SHOWN, permutations: int = 10, seed: int = 0
 ) -> Connections:
@@ -61,18 +69,18 @@ def connections(
 
 def _read(recordings: Recordings, reads: Reads, shown: int, judge: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Features that this one reads at its own token, and those it follows, through a head."""
-    best: dict[str, list[tuple[float, float, Edge]]] = {"reads": [], "follows": []}
+    best: dict[str, list[tuple[float, Null, Edge]]] = {"reads": [], "follows": []}
     for block in blocks(recordings, reads.slot, reads.features, **judge):
         relation = "follows" if block.route and block.route[0].kind == "head" else "reads"
         values = block.value[:, 0].nan_to_num().double().cpu().numpy()
         for i in _largest(values, shown):
             edge = Edge((block.source, i), block.route, 0)
-            best[relation].append((float(values[i]), float(block.threshold[0]), edge))
+            best[relation].append((float(values[i]), Null(float(block.threshold[0]), block.chance(i, 0)), edge))
     for relation, some in best.items():
         some = sorted(some, key=lambda one: -abs(one[0]))[:shown]
         looked = measured(recordings, reads, [edge for *_, edge in some], seed=judge["seed"])
-        for (_, threshold, edge), one in zip(some, looked, strict=True):
-            yield _edge_row(recordings, relation, edge.source, edge.route, threshold, one)
+        for (_, null, edge), one in zip(some, looked, strict=True):
+            yield _edge_row(recordings, relation, edge.source, edge.route, null, one)
 
 
 def _written(
@@ -89,26 +97,26 @@ def _written(
         columns = sorted({j for _, j in own})
         reads = Reads(recordings.segments, to, torch.tensor(columns, device=recordings.segments.device))
         ways = list(dict.fromkeys(route for route, _ in own))
-        threshold = {
-            (block.route, j): float(block.threshold[k])
+        nulls = {
+            (block.route, j): Null(float(block.threshold[k]), block.chance(feature, k))
             for block in blocks(recordings, to, reads.features, ways, **judge)
             if block.source == slot
             for k, j in enumerate(columns)
         }
         edges = [Edge((slot, feature), route, columns.index(j)) for route, j in own]
         for (route, j), one in zip(own, measured(recordings, reads, edges, seed=judge["seed"]), strict=True):
-            yield _edge_row(recordings, "writes", (to, j), route, threshold[route, j], one)
+            yield _edge_row(recordings, "writes", (to, j), route, nulls[route, j], one)
 
 
 def _edge_row(
-    recordings: Recordings, relation: str, other: tuple[int, int], route: Route, threshold: float, one: Measured
+    recordings: Recordings, relation: str, other: tuple[int, int], route: Route, null: Null, one: Measured
 ) -> dict[str, Any]:
     layers = recordings.segments.dictionary.config.layers
     about = {"relation": relation, "layer": layers[other[0]], "feature": other[1], "token": None}
-    spread = {"se": one.se, "ci_low": one.ci[0], "ci_high": one.ci[1], "threshold": threshold}
+    spread = {"se": one.se, "ci_low": one.ci[0], "ci_high": one.ci[1], "threshold": null.threshold, "p": null.p}
     about |= {"route": written(recordings.segments, route), "gives": one.gives}
     about |= {name: None if np.isnan(value) else value for name, value in spread.items()}
-    about |= {"above_null": abs(one.gives) > threshold, "offset": one.offset, "offset_share": one.offset_share}
+    about |= {"above_null": abs(one.gives) > null.threshold, "offset": one.offset, "offset_share": one.offset_share}
     return about
 
 

@@ -39,7 +39,9 @@ PIECE = 1 << 20
 @dataclass(frozen=True, eq=False)
 class Block:
     """G `[F, n]` of all features of layer `source` by one route to `features [n]` of layer `slot`; `threshold [n]` of
-    the null, NaN where no feature of that layer is active together with them; `together [F, n]`: which are."""
+    the null, NaN where no feature of that layer is active together with them; `together [F, n]`: which are. `weights`,
+    `active`: V and what it is weighed by, `[F, n]` for every group of layers written to. `bins`: features about as
+    dense."""
 
     source: int
     slot: int
@@ -48,11 +50,22 @@ class Block:
     value: Tensor
     threshold: Tensor
     together: Tensor
+    weights: list[Tensor]
+    active: list[Tensor]
+    bins: list[np.ndarray]
 
     @property
     def kept(self) -> Tensor:
         """`[F, n]`: above the null."""
         return self.value.abs() > self.threshold
+
+    def chance(self, i: int, k: int) -> float:
+        """Of the features about as dense as `i`, itself among them, the share whose decoder rows would give as much to
+        feature `k` in its place: a threshold counts how much both are active, this does not."""
+        own = torch.from_numpy(next(some for some in self.bins if i in some)).to(self.value.device)
+        parts = [w[own, k] * a[i, k] for w, a in zip(self.weights, self.active, strict=True)]
+        would = torch.stack(parts).sum(0).abs()
+        return float((would >= self.value[i, k].abs() * (1 - 1e-6)).double().mean())
 
     @property
     def share_kept(self) -> float:
@@ -84,7 +97,8 @@ def blocks(
         value = sum((w * a for w, a in zip(weights, active, strict=True)), torch.zeros_like(active[0]))
         orders = permuted(recordings.density[source], permutations, (seed, source))
         threshold = null_threshold(weights, active, together, orders)
-        yield Block(source, slot, route, features, value, threshold, together)
+        bins = bins_of(recordings.density[source])
+        yield Block(source, slot, route, features, value, threshold, together, weights, active, bins)
 
 
 def co_activity(recordings: Recordings, reads: Reads, ways: list[Route]) -> dict[tuple[Route, Group], Tensor]:
@@ -117,15 +131,21 @@ def _add(into: Tensor, recorded: Recorded, slot: int, gain: Tensor, backed: Tens
         into.index_add_(0, i.flatten(), (v[..., None] * y[:, None]).flatten(0, 1))
 
 
+def bins_of(density: Tensor) -> list[np.ndarray]:
+    """The features of a layer that are ever active, in deciles of density; fewer of them where BIN features are not in
+    each."""
+    density_of = density.cpu().numpy()
+    alive = np.flatnonzero(density_of > 0)
+    alive = alive[np.argsort(density_of[alive], kind="stable")]
+    return np.array_split(alive, max(1, min(10, len(alive) // BIN)))
+
+
 def permuted(density: Tensor, n: int, seed: tuple[int, ...]) -> list[Tensor]:
     """`n` orders of the features of a layer: those that are ever active change places with others about as dense."""
-    rng, alive = np.random.default_rng(seed), np.flatnonzero(density.cpu().numpy() > 0)
-    alive = alive[np.argsort(density.cpu().numpy()[alive], kind="stable")]
-    bins = np.array_split(alive, max(1, min(10, len(alive) // BIN)))
-    found = []
+    rng, found = np.random.default_rng(seed), []
     for _ in range(n):
         order = np.arange(len(density))
-        for some in bins:
+        for some in bins_of(density):
             order[some] = rng.permutation(some)
         found.append(torch.from_numpy(order).to(density.device))
     return found
