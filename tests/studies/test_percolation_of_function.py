@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
+import tiny
+from isotrace.dictionaries.features import Features
+from isotrace.steering.states import flowing
 from isotrace.studies import STUDIES, Setting
 from isotrace.studies.percolation import functional_percolation
 from isotrace.studies.percolation.functional_percolation import Sizes, graph_row
@@ -22,6 +25,7 @@ from isotrace.studies.percolation.observables import (
     transfer_entropy,
     tree_depth,
 )
+from isotrace.studies.percolation.of_circuits import truth_table
 from isotrace.studies.percolation.spread import all_patterns, random_graph, spread
 
 
@@ -163,15 +167,39 @@ def test_a_front_and_its_area():
 
 
 def test_the_study_says_its_verdict_first(monkeypatch, tmp_path):
-    small = Sizes(600, (0.5, 2.0), 3, 1, 300, 2, 8)
+    small = Sizes(600, (0.5, 2.0), 3, 1, 300, 2, 8, 1)
     monkeypatch.setattr(functional_percolation, "QUICK", small)
     setting = Setting(quick=True, work=tmp_path, seed=0, progress=lambda items, _: items, dictionaries={})
     outcome = STUDIES["functional_percolation"].run(setting)
     assert "is that of connection" in outcome.notes[0]
-    assert {*outcome.tables} == {"degrees", "distance", "cascades", "variants", "front"}
+    assert {*outcome.tables} == {
+        "degrees", "distance", "cascades", "variants", "front", "circuits", "circuit_distance",
+    }  # fmt: skip
     assert len(outcome.plots) == 7
     last = outcome.tables["distance"][-1]
     assert last["distance"] == "not connected"
     assert last["bits"] == pytest.approx(0, abs=1e-9)
     or_shares = {row["variant"]: row["or_share"] for row in outcome.tables["variants"]}
     assert or_shares["a tenth of the nodes inverting"] < 0.9
+    assert outcome.tables["circuits"][0]["circuits"] == 1
+
+
+def test_a_feature_depends_on_earlier_ones_alone(rotary):
+    """The truth table of a random subject: all on is the plain pass, and nothing reaches backwards."""
+    dictionary, batch = tiny.random_dictionary(rotary, window=1), rotary.tokenize(["CC(=O)Nc1ccccc1"])
+    components, n = Features(dictionary), dictionary.config.n_layers
+    plain = flowing(rotary, components, range(n), batch)
+    active = [
+        (layer, at, feature) for layer in range(n)
+        for at, feature in (plain[layer][0] > 0).nonzero().tolist()
+    ]  # fmt: skip
+    inputs = [next(node for node in active if node[0] == layer) for layer in (0, 1)]
+    table = truth_table(rotary, dictionary, batch, inputs, active)
+    assert table[:, 3].all()
+    of = depends(table)
+    place = {node: i for i, node in enumerate(active)}
+    for i, node in enumerate(inputs):
+        assert of[place[node]].tolist() == [j == i for j in range(2)]  # off is off
+        others = [place[other] for other in active if other[0] <= node[0] and other != node]
+        assert not of[others, i].any()
+    assert of.any(1).sum() > 2

@@ -4,7 +4,8 @@
 2. distance    transfer entropy from an input to a node, by the steps between them, beside inputs of other patterns
 3. map         mean degree and threshold: do cascades from one node reach a share of the graph where theory says so
 4. where more could happen: larger inputs, mixed thresholds, inverting nodes
-5. front       graphs that no other exceeds in both complexity and number of functions
+5. circuits    the same of traced circuits of molm: features of a circuit against the first of them, by intervention
+6. front       graphs that no other exceeds in both complexity and number of functions
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from isotrace.dictionaries.saving import load_dictionary
 from isotrace.stats.bootstrap import mean_interval
+from isotrace.studies.network import DICTIONARY, SUBJECT, TARGETS, molecules
 from isotrace.studies.percolation.observables import (
     cascades_possible,
     closed_forms,
@@ -28,25 +31,23 @@ from isotrace.studies.percolation.observables import (
     transfer_entropy,
     tree_depth,
 )
+from isotrace.studies.percolation.of_circuits import circuit_rows, summarised
 from isotrace.studies.percolation.spread import Spread, all_patterns, random_graph, spread
-from isotrace.studies.study import Line, Outcome, Plot, Setting, study
+from isotrace.studies.percolation.telling import PHI, REACHED, K, plots, verdict
+from isotrace.studies.study import Outcome, Setting, study
+from isotrace.subjects.subject import load_subject
 
 Row = dict[str, Any]
-K, PHI = 5, 0.1
 MEASURED = ("giant", "susceptibility", "complexity", "depth", "entropy", "functions", "or_share", "cascade")
 FAR = 10
 """Steps: nodes as far or further are one class."""
-REACHED = 0.05
-"""Share of the graph behind which a cascade counts."""
-SOME = 0.01
-"""Of starts with a cascade, from which on it counts as possible."""
 DRAWS = 1_000
 
 
 @dataclass(frozen=True)
 class Sizes:
     """n: nodes. degrees: z. n_graphs: of each. n_entropy: of them transfer entropy is taken of. small: nodes of the
-    graphs of the map, n_map of them a point, `starts` single nodes each."""
+    graphs of the map, n_map of them a point, `starts` single nodes each. n_traced: molecules."""
 
     n: int
     degrees: tuple[float, ...]
@@ -55,10 +56,11 @@ class Sizes:
     small: int
     n_map: int
     starts: int
+    n_traced: int
 
 
-QUICK = Sizes(10_000, tuple(np.round(np.arange(0, 4.01, 0.2), 1).tolist()), 20, 2, 2_000, 5, 32)
-FULL = Sizes(10_000, tuple(np.round(np.arange(0, 4.01, 0.1), 1).tolist()), 100, 20, 10_000, 20, 64)
+QUICK = Sizes(10_000, tuple(np.round(np.arange(0, 4.01, 0.2), 1).tolist()), 20, 2, 2_000, 5, 32, 6)
+FULL = Sizes(10_000, tuple(np.round(np.arange(0, 4.01, 0.1), 1).tolist()), 100, 20, 10_000, 20, 64, 60)
 MAP_DEGREES, MAP_PHI = (0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 9.0), (0.08, 0.12, 0.15, 0.18, 0.22, 0.26, 0.3)
 VARIANTS = {
     "inputs of one node, φ 0.1": {},
@@ -197,70 +199,16 @@ def variants(sizes: Sizes, setting: Setting) -> list[Row]:
     return rows
 
 
-SHOWN = {
-    "giant": "share of the giant component",
-    "complexity": "inputs that a node depends on",
-    "entropy": "entropy of a node's outputs, bits",
-    "functions": "distinct functions",
-}
-
-
-def plots(rows: Sequence[Row], far: Sequence[Row], map_: Sequence[Row], best: np.ndarray, points: np.ndarray):
-    z = [row["degree"] for row in rows]
-    fine = np.linspace(min(z), max(z), 121).tolist()
-    made = [
-        Plot(title, "mean degree z", name, (
-            _line("simulated, mean of graphs", z, rows, name, dots=True),
-            Line("closed form", fine, [closed_forms(v, K)[name] for v in fine]),
-        ))
-        for name, title in SHOWN.items()
-    ]  # fmt: skip
-    near = [row for row in far if row["distance"].isdigit()]
-    steps = [float(row["distance"]) for row in near]
-    lines = _line("input", steps, near, "bits"), _line("input of other patterns", steps, near, "null")
-    said = "All degrees of 1 and more; every input of every graph counts alike."
-    made.append(Plot("transfer entropy by distance", "steps from the input", "bits", lines, said))
-    classes = {}
-    for row in map_:
-        name = f"{'cascades' if row['share'] > SOME else 'none'}, theory: {'yes' if row['possible'] else 'no'}"
-        classes.setdefault(name, []).append((row["degree"], row["phi"]))
-    lines = tuple(Line(name, *zip(*places, strict=True), dots=True) for name, places in sorted(classes.items()))
-    said = f"A cascade: more than {REACHED:.0%} of the graph from one node, in more than {SOME:.0%} of the starts."
-    made.append(Plot("where cascades are possible", "mean degree z", "threshold φ", lines, said))
-    lines = (
-        Line("graphs of all degrees", *points.T.tolist(), dots=True),
-        Line("no graph exceeds these in both", *best.T.tolist(), dots=True),
-    )
-    made.append(Plot("complexity against functions", SHOWN["complexity"], SHOWN["functions"], lines))
-    return tuple(made)
-
-
-def _line(name: str, x: Sequence[float], rows: Sequence[Row], key: str, dots: bool = False) -> Line:
-    low, high = zip(*(row[f"{key}_ci"] for row in rows), strict=True)
-    return Line(name, x, [row[key] for row in rows], low, high, dots)
-
-
-def verdict(rows: Sequence[Row], map_: Sequence[Row], more: Sequence[Row]) -> list[str]:
-    ors, peak = min(row["or_share"] for row in rows), max(rows, key=lambda row: row["entropy"])
-    worst = max(abs(row["giant"] - row["giant_closed"]) for row in rows)
-    right = np.mean([row["possible"] == (row["share"] > SOME) for row in map_])
-    wide = max(more, key=lambda row: row["functions"])
-    return [
-        "The published transition of function is that of connection, seen through functions of S, the share of the "
-        f"giant component: with φ = {PHI} and one node an input, at least {ors:.2%} of the nodes compute the OR of the "
-        "inputs that they are connected to, at every mean degree. So complexity is k S², and the number of functions "
-        f"rises from {1 + K} to {2 + K}, once. (S of the simulation is at most {worst:.3f} from its closed form.)",
-        f"The entropy of a node's outputs peaks at z = {peak['degree']:g}, since many nodes are connected there, to "
-        "few inputs yet; nothing is critical about it.",
-        "What is published as decision-tree complexity counts the inputs that a node depends on; of an OR the depth "
-        "of the tree is the same number.",
-        f"Whether one node can set off a cascade is foretold by the degrees in {right:.0%} of the points of the map.",
-        "Both axes of the Pareto front are functions of S, so that it says nothing about the best structure.",
-        "More than connection shows where one neighbour is not enough and inputs are many nodes: "
-        f"{wide['variant']}, at z = {wide['degree']:g}, give {wide['functions']:.0f} functions, and "
-        f"{wide['or_share']:.0%} of the nodes compute an OR. Inverting nodes turn on at once and leave next to nothing "
-        "to depend on an input (table variants).",
+def traced(sizes: Sizes, setting: Setting) -> tuple[list[Row], list[Row]]:
+    """See `of_circuits.summarised`."""
+    subject = load_subject(SUBJECT)
+    dictionary = load_dictionary(DICTIONARY, subject)
+    texts = molecules(subject, sizes.n_traced, setting.seed)
+    found = [
+        circuit_rows(subject, dictionary, text, TARGETS[0], setting.seed)
+        for text in setting.progress(texts, "circuits")
     ]
+    return summarised([one for one in found if one is not None], setting.seed)
 
 
 @study("functional_percolation", "spreading activity on random graphs: what of it is more than connection")
@@ -269,8 +217,10 @@ def functional_percolation(setting: Setting) -> Outcome:
     sizes = QUICK if setting.quick else FULL
     rows, points, by_distance = grid(sizes, setting)
     far, map_, more = distance_table(by_distance, setting.seed), cascade_map(sizes, setting), variants(sizes, setting)
+    circuits, steps = traced(sizes, setting)
     pooled = np.concatenate([*points.values()])
     best = np.unique(front(pooled), axis=0)
     tables = {"degrees": rows, "distance": far, "cascades": map_, "variants": more,
+              "circuits": circuits, "circuit_distance": steps,
               "front": [{"complexity": x, "functions": y} for x, y in best.tolist()]}  # fmt: skip
-    return Outcome(tables, tuple(verdict(rows, map_, more)), plots(rows, far, map_, best, pooled))
+    return Outcome(tables, tuple(verdict(rows, map_, more, circuits[0], steps)), plots(rows, far, map_, best, pooled))
