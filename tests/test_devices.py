@@ -18,6 +18,7 @@ from isotrace.base.identity import identity
 from isotrace.dictionaries.features import Features
 from isotrace.dictionaries.saving import load_dictionary, reference, save_dictionary
 from isotrace.discovery.methods import METHODS, Problem
+from isotrace.discovery.tasks import mask
 from isotrace.interventions import Add, Edges, Heads, Intervention, Neurons, Plan, Scale, Select, Set, To
 from isotrace.subjects.dispatch import hookpoints_edited
 from isotrace.subjects.subject import load_subject
@@ -87,6 +88,13 @@ def train(subject, dictionary, place):
     return [w.tolist() for w in load_dictionary(place).W_enc]
 
 
+def train_groups(subject, dictionary, place):
+    (place.with_suffix(".toml")).write_text('[training]\nbatch_tokens = 32\ndtype = "float32"\n')
+    own = {"architecture": "snmf", "features": 6, "tokens": 128, "config": place.with_suffix(".toml")}
+    isotrace.train(subject, ROWS, out=place, **own)
+    return [w.tolist() for w in load_dictionary(place, subject).W_dec]
+
+
 def trace(subject, dictionary, place):
     own = {"max_features": 20, "nodes": 4, "controls": 2}
     own |= {} if len(subject.stack_sizes) == 1 else {"circuit": "effects"}  # a mask is learned in one of them
@@ -111,6 +119,12 @@ def circuit_of_heads(subject, dictionary, place):
     return circuit(subject, dictionary, place, mediator="head", ranking="attribution_patching", sizes=(2, 4))
 
 
+def circuit_by_mask(subject, dictionary, place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mask, "STEPS", 2)
+        return circuit(subject, dictionary, place, ranking="learned_mask", sizes=(2, 4))
+
+
 def methods(subject, dictionary, place):
     """Every method that ranks nodes or edges, and that takes this subject."""
     batch, corrupt = subject.tokenize(["CCO"]), subject.tokenize(["OCN"])
@@ -126,8 +140,8 @@ def methods(subject, dictionary, place):
     return found
 
 
-VERBS = (features, connections, featuriser, evaluate, intervene, generate, harvest, train, trace, annotate,
-         circuit, circuit_of_heads, methods)  # fmt: skip
+VERBS = (features, connections, featuriser, evaluate, intervene, generate, harvest, train, train_groups, trace,
+         annotate, circuit, circuit_of_heads, circuit_by_mask, methods)  # fmt: skip
 
 
 def found_on(world, verb, place, device="cpu"):
