@@ -19,6 +19,7 @@ from isotrace.annotation.explain.chat import Chat
 from isotrace.annotation.nulls.permutation import Tracks
 from isotrace.base.errors import InputError
 from isotrace.datasets.concept_table import ConceptTable
+from isotrace.domains.domain import domain_of
 from isotrace.domains.molecule.domain import MOLECULE
 from isotrace.domains.molecule.tokenizer import build_tokenizer
 from isotrace.studies.features.graded_labelers import QUANTITIES
@@ -243,3 +244,11 @@ def test_a_language_model_is_graded_on_whole_sequences(made):
     found = chosen.graded([right, wrong])
     assert (found[0].sequences, found[0].abstained, found[1].abstained) == (1, 0, 1)
     assert np.isnan([found[0].auroc, found[0].choice]).all()
+
+
+def test_a_residue_before_a_proline():
+    protein, text = domain_of("protein"), "MKPPAGPWP"
+    read = protein.read(text, list(text), [(i, i + 1) for i in range(len(text))])
+    table = ConceptTable.of(protein.concepts, [len(text)] * 2, [protein.label(read)] * 2)
+    before = evaluate('next(token("P"))', Ground(protein, (read, read), table, {})) > 0
+    assert np.flatnonzero(before).tolist() == [1, 2, 5, 7, 10, 11, 14, 16]  # never across two chains
