@@ -68,10 +68,8 @@ def verdict(tables: dict[str, list[dict[str, Any]]]) -> str:
         rows = [row for row in tables["levels"] if row["dictionary"] == name]
         shares = ", ".join("–" if row["labelled"] is None else f"{row['labelled']:.2f}" for row in rows)
         own = next(row for row in tables["relations"] if row["dictionary"] == name)
-        pairs = (
-            "no pair" if own["implied"] is None else f"{own['implied']:.2f} (null {own['null']:.2f}, p {own['p']:.3f})"
-        )
-        said.append(
-            f"{name}: labelled by level {shares}; implied of {own['pairs']} pairs {pairs}; absorbed {own['more']:+.2f}"
-        )
+        tested = own["implied"] is not None
+        pairs = f"{own['implied']:.2f} (null {own['null']:.2f}, p {own['p']:.3f})" if tested else "–"
+        lost = f"absorbed {own['more']:+.2f}" if own["parents"] else "no parent that could be absorbed"
+        said.append(f"{name}: labelled by level {shares}; implied of {own['pairs']} pairs {pairs}; {lost}")
     return ". ".join(said) + "."
