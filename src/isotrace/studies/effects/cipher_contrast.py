@@ -259,6 +259,6 @@ def notes(tables: dict[str, list[dict[str, Any]]]) -> tuple[str, ...]:
     for row in tables["injection"]:
         found.append(
             f"Stream behind layer {row['layer']}: {row['restored']:.2f} [{row['restored_ci'][0]:.2f}, "
-            f"{row['restored_ci'][1]:.2f}] of the difference restored, {row['shuffled']:.2f} with atoms matched at random."
+            f"{row['restored_ci'][1]:.2f}] restored, {row['shuffled']:.2f} with atoms matched at random."
         )
     return tuple(found)
