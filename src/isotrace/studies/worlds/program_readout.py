@@ -218,10 +218,10 @@ def _rule(attended: np.ndarray, given: dict[str, States]) -> tuple[str, np.ndarr
         (of_q, at_q), (of_k, at_k) = codes[reader], codes[key]
         pair = at_q[:, :, None] * len(of_k) + at_k[:, None, :]
         may = np.broadcast_to(allowed(q, k), attended.shape)
-        taken = may & taught[..., None]
+        choose = np.greater(hits, (0 if near else 0.5) * total)
         total = np.bincount(pair[taken], minlength=len(of_q) * len(of_k))
         hits = np.bincount(pair[taken], attended[taken], minlength=len(total))
-        choose = np.asarray(hits > (0 if near else 0.5) * total)
+        choose: np.ndarray = hits > (0 if near else 0.5) * total
         picks = may & choose[pair] if key else may
         if near:
             place = np.where(picks, k, -1).max(-1) if near == "[-1:]" else np.where(picks, k, n).min(-1)
