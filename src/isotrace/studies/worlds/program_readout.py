@@ -201,7 +201,7 @@ def _rule(attended: np.ndarray, given: dict[str, States]) -> tuple[str, np.ndarr
     Where nothing fits, a head attends everywhere: such tokens teach nothing."""
     n = attended.shape[-1]
     q, k = np.arange(n)[:, None], np.arange(n)
-    taught = ~attended.all(-1)
+    taught: np.ndarray = ~attended.all(-1, keepdims=True)
     codes = {}
     sides = [(), *((name,) for name in given), *((tuple(given),) if len(given) > 1 else ())]
     for side in sides:
@@ -218,10 +218,10 @@ def _rule(attended: np.ndarray, given: dict[str, States]) -> tuple[str, np.ndarr
         (of_q, at_q), (of_k, at_k) = codes[reader], codes[key]
         pair = at_q[:, :, None] * len(of_k) + at_k[:, None, :]
         may = np.broadcast_to(allowed(q, k), attended.shape)
-        choose = np.greater(hits, (0 if near else 0.5) * total)
+        taken = may & taught
         total = np.bincount(pair[taken], minlength=len(of_q) * len(of_k))
         hits = np.bincount(pair[taken], attended[taken], minlength=len(total))
-        choose: np.ndarray = hits > (0 if near else 0.5) * total
+        choose = np.greater(hits, (0 if near else 0.5) * total)
         picks = may & choose[pair] if key else may
         if near:
             place = np.where(picks, k, -1).max(-1) if near == "[-1:]" else np.where(picks, k, n).min(-1)
