@@ -201,7 +201,7 @@ def _rule(attended: np.ndarray, given: dict[str, States]) -> tuple[str, np.ndarr
     Where nothing fits, a head attends everywhere: such tokens teach nothing."""
     n = attended.shape[-1]
     q, k = np.arange(n)[:, None], np.arange(n)
-    taught: np.ndarray = ~attended.all(-1, keepdims=True)
+    taught = np.logical_not(attended.all(-1, keepdims=True))
     codes = {}
     sides = [(), *((name,) for name in given), *((tuple(given),) if len(given) > 1 else ())]
     for side in sides:
