@@ -20,6 +20,7 @@ from torch import Tensor
 
 from isotrace.activations.harvest import Corpus, Plan, mask_some, record
 from isotrace.base.settings import child_seed
+from isotrace.dictionaries.architectures.pca import PrincipalComponents
 from isotrace.dictionaries.build import configure
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.registry import ARCHITECTURES
@@ -162,21 +163,14 @@ def ridge(active: SparseActivations, y: Tensor, n_features: int) -> tuple[Tensor
 
 
 def principal_components(dictionary: Dictionary, sample: Sample, k: int) -> Dictionary:
-    """± every principal component V of the output about its mean, `[V, −V]` with the transposes to decode: of the k
-    largest projections of a token the sum is its best k-component approximation in this basis. Reads what it
-    writes, so teacher-forced it sees the answer; exact from k = d_out on."""
+    """± every principal component of the output, see `architectures.pca`. Reads what it writes, so teacher-forced it
+    sees the answer."""
     config = dictionary.config
     d = config.d_out
-    made = _empty(sample.subject, "sae", config.layers, config.hookpoint_out, config.hookpoint_out, d, d, 2 * d, k)
+    made = _empty(sample.subject, "pca", config.layers, config.hookpoint_out, config.hookpoint_out, d, d, 2 * d, k)
+    assert isinstance(made, PrincipalComponents)
     for layer, site in enumerate(config.writes):
-        y = sample.at(site)[0].double()
-        mean = y.mean(0)
-        _, vectors = torch.linalg.eigh((y - mean).T @ (y - mean))
-        both = torch.cat([vectors, -vectors], 1)
-        made.W_enc[layer].copy_(both)
-        made.b_enc[layer].copy_(-mean @ both)
-        made.W_dec[layer].copy_(both.T)
-        made.b_dec[layer].copy_(mean)
+        made.place(layer, sample.at(site)[0])
     return made
 
 
