@@ -29,7 +29,7 @@ class TrainRequest(OnSubject):
     way_on = "the same command with --resume goes on from the last checkpoint"
     data: Data = None
     architecture: str
-    """sae, transcoder, skip_transcoder, crosslayer or snmf (groups of neurons)."""
+    """sae, transcoder, skip_transcoder, crosslayer, snmf (groups of neurons) or pca."""
     out: Path
     """Run folder; it is the dictionary when the run is done."""
     store: Path | None = None

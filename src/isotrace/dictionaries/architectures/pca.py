@@ -11,13 +11,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from isotrace.base.errors import DictionaryError
 from isotrace.dictionaries.architectures.sae import SparseAutoencoder
+from isotrace.dictionaries.config import DictionaryConfig
 from isotrace.dictionaries.registry import ARCHITECTURES
 
 
 @ARCHITECTURES.named("pca")
 class PrincipalComponents(SparseAutoencoder):
     fitted: ClassVar = 20_000
+
+    @classmethod
+    def check(cls, config: DictionaryConfig) -> None:
+        super().check(config)
+        if config.activation not in ("topk", "relu") or config.prefixes or config.token_normalization != "none":
+            raise DictionaryError("principal components are fitted: leave the rule at topk or relu, without prefixes.")
 
     @torch.no_grad()
     def fit(self, tokens: Tensor, seed: int) -> None:
