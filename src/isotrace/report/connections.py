@@ -7,6 +7,9 @@ from typing import Any, ClassVar
 import polars as pl
 
 from isotrace.base.result import Result
+from isotrace.report.card.carded import shared, tsv
+from isotrace.report.lines import lines_svg
+from isotrace.report.page import render_page, template_text
 
 RELATIONS = {
     "reads": "reads, at its own token",
@@ -37,10 +40,19 @@ class ConnectionsResult(Result):
         yield f"feature {self.name} of {self.summary['dictionary']}: {above} connections above their null"
 
     def page(self, manifest: Mapping[str, Any] | None = None) -> str:
-        title = f"Feature {self.name}"
-        return (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>{self._repr_html_()}\n'
-        )
+        run, title = dict(manifest or {}), f"Feature {self.name}"
+        verdict, *notes = described(self.summary)
+        page = {
+            "title": title, "verdict": verdict, "notes": [*notes, *self.summary["warnings"], READING],
+            "lead": f"{self.summary['dictionary']} on {self.summary['subject']}",
+            **shared(run, title, verdict, {"command": run.get("command", ""), "table": tsv(self.to_frame())}),
+            "plots": [(lines_svg(plot), plot["said"]) for plot in plots(self.summary)],
+            "tables": [
+                (title, COLUMNS, rows) for name, title in RELATIONS.items() if (rows := rows_of(self.summary, name))
+            ],
+            "created": run.get("started", ""), "command": run.get("command", ""),
+        }  # fmt: skip
+        return render_page("tables.html.j2", page, script=template_text("copy.js"), data=None)
 
     def _repr_html_(self) -> str:
         parts = [f"<p>{escape(line)}</p>" for line in described(self.summary)]
@@ -53,7 +65,32 @@ class ConnectionsResult(Result):
         return "".join(parts)
 
 
+READING = (
+    "gives: in standard deviations of the pre-activation of the feature that reads, on average when it fires; to "
+    "tokens in logits. *: above the null, the same with decoder rows in another order; p: of features about as dense, "
+    "the share that would give as much in its place."
+)
 COLUMNS = ("from or to", "name", "by", "gives [95 % CI]", "null", "p", "at")
+
+
+def plots(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of every relation to features: what each gives with its interval, and the null on both sides."""
+    made = []
+    for relation, title in RELATIONS.items():
+        rows = [r for r in summary["connections"] if r["relation"] == relation and r.get("threshold") is not None]
+        rows = [row for row in rows if row.get("token") is None and row.get("ci_low") is not None]
+        if len(rows) < 2:
+            continue
+        x = [float(i) for i in range(1, len(rows) + 1)]
+        gives, null, low, high = ([row[key] for row in rows] for key in ("gives", "threshold", "ci_low", "ci_high"))
+        dots: dict[str, Any] = {"dots": True, "low": None, "high": None}
+        lines = [
+            dots | {"name": "gives, 95 % interval", "x": x, "y": gives, "low": low, "high": high},
+            dots | {"name": "null", "x": x * 2, "y": [*null, *(-value for value in null)]},
+        ]
+        said = "Rows of the table below in their order."
+        made.append({"title": title, "x": "row", "y": "standard deviations", "lines": lines, "said": said})
+    return made
 
 
 def rows_of(summary: Mapping[str, Any], relation: str) -> list[tuple[str, ...]]:

@@ -46,8 +46,8 @@ class StudyResult(Result):
         verdict, *notes = self.summary["notes"] or [""]
         copies = {"command": run.get("command", "")} | {name: tsv(table) for name, table in self.tables.items()}
         page = {
-            "title": title, "verdict": verdict, "notes": notes, "quick": self.summary["quick"],
-            "name": self.summary["name"], **shared(run, title, verdict, copies),
+            "title": title, "verdict": verdict, "notes": notes, **shared(run, title, verdict, copies),
+            "lead": f"study {self.summary['name']} · {'quick' if self.summary['quick'] else 'full'} settings",
             "plots": [(lines_svg(plot), plot["said"]) for plot in self.view["plots"]],
             "tables": [
                 (name.replace("_", " "), table.columns, [[shown(v) for v in row] for row in table.iter_rows()])
@@ -55,7 +55,7 @@ class StudyResult(Result):
             ],
             "created": run.get("started", ""), "command": run.get("command", ""),
         }  # fmt: skip
-        return render_page("study.html.j2", page, script=template_text("copy.js"), data=None)
+        return render_page("tables.html.j2", page, script=template_text("copy.js"), data=None)
 
     def _repr_html_(self) -> str:
         with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=200, tbl_hide_dataframe_shape=True):
