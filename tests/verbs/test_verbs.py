@@ -209,6 +209,8 @@ def test_wrong_parameters_say_which_are_right(world):
     with pytest.raises(InputError, match=r"does not know 'sead'.*seed"):
         isotrace.evaluate(world[0], world[1], ROWS, sead=3)
     with pytest.raises(InputError, match="needs 'data'"):
+        isotrace.evaluate(world[0], world[1])
+    with pytest.raises(InputError, match="needs sequences: give --data"):
         isotrace.features(world[0], world[1])
     with pytest.raises(InputError, match=r"--dtype 'float8': use float32, float16 or bfloat16\."):
         isotrace.harvest(world[0], ROWS, 5, "x", dtype="float8")
