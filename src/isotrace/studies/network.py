@@ -5,12 +5,14 @@ both as the mean degree of the network that is left: where the susceptibility pe
 one half. Each stands beside the same point of networks with the same edges and shuffled weights.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from isotrace.attribution.circuits.choice import choose_circuit
-from isotrace.attribution.graph import build_graph, frame
+from isotrace.attribution.graph import AttributionGraph, Frame, build_graph, frame
+from isotrace.attribution.influence import Pruned
 from isotrace.attribution.percolation import BROKEN, NetworkView, network_view
 from isotrace.attribution.trace import TraceConfig, prune_to_circuit
 from isotrace.base.errors import InputError
@@ -18,8 +20,8 @@ from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary
 from isotrace.stats.bootstrap import interval, mean_interval
 from isotrace.studies.study import Outcome, Setting, bundled_table, study
-from isotrace.subjects.subject import Subject, load_subject
-from isotrace.subjects.targets import parse_target
+from isotrace.subjects.subject import Batch, Subject, load_subject
+from isotrace.subjects.targets import Target, parse_target
 
 SUBJECT, DICTIONARY = "bundled:molm", "bundled:molm-clt"
 TARGETS = ("probe:bbb", "mask")
@@ -69,10 +71,19 @@ def target_of(subject: Subject, smiles: str, kind: str) -> str:
     return kind if kind != "mask" else f"mask:{subject.tokenize([smiles]).ids.shape[1] // 2}"
 
 
-def traced(
-    subject: Subject, dictionary: Dictionary, smiles: str, target: str, n_thresholds: int, n_faithful: int, seed: int
-) -> NetworkView | None:
-    """The circuit as `isotrace trace` finds it; None where it has fewer than three features."""
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """What `isotrace trace` finds of a molecule, before anything is told of it."""
+
+    target: Target
+    batch: Batch
+    framed: Frame
+    graph: AttributionGraph
+    pruned: Pruned
+
+
+def traced_circuit(subject: Subject, dictionary: Dictionary, smiles: str, target: str) -> Traced:
+    """The graph, and the circuit in it, with the settings of `isotrace trace`."""
     config, batch = TraceConfig(), subject.tokenize([smiles])
     goal = parse_target(target, subject, batch)
     prepared = goal.prepare(subject, batch)
@@ -81,15 +92,23 @@ def traced(
     parts = {"shares": config.sizes, "tolerance": config.tolerance, "ablation": config.ablation}
     circuit = choose_circuit(subject, framed, goal, graph.feature_nodes, **parts).circuit
     pruned = prune_to_circuit(graph, circuit, config.node_threshold, config.edge_threshold)
-    if int(pruned.nodes[: graph.n_features].sum()) < 3:
+    return Traced(goal, prepared, framed, graph, pruned)
+
+
+def traced(
+    subject: Subject, dictionary: Dictionary, smiles: str, target: str, n_thresholds: int, n_faithful: int, seed: int
+) -> NetworkView | None:
+    """The circuit as `isotrace trace` finds it; None where it has fewer than three features."""
+    found = traced_circuit(subject, dictionary, smiles, target)
+    if int(found.pruned.nodes[: found.graph.n_features].sum()) < 3:
         return None
     return network_view(
         subject,
-        framed,
-        graph,
-        pruned,
-        goal,
-        ablation=config.ablation,
+        found.framed,
+        found.graph,
+        found.pruned,
+        found.target,
+        ablation=TraceConfig().ablation,
         seed=seed,
         n_thresholds=n_thresholds,
         n_shuffled_faithfulness=n_faithful,

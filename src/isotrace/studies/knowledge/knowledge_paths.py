@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from isotrace.attribution.circuits.choice import choose_circuit
-from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.percolation import network_of
-from isotrace.attribution.trace import TraceConfig, prune_to_circuit
 from isotrace.base.settings import expanded
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.saving import load_dictionary
@@ -24,10 +21,9 @@ from isotrace.dictionaries.shelf import shelf_of
 from isotrace.studies.knowledge.chemical import BARRIER, chemical_graph
 from isotrace.studies.knowledge.grounding import Pair, grounded
 from isotrace.studies.knowledge.paths import Graph
-from isotrace.studies.network import DICTIONARY, SUBJECT, molecules
+from isotrace.studies.network import DICTIONARY, SUBJECT, molecules, traced_circuit
 from isotrace.studies.study import Line, Outcome, Plot, Setting, study
 from isotrace.subjects.subject import Subject, load_subject
-from isotrace.subjects.targets import parse_target
 
 Row = dict[str, Any]
 TARGET = "probe:bbb"
@@ -47,16 +43,11 @@ def circuit_pairs(
     subject: Subject, dictionary: Dictionary, smiles: str, names: dict[tuple[int, int], str]
 ) -> list[Pair]:
     """Concepts at the ends of every edge between two features of the circuit, as `isotrace trace` finds it."""
-    config, batch = TraceConfig(), subject.tokenize([smiles])
-    goal = parse_target(TARGET, subject, batch)
-    framed = frame(subject, dictionary, goal.prepare(subject, batch), goal)
-    graph = build_graph(framed, max_features=config.max_features)
-    parts = {"shares": config.sizes, "tolerance": config.tolerance, "ablation": config.ablation}
-    circuit = choose_circuit(subject, framed, goal, graph.feature_nodes, **parts).circuit
-    network = network_of(graph, prune_to_circuit(graph, circuit, config.node_threshold, config.edge_threshold))
+    found = traced_circuit(subject, dictionary, smiles, TARGET)
+    network = network_of(found.graph, found.pruned)
     concept = [
         names.get((int(layer), int(feature)))
-        for layer, _, feature in graph.feature_nodes[network.nodes[: network.n_features]].tolist()
+        for layer, _, feature in found.graph.feature_nodes[network.nodes[: network.n_features]].tolist()
     ]
     pairs = []
     for source, target in zip(network.sources.tolist(), network.targets.tolist(), strict=True):

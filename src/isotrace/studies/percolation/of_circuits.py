@@ -14,18 +14,15 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 
-from isotrace.attribution.circuits.choice import choose_circuit
-from isotrace.attribution.graph import build_graph, frame
 from isotrace.attribution.percolation import Network, network_of
-from isotrace.attribution.trace import TraceConfig, prune_to_circuit
 from isotrace.dictionaries.dictionary import Dictionary
 from isotrace.dictionaries.features import Features
 from isotrace.interventions import Intervention, Nodes, Plan, Set
 from isotrace.stats.bootstrap import mean_interval
 from isotrace.steering.states import flowing
+from isotrace.studies.network import traced_circuit
 from isotrace.studies.percolation.observables import depends, functions, is_or
 from isotrace.subjects.subject import Batch, Subject
-from isotrace.subjects.targets import parse_target
 
 Row = dict[str, Any]
 Node = tuple[int, int, int]
@@ -54,21 +51,15 @@ class Circuit:
 
 def circuit_of(subject: Subject, dictionary: Dictionary, smiles: str, target: str) -> Circuit:
     """As `isotrace trace` finds it."""
-    config, batch = TraceConfig(), subject.tokenize([smiles])
-    goal = parse_target(target, subject, batch)
-    batch = goal.prepare(subject, batch)
-    framed = frame(subject, dictionary, batch, goal)
-    graph = build_graph(framed, max_features=config.max_features)
-    parts = {"shares": config.sizes, "tolerance": config.tolerance, "ablation": config.ablation}
-    circuit = choose_circuit(subject, framed, goal, graph.feature_nodes, **parts).circuit
-    network = network_of(graph, prune_to_circuit(graph, circuit, config.node_threshold, config.edge_threshold))
-    every = [(int(a), int(b), int(c)) for a, b, c in graph.feature_nodes.tolist()]
+    found = traced_circuit(subject, dictionary, smiles, target)
+    network = network_of(found.graph, found.pruned)
+    every = [(int(a), int(b), int(c)) for a, b, c in found.graph.feature_nodes.tolist()]
     nodes = [every[i] for i in network.nodes[: network.n_features]]
     others: dict[int, list[Node]] = {}
     for node in every:
         if node not in {*nodes}:
             others.setdefault(node[0], []).append(node)
-    return Circuit(batch, nodes, between_features(network), others)
+    return Circuit(found.batch, nodes, between_features(network), others)
 
 
 def between_features(network: Network) -> csr_array:
